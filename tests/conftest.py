@@ -1,0 +1,30 @@
+"""What every test shares: one thread, no plugins of this machine, no colour, and a seed."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.update({"TEXTGEN_LOAD_PLUGINS": "", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"})
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    import torch
+
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """The optional folder of real data sets beside the checkout; tests that need it are skipped without it."""
+    folder = Path(os.environ.get("TEXTGEN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no folder of real data sets here")
+    return folder

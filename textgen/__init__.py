@@ -1,0 +1,46 @@
+"""textgen: train a small recurrent language model on your own text and write more of it.
+
+The public names below are imported when first used, so that `import textgen` costs nothing: torch, for one, takes
+seconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from textgen.cell import Cell, GatedCell, LinearCell
+    from textgen.hookspecs import Register, hookimpl
+    from textgen.recurrence import State
+
+_HOMES = {
+    "Cell": "cell",
+    "GatedCell": "cell",
+    "LinearCell": "cell",
+    "State": "recurrence",
+    "Register": "hookspecs",
+    "hookimpl": "hookspecs",
+}
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: RUF022 - in the order in which a reader meets them
+    "Cell",
+    "GatedCell",
+    "LinearCell",
+    "State",
+    "Register",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'textgen' has no attribute {name!r}")
+    value = getattr(import_module(f"textgen.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

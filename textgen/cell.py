@@ -1,0 +1,242 @@
+"""What a plugin author subclasses: `Cell`, and its two kinds that come with speed, `GatedCell` and `LinearCell`.
+
+A cell has two verbs. `step(x, state) -> (y, state)` is the definition: one time step. `forward(xs, state) ->
+(ys, state)` is the same thing over a sequence, perhaps faster. Sequences are time-major, (T, B, D), as in
+`torch.nn.RNN`. The state is a flat tuple of tensors, batch first: a value that is passed in and returned, never kept
+on the cell and never changed in place.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from textgen import recurrence
+from textgen.recurrence import State
+
+
+class Cell(nn.Module, ABC):
+    """A recurrent cell: write `step`, and training, sampling and saving follow.
+
+    The constructor takes `input_size` and `hidden_size`, then the cell's own options, each a keyword with a default
+    that JSON can hold (bool, int, float or str). `states` says how many state tensors there are, each as wide as
+    the hidden size; a cell with other widths sets `self.states` to a tuple of widths, and one with other shapes
+    overrides `initial_state`.
+
+    Example:
+        >>> import torch
+        >>> class Leaky(Cell):
+        ...     def __init__(self, input_size, hidden_size, rate: float = 0.5):
+        ...         super().__init__(input_size, hidden_size)
+        ...         self.rate, self.input = rate, torch.nn.Linear(input_size, hidden_size)
+        ...     def step(self, x, state):
+        ...         h = torch.lerp(state[0], torch.tanh(self.input(x)), self.rate)
+        ...         return h, (h,)
+        >>> ys, state = Leaky(3, 4)(torch.zeros(7, 2, 3))
+        >>> ys.shape, state[0].shape
+        (torch.Size([7, 2, 4]), torch.Size([2, 4]))
+    """
+
+    states: int | tuple[int, ...] = 1
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int | None = None) -> None:
+        super().__init__()
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, not {size}")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.output_size = hidden_size if output_size is None else output_size
+
+    @abstractmethod
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One time step: x (B, input_size) and the state before; returns y (B, output_size) and the state after."""
+
+    def forward(self, xs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """A whole sequence: xs (T, B, input_size), T >= 0; returns ys (T, B, output_size) and the final state.
+
+        This one loops `step`, and so is the reference that every override is held equal to: it stays callable as
+        `Cell.forward(cell, xs, state)`. Without a state, `initial_state` is taken.
+        """
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        ys = []
+        for x in xs.unbind(0):
+            y, state = self.step(x, state)
+            ys.append(y)
+        return (torch.stack(ys) if ys else self._no_output(xs)), state
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first step: zeros, one (batch_size, width) tensor for each of `states`."""
+        like = next(self.parameters(), torch.empty(0))
+        return tuple(like.new_zeros(batch_size, width) for width in self.state_widths())
+
+    def state_widths(self) -> tuple[int, ...]:
+        """The width of each state tensor, as `states` declares them."""
+        return (self.hidden_size,) * self.states if isinstance(self.states, int) else self.states
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimizer, as torch takes them. By default, matrices decay and vectors do not.
+
+        A cell that wants another weight decay or learning rate for a parameter returns its own groups; the keys
+        understood are `params`, `decay` (a factor on the weight decay) and `rate` (a factor on the learning rate).
+        """
+        parameters = list(self.parameters())
+        return [
+            {"params": [p for p in parameters if p.dim() >= 2], "decay": 1.0, "rate": 1.0},
+            {"params": [p for p in parameters if p.dim() < 2], "decay": 0.0, "rate": 1.0},
+        ]
+
+    def _no_output(self, xs: Tensor) -> Tensor:
+        return xs.new_zeros(0, xs.shape[1], self.output_size)
+
+
+class GatedCell(Cell):
+    """A cell whose gates are pointwise functions of W·x and R·h; the engine does the products.
+
+    The author declares `gates = n` and writes `activate`. The engine owns `weight_ih` (W), `weight_hh` (R) and their
+    biases, in torch's names and order of gates. It multiplies W with the whole sequence at once, R with `state[0]`
+    once a step, and forms the gradient of R in one product after the loop.
+
+    Class attributes: `gates`; `states`, whose first tensor is what R multiplies; `recurrent`, `'dense'`, a number
+    of diagonal blocks, or None for no R (then `rh` is zero); `bias`, `'both'`, `'input'` or `'none'`.
+
+    Example:
+        >>> class Elman(GatedCell):
+        ...     gates = 1
+        ...     def activate(self, wx, rh, state):
+        ...         h = torch.tanh(wx + rh)
+        ...         return h, (h,)
+        >>> sum(p.numel() for p in Elman(3, 4).parameters())
+        36
+    """
+
+    gates: ClassVar[int]
+    recurrent: str | int | None = "dense"
+    bias: str = "both"
+
+    weight_hh: nn.Parameter | None
+    bias_ih: nn.Parameter | None
+    bias_hh: nn.Parameter | None
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int | None = None) -> None:
+        super().__init__(input_size, hidden_size, output_size)
+        rows, width = self.gates * hidden_size, self.state_widths()[0]
+        biased = {"both": (True, True), "input": (True, False), "none": (False, False)}
+        if self.bias not in biased:
+            raise ValueError(f"bias must be one of {', '.join(biased)}, not {self.bias!r}")
+        self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
+        self.register_parameter("weight_hh", self._recurrent_parameter(rows, width))
+        self.register_parameter("bias_ih", nn.Parameter(torch.empty(rows)) if biased[self.bias][0] else None)
+        has_recurrent_bias = biased[self.bias][1] and self.weight_hh is not None
+        self.register_parameter("bias_hh", nn.Parameter(torch.empty(rows)) if has_recurrent_bias else None)
+        self.reset_parameters()
+
+    def _recurrent_parameter(self, rows: int, width: int) -> nn.Parameter | None:
+        if self.recurrent is None:
+            return None
+        if self.recurrent == "dense":
+            return nn.Parameter(torch.empty(rows, width))
+        blocks = self.recurrent
+        if not isinstance(blocks, int) or blocks < 1 or width % blocks or self.hidden_size % blocks:
+            raise ValueError(f"recurrent must be 'dense', None or a divisor of {width}, not {blocks!r}")
+        return nn.Parameter(torch.empty(blocks, rows // blocks, width // blocks))
+
+    def reset_parameters(self) -> None:
+        """W uniform within 1/sqrt(input_size) (Glorot's scale), R orthogonal for each gate, biases zero.
+
+        Orthogonal R: Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning".
+        """
+        bound = 1 / math.sqrt(self.input_size)
+        nn.init.uniform_(self.weight_ih, -bound, bound)
+        with torch.no_grad():
+            if self.weight_hh is not None:
+                blocks = self.weight_hh if self.weight_hh.dim() == 3 else self.weight_hh.unsqueeze(0)
+                for block in blocks:
+                    for gate in block.chunk(self.gates):
+                        nn.init.orthogonal_(gate)
+        for bias in (self.bias_ih, self.bias_hh):
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    @abstractmethod
+    def activate(self, wx: Tensor, rh: Tensor, state: State) -> tuple[Tensor, State]:
+        """The gates: wx and rh (B, gates * hidden_size) and the state before; returns y and the state after."""
+
+    def project(self, xs: Tensor) -> Tensor:
+        """W·x plus its bias, for one step (B, input_size) or a sequence (T, B, input_size)."""
+        return nn.functional.linear(xs, self.weight_ih, self.bias_ih)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        wx = self.project(x)
+        return self.activate(wx, self._recurrent_term(wx, state[0]), state)
+
+    def _recurrent_term(self, wx: Tensor, h: Tensor) -> Tensor:
+        if self.weight_hh is None:
+            return torch.zeros_like(wx)
+        bias = wx.new_zeros(1, wx.shape[-1]) if self.bias_hh is None else self.bias_hh
+        return recurrence.recurrent_product(h, self.weight_hh, bias.expand_as(wx))
+
+    def forward(
+        self, xs: Tensor, state: State | None = None, recurrent_mask: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """As `Cell.forward`, faster. `recurrent_mask`, of R's shape, multiplies R for this sequence (weight-drop)."""
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        if len(xs) == 0:
+            return self._no_output(xs), state
+        wxs = self.project(xs)
+        if self.weight_hh is None:
+            return self._without_recurrence(wxs, state)
+        weight = self.weight_hh if recurrent_mask is None else self.weight_hh * recurrent_mask
+        bias = wxs.new_zeros(wxs.shape[-1]) if self.bias_hh is None else self.bias_hh
+        return recurrence.gated(self.activate, wxs, weight, bias, state)
+
+    def _without_recurrence(self, wxs: Tensor, state: State) -> tuple[Tensor, State]:
+        ys, zero = [], torch.zeros_like(wxs[0])
+        for wx in wxs.unbind(0):
+            y, state = self.activate(wx, zero, state)
+            ys.append(y)
+        return torch.stack(ys), state
+
+
+class LinearCell(Cell):
+    """A cell that is linear in its state: h(t) = a(t)·h(t-1) + b(t), pointwise, where a and b depend on x(t) alone.
+
+    The author writes `coefficients`, and `readout` where the output is not h itself. The engine computes all a and b
+    at once and then sweeps once over time.
+
+    Example:
+        >>> class Decay(LinearCell):
+        ...     def __init__(self, input_size, hidden_size):
+        ...         super().__init__(input_size, hidden_size)
+        ...         self.gate, self.value = (torch.nn.Linear(input_size, hidden_size) for _ in range(2))
+        ...     def coefficients(self, xs):
+        ...         keep = torch.sigmoid(self.gate(xs))
+        ...         return keep, (1 - keep) * self.value(xs)
+        >>> Decay(3, 4)(torch.zeros(5, 2, 3))[0].shape
+        torch.Size([5, 2, 4])
+    """
+
+    @abstractmethod
+    def coefficients(self, xs: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b, each (..., hidden_size), of xs (..., input_size); pointwise in time."""
+
+    def readout(self, hs: Tensor, xs: Tensor) -> Tensor:
+        """The output (..., output_size) from the new hidden state and the input; h itself unless overridden."""
+        return hs
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        a, b = self.coefficients(x)
+        h = a * state[0] + b
+        return self.readout(h, x), (h,)
+
+    def forward(self, xs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        if len(xs) == 0:
+            return self._no_output(xs), state
+        a, b = self.coefficients(xs)
+        hs = recurrence.linear_sweep(a, b, state[0])
+        return self.readout(hs, xs), (hs[-1],)

@@ -1,0 +1,98 @@
+"""A cell's own options: read from its constructor's signature, checked, and turned from text into values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
+
+from textgen.errors import TextgenError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from textgen.cell import Cell
+
+Scalar = bool | int | float | str
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+
+
+@dataclass(frozen=True)
+class CellOption:
+    """One keyword of a cell's constructor after `input_size` and `hidden_size`."""
+
+    name: str
+    kind: type
+    default: Scalar
+    choices: tuple[Scalar, ...] = ()
+
+    def parse(self, value: Scalar) -> Scalar:
+        """Text or a JSON scalar to this option's type. Raises UsageError with the value and what is allowed."""
+        parsed = _parse(value, self.kind)
+        if parsed is None or (self.choices and parsed not in self.choices):
+            allowed = " or ".join(map(repr, self.choices)) if self.choices else _NAMES[self.kind]
+            raise UsageError(f"cell option {self.name} must be {allowed}, not {value!r}.")
+        return parsed
+
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+
+
+def _parse(value: Scalar, kind: type) -> Scalar | None:
+    if kind is str:
+        return value if isinstance(value, str) else None
+    if kind is bool:
+        text = str(value).lower()
+        return True if text in _TRUE else False if text in _FALSE else None
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+        if kind is int:
+            return int(value) if number == int(number) else None
+        return number if abs(number) != float("inf") and number == number else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def describe(cell: type[Cell]) -> list[CellOption]:
+    """The options of a cell class. Raises TextgenError for a keyword that could not be stored as JSON."""
+    from textgen.cell import Cell, GatedCell
+
+    if cell.__init__ in (Cell.__init__, GatedCell.__init__):
+        return []
+    found = []
+    hints = get_type_hints(cell.__init__)
+    for name, parameter in inspect.signature(cell.__init__).parameters.items():
+        if name in ("self", "input_size", "hidden_size") or parameter.kind in (
+            inspect.Parameter.VAR_POSITIONAL,
+            inspect.Parameter.VAR_KEYWORD,
+        ):
+            continue
+        if type(parameter.default) not in _NAMES:
+            raise TextgenError(
+                f"{cell.__name__}.{name} needs a default that is true, false, a number or text, so that a saved "
+                f"model can give it back; it has {_shown(parameter.default)}."
+            )
+        hint = hints.get(name)
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        kind = hint if hint in _NAMES and not choices else type(parameter.default)
+        found.append(CellOption(name, kind, parameter.default, choices))
+    return found
+
+
+def _shown(default: object) -> str:
+    return "none" if default is inspect.Parameter.empty else repr(default)
+
+
+def parse(cell: type[Cell], name: str, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Every option of the cell, those given checked and converted, the others at their defaults.
+
+    Raises UsageError for an option the cell does not have (with a suggestion) or a value it cannot take.
+    """
+    known = {option.name: option for option in describe(cell)}
+    asked = {key.replace("-", "_"): value for key, value in given.items()}
+    for key in asked:
+        if key not in known:
+            has = f"its options: {', '.join(known)}." if known else "it has none."
+            raise UsageError(f"cell {name!r} has no option {key!r}.{did_you_mean(key, known)}", hint=has)
+    return {key: option.parse(asked[key]) if key in asked else option.default for key, option in known.items()}

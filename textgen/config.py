@@ -1,0 +1,67 @@
+"""What a model is: the sizes, the cell and its options, as stored in `config.json`. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from textgen.errors import TextgenError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a model before its weights are read."""
+
+    vocab_size: int
+    cell: str = "lstm"
+    cell_options: dict[str, Any] = field(default_factory=dict)
+    embedding_size: int = 256
+    hidden_size: int = 256
+    num_layers: int = 1
+    tie_word_embeddings: bool = False
+    residual: bool = False
+    layer_norm: bool = False
+    cell_distribution: str = "textgen-lm"
+    cell_version: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_layers"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= 10_000_000:
+                raise TextgenError(f"{name} must be a whole number from 1 to 10,000,000, not {value!r}.")
+        for name in ("tie_word_embeddings", "residual", "layer_norm"):
+            if type(getattr(self, name)) is not bool:
+                raise TextgenError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        for name in ("cell", "cell_distribution", "cell_version"):
+            if type(getattr(self, name)) is not str:
+                raise TextgenError(f"{name} must be text, not {getattr(self, name)!r}.")
+        if not isinstance(self.cell_options, dict):
+            raise TextgenError(f"cell_options must be a table, not {self.cell_options!r}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `config.json`, in the Hugging Face way."""
+        return {
+            "model_type": "textgen",
+            "architectures": ["RecurrentLanguageModel"],
+            "format_version": FORMAT_VERSION,
+            **asdict(self),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ModelConfig:
+        """Read `config.json`; unknown keys are passed over, since a newer minor version may add some."""
+        version = content.get("format_version")
+        if type(version) is not int or version < 1:
+            raise TextgenError(f"format_version must be a whole number from 1, not {version!r}.")
+        if version > FORMAT_VERSION:
+            raise TextgenError(
+                f"the model has format {version}; this textgen reads up to {FORMAT_VERSION}.",
+                hint="upgrade textgen-lm.",
+            )
+        known = {f.name for f in fields(cls)}
+        if "vocab_size" not in content:
+            raise TextgenError("config.json lacks vocab_size.")
+        return cls(**{key: value for key, value in content.items() if key in known})

@@ -1,0 +1,58 @@
+"""Dropout as a value: masks drawn once a window from a generator keyed by (seed, step), passed down explicitly.
+
+Nothing is kept between windows, so there is no random state to save and a resumed run draws the same masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def keyed_seed(*key: int | str) -> int:
+    """A 63-bit seed that depends on each part of the key and on nothing else."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@dataclass(frozen=True)
+class DropoutRates:
+    """The share of what is set to zero: units between layers, whole symbols, weights of R."""
+
+    units: float = 0.0
+    symbols: float = 0.0
+    weights: float = 0.0
+
+    def window(self, seed: int, step: int) -> Dropout | None:
+        """The masks for one training window, or None where every rate is 0."""
+        return Dropout(self, seed, step) if self.units or self.symbols or self.weights else None
+
+
+class Dropout:
+    """The masks of one window. Each call draws the next mask; kept values are scaled up by 1 / (1 - rate)."""
+
+    def __init__(self, rates: DropoutRates, seed: int, step: int) -> None:
+        self.rates = rates
+        self._generator = torch.Generator().manual_seed(keyed_seed(seed, step, "dropout"))
+
+    def _mask(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
+        keep = torch.rand(shape, generator=self._generator) >= rate
+        return keep.to(like) / (1 - rate)
+
+    def units(self, xs: Tensor) -> Tensor:
+        """Locked dropout (Gal and Ghahramani 2016): xs (T, B, D), one mask for all T steps."""
+        rate = self.rates.units
+        return xs * self._mask((1, *xs.shape[1:]), rate, xs) if rate else xs
+
+    def symbols(self, embedded: Tensor, ids: Tensor, vocab_size: int) -> Tensor:
+        """Embedding dropout (Gal and Ghahramani 2016): a dropped symbol is zero wherever it stands in ids (T, B)."""
+        rate = self.rates.symbols
+        return embedded * self._mask((vocab_size,), rate, embedded)[ids].unsqueeze(-1) if rate else embedded
+
+    def weights(self, weight: Tensor) -> Tensor | None:
+        """A mask for R (weight-drop, Merity et al. 2018), or None."""
+        rate = self.rates.weights
+        return self._mask(tuple(weight.shape), rate, weight) if rate else None

@@ -1,0 +1,147 @@
+"""A stack of cells is a cell, and so is a whole model: encoder, stack, readout.
+
+Both have the verbs of a cell: `step` for one time step and `forward` for a sequence, time-major. Their state is the
+layers' states one after another, as one flat tuple.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from torch import Tensor, nn
+
+from textgen.cell import Cell, GatedCell
+from textgen.config import ModelConfig
+from textgen.dropout import Dropout
+from textgen.recurrence import State
+
+CellFactory = Callable[[int, int], Cell]
+"""Makes a cell of (input_size, hidden_size)."""
+
+
+class Stack(Cell):
+    """Cells one above the other. `residual` adds each layer's input to its output where the sizes agree;
+    `layer_norm` normalises each layer's input (Ba et al. 2016). Both help stacks of three layers and more.
+    """
+
+    def __init__(self, cells: Sequence[Cell], residual: bool = False, layer_norm: bool = False) -> None:
+        if not cells:
+            raise ValueError("a stack needs at least one cell")
+        super().__init__(cells[0].input_size, cells[0].hidden_size, cells[-1].output_size)
+        self.layers = nn.ModuleList(cells)
+        self.norms = nn.ModuleList(nn.LayerNorm(cell.input_size) if layer_norm else nn.Identity() for cell in cells)
+        self.residual = residual
+
+    def _cells(self) -> list[Cell]:
+        return [layer for layer in self.layers if isinstance(layer, Cell)]
+
+    def _split(self, state: State) -> list[State]:
+        """The flat state as one tuple a layer."""
+        arities = [len(cell.initial_state(1)) for cell in self._cells()]
+        if sum(arities) != len(state):
+            raise ValueError(f"this stack has {sum(arities)} state tensors, not {len(state)}")
+        ends = list(accumulate(arities))
+        return [state[end - arity : end] for arity, end in zip(arities, ends, strict=True)]
+
+    def _join(self, cell: Cell, x: Tensor, y: Tensor) -> Tensor:
+        return x + y if self.residual and cell.input_size == cell.output_size else y
+
+    def initial_state(self, batch_size: int) -> State:
+        return tuple(tensor for cell in self._cells() for tensor in cell.initial_state(batch_size))
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        after: State = ()
+        for cell, norm, before in zip(self._cells(), self.norms, self._split(state), strict=True):
+            y, new = cell.step(norm(x), before)
+            x, after = self._join(cell, x, y), after + new
+        return x, after
+
+    def forward(self, xs: Tensor, state: State | None = None, dropout: Dropout | None = None) -> tuple[Tensor, State]:
+        """As `Cell.forward`, layer by layer; dropout falls on each layer's input and on weights R of gated cells."""
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        after: State = ()
+        for cell, norm, before in zip(self._cells(), self.norms, self._split(state), strict=True):
+            inputs = norm(dropout.units(xs) if dropout else xs)
+            ys, new = self._run(cell, inputs, before, dropout)
+            xs, after = self._join(cell, xs, ys), after + new
+        return xs, after
+
+    def _run(self, cell: Cell, xs: Tensor, state: State, dropout: Dropout | None) -> tuple[Tensor, State]:
+        mask = None
+        if dropout and isinstance(cell, GatedCell) and cell.weight_hh is not None:
+            mask = dropout.weights(cell.weight_hh)
+        result: tuple[Tensor, State]
+        result = cell(xs, state) if mask is None else cell(xs, state, recurrent_mask=mask)
+        return result
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        norms = [p for norm in self.norms for p in norm.parameters()]
+        groups = [group for cell in self._cells() for group in cell.parameter_groups()]
+        return [*groups, {"params": norms, "decay": 0.0, "rate": 1.0}]
+
+
+class Readout(nn.Module):
+    """Hidden state to logits: a linear layer, through a projection where tied weights of another width ask for it."""
+
+    def __init__(self, input_size: int, output_size: int, tied_to: nn.Embedding | None = None) -> None:
+        super().__init__()
+        width = input_size if tied_to is None else tied_to.embedding_dim
+        self.project: nn.Module = nn.Identity() if width == input_size else nn.Linear(input_size, width, bias=False)
+        self.linear = nn.Linear(width, output_size)
+        nn.init.zeros_(self.linear.bias)
+        if tied_to is not None:
+            self.linear.weight = tied_to.weight
+
+    def forward(self, ys: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.project(ys))
+        return logits
+
+
+class Model(Cell):
+    """Encoder, stack and readout. For a language model: ids (B,) or (T, B) in, logits (..., vocab_size) out."""
+
+    def __init__(self, encoder: nn.Embedding, stack: Stack, readout: Readout) -> None:
+        super().__init__(encoder.num_embeddings, stack.hidden_size, readout.linear.out_features)
+        self.encoder = encoder
+        self.stack = stack
+        self.readout = readout
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.stack.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        y, state = self.stack.step(self.encoder(x), state)
+        return self.readout(y), state
+
+    def forward(self, xs: Tensor, state: State | None = None, dropout: Dropout | None = None) -> tuple[Tensor, State]:
+        """ids (T, B) to logits (T, B, vocab_size) and the final state."""
+        embedded = self.encoder(xs)
+        if dropout:
+            embedded = dropout.symbols(embedded, xs, self.input_size)
+        ys, state = self.stack(embedded, state, dropout)
+        return self.readout(dropout.units(ys) if dropout else ys), state
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The cells' own groups; the embedding and the readout's matrices decay, its bias does not."""
+        matrices = {id(p): p for p in [*self.encoder.parameters(), *self.readout.parameters()] if p.dim() >= 2}
+        vectors = [p for p in self.readout.parameters() if p.dim() < 2]
+        return [
+            *self.stack.parameter_groups(),
+            {"params": list(matrices.values()), "decay": 1.0, "rate": 1.0},
+            {"params": vectors, "decay": 0.0, "rate": 1.0},
+        ]
+
+
+def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:
+    """A freshly initialised language model of these sizes, its cells made by `make_cell(input_size, hidden_size)`."""
+    encoder = nn.Embedding(config.vocab_size, config.embedding_size)
+    nn.init.normal_(encoder.weight, std=config.embedding_size**-0.5)
+    cells: list[Cell] = []
+    for layer in range(config.num_layers):
+        input_size = cells[-1].output_size if layer else config.embedding_size
+        cells.append(make_cell(input_size, config.hidden_size))
+    stack = Stack(cells, residual=config.residual, layer_norm=config.layer_norm)
+    tied_to = encoder if config.tie_word_embeddings else None
+    return Model(encoder, stack, Readout(stack.output_size, config.vocab_size, tied_to))
