@@ -9,6 +9,8 @@ from typing import Any
 from textgen.errors import TextgenError
 
 FORMAT_VERSION = 1
+LARGEST = {"vocab_size": 10_000_000, "embedding_size": 65_536, "hidden_size": 65_536, "num_layers": 64}
+"""Sizes above these are refused, so that a damaged file costs neither time nor memory."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class ModelConfig:
     cell_version: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "embedding_size", "hidden_size", "num_layers"):
+        for name, most in LARGEST.items():
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= 10_000_000:
-                raise TextgenError(f"{name} must be a whole number from 1 to 10,000,000, not {value!r}.")
+            if type(value) is not int or not 1 <= value <= most:
+                raise TextgenError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
         for name in ("tie_word_embeddings", "residual", "layer_norm"):
             if type(getattr(self, name)) is not bool:
                 raise TextgenError(f"{name} must be true or false, not {getattr(self, name)!r}.")

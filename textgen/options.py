@@ -1,0 +1,153 @@
+"""Options declared once: a dataclass field with its help and limits, from which the command line is made.
+
+`check` holds values to their declaration, whether they come from the command line, from Python or from a file. It is
+exact about types: 2.7 is no count and NaN is no rate.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from textgen.errors import UsageError, did_you_mean
+
+_NOUNS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a field may hold and how the command line presents it."""
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    metavar: str | None = None
+    default_text: str | None = None
+
+
+def option(default: Any, help: str, **limits: Any) -> Any:
+    """A dataclass field with a declaration; `limits` are the fields of `Declaration`."""
+    metadata = {"declaration": Declaration(help, **limits)}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def declared(options: type) -> list[tuple[Field[Any], Declaration]]:
+    """The declared fields of an options class, in order."""
+    return [(f, f.metadata["declaration"]) for f in fields(options) if "declaration" in f.metadata]
+
+
+def value_type(options: type, name: str) -> tuple[type, bool]:
+    """The plain type of a field (int, float, str, bool, list, dict) and whether None is allowed."""
+    hint = _hints(options)[name]
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    plain = next(part for part in parts if part is not type(None))
+    return get_origin(plain) or plain, type(None) in parts
+
+
+@cache
+def _hints(options: type) -> dict[str, Any]:
+    return get_type_hints(options)
+
+
+def flag(name: str) -> str:
+    """A field's name as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+def check(options: Any) -> None:
+    """Hold every field to its declaration. Raises UsageError with the option, what is allowed, and the value."""
+    for declared_field, declaration in declared(type(options)):
+        value = getattr(options, declared_field.name)
+        kind, optional = value_type(type(options), declared_field.name)
+        if not (value is None and optional):
+            check_value(flag(declared_field.name), value, kind, declaration)
+
+
+def check_value(name: str, value: Any, kind: type, declaration: Declaration) -> Any:
+    """The value, in its declared type. Raises UsageError if it has another type or lies outside the limits."""
+    wrong = UsageError(f"{name} must be {allowed(kind, declaration)}, not {value!r}.")
+    value = _as_float(value) if kind is float and type(value) is int else value
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise wrong
+    if isinstance(value, str) and declaration.choices and value not in declaration.choices:
+        raise UsageError(f"{wrong}{did_you_mean(value, declaration.choices)}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not _inside(value, declaration):
+        raise wrong
+    return value
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _inside(value: float, declaration: Declaration) -> bool:
+    low, high, above = declaration.low, declaration.high, declaration.above
+    return (
+        (isinstance(value, int) or math.isfinite(value))
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+    )
+
+
+def allowed(kind: type, declaration: Declaration) -> str:
+    """What a value may be, in words: 'a whole number from 1 to 64'."""
+    if declaration.choices:
+        return " or ".join([", ".join(declaration.choices[:-1]), declaration.choices[-1]]).removeprefix(" or ")
+    noun = _NOUNS.get(kind, kind.__name__)
+    low, high, above = (_shown(v) for v in (declaration.low, declaration.high, declaration.above))
+    if above is not None:
+        return f"{noun} above {above}" + (f" and at most {high}" if high is not None else "")
+    if low is not None and high is not None:
+        return f"{noun} from {low} to {high}"
+    return noun + (f" of at least {low}" if low is not None else f" of at most {high}" if high is not None else "")
+
+
+def _shown(limit: float | None) -> str | None:
+    return None if limit is None else f"{limit:,}"
+
+
+def from_mapping(options: type, given: Mapping[str, Any]) -> Any:
+    """An options object from names and values, checked. Raises UsageError for an unknown name, with a suggestion."""
+    known = [f.name for f in fields(options)]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"there is no option {name!r}.{did_you_mean(name, known)}")
+    made = options(**{name: _listed(value) for name, value in given.items()})
+    check(made)
+    return made
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else value
+
+
+def changed(options: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults, by name."""
+    return {f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != default(f)}
+
+
+def default(declared_field: Field[Any]) -> Any:
+    """The default value of a field."""
+    if declared_field.default_factory is not MISSING:
+        return declared_field.default_factory()
+    return declared_field.default
