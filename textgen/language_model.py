@@ -1,0 +1,116 @@
+"""A trained model in use: what `textgen.load` gives, and `generate`, `stream` and `evaluate` take."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textgen import files
+from textgen.config import ModelConfig
+from textgen.corpus import TRAIN, TokenStore, tokenizer_of
+from textgen.errors import TextgenError, UsageError
+from textgen.generate import Stepper
+from textgen.tokenizer import Ids, Tokenizer
+
+BACKENDS = ("auto", "torch")
+FEW_DOCUMENTS = 10
+"""With fewer training documents than this, the boundary symbol is too rare to begin a text with."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A tokenizer and something that steps, with the habits that were stored with them.
+
+    `begin` are the ids that stand before every prompt, `unsampled` those never drawn, `defaults` the sampling options
+    of `generation_config.json`.
+    """
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    stepper: Stepper
+    begin: tuple[int, ...] = ()
+    unsampled: tuple[int, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    def encode_prompt(self, prompt: str) -> Ids:
+        """The ids (T,), T >= 1, that the model reads before it writes."""
+        ids = self.tokenizer.model_ids(self.tokenizer.encode(prompt))
+        whole = np.concatenate([np.array(self.begin, dtype=np.int32), ids])
+        return whole if len(whole) else np.array([self.tokenizer.boundary], dtype=np.int32)
+
+    def unknown_characters(self, prompt: str) -> list[str]:
+        """The characters of a prompt that the model never saw, each once, in order."""
+        encode, unseen = self.tokenizer.encode, set(self.unsampled) | {self.tokenizer.boundary}
+        return [c for c in dict.fromkeys(prompt) if self.tokenizer.raw_count(encode(c)) or unseen & set(encode(c))]
+
+
+SUBWORD_SAMPLING = {"temperature": 0.7, "min_p": 0.1}
+"""Among thousands of pieces, the many unlikely ones spoil a text; their tail is cut and the rest sharpened."""
+
+
+def generation_habits(store: TokenStore) -> dict[str, Any]:
+    """What generation_config.json says of a corpus: how to begin, and which symbols it never showed."""
+    tokenizer = store.tokenizer
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    tokens = store.model_tokens(TRAIN)
+    for start in range(0, len(tokens), 1 << 22):
+        counts += np.bincount(tokens[start : start + (1 << 22)], minlength=tokenizer.vocab_size)
+    newline = tokenizer.encode("\n")
+    many = store.about["documents"][TRAIN] >= FEW_DOCUMENTS
+    seen_newline = len(newline) == 1 and counts[newline[0]] > 0
+    begin = [tokenizer.boundary] if many else newline.tolist() if seen_newline else []
+    unseen = {int(i) for i in np.flatnonzero(counts == 0)} | set(tokenizer.unsampled)
+    return {
+        "begin": begin,
+        "suppress_tokens": sorted(unseen - {tokenizer.boundary}),
+        "sampling": SUBWORD_SAMPLING if tokenizer.level == "bpe" else {},
+    }
+
+
+def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel:
+    """Open a model folder. Runs no code from it; its cell is looked up among the installed plugins.
+
+    Raises TextgenError for a missing or damaged folder (naming the file) and for a cell that is not installed.
+
+    Example:
+        >>> model = load("runs/demo")                                          # doctest: +SKIP
+        >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"backend must be {' or '.join(BACKENDS)}, not {backend!r}.")
+    path = Path(folder)
+    if not path.is_dir():
+        raise TextgenError(f"there is no model folder {str(path)!r}.", hint="train one: textgen train FILE")
+    if not (path / files.MANIFEST).exists():
+        raise TextgenError(f"{str(path)!r} is not a model folder (it has no {files.MANIFEST}).")
+    from textgen.checkpoint import GENERATION, load_weights, read_config
+    from textgen.torch_stepper import TorchStepper
+
+    manifest = files.read_manifest(path)
+    config = read_config(path, manifest)
+    habits = files.parse_json(files.verified(path, GENERATION, manifest), str(path / GENERATION))
+    tokenizer = tokenizer_of(path)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise files.DamagedError(
+            f"{str(path)!r} is damaged: its tokenizer has {tokenizer.vocab_size:,} symbols, "
+            f"its model {config.vocab_size:,}."
+        )
+    return with_habits(config, tokenizer, TorchStepper(load_weights(path, manifest, config)), habits)
+
+
+def with_habits(config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, habits: dict[str, Any]) -> LanguageModel:
+    """A language model with the content of generation_config.json applied. Raises DamagedError for nonsense in it."""
+    begin, unsampled = habits.get("begin", []), habits.get("suppress_tokens", [])
+    for ids in (begin, unsampled):
+        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < config.vocab_size for i in ids):
+            raise files.DamagedError("generation_config.json is damaged: it names symbols that do not exist.")
+    if {*unsampled, tokenizer.boundary}.issuperset(range(config.vocab_size)):
+        raise files.DamagedError("generation_config.json is damaged: it leaves no symbol to write.")
+    defaults = habits.get("sampling", {})
+    if not isinstance(defaults, dict):
+        raise files.DamagedError("generation_config.json is damaged: 'sampling' must be a table.")
+    return LanguageModel(config, tokenizer, stepper, tuple(begin), tuple(unsampled), defaults)

@@ -1,0 +1,61 @@
+"""A torch model behind arrays: what the loop and the evaluation drive. This is the reference for any other runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from textgen.model import Model
+from textgen.recurrence import State
+from textgen.sampling import Logits
+from textgen.tokenizer import Ids
+
+
+class TorchStepper:
+    """`Stepper` over a torch model; ids come in and logits go out as numpy arrays, batch first."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @property
+    def _device(self) -> torch.device:
+        return self._model.readout.linear.weight.device
+
+    def _ids(self, ids: Ids) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(ids.T, dtype=np.int32)).to(self._device)
+
+    def initial_state(self, batch_size: int) -> State:
+        with torch.inference_mode():
+            return self._model.initial_state(batch_size)
+
+    def step(self, ids: Ids, state: State) -> tuple[Logits, State]:
+        with self._quiet():
+            logits, state = self._model.step(self._ids(ids), state)
+            return logits.float().cpu().numpy(), state
+
+    def forward(self, ids: Ids, state: State) -> tuple[Logits, State]:
+        with self._quiet():
+            for chunk in self._ids(ids).split(1024):  # type: ignore[no-untyped-call]
+                logits, state = self._model(chunk, state)
+            return logits[-1].float().cpu().numpy(), state
+
+    def score(self, ids: Ids, targets: Ids, state: State) -> tuple[npt.NDArray[np.float64], State]:
+        with self._quiet():
+            logits, state = self._model(self._ids(ids), state)
+            wanted = self._ids(targets).long()
+            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+            return -losses.view_as(wanted).t().cpu().double().numpy(), state
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        training = self._model.training
+        self._model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self._model.train(training)
