@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from textgen.cell import Cell, GatedCell, LinearCell
+    from textgen.evaluate import evaluate
+    from textgen.generate import generate, stream
     from textgen.hookspecs import Register, hookimpl
+    from textgen.language_model import load
     from textgen.recurrence import State
+    from textgen.train import train
 
 _HOMES = {
     "Cell": "cell",
@@ -21,6 +25,11 @@ _HOMES = {
     "State": "recurrence",
     "Register": "hookspecs",
     "hookimpl": "hookspecs",
+    "train": "train",
+    "load": "language_model",
+    "stream": "generate",
+    "generate": "generate",
+    "evaluate": "evaluate",
 }
 
 __version__ = "0.1.0"
@@ -31,6 +40,11 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "State",
     "Register",
     "hookimpl",
+    "train",
+    "load",
+    "stream",
+    "generate",
+    "evaluate",
 ]
 
 
