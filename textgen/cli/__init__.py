@@ -1,0 +1,116 @@
+"""The `textgen` command: one module a verb, imported when it is called, so that `--help` costs nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+from click.exceptions import NoSuchCommand
+
+from textgen import __version__
+from textgen.errors import TextgenError
+
+STARTED = time.monotonic()
+"""When the command began, for everything that is promised in minutes."""
+
+VERBS = {
+    "train": "Train a model on your text.",
+    "sample": "Write text with a trained model.",
+    "tokenize": "Turn a corpus into tokens once, for several trainings.",
+    "evaluate": "Measure how well a model predicts a text.",
+    "cells": "List the recurrent cells that can be trained.",
+    "plugins": "List the installed plugins, broken ones included.",
+    "env": "Show versions, for a bug report.",
+    "completion": "Print a script that completes commands in your shell.",
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its verbs and their one-line help; imports a verb's module when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            if ctx.resilient_parsing or name.startswith("-"):
+                return None
+            raise NoSuchCommand(name, possibilities=VERBS, ctx=ctx)
+        command: click.Command = import_module(f"textgen.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--traceback", is_flag=True, help="Show where an error came from.")
+@click.version_option(__version__, "-V", "--version", prog_name="textgen")
+@click.pass_context
+def group(ctx: click.Context, traceback: bool) -> None:
+    """Train a small recurrent language model on your own text, and write more of it.
+
+    \b
+    textgen train notes.txt
+    textgen sample --prompt "Dear"
+    """
+    if traceback:
+        os.environ["TEXTGEN_RAISE_ERRORS"] = "1"
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def prepare_threads() -> None:
+    """Let waiting threads of matrix libraries spin only briefly. Where something else runs beside us, the default
+    (to spin long) makes two threads many times slower than one. Must come before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 failed at work, 2 wrong usage, 130 or 143 stopped."""
+    prepare_threads()
+    try:
+        code = group.main(arguments, prog_name="textgen", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SystemExit as end:  # click's way to end quietly when whoever read our output has had enough
+        return end.code if isinstance(end.code, int) else 1
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except Exception as error:
+        if os.environ.get("TEXTGEN_RAISE_ERRORS") == "1":
+            raise
+        return complain(error)
+
+
+def complain(error: Exception) -> int:
+    """Say what is wrong in a sentence, and what to type; returns the exit code."""
+    hint, code = None, 1
+    if isinstance(error, click.ClickException):
+        message, code = " ".join(error.format_message().split()), error.exit_code
+        message += "" if message.endswith((".", "?", ")")) else "."
+        context = getattr(error, "ctx", None)
+        hint = f"{context.command_path} --help lists what there is." if context else None
+    elif isinstance(error, TextgenError):
+        message, hint, code = str(error), error.hint, error.exit_code
+    elif isinstance(error, OSError):
+        message = f"{error.filename or 'the operating system'}: {error.strerror or error}."
+    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        message, hint = "out of memory.", "a smaller --batch-size, --seq-length or --hidden-size needs less."
+    else:
+        message = f"this is a fault of textgen: {type(error).__name__}: {error}"
+        hint = "textgen --traceback COMMAND ... shows where; please report it."
+    click.echo(f"Error: {message}", err=True)
+    if hint:
+        click.echo(f"Hint: {hint}", err=True)
+    return code

@@ -1,0 +1,90 @@
+"""textgen cells: what can be trained, and who brings it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import click
+
+from textgen import plugins
+from textgen.cli.screen import Output, count, table
+from textgen.options import check_value
+from textgen.settings import TrainOptions
+
+SIZE = 256
+
+
+@click.group("cells", invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the installed cells; `textgen cells show NAME` describes one."""
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def list_command(as_json: bool) -> None:
+    """List the installed cells."""
+    _list(as_json)
+
+
+def _list(as_json: bool) -> None:
+    """Every cell by name, from installed metadata: no plugin is imported."""
+    rows = []
+    for name in plugins.entries():
+        try:
+            entry = plugins.owner(name)
+            rows.append({"cell": name, "package": f"{entry.distribution} {entry.version}", "about": entry.summary})
+        except plugins.PluginError as error:
+            rows.append({"cell": name, "package": "-", "about": str(error)})
+    Output().write((json.dumps(rows) if as_json else table(rows, ["cell", "package", "about"])) + "\n")
+
+
+@command.command("show")
+@click.argument("name")
+@click.option(
+    "--hidden-size", default=str(SIZE), metavar="N", help=f"Count parameters at this size.  [default: {SIZE}]"
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show(name: str, hidden_size: str, as_json: bool) -> None:
+    """Describe one cell: equation, options, parameters at a size."""
+    import torch
+
+    from textgen import cell_options
+    from textgen.cli.params import Value
+    from textgen.options import declared
+
+    declaration = next(d for f, d in declared(TrainOptions) if f.name == "hidden_size")
+    size = check_value("--hidden-size", Value(int, declaration).convert(hidden_size, None, None), int, declaration)
+    cell = plugins.cell(name)
+    entry = plugins.owner(name)
+    options = cell_options.describe(cell)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in cell(size, size).parameters())
+    content = {
+        "cell": name,
+        "kind": next(base.__name__ for base in cell.__mro__[1:] if base.__module__ == "textgen.cell"),
+        "package": entry.distribution,
+        "version": entry.version,
+        "module": entry.module,
+        "about": inspect.cleandoc(cell.__doc__ or entry.summary),
+        "options": {o.name: {"default": o.default, "choices": list(o.choices) or o.kind.__name__} for o in options},
+        "parameters": {"hidden_size": size, "input_size": size, "count": parameters},
+    }
+    if as_json:
+        Output().write(json.dumps(content) + "\n")
+        return
+    lines = [
+        f"{name}: a {content['kind']} from {entry.distribution} {entry.version} ({entry.module})",
+        "",
+        str(content["about"]),
+        "",
+        f"{count(parameters)} parameters at {size} units",
+    ]
+    lines += [
+        f"-o {o.name} {' | '.join(map(str, o.choices)) or o.kind.__name__}  [default: {o.default}]" for o in options
+    ]
+    Output().write("\n".join(lines) + "\n")

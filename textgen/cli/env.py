@@ -1,0 +1,33 @@
+"""textgen env: versions and machine, for a bug report. Reads installed metadata; imports none of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+
+import click
+
+from textgen import __version__
+from textgen.cli.screen import Output
+
+PACKAGES = ("torch", "numpy", "click", "datasets", "sentencepiece", "pluggy", "safetensors", "huggingface-hub", "rich")
+
+
+@click.command("env", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def command(as_json: bool) -> None:
+    """Show versions and the machine, for a bug report."""
+    content = {"textgen": __version__, "python": platform.python_version(), "system": platform.platform()}
+    content["cores"] = str(os.cpu_count())
+    for package in PACKAGES:
+        try:
+            content[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            content[package] = "not installed"
+    content |= {name: value for name, value in sorted(os.environ.items()) if name.startswith(("TEXTGEN_", "OMP_"))}
+    if as_json:
+        Output().write(json.dumps(content) + "\n")
+    else:
+        Output().write("".join(f"{name:16} {value}\n" for name, value in content.items()))

@@ -1,0 +1,56 @@
+"""textgen tokenize: a corpus as tokens on disk, made once and used by several trainings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from textgen.cli.params import given, options_of
+from textgen.cli.screen import Output, ReadingProgress, count, plural, say
+from textgen.errors import TextgenError, UsageError
+from textgen.settings import CorpusOptions, TrainOptions
+
+
+@click.command("tokenize", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("corpus", nargs=-1)
+@click.option("--output-dir", metavar="DIR", help="The folder to write.  [required]")
+@options_of(CorpusOptions)
+@click.option(
+    "--seed",
+    default=str(TrainOptions.seed),
+    metavar="N",
+    help=f"Seed of what is held out.  [default: {TrainOptions.seed}]",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+def command(corpus: tuple[str, ...], output_dir: str | None, seed: str, quiet: bool, **values: Any) -> int:
+    """Learn a tokenizer from CORPUS and store its tokens in a folder that `textgen train` takes as a corpus."""
+    from textgen.options import from_mapping
+
+    if not corpus:
+        raise UsageError("no corpus given.", hint="textgen tokenize FILE ... --output-dir DIR")
+    if output_dir is None:
+        raise UsageError("--output-dir is missing.", hint="textgen tokenize FILE ... --output-dir DIR")
+    if not seed.isdecimal():
+        raise UsageError(f"--seed must be a whole number of at least 0, not {seed!r}.")
+    options = from_mapping(CorpusOptions, given(CorpusOptions, values))
+    folder = Path(output_dir)
+    if folder.exists():
+        raise TextgenError(f"{output_dir!r} exists already.", hint="choose another --output-dir, or remove it.")
+    from textgen.corpus import survey, tokenize
+
+    progress = ReadingProgress(not quiet and sys.stderr.isatty())
+    surveyed = survey(corpus, options, int(seed), progress)
+    store = tokenize(surveyed, folder, progress)
+    progress.finish()
+    about = store.about
+    if not quiet:
+        say(
+            f"{count(sum(about['bytes'].values()))} bytes in {plural(about['corpus_documents'], 'document')} · "
+            f"{count(about['tokens']['train'])} {about['level']} tokens to train on, "
+            f"{count(about['tokens']['validation'])} held out · {count(about['vocab_size'])} symbols"
+        )
+    Output().write(f"{folder}\n")
+    return 0

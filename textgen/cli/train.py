@@ -1,0 +1,198 @@
+"""textgen train: from text to a model folder."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from textgen.cli.params import cell_options_of, given, options_of
+from textgen.cli.screen import ReadingProgress, count, duration, plural, say, short, warn
+from textgen.errors import TextgenError, UsageError
+from textgen.options import from_mapping
+from textgen.settings import TrainOptions
+
+if TYPE_CHECKING:
+    from textgen.train import Session
+
+
+@click.command("train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("corpus", nargs=-1)
+@options_of(TrainOptions, leave_out=("cell_options",))
+@click.option("-o", "cell_options", nargs=2, multiple=True, metavar="KEY VALUE", help="An option of the cell itself.")
+@click.option("--resume", "resume_from", is_flag=False, flag_value="latest", default=None, metavar="[RUN]",
+              help="Go on with a stopped run; without a name, the latest.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Read, plan, show the plan, and stop.")
+@click.option(
+    "--progress", type=click.Choice(["auto", "rich", "plain", "none"]), default="auto", help="How to show progress."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+def command(
+    corpus: tuple[str, ...],
+    cell_options: tuple[tuple[str, str], ...],
+    resume_from: str | None,
+    dry_run: bool,
+    progress: str,
+    quiet: bool,
+    **values: Any,
+) -> int:
+    """Train a model on CORPUS: files, folders, globs, '-' for standard input, or a tokenized folder.
+
+    With nothing but a corpus, this machine is measured and everything is planned so that the command takes 5 minutes;
+    --minutes sets another time, and whatever you name is kept.
+    """
+    chosen = given(TrainOptions, values)
+    if cell_options:
+        chosen["cell_options"] = cell_options_of(cell_options)
+    style = "none" if quiet else progress
+    reading = ReadingProgress(style in ("auto", "rich") and sys.stderr.isatty())
+    session = _session(corpus, chosen, resume_from, dry_run, reading)
+    if dry_run:
+        return 0
+    return follow(session, style)
+
+
+def _session(
+    corpus: tuple[str, ...], chosen: dict[str, Any], resume_from: str | None, dry_run: bool, reading: ReadingProgress
+) -> Session:
+    from textgen.cli import STARTED
+    from textgen.train import resume, start
+
+    if resume_from is not None:
+        if corpus:
+            raise UsageError(f"--resume takes the corpus of the run; leave {corpus[0]!r} out, or train a new run.")
+        session = resume(find_run(resume_from), chosen, reading)
+    else:
+        if not corpus:
+            raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to go on with a run.")
+        session = start(corpus, from_mapping(TrainOptions, chosen), STARTED, reading, dry_run=dry_run)
+    reading.finish()
+    for warning in session.warnings:
+        warn(warning)
+    show_plan(session)
+    return session
+
+
+def find_run(name: str) -> Path:
+    """The run folder behind a path, a name in runs/, or 'latest'. Raises TextgenError if there is none."""
+    for folder in (Path(name), Path("runs") / name):
+        if name != "latest" and folder.is_dir():
+            return folder
+    if name == "latest":
+        pointer = Path("runs") / "latest"
+        if pointer.is_file():
+            return Path("runs") / pointer.read_text().strip()
+        raise TextgenError("no run in runs/.", hint="train one: textgen train FILE")
+    raise TextgenError(f"there is no run {name!r} here or in runs/.")
+
+
+def show_plan(session: Session) -> None:
+    """What was read, what is going to be trained, and the flags that repeat it."""
+    about, options, config, made = session.store.about, session.options, session.config, session.versions
+    total = sum(about["bytes"].values())
+    forecast, steps = session.forecast, options.max_steps or 0
+    took = f"about {duration(forecast.train_seconds)}" if forecast.train_seconds else ""
+    lines = {
+        "textgen": [
+            made["textgen"],
+            f"torch {made['torch']}",
+            session.trainer.device,
+            plural(made["threads"], "thread"),
+        ],
+        "corpus": [
+            f"{short(total)}B",
+            plural(about["corpus_documents"], "document"),
+            f"{count(about['tokens']['train'])} {about['level']} tokens to train on",
+            f"{count(config.vocab_size)} symbols",
+            f"{about['bytes']['validation'] / max(1, total):.0%} held out",
+        ],
+        "model": [
+            f"{config.cell} {config.num_layers} x {config.hidden_size}",
+            f"{short(forecast.parameters)} parameters",
+            f"seed {options.seed}",
+        ],
+        "plan": [
+            f"{count(steps)} steps of {options.batch_size} x {options.seq_length}",
+            f"{steps / session.trainer.task.steps_per_epoch:.1f} epochs",
+            took,
+            str(session.run.folder),
+        ],
+        "again": [repeating_flags(session)],
+    }
+    for name, parts in lines.items():
+        say(f"{name:8}{' · '.join(str(part) for part in parts if part)}")
+
+
+def repeating_flags(session: Session) -> str:
+    """The flags that make the same run without measuring anything."""
+    options, about = session.options, session.store.about
+    names = (
+        "hidden_size",
+        "num_layers",
+        "batch_size",
+        "seq_length",
+        "max_steps",
+        "learning_rate",
+        "dropout",
+        "warmup_steps",
+    )
+    flags = [f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in names]
+    vocabulary = f" --vocab-size {about['vocab_size']}" if about["level"] == "bpe" else ""
+    return f"--cell {options.cell} --tokenizer {about['level']}{vocabulary} {' '.join(flags)} --seed {options.seed}"
+
+
+def follow(session: Session, style: str) -> int:
+    """Train, show it, and stop cleanly when asked to; returns the exit code."""
+    from textgen.cli.training_display import display
+    from textgen.trainer import Ended
+
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            say(f"\nLeaving at once; {session.run.folder} keeps its last checkpoint.")
+            raise KeyboardInterrupt
+        received.append(number)
+        session.trainer.stop = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ended = None
+        with display(session, style) as show:
+            for event in session.events():
+                show(event)
+                ended = event if isinstance(event, Ended) else ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended is not None
+    if style != "none":
+        _farewell(session, ended.reason, ended.step, ended.seconds)
+    return 128 + received[0] if ended.reason == "interrupted" else 0
+
+
+def _farewell(session: Session, reason: str, step: int, seconds: float) -> None:
+    folder = session.run.folder
+    if reason in ("interrupted", "time"):
+        say(f"Stopped at step {count(step)}; saved.")
+        say(f"Continue: textgen train --resume {folder}")
+        return
+    progress = session.trainer.progress
+    if progress.best_step is not None and progress.best_loss is not None:
+        say(f"best at step {count(progress.best_step)} · {duration(seconds)} · {folder}")
+    else:
+        say(f"done · {duration(seconds)} · {folder}")
+    model = "" if find_latest() == folder else f" -m {folder}"
+    say(f'next: textgen sample{model} --prompt "..."')
+
+
+def find_latest() -> Path | None:
+    """The run that `textgen sample` takes by itself."""
+    try:
+        return find_run("latest")
+    except TextgenError:
+        return None

@@ -1,0 +1,155 @@
+"""Training as it is seen: a growing table with a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from textgen.cli.screen import count, say, short
+from textgen.generate import generate
+from textgen.language_model import LanguageModel, generation_habits, with_habits
+from textgen.torch_stepper import TorchStepper
+from textgen.trainer import Evaluated, Event, Logged, Saved, Tick
+
+if TYPE_CHECKING:
+    from textgen.train import Session
+
+SAMPLE_SYMBOLS = 80
+Show = Callable[[Event], None]
+HEAD = f"{'step':>8} {'epoch':>6} {'loss':>7} {'held out':>9} {'perplexity':>10} {'bits/byte':>9} {'tokens/s':>9}"
+
+
+@contextmanager
+def display(session: Session, style: str) -> Iterator[Show]:
+    """A function that shows events: `rich` on a terminal, `plain` lines, or `none`; `auto` looks where it is."""
+    if style == "none":
+        yield lambda event: None
+    elif style == "rich" or (style == "auto" and sys.stderr.isatty()):
+        with LiveTable(session) as table:
+            yield table.show
+    else:
+        yield PlainLines(session).show
+
+
+class _Samples:
+    """Short samples of the model in training, the same seed each time."""
+
+    def __init__(self, session: Session) -> None:
+        habits = generation_habits(session.store)
+        stepper = TorchStepper(session.trainer.model)
+        self._model: LanguageModel = with_habits(session.config, session.store.tokenizer, stepper, habits)
+        self._every = session.options.sample_steps or 0
+        self._last = session.options.max_steps
+
+    def at(self, step: int) -> str | None:
+        """A line of text, if this step is due for one."""
+        if not self._every or (step % self._every and step != self._last):
+            return None
+        text = generate(self._model, max_new_tokens=SAMPLE_SYMBOLS, seed=1, ignore_eos=True)
+        return " ".join(text.split())[:160]
+
+
+class PlainLines:
+    """One line a log, an evaluation or a checkpoint, for files and pipes."""
+
+    def __init__(self, session: Session) -> None:
+        self._samples = _Samples(session)
+        self._speed = _SpeedWatch(session)
+
+    def show(self, event: Event) -> None:
+        self._speed.see(event)
+        if isinstance(event, Logged):
+            say(
+                f"step={event.step} epoch={event.epoch:.2f} loss={event.loss:.4f} "
+                f"learning_rate={event.learning_rate:.2g} tokens_per_second={event.tokens_per_second:.0f}"
+            )
+        elif isinstance(event, Evaluated):
+            score, mark = event.score, " best" if event.best else " final" if event.final else ""
+            say(
+                f"step={event.step} eval_loss={score.nats_per_token:.4f} eval_perplexity={score.perplexity:.2f} "
+                f"eval_bits_per_byte={score.bits_per_byte:.4f}{mark}"
+            )
+        elif isinstance(event, Tick) and (text := self._samples.at(event.step)):
+            say(f"step={event.step} sample: {text}")
+        elif isinstance(event, Saved):
+            say(f"step={event.step} saved")
+
+
+class LiveTable:
+    """A row an evaluation above a live bar with loss, speed and time left."""
+
+    def __init__(self, session: Session) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._samples = _Samples(session)
+        self._speed = _SpeedWatch(session)
+        self._logged: Logged | None = None
+        self._bar = Progress(
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} tokens/s"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "train", total=session.options.max_steps, completed=session.trainer.progress.step, loss="-", speed="-"
+        )
+
+    def __enter__(self) -> LiveTable:
+        self._console.print(f"\n[dim]{HEAD}[/dim]")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def show(self, event: Event) -> None:
+        self._speed.see(event)
+        if isinstance(event, Tick):
+            self._bar.update(self._task, completed=event.step)
+            if text := self._samples.at(event.step):
+                self._console.print(f"[dim]         {text}[/dim]", markup=True, overflow="ellipsis", no_wrap=True)
+        elif isinstance(event, Logged):
+            self._logged = event
+            self._bar.update(self._task, loss=f"{event.loss:.3f}", speed=short(event.tokens_per_second))
+        elif isinstance(event, Evaluated):
+            self._console.print(self._row(event))
+
+    def _row(self, event: Evaluated) -> str:
+        score, logged = event.score, self._logged
+        figures = f"{score.nats_per_token:9.4f} {score.perplexity:10.2f} {score.bits_per_byte:9.4f}"
+        if event.final:
+            return f"[bold]{'best':>8} {'':14} {figures}[/bold]"
+        before = f"{logged.epoch:6.1f} {logged.loss:7.4f}" if logged else " " * 14
+        speed = f"{logged.tokens_per_second:9,.0f}" if logged else ""
+        return f"{count(event.step):>8} {before} {figures} {speed}{'  best' if event.best else ''}"
+
+
+class _SpeedWatch:
+    """Says once if training is slower by a fifth than planned; the plan is kept."""
+
+    def __init__(self, session: Session) -> None:
+        seconds = session.forecast.step_seconds
+        options = session.options
+        assert options.batch_size and options.seq_length
+        self._planned = options.batch_size * options.seq_length / seconds if seconds else None
+        self._slow = 0
+
+    def see(self, event: Event) -> None:
+        if self._planned is None or not isinstance(event, Logged):
+            return
+        self._slow = self._slow + 1 if event.tokens_per_second < self._planned / 1.25 else 0
+        if self._slow == 3:
+            say(
+                f"Slower than planned ({event.tokens_per_second:,.0f} tokens/s, not {self._planned:,.0f}): the plan is "
+                "kept and will take longer; --max-time would stop it in time."
+            )
+            self._planned = None
