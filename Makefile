@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO_MINUTES ?= 1.5
 
 .PHONY: demo test lint clean
 
@@ -9,6 +10,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]' -c constraints.txt
 	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/textgen train corpora/stories --minutes $(DEMO_MINUTES) --output-dir runs/demo --overwrite-output-dir
+	$(BIN)/textgen sample -m runs/demo --prompt "Mina" --num-samples 3 --seed 1 --echo
 
 test: $(VENV)/ready
 	$(BIN)/pytest -n 2 -q
