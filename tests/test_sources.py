@@ -29,6 +29,7 @@ TEXT = st.text(min_size=1).filter(lambda text: text[0] not in "\ufeff\ufffe\ubbe
 DENSE = TEXT.filter(lambda text: text.count("\0") * 5 <= len(text))  # not refused for its NUL bytes
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 RARELY, OFTEN = settings(CALM, max_examples=25), settings(CALM, max_examples=80)
+PACKED = [b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"]
 READ_SIZES = [1, 2, 3, 7, 1 << 20]
 WRITTEN = {  # how a text may be written, and what has to be said when it is read
     "utf-8": (lambda text: text.encode(), {}),
@@ -130,7 +131,7 @@ def broken_bytes():
 @example(data=b"odd")
 @example(data=b"}$p\x1b$\xddc\x80}~$a\x91\x1b\xce$d")  # an escape sequence that never was one
 def test_what_is_not_text_is_refused_at_the_very_byte(scratch, encoding, size, data):
-    if any(data.startswith(mark) for mark in (*decoding.BYTE_ORDER_MARKS.values(), sources.GZIP_MAGIC)):
+    if any(data.startswith(mark) for mark in (*decoding.BYTE_ORDER_MARKS.values(), *PACKED)):
         data = b"x" + data
     if encoding is None and data.count(0) > 0.2 * len(data):
         data += b"x" * 5 * data.count(0)
@@ -312,7 +313,7 @@ def names(*paths):
     return [Path(source.name).as_posix() for source in find_sources(paths)]
 
 
-IN_FOLDER = ["B.TXT", "a/b/c.rst.gz", "a/link.txt", "a/notes.text", "a/z.md", "b.txt"]
+IN_FOLDER = ["B.TXT", "a/b/c.rst.gz", "a/link.txt", "a/notes.text", "a/z.md", "b.txt", "data.csv"]
 
 
 def test_a_folder_gives_its_text_files_sorted_and_follows_no_links_to_folders(tree):
@@ -356,7 +357,9 @@ def test_what_does_not_exist_is_refused_with_the_nearest_name(tree):
 
 def test_a_folder_without_text_says_what_it_looked_for(tree):
     Path("empty").mkdir()
-    assert refusal(lambda: names("empty"))[0] == "no .txt, .md, .text or .rst file in 'empty'."
+    assert refusal(lambda: names("empty"))[0] == (
+        "no .txt, .md, .text, .rst, .csv, .tsv, .jsonl, .ndjson or .parquet file in 'empty'."
+    )
 
 
 def test_a_folder_that_cannot_be_read_is_refused_not_skipped(tree):

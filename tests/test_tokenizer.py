@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from textgen import subword, symbols
 from textgen.errors import TextgenError, UsageError
+from textgen.levels import LEVELS, SIZED
 from textgen.tokenizer import load_tokenizer, train_tokenizer
 
 CONFIG, MODEL = "tokenizer_config.json", "tokenizer.model"
@@ -26,7 +27,7 @@ TEXT = """The miller's daughter went down to the water, and the water went down 
 Then the daughter went home, and the miller asked her: "Where were you?" — "Down at the water," she said, "où l'eau va."
 """
 DOCUMENTS = [[TEXT.encode()], [b"Nothing else was sai", b"d that evening.\r\n", b""]]
-TOKENIZERS = {level: train_tokenizer(level, DOCUMENTS, vocab_size=340) for level in ("char", "byte", "bpe")}
+TOKENIZERS = {level: train_tokenizer(level, DOCUMENTS, vocab_size=340) for level in ("char", "byte", "bpe", "unigram")}
 NASTY = [
     "", " ", "   ", " a", "a ", "  a  b  ", "\n", "\n\n", "\r", "\r\n", "a\n\nb", "\t\v\f\x85\u2028\u2029",
     "\x00", "\ufeffa", "<s>", "</s>", "<unk>", "<pad>", "<0x41>", "<0x0A>", "\u2581", "a\u2581b", "\u2581\u2581 \u2581",
@@ -38,6 +39,9 @@ SCALARS = "".join(chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000)
 TEXTS = st.text() | st.text("ab \n\u2581\u2585é漢", max_size=60) | st.lists(st.sampled_from(TEXT.split())).map(" ".join)
 BYTES = st.binary(max_size=60) | TEXTS.map(str.encode)
 law = settings(deadline=None)
+
+
+SUBWORD = ("bpe", "unigram")
 
 
 @pytest.fixture(params=TOKENIZERS, scope="module")
@@ -199,7 +203,7 @@ def other_model(**options):
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
-    options = {**subword.LOSSLESS, "vocab_size": 340, **options}
+    options = {**subword.LOSSLESS, "model_type": "bpe", "vocab_size": 340, **options}
     SentencePieceTrainer.train(sentence_iterator=iter(TEXT.split("\n")), model_writer=model, **options)
     return model.getvalue()
 
@@ -213,7 +217,7 @@ def exchanged(content, one, other):
 WRONG_VALUES = {
     "tokenizer_class": [None, "PreTrainedTokenizerFast", 3],
     "format_version": [None, 2, "1", True],
-    "level": [None, "word", 7, ["char"]],
+    "level": [None, "words", 7, ["char"]],
     "vocab_size": [None, "65", 5, -1, 1e3, True],
 }
 
@@ -299,16 +303,18 @@ def test_bytes_are_themselves():
     assert (tokenizer.vocab_size, tokenizer.boundary) == (257, 256)
 
 
-def test_bpe_needs_fewer_tokens_than_characters():
-    tokenizer = TOKENIZERS["bpe"]
-    assert tokenizer.vocab_size == 340
+@pytest.mark.parametrize("level", SUBWORD)
+def test_pieces_are_fewer_than_characters(level):
+    tokenizer = TOKENIZERS[level]
+    assert 320 < tokenizer.vocab_size <= 340
     assert len(tokenizer.encode(TEXT)) < 0.6 * len(TEXT)
 
 
+@pytest.mark.parametrize("level", SUBWORD)
 @law
 @given(lines=st.lists(TEXTS.map(lambda text: text.replace("\n", " "))))
-def test_bpe_never_looks_across_lines(lines):
-    tokenizer = TOKENIZERS["bpe"]
+def test_no_piece_goes_across_lines(level, lines):
+    tokenizer = TOKENIZERS[level]
     newline = subword.FIRST_BYTE + 0x0A
     expected = [ids for line in lines for ids in [*tokenizer.encode(line).tolist(), newline]]
     assert tokenizer.encode("".join(line + "\n" for line in lines)).tolist() == expected
@@ -316,8 +322,9 @@ def test_bpe_never_looks_across_lines(lines):
 
 
 @pytest.mark.parametrize("line", ["word " * 3000, "x" * 9000, "y" * 3000 + " z" * 3000, "é" * 2000 + " " * 4001])
-def test_a_long_line_is_cut_where_the_text_says(line):
-    tokenizer, parts, rest = TOKENIZERS["bpe"], [], line
+@pytest.mark.parametrize("level", SUBWORD)
+def test_a_long_line_is_cut_where_the_text_says(level, line):
+    tokenizer, parts, rest = TOKENIZERS[level], [], line
     while rest:
         space = rest.find(" ", 2000, 4000)
         cut = space if space > 0 else 4000
@@ -351,9 +358,10 @@ def test_bpe_learns_around_bytes_that_are_no_text():
 
 
 @pytest.mark.parametrize("vocab_size", [260, 261, 300, 600])
-def test_a_small_vocabulary_spells_rare_characters(vocab_size):
+@pytest.mark.parametrize("level", SUBWORD)
+def test_a_small_vocabulary_spells_rare_characters(level, vocab_size):
     chinese = "".join(chr(c) * (0x4E00 + 700 - c) for c in range(0x4E00, 0x4E00 + 700, 3))
-    tokenizer = train_tokenizer("bpe", [[chinese.encode()]], vocab_size=vocab_size)
+    tokenizer = train_tokenizer(level, [[chinese.encode()]], vocab_size=vocab_size)
     assert tokenizer.vocab_size <= vocab_size
     assert tokenizer.decode(tokenizer.encode(chinese)) == chinese
     learned = [symbol.decode() for symbol in tokenizer.symbols[subword.SPECIALS :]]
@@ -361,8 +369,9 @@ def test_a_small_vocabulary_spells_rare_characters(vocab_size):
     assert "\u4e00" in learned and len(single) <= (vocab_size - 258) // 2
 
 
-def test_a_vocabulary_that_the_text_cannot_fill_is_smaller():
-    tokenizer = train_tokenizer("bpe", [[b"abab"]], vocab_size=8000)
+@pytest.mark.parametrize("level", SUBWORD)
+def test_a_vocabulary_that_the_text_cannot_fill_is_smaller(level):
+    tokenizer = train_tokenizer(level, [[b"abab"]], vocab_size=8000)
     assert 258 < tokenizer.vocab_size < 270 and len(tokenizer.symbols) == tokenizer.vocab_size
 
 
@@ -378,16 +387,17 @@ def test_much_text_is_sampled_evenly_and_without_period():
 
 
 @pytest.mark.parametrize("documents", [[], [[]], [[b""], [b"", b""]], [[b"\xff\xfe"]]], ids=repr)
-@pytest.mark.parametrize("level", ["char", "bpe"])
+@pytest.mark.parametrize("level", ["char", "bpe", "unigram", "word"])
 def test_without_text_nothing_is_learned(level, documents):
     with pytest.raises(TextgenError, match="no text"):
         train_tokenizer(level, documents)
 
 
 @pytest.mark.parametrize("text", ["\n\n", "\u2581", " ", "a", "\x00", "</s>", "<unk> <0x41>"], ids=ascii)
-def test_next_to_nothing_is_learned_from_or_refused(text, capfd):
+@pytest.mark.parametrize("level", SUBWORD)
+def test_next_to_nothing_is_learned_from_or_refused(level, text, capfd):
     try:
-        tokenizer = train_tokenizer("bpe", [[text.encode()]])
+        tokenizer = train_tokenizer(level, [[text.encode()]])
     except TextgenError as error:
         assert str(error).endswith(".")
     else:
@@ -395,11 +405,21 @@ def test_next_to_nothing_is_learned_from_or_refused(text, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_list_of_levels_is_that_of_the_tokenizers():
+    made = {level: train_tokenizer(level, DOCUMENTS, vocab_size=340) for level in LEVELS}
+    assert {level: tokenizer.level for level, tokenizer in made.items()} == {level: level for level in LEVELS}
+    smaller = {level: train_tokenizer(level, DOCUMENTS, vocab_size=280) for level in LEVELS}
+    sized = [level for level in LEVELS if smaller[level].vocab_size < made[level].vocab_size]
+    assert sized == [level for level in SIZED if level != "word"]  # all words of so short a text fit
+
+
 def test_impossible_requests_are_refused():
     with pytest.raises(UsageError, match=r"'bytes'\. Did you mean 'byte'"):
         train_tokenizer("bytes", DOCUMENTS)
     with pytest.raises(UsageError, match="at least 260 for bpe, not 259"):
         train_tokenizer("bpe", DOCUMENTS, vocab_size=259)
+    with pytest.raises(UsageError, match="at least 3 for word, not 2"):
+        train_tokenizer("word", DOCUMENTS, vocab_size=2)
 
 
 def test_learning_and_encoding_say_nothing(capfd):

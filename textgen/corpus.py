@@ -1,164 +1,27 @@
-"""A corpus as tokens on disk: divided into a training and a held-out part, encoded once, memory-mapped ever after.
+"""A corpus from what was typed to tokens on disk: found, scanned, divided, encoded once, memory-mapped ever after.
 
-A store is a folder with the tokenizer, `train.bin`, `validation.bin` and a manifest. Its name is a digest of all it
-depends on, so an edited corpus never meets old tokens. Memory does not grow with the corpus.
+A store's name is a digest of all it depends on, so an edited corpus never meets old tokens. Memory does not grow with
+the corpus.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from textgen import files
+from textgen import files, recipes
+from textgen.corpus_settings import CorpusOptions, ReadingOptions, check_reading
+from textgen.encoding import encode_parts
 from textgen.errors import TextgenError, UsageError
-from textgen.settings import CorpusOptions
+from textgen.levels import LEVELS
 from textgen.sources import Source, SourceOptions, find_sources, read
-from textgen.tokenizer import Ids, Tokenizer, load_tokenizer, train_tokenizer
-
-TRAIN, VALIDATION = "train", "validation"
-FORMAT_VERSION = 1
-Tokens = npt.NDArray[Any]
-_ABOUT = {"key": str, "dtype": str, "level": str, "vocab_size": int, "corpus_documents": int, "tokens": dict,
-          "raw": dict, "bytes": dict, "characters": dict, "documents": dict}  # fmt: skip
-"""What the manifest of a store says beyond its files."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, bytes done and bytes in all."""
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What one pass over a corpus tells: its documents' sizes in bytes of UTF-8, its digest, its alphabet's size."""
-
-    sizes: list[int]
-    digest: str
-    distinct: int
-
-    @property
-    def total(self) -> int:
-        return sum(self.sizes)
-
-
-def scan(pieces: Iterable[tuple[int, bytes]]) -> Scan:
-    """Read a corpus once. The digest covers the text and where documents begin."""
-    sizes: list[int] = []
-    digest = hashlib.sha256()
-    seen = np.zeros(0x110000, dtype=bool)
-    for document, piece in pieces:
-        if document == len(sizes):
-            sizes.append(0)
-            digest.update(b"\xff")  # a byte that UTF-8 never has
-        sizes[document] += len(piece)
-        digest.update(piece)
-        codes = np.frombuffer(piece.decode("utf-8", "replace").encode("utf-32-le"), dtype="<u4")
-        seen[codes] = True
-    return Scan(sizes, digest.hexdigest(), int(seen.sum()))
-
-
-@dataclass(frozen=True)
-class Split:
-    """What is held out: whole documents, or everything from a place in the last documents on."""
-
-    held_out: frozenset[int] = frozenset()
-    tail_document: int | None = None
-    tail_offset: int = 0
-
-    def divide(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[str, int, bytes]]:
-        """Each piece with the part it belongs to; the piece where the tail begins is cut at a character border."""
-        at = -1
-        offset = 0
-        for document, piece in pieces:
-            offset = 0 if document != at else offset
-            at = document
-            for part, own in self._parts(document, offset, piece):
-                if own:
-                    yield part, document, own
-            offset += len(piece)
-
-    def _parts(self, document: int, offset: int, piece: bytes) -> list[tuple[str, bytes]]:
-        if document in self.held_out:
-            return [(VALIDATION, piece)]
-        if self.tail_document is None or document < self.tail_document:
-            return [(TRAIN, piece)]
-        if document > self.tail_document:
-            return [(VALIDATION, piece)]
-        cut = min(max(self.tail_offset - offset, 0), len(piece))
-        while 0 < cut < len(piece) and piece[cut] & 0xC0 == 0x80:
-            cut += 1
-        return [(TRAIN, piece[:cut]), (VALIDATION, piece[cut:])]
-
-
-def choose_split(sizes: Sequence[int], share: float, seed: int) -> Split:
-    """Hold out `share` of the bytes: whole documents spread by seed if such a set comes near it, else the tail."""
-    if share == 0:
-        return Split()
-    wanted = share * sum(sizes)
-    order = list(range(len(sizes)))
-    random.Random(f"{seed}/held out").shuffle(order)
-    chosen: list[int] = []
-    for document in order:
-        if sum(sizes[d] for d in chosen) + sizes[document] <= 1.05 * wanted:
-            chosen.append(document)
-        if sum(sizes[d] for d in chosen) >= 0.95 * wanted:
-            return Split(held_out=frozenset(chosen))
-    start = sum(sizes) - int(wanted) if len(sizes) > 1 else int(sizes[0] * (1 - share))
-    for document, size in enumerate(sizes):
-        if start < size:
-            return Split(tail_document=document, tail_offset=start)
-        start -= size
-    raise AssertionError("the tail begins inside the corpus")
-
-
-@dataclass(frozen=True)
-class TokenStore:
-    """A tokenized corpus on disk."""
-
-    folder: Path
-    about: dict[str, Any]
-    tokenizer: Tokenizer
-
-    @property
-    def key(self) -> str:
-        return str(self.about["key"])
-
-    def tokens(self, part: str) -> Tokens:
-        """All ids of a part, memory-mapped, raw bytes of unseen characters included."""
-        if not self.about["tokens"][part]:
-            return np.zeros(0, dtype=self.about["dtype"])
-        return np.memmap(self.folder / f"{part}.bin", dtype=self.about["dtype"], mode="r")
-
-    def model_tokens(self, part: str) -> Tokens:
-        """The ids that a model is shown. Memory-mapped, unless characters that the tokenizer never saw are left out."""
-        tokens = self.tokens(part)
-        return tokens if not self.about["raw"][part] else self.tokenizer.model_ids(np.asarray(tokens))
-
-
-def open_store(folder: Path) -> TokenStore:
-    """Open a store written by `tokenize`. Raises TextgenError for what is missing or damaged, by name."""
-    manifest = files.read_manifest(folder)
-    if manifest.get("kind") != "token store" or manifest.get("store_version") != FORMAT_VERSION:
-        raise files.DamagedError(f"{folder} is not a token store of this version of textgen.")
-    for name, kind in _ABOUT.items():
-        if not isinstance(manifest.get(name), kind):
-            raise files.DamagedError(f"{folder / files.MANIFEST} is damaged: {name} is missing.")
-    names = [name for name in manifest["files"] if not name.endswith(".bin")]
-    tokenizer = load_tokenizer({name: files.verified(folder, name, manifest) for name in names})
-    for part in (TRAIN, VALIDATION):
-        files.check_file(folder, f"{part}.bin", manifest)
-    return TokenStore(folder, manifest, tokenizer)
+from textgen.split import TRAIN, VALIDATION, Progress, Scan, Split, choose_split, no_progress, scan
+from textgen.store import FORMAT_VERSION, KIND, TokenStore, open_store, tokenizer_of
+from textgen.tokenizer import Tokenizer, train_tokenizer
 
 
 @dataclass(frozen=True)
@@ -202,18 +65,15 @@ class Corpus:
 def survey(paths: Sequence[str], options: CorpusOptions, seed: int, progress: Progress = no_progress) -> Corpus:
     """Find and scan a corpus and decide level, vocabulary and split, without storing anything.
 
-    Raises TextgenError or UsageError for what cannot be read, naming file and offset.
+    `paths` are files, folders, globs, `hub:` names and `-`, or the name of one recipe, whose own options hold where
+    none were given. Raises TextgenError or UsageError for what cannot be read, naming file and offset.
     """
     from textgen.plan import choose_tokenizer
 
-    reading = SourceOptions(
-        encoding=options.encoding,
-        document_separator=options.document_separator,
-        raw=options.tokenizer == "byte" and options.encoding is None,
-    )
-    sources = find_sources(paths)
+    check_reading(options)
+    sources, validation, options = _found(paths, options, progress)
+    reading = _reading(options, raw=options.tokenizer == "byte")
     scanned = scan(_counted(read(sources, reading), "reading", 0, progress))
-    validation = find_sources([options.validation_file]) if options.validation_file else []
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
     given = _given_tokenizer(options.tokenizer)
@@ -222,21 +82,68 @@ def survey(paths: Sequence[str], options: CorpusOptions, seed: int, progress: Pr
     return Corpus(sources, validation, reading, scanned, validation_scan, level, vocab_size, split, given)
 
 
+def _found(
+    paths: Sequence[str], options: CorpusOptions, progress: Progress
+) -> tuple[list[Source], list[Source], CorpusOptions]:
+    """What to train on, what to hold out apart from it, and the options with those of a recipe."""
+    recipe = recipes.find(paths)
+    column = options.text_column
+    if recipe is None:
+        held_out = [] if options.validation_file is None else [options.validation_file]
+        return find_sources(paths, text_column=column), find_sources(held_out, text_column=column), options
+    if recipe.holds_out:
+        for name, default in (("validation_file", None), ("validation_split", CorpusOptions.validation_split)):
+            if getattr(options, name) != default:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} does not go with {recipe.name!r}, which says what is held out.",
+                    hint="name the text's own file instead.",
+                )
+    parts = recipe.find_parts(progress)
+    validation = _of_recipe(parts.get(recipes.VALIDATION, []))
+    if options.validation_file is not None:
+        validation = find_sources([options.validation_file], text_column=column)
+    return _of_recipe(parts[recipes.TRAIN]), validation, recipe.fill(options)
+
+
+def _of_recipe(part: Iterable[recipes.Part]) -> list[Source]:
+    return [
+        source
+        for path, span in part
+        for source in (find_sources([str(path)]) if span is None else [Source(path, str(path), span)])
+    ]
+
+
+def _reading(options: ReadingOptions, raw: bool = False) -> SourceOptions:
+    return SourceOptions(
+        encoding=options.encoding,
+        document_separator=options.document_separator,
+        raw=raw and options.encoding is None,
+        text_column=options.text_column,
+    )
+
+
+def text_of(
+    paths: Sequence[str], options: ReadingOptions, progress: Progress = no_progress
+) -> tuple[list[Source], SourceOptions]:
+    """A text that is read as it is, for evaluating, and how to read it; of a recipe, its test part or what it holds
+    out. Raises TextgenError or UsageError as `survey` does."""
+    recipe = recipes.find(paths)
+    if recipe is None:
+        return find_sources(paths, text_column=options.text_column), _reading(options)
+    parts = recipe.find_parts(progress)
+    part = next(parts[name] for name in (recipes.TEST, recipes.VALIDATION, recipes.TRAIN) if name in parts)
+    separator = options.document_separator or recipe.options.get("document_separator")
+    return _of_recipe(part), replace(_reading(options), document_separator=separator)
+
+
 def _given_tokenizer(name: str | None) -> Tokenizer | None:
     """The tokenizer of a model folder or token store, where the option names one instead of a level."""
-    if name is None or name in ("char", "byte", "bpe"):
+    if name is None or name in LEVELS:
         return None
     folder = Path(name)
     if not folder.is_dir():
-        raise UsageError(f"--tokenizer must be char, byte, bpe or a folder that holds a tokenizer, not {name!r}.")
+        raise UsageError(f"--tokenizer must be {', '.join(LEVELS)} or a folder that holds a tokenizer, not {name!r}.")
     return tokenizer_of(folder)
-
-
-def tokenizer_of(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder or a token store. Raises TextgenError for a damaged file, by name."""
-    manifest = files.read_manifest(folder)
-    names = [name for name in manifest["files"] if name.startswith("tokenizer")]
-    return load_tokenizer({name: files.verified(folder, name, manifest) for name in names})
 
 
 def tokenize(corpus: Corpus, folder: Path, progress: Progress = no_progress) -> TokenStore:
@@ -245,71 +152,30 @@ def tokenize(corpus: Corpus, folder: Path, progress: Progress = no_progress) -> 
     progress("learning the tokenizer", 0, corpus.total)
     tokenizer = corpus.given or train_tokenizer(corpus.level, training, corpus.vocab_size)
     dtype = "<u2" if tokenizer.vocab_size + 256 <= 1 << 16 else "<u4"
-    counts = {
-        part: {"tokens": 0, "raw": 0, "bytes": 0, "characters": 0, "documents": 0} for part in (TRAIN, VALIDATION)
-    }
+    counted = ("tokens", "raw", "bytes", "characters", "documents")
+    counts = {part: dict.fromkeys(counted, 0) for part in (TRAIN, VALIDATION)}
     with files.new_folder(folder) as store:
         for name, content in tokenizer.files().items():
             store.write(name, content)
         outputs = {part: store.create(f"{part}.bin") for part in (TRAIN, VALIDATION)}
         done = 0
-        for part, pieces in corpus.documents():
-            count = counts[part]
-            for ids, size, characters in _encoded(tokenizer, pieces):
-                outputs[part].write(ids.astype(dtype).tobytes())
-                count["tokens"] += len(ids)
-                count["raw"] += tokenizer.raw_count(ids)
-                count["bytes"] += size
-                count["characters"] += characters
-                done += size
-                progress("encoding", done, corpus.total)
-            count["documents"] += 1
+        for part, begins, (ids, size, characters) in encode_parts(tokenizer, corpus.documents(), corpus.total):
+            outputs[part].write(ids.astype(dtype).tobytes())
+            for what, more in zip(counted, (len(ids), tokenizer.raw_count(ids), size, characters, begins), strict=True):
+                counts[part][what] += more
+            done += size
+            progress("encoding", done, corpus.total)
         store.about = {
-            "kind": "token store",
+            "kind": KIND,
             "store_version": FORMAT_VERSION,
             "key": corpus.key(),
             "dtype": dtype,
             "level": tokenizer.level,
             "vocab_size": tokenizer.vocab_size,
             "corpus_documents": len(corpus.scan.sizes),
-            **{what: {part: counts[part][what] for part in counts} for what in counts[TRAIN]},
+            **{what: {part: counts[part][what] for part in counts} for what in counted},
         }
     return open_store(folder)
-
-
-def _encoded(tokenizer: Tokenizer, pieces: Iterator[bytes]) -> Iterator[tuple[Ids, int, int]]:
-    """A document's ids, its boundary first, in arrays; with each, the bytes and characters read since the last."""
-    size = characters = 0
-
-    def counted() -> Iterator[bytes]:
-        nonlocal size, characters
-        for piece in pieces:
-            size += len(piece)
-            characters += count_characters(piece)
-            yield piece
-
-    yield np.array([tokenizer.boundary], dtype=np.int32), 0, 0
-    for ids in tokenizer.encode_pieces(counted()):
-        yield ids, size, characters
-        size = characters = 0
-    yield np.zeros(0, dtype=np.int32), size, characters
-
-
-def count_characters(text: bytes) -> int:
-    """Characters of UTF-8: the bytes that do not continue one."""
-    return int(np.count_nonzero((np.frombuffer(text, dtype=np.uint8) & 0xC0) != 0x80))
-
-
-def encode_documents(tokenizer: Tokenizer, pieces: Iterable[tuple[int, bytes]]) -> tuple[Ids, int, int]:
-    """All ids of a text (a boundary before each document), its bytes and its characters."""
-    parts: list[Ids] = []
-    size = characters = 0
-    for _, group in groupby(pieces, key=lambda item: item[0]):
-        for ids, more, more_characters in _encoded(tokenizer, (piece for _, piece in group)):
-            parts.append(ids)
-            size += more
-            characters += more_characters
-    return np.concatenate(parts), size, characters
 
 
 def _counted(

@@ -1,4 +1,4 @@
-"""Any input as documents of UTF-8 bytes: files, folders, globs and standard input, in any encoding, plain or gzipped.
+"""Any input as documents of UTF-8 bytes: files, folders, globs, tables, data sets of the Hub and standard input.
 
 `find_sources` turns what was typed into a list of files; `read` streams them, as often as wanted, in bounded memory.
 Nothing is tidied up: line ends, white space and repeated documents stay as they are.
@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import atexit
 import glob
-import gzip
-import io
 import os
 import re
 import shutil
 import stat
 import sys
 import tempfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from textgen import decoding
+from textgen import decoding, hub, recipes
+from textgen.archives import PACKED_ENDINGS, opened, unreadable
 from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.pieces import cut, separator, span, split
+from textgen.tables import PARQUET, TABLE_ENDINGS, form_of, parquet_rows, rows
 
-TEXT_ENDINGS = (".txt", ".md", ".text", ".rst")  # what is taken from a folder, packed or not
-PACKED_ENDINGS = (".gz",)
+TEXT_ENDINGS = (".txt", ".md", ".text", ".rst", *TABLE_ENDINGS)  # what is taken from a folder, packed or not
 
 READ_BYTES = 1 << 20
-PIECE_BYTES = 1 << 20
-GZIP_MAGIC = b"\x1f\x8b\x08"  # with the only method there is: two bytes may begin a text in UTF-16
 
 
 @dataclass(frozen=True)
@@ -43,30 +40,35 @@ class SourceOptions:
     `document_separator`: divides each file wherever it stands, and is removed. Line ends and empty lines right
     after it go with it, unless it ends in a line end itself; so one on a line of its own leaves documents of whole
     lines. The two characters `\n` stand for a newline, and so `\t` and `\r`.
-    `raw`: without an encoding, take bytes as they are (unpacked, but neither checked nor decoded).
+    `raw`: without an encoding, take the bytes of a plain file as they are (unpacked, but neither checked nor decoded).
+    `text_column`: the column of a table to read; None is `text`, or the only one that holds text.
     """
 
     encoding: str | None = None
     document_separator: str | None = None
     raw: bool = False
+    text_column: str | None = None
 
     def __post_init__(self) -> None:
         if self.encoding is not None:
             decoding.codec(self.encoding)
         if self.document_separator is not None:
-            _separator(self.document_separator)
+            separator(self.document_separator)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file to read; standard input is a temporary file by then. `name` is what messages call it."""
+    """One file to read; standard input is a temporary file by then. `name` is what messages call it; `span` is the
+    part of the unpacked file that counts, in bytes."""
 
     path: Path
     name: str
+    span: tuple[int, int] | None = None
 
 
-def find_sources(paths: Sequence[str], stdin: BinaryIO | None = None) -> list[Source]:
-    """The files meant by `paths`, in their order: files, folders, globs, and `-` for `stdin` (default: the process's).
+def find_sources(paths: Sequence[str], stdin: BinaryIO | None = None, text_column: str | None = None) -> list[Source]:
+    """The files meant by `paths`, in their order: files, folders, globs, `hub:` names (their `text_column`), and `-`
+    for `stdin` (default: the process's).
 
     A folder gives its text files by ending, recursively, sorted, without hidden ones and without following links to
     folders; a glob gives the files that match, sorted; a file named directly is taken whatever its ending. Raises
@@ -75,12 +77,28 @@ def find_sources(paths: Sequence[str], stdin: BinaryIO | None = None) -> list[So
     spooled: Source | None = None
     found: list[Source] = []
     for path in paths:
+        if path.startswith(hub.PREFIX):
+            found.append(Source(hub.spool(path, text_column), path))
+            continue
         if path != "-":
             found += _files(path)
             continue
         spooled = spooled or _spool(stdin or getattr(sys.stdin, "buffer", None))
         found.append(spooled)
     return found
+
+
+def refuse_missing(paths: Sequence[str]) -> None:
+    """Raise as `find_sources` does for files that are not there, and read nothing."""
+    if recipes.find(paths) is None:
+        elsewhere = ("-", hub.PREFIX)
+        find_sources([path for path in paths if not path.startswith(elsewhere) and not Path(path).is_dir()])
+
+
+def lasting(path: str) -> str:
+    """A path as typed, written so that it means the same from another folder."""
+    named = path == "-" or path.startswith(hub.PREFIX) or recipes.find([path]) is not None
+    return path if named else str(Path(path).absolute())
 
 
 def read(sources: Sequence[Source], options: SourceOptions) -> Iterator[tuple[int, bytes]]:
@@ -113,10 +131,9 @@ def _files(name: str) -> list[Source]:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         if glob.has_magic(name):
             return _matching(name)
-        siblings = (entry.name for entry in path.parent.glob("*"))
-        raise UsageError(f"corpus {name!r} does not exist.{did_you_mean(path.name, siblings)}") from None
+        raise _missing(path, name) from None
     except OSError as error:
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
     if stat.S_ISDIR(mode):
         return _in_folder(path, name)
     if not stat.S_ISREG(mode):
@@ -125,9 +142,18 @@ def _files(name: str) -> list[Source]:
     return [Source(path, name)]
 
 
+def _missing(path: Path, name: str) -> UsageError:
+    siblings = [entry.name for entry in path.parent.glob("*")] if "\0" not in name else []
+    near = did_you_mean(path.name, [*siblings, *recipes.names()])
+    likely = re.fullmatch(r"[\w-]+/[\w.-]+", name) and not path.parent.is_dir()
+    return UsageError(
+        f"corpus {name!r} does not exist.{near}", hint=f"a data set of the Hub is hub:{name}." if likely else None
+    )
+
+
 def _in_folder(folder: Path, name: str) -> list[Source]:
     def refuse(error: OSError) -> None:
-        raise _unreadable(str(error.filename), error) from error
+        raise unreadable(str(error.filename), error) from error
 
     endings = TEXT_ENDINGS + tuple(text + packed for text in TEXT_ENDINGS for packed in PACKED_ENDINGS)
     paths: list[Path] = []
@@ -166,84 +192,43 @@ def _spool(stdin: BinaryIO | None) -> Source:
             atexit.register(Path(file.name).unlink, missing_ok=True)
             shutil.copyfileobj(stdin, file, READ_BYTES)
     except OSError as error:
-        raise _unreadable("standard input", error) from error
+        raise unreadable("standard input", error) from error
     return Source(Path(file.name), "standard input")
-
-
-def _unreadable(name: str, error: OSError) -> TextgenError:
-    return TextgenError(f"cannot read {name!r}: {error.strerror or error}.")
-
-
-@contextmanager
-def _opened(source: Source) -> Iterator[io.BufferedIOBase]:
-    """The file, unpacked if its first bytes say so; whatever fails in reading it names the file."""
-    try:
-        with source.path.open("rb") as file:
-            packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-            file.seek(0)
-            with gzip.GzipFile(fileobj=file) if packed else file as stream:
-                yield stream
-    except EOFError:
-        raise TextgenError(f"{source.name!r} is a damaged gzip file (it ends too early).") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise TextgenError(f"{source.name!r} is a damaged gzip file ({error}).") from None
-    except OSError as error:
-        raise _unreadable(source.name, error) from error
 
 
 def _divided(source: Source, options: SourceOptions) -> Iterator[bytes | None]:
     """The pieces of a file, with None after each document."""
-    with _opened(source) as stream:
-        raw = options.raw and options.encoding is None
-        blocks = iter(lambda: stream.read(READ_BYTES), b"")
-        if not raw:
-            head = stream.read(decoding.HEAD_BYTES)
-            stream.seek(0)
-            blocks = decoding.to_utf8(blocks, head, source.name, options.encoding)
-        parts = _split(blocks, options.document_separator) if options.document_separator else blocks
-        for part in parts:
-            yield from _cut(part) if part else [part]
+    form = form_of(source.path.name)
+    with opened(source.path, source.name) as stream:
+        if form == PARQUET:
+            texts = parquet_rows(stream, source.name, options.text_column)
+        elif form:
+            texts = rows(_text_blocks(stream, source, options, False), form, source.name, options.text_column)
+        else:
+            raw = options.raw and options.encoding is None
+            yield from _pieces(_text_blocks(stream, source, options, raw), options)
+            texts = iter(())
+        for text in texts:
+            yield from _pieces([text], options)
+            yield None
     yield None
 
 
-def _split(blocks: Iterator[bytes], typed: str) -> Iterator[bytes | None]:
-    """The same bytes with None for each separator, also where one crosses the border of two blocks."""
-    separator = _separator(typed)
-    line_ends = b"" if separator.endswith((b"\n", b"\r")) else b"\r\n"
-    rest, dropped = b"", b""
-    for block in blocks:
-        *ended, rest = (rest + block).split(separator)
-        for part in ended:
-            yield part.lstrip(dropped)
-            yield None
-            dropped = line_ends
-        sure = max(0, _border(rest, len(rest) - len(separator) + 1))  # beyond it a separator may have begun
-        begin = rest[:sure].lstrip(dropped)
-        yield begin
-        rest, dropped = rest[sure:], b"" if begin else dropped
-    yield rest.lstrip(dropped)
+def _pieces(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[bytes | None]:
+    for part in split(blocks, options.document_separator) if options.document_separator else blocks:
+        yield from cut(part) if part else [part]
 
 
-def _separator(typed: str) -> bytes:
-    try:
-        separator = re.sub(r"\\([ntr])", lambda escape: {"n": "\n", "t": "\t", "r": "\r"}[escape[1]], typed).encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"the document separator {typed!r} is not Unicode text.") from None
-    if not separator:
-        raise UsageError("the document separator '' is empty.")
-    return separator
-
-
-def _cut(data: bytes) -> Iterator[bytes]:
-    start = 0
-    while len(data) - start > PIECE_BYTES:
-        end = _border(data, start + PIECE_BYTES)
-        yield data[start:end]
-        start = end
-    yield data[start:]
-
-
-def _border(data: bytes, end: int) -> int:
-    """The last place at or before `end` where a character of UTF-8 begins; `end` itself in bytes that are not UTF-8."""
-    near = range(end, max(end - 4, -1), -1)
-    return next((place for place in near if place >= len(data) or data[place] & 0xC0 != 0x80), end)
+def _text_blocks(stream: BinaryIO, source: Source, options: SourceOptions, raw: bool) -> Iterator[bytes]:
+    """What is read from a file, as UTF-8 unless raw."""
+    blocks = iter(lambda: stream.read(READ_BYTES), b"")
+    if source.span is not None:
+        blocks = filter(None, span(blocks, *source.span, whole_characters=not raw))
+    if raw:
+        return blocks
+    first, size = [], 0
+    while size < decoding.HEAD_BYTES and (block := next(blocks, b"")):
+        first.append(block)
+        size += len(block)
+    head = b"".join(first)[: decoding.HEAD_BYTES]
+    return decoding.to_utf8(chain(first, blocks), head, source.name, options.encoding)

@@ -1,28 +1,29 @@
-"""Byte pair encoding by sentencepiece, with options and detours that make it lossless on every text.
+"""Byte pair encoding and unigram pieces by sentencepiece, with options and detours that make it lossless on every text.
 
 Sentencepiece is given stretches of a line. Newlines never reach it, so that no piece goes across lines, nor do
 U+2581 (its own sign for a space), U+2585 (for which it drops the line when learning) and bytes that are not UTF-8:
 these are spelled in byte tokens. A long line is cut before its first space past 2,000 characters, or else at 4,000,
-counted from the last cut: beyond its own limit of bytes sentencepiece drops a line when learning.
+counted from the last cut: beyond its own limit of bytes sentencepiece drops a line when learning. Encoding goes word by
+word (`textgen.wordwise`), since no piece that sentencepiece learns holds a blank but at its begin.
 
 Byte pair encoding for text: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units";
-sentencepiece: Kudo and Richardson 2018.
+unigram pieces: Kudo 2018, "Subword Regularization"; sentencepiece: Kudo and Richardson 2018.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
-
-import numpy as np
+from typing import Any, Self
 
 from textgen.errors import TextgenError, UsageError
 from textgen.symbols import CONFIG_FILE, Ids, Tokenizer, regroup, setting, texts
+from textgen.wordwise import WordMemory, crosses_words
 
 MODEL_FILE = "tokenizer.model"
 UNKNOWN, BOUNDARY, FIRST_BYTE = 0, 1, 2
@@ -34,10 +35,10 @@ SAMPLE_CHARACTERS = 20_000_000
 SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
 _CLASS = r"\n\u2581\u2585\udc80-\udcff"
 _STRETCH = re.compile(rf"[^{_CLASS}]{{1,{SOFT_CUT}}}[^ {_CLASS}]{{0,{HARD_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
+_WORD = re.compile(rf" ?[^ {_CLASS}]{{1,{SOFT_CUT}}}| |[{_CLASS}]{{1,{SOFT_CUT}}}")
 _PROBE = "  a\u00a0 \u1e9b\u0323 \ufb01\r\t\x00\U0001f600 "
 
 LOSSLESS: dict[str, Any] = {
-    "model_type": "bpe",
     "normalization_rule_name": "identity",
     "remove_extra_whitespaces": False,
     "add_dummy_prefix": False,
@@ -45,7 +46,7 @@ LOSSLESS: dict[str, Any] = {
     "required_chars": "\u2581",  # a space that is no symbol would be spelled as U+2581
     "hard_vocab_limit": False,
     "max_sentence_length": 4 * (SOFT_CUT + HARD_CUT),
-    "num_threads": 1,
+    "num_threads": 1,  # the scores of unigram pieces depend on it
     "unk_id": UNKNOWN,
     "eos_id": BOUNDARY,
     "bos_id": -1,
@@ -54,10 +55,13 @@ LOSSLESS: dict[str, Any] = {
 }
 
 
-class BpeTokenizer(Tokenizer):
-    """Id 0 is the unknown symbol, which never occurs, 1 the boundary, 2 to 257 the bytes, then the learned pieces."""
+class SubwordTokenizer(Tokenizer):
+    """Id 0 is the unknown symbol, which never occurs, 1 the boundary, 2 to 257 the bytes, then the learned pieces.
 
-    level = "bpe"
+    `level` is the name that sentencepiece gives the way of learning them.
+    """
+
+    in_bulk = True
 
     def __init__(self, model: bytes) -> None:
         """`model`: what sentencepiece wrote. Raises TextgenError if it is none, or not one without loss."""
@@ -66,28 +70,30 @@ class BpeTokenizer(Tokenizer):
         pieces = map(self._processor.id_to_piece, range(SPECIALS, self._processor.get_piece_size()))
         learned = [piece.replace("\u2581", " ").encode() for piece in pieces]
         symbols = [b"", b"", *(bytes([byte]) for byte in range(256)), *learned]
+        self._memory = WordMemory(self._encode_many)
+        self._apart = _STRETCH if crosses_words(learned) else _WORD
         super().__init__(symbols, boundary=BOUNDARY, unsampled=(UNKNOWN,))
         if self.decode_bytes(self.encode(_PROBE)) != _PROBE.encode():
             raise TextgenError(f"{MODEL_FILE} changes the text that it encodes.")
 
     @classmethod
-    def train(cls, documents: Iterable[Iterable[bytes]], vocab_size: int) -> BpeTokenizer:
+    def train(cls, documents: Iterable[Iterable[bytes]], vocab_size: int) -> Self:
         """The tokenizer of at most `vocab_size` symbols for the documents, fewer if their text gives no more.
 
         Above 20 million characters it learns from a sample of stretches, evenly spread. Characters that are too rare
         for the vocabulary are spelled in bytes: single characters take half of it at most (and one symbol, the space).
         """
         if vocab_size < SMALLEST:
-            raise UsageError(f"vocab_size must be at least {SMALLEST} for bpe, not {vocab_size}.")
-        stretches = chain.from_iterable(chain.from_iterable(_stretches(regroup(d)) for d in documents))
+            raise UsageError(f"vocab_size must be at least {SMALLEST} for {cls.level}, not {vocab_size}.")
+        stretches = chain.from_iterable(chain.from_iterable(_found(_STRETCH, regroup(d)) for d in documents))
         sentences = _sample(stretch for stretch in stretches if stretch[0] not in SPELLED)
         sentences = _without_rare_characters(sentences, (vocab_size - SPECIALS) // 2)
         if not sentences:
             raise TextgenError("there is no text to learn a tokenizer from.")
-        return cls(_learn(sentences, vocab_size))
+        return cls(_learn(sentences, cls.level, vocab_size))
 
     @classmethod
-    def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> BpeTokenizer:
+    def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> Self:
         """The tokenizer in `tokenizer.model`. Raises TextgenError if that is missing, damaged or of another config."""
         digest = setting(config, "model_sha256", str)
         if MODEL_FILE not in files:
@@ -104,22 +110,44 @@ class BpeTokenizer(Tokenizer):
         return {"model_sha256": hashlib.sha256(self._model).hexdigest()}
 
     def _encode_blocks(self, blocks: Iterator[bytes]) -> Iterator[Ids]:
-        for stretches in _stretches(blocks):
-            plain = [stretch for stretch in stretches if stretch[0] not in SPELLED]
-            encoded = iter(self._processor.encode(plain, out_type=int, num_threads=1))
-            rows = (_spell(stretch) if stretch[0] in SPELLED else next(encoded) for stretch in stretches)
-            yield np.fromiter(chain.from_iterable(rows), np.int32)
+        for words in _found(self._apart, blocks):
+            yield self._memory.encode(words)
+
+    def _encode_many(self, stretches: list[str]) -> Iterator[list[int]]:
+        plain = [stretch for stretch in stretches if stretch[0] not in SPELLED]
+        encoded = iter(self._processor.encode(plain, out_type=int, num_threads=1))
+        return (_spell(stretch) if stretch[0] in SPELLED else next(encoded) for stretch in stretches)
+
+    def cut(self, text: bytes) -> int:
+        """After the last newline, or else where the last word (or stretch) of an endless line begins."""
+        if after := text.rfind(b"\n") + 1:
+            return after
+        decoded, _ = codecs.utf_8_decode(text, "surrogateescape", False)
+        *done, _ = self._apart.findall(decoded) or [""]
+        return len("".join(done).encode("utf-8", "surrogateescape"))
+
+
+class BpeTokenizer(SubwordTokenizer):
+    """Pieces made by merging the most frequent pair, again and again."""
+
+    level = "bpe"
+
+
+class UnigramTokenizer(SubwordTokenizer):
+    """Pieces with probabilities, kept if the text is likelier with them; a text is cut in its likeliest way."""
+
+    level = "unigram"
 
 
 def _spell(stretch: str) -> list[int]:
     return [FIRST_BYTE + byte for byte in stretch.encode("utf-8", "surrogateescape")]
 
 
-def _stretches(blocks: Iterable[bytes]) -> Iterator[list[str]]:
-    """A document cut into stretches, by its content alone: each all for sentencepiece, or all to be spelled."""
-    rest = ""  # the last stretch of a block may go on in the next
+def _found(pattern: re.Pattern[str], blocks: Iterable[bytes]) -> Iterator[list[str]]:
+    """A document cut into stretches or words, by its content alone: each for sentencepiece, or to be spelled."""
+    rest = ""  # the last one of a block may go on in the next
     for text in texts(blocks):
-        found = _STRETCH.findall(rest + text)
+        found = pattern.findall(rest + text)
         rest = found.pop() if found else ""
         yield found
     if rest:
@@ -158,16 +186,20 @@ def _without_rare_characters(sentences: list[str], most: int) -> list[str]:
     return [part for sentence in sentences for part in sentence.translate(cut).split("\n") if part]
 
 
-def _learn(sentences: list[str], vocab_size: int) -> bytes:
+def _learn(sentences: list[str], level: str, vocab_size: int) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences), model_writer=model, vocab_size=vocab_size, **LOSSLESS
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type=level,
+            vocab_size=vocab_size,
+            **LOSSLESS,
         )
     except RuntimeError as error:
-        raise TextgenError("this text is too little to learn bpe from.") from error
+        raise TextgenError(f"this text is too little to learn {level} from.") from error
     return model.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What every tokenizer promises: text to ids and back without loss, in pieces of any size, and as a folder's files."""
+"""What every tokenizer promises: text to ids and back, in pieces of any size, and as the files of a folder."""
 
 from __future__ import annotations
 
@@ -24,17 +24,25 @@ BLOCK_BYTES = 1 << 20
 class Tokenizer(ABC):
     """Text to ids and back, exactly: `decode_bytes(encode(text))` is the text's UTF-8, for every text.
 
-    Bytes that are not UTF-8 survive `encode_pieces` and `decode_bytes` as well, at every level.
+    Bytes that are not UTF-8 survive `encode_pieces` and `decode_bytes` as well. The word level alone keeps less: see
+    `textgen.words`.
 
     Attributes:
-        level: `"char"`, `"byte"` or `"bpe"`.
-        symbols: the bytes that each id below `vocab_size` stands for; the boundary and `unsampled` stand for none.
+        level: a name in `textgen.levels.LEVELS`.
+        in_bulk: whether encoding is slow enough for several processes to pay; `cut` then says where to divide.
+        unit: what of a text is encoded on its own, so that it can be unknown: a character, or a word.
+        escape: the id of what was never seen, which a model has to learn from replacements; None if nothing is unseen.
+        symbols: the bytes that each id below `vocab_size` stands for; the boundary and `unsampled` stand for none
+            (but the unknown word stands for `<unk>`).
         vocab_size: how many ids a model predicts: 0 to `vocab_size` - 1.
         boundary: the id that divides documents.
         unsampled: ids that sampling never emits; the boundary is not among them.
     """
 
     level: ClassVar[str]
+    in_bulk: ClassVar[bool] = False
+    unit: ClassVar[str] = "character"
+    escape: ClassVar[int | None] = None
     raw_symbols: ClassVar[int] = 0
 
     def __init__(self, symbols: list[bytes], boundary: int, unsampled: tuple[int, ...] = ()) -> None:
@@ -67,21 +75,36 @@ class Tokenizer(ABC):
     def _encode_blocks(self, blocks: Iterator[bytes]) -> Iterator[Ids]:
         """`encode_pieces`, of pieces of at most `BLOCK_BYTES`."""
 
+    def cut(self, text: bytes) -> int:
+        """Where the begin of a longer document may be cut so that both sides can be encoded apart; 0 if nowhere."""
+        return 0
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for: the exact inverse of encoding. Raises TextgenError for an id out of range."""
-        values = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        return b"".join([self._bytes_of[value] for value in self._checked(ids)])
+
+    def _checked(self, ids: Iterable[int]) -> list[int]:
+        values: list[int] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         if values and not 0 <= min(values) <= max(values) < len(self._bytes_of):
             wrong = next(value for value in values if not 0 <= value < len(self._bytes_of))
             raise TextgenError(f"id {wrong} is not between 0 and {len(self._bytes_of) - 1}.")
-        return b"".join([self._bytes_of[value] for value in values])
+        return values
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text that ids stand for; bytes that are not UTF-8, which a model may well write, become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def decoder(self) -> Decoder:
-        """A decoder for ids that come one by one."""
+    def decoder(self, after: str = "") -> Decoder:
+        """A decoder for ids that come one by one and go on from the text `after`."""
         return Decoder(self)
+
+    def units(self, text: str) -> list[str]:
+        """The text in its units: characters, or words and line ends."""
+        return list(text)
+
+    def unknown_count(self, ids: Ids) -> int | None:
+        """How many of the ids stand for words that are lost; None at a level that loses nothing."""
+        return None
 
     def model_ids(self, ids: Ids) -> Ids:
         """The ids that a model is shown: all but the raw ones (`vocab_size` and above, which only char level has).
@@ -120,6 +143,16 @@ class Decoder:
     def add(self, id: int) -> str:
         """The text that one more id completes, possibly none."""
         return self._utf8.decode(self._tokenizer.decode_bytes([id]))
+
+    @property
+    def held(self) -> bytes:
+        """What the ids so far leave open, a few bytes at most, from which `restore` goes on."""
+        return self._utf8.getstate()[0]
+
+    def restore(self, held: bytes) -> None:
+        """Make a new decoder one that goes on from `held`. Raises TextgenError if no decoder ever holds that."""
+        if self._utf8.decode(held) or self.held != held:
+            raise TextgenError(f"{held!r} is no beginning of a character.")
 
     def finish(self) -> str:
         """What the last ids left open: U+FFFD for a character that was begun, or nothing. The decoder is then new."""

@@ -1,13 +1,14 @@
 """Tokenizers: learning one from documents, reading one from a model folder, and the two that are plain tables.
 
-`char` has one id for each character of the training text, `byte` one for each byte; `bpe`, in `textgen.subword`,
-learns the frequent sequences of characters. All are lossless on every text.
+`char` has one id for each character of the training text, `byte` one for each byte; `bpe` and `unigram`, in
+`textgen.subword`, learn the frequent sequences of characters. These are lossless on every text; `word`, in
+`textgen.words`, is not, and is there since published figures are made with it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
-from textgen.subword import BpeTokenizer
+from textgen.levels import LEVELS
+from textgen.subword import BpeTokenizer, UnigramTokenizer
 from textgen.symbols import (
     CONFIG_FILE,
     FORMAT_VERSION,
@@ -27,9 +29,10 @@ from textgen.symbols import (
     setting,
     texts,
 )
+from textgen.words import WordTokenizer
 
 __all__ = ["BpeTokenizer", "ByteTokenizer", "CharTokenizer", "Decoder", "Ids", "Tokenizer"]
-__all__ += ["load_tokenizer", "train_tokenizer"]
+__all__ += ["UnigramTokenizer", "WordTokenizer", "load_tokenizer", "train_tokenizer"]
 
 CODE_POINTS = 0x110000
 SURROGATES = slice(0xD800, 0xE000)
@@ -120,18 +123,16 @@ def _code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
 
 
-_LOADERS: dict[str, Callable[[dict[str, Any], Mapping[str, bytes]], Tokenizer]] = {
-    "char": CharTokenizer.load,
-    "byte": ByteTokenizer.load,
-    "bpe": BpeTokenizer.load,
-}
+_SIZED = {cls.level: cls for cls in (BpeTokenizer, UnigramTokenizer, WordTokenizer)}
+_LOADERS = {cls.level: cls.load for cls in (CharTokenizer, ByteTokenizer, *_SIZED.values())}
 
 
 def train_tokenizer(level: str, documents: Iterable[Iterable[bytes]], vocab_size: int = 8000) -> Tokenizer:
     """A tokenizer learned from documents, each a series of pieces cut at any byte. Same text, same tokenizer.
 
-    `level` is `"char"`, `"byte"` or `"bpe"`. `vocab_size` counts for bpe alone, and is the most that it may reach.
-    Raises UsageError for an unknown level or a vocabulary that cannot be, TextgenError if there is no text.
+    `level` is a name in `textgen.levels.LEVELS`. `vocab_size` counts for the sized levels alone, and is the most that
+    their vocabulary may reach. Raises UsageError for an unknown level or a vocabulary that cannot be, TextgenError if
+    there is no text.
 
     Example:
         >>> tokenizer = train_tokenizer("char", [[b"ab", b"ba"]])
@@ -142,10 +143,10 @@ def train_tokenizer(level: str, documents: Iterable[Iterable[bytes]], vocab_size
         return CharTokenizer.train(documents)
     if level == "byte":
         return ByteTokenizer()
-    if level == "bpe":
-        return BpeTokenizer.train(documents, vocab_size)
+    if level in _SIZED:
+        return _SIZED[level].train(documents, vocab_size)
     raise UsageError(
-        f"no tokenizer level {level!r}.{did_you_mean(level, _LOADERS)}", hint=f"there are {', '.join(_LOADERS)}."
+        f"no tokenizer level {level!r}.{did_you_mean(level, LEVELS)}", hint=f"there are {', '.join(LEVELS)}."
     )
 
 
@@ -157,7 +158,7 @@ def load_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
     config = _read_config(files)
     level = setting(config, "level", str)
     if level not in _LOADERS:
-        raise TextgenError(f"{CONFIG_FILE}: 'level' must be one of {', '.join(_LOADERS)}, not {level!r}.")
+        raise TextgenError(f"{CONFIG_FILE}: 'level' must be one of {', '.join(LEVELS)}, not {level!r}.")
     vocab_size = setting(config, "vocab_size", int)
     tokenizer = _LOADERS[level](config, files)
     if tokenizer.vocab_size != vocab_size:

@@ -1,0 +1,212 @@
+"""Laws of the way from documents to stored tokens: nothing depends on how the text was cut, or on who encoded it."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from textgen import bulk, encoding, split, subword
+from textgen.corpus import survey, text_of, tokenize
+from textgen.corpus_settings import CorpusOptions, ReadingOptions
+from textgen.encoding import count_characters, encode_documents
+from textgen.errors import TextgenError
+from textgen.split import TRAIN, VALIDATION, Split, choose_split, scan
+from textgen.store import open_store, tokenizer_of
+from textgen.tokenizer import train_tokenizer
+
+ROOT = Path(__file__).parents[1]
+CALM = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+SAMPLE = "The quick brown fox, the lazy dog; it's  a tale.\n\n\tEl zorro, año tras año. 日本語の話。\u2581\r\n" * 30
+LEVELS = ["char", "byte", "bpe", "unigram"]
+TEXTS = st.text(st.sampled_from("the fox dog.\n\n  ñ語\u2581\r\x00") | st.characters(exclude_categories=["Cs"]))
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {level: train_tokenizer(level, [[SAMPLE.encode()]], 330) for level in LEVELS}
+
+
+def cut_up(documents, sizes):
+    """(number, piece) with pieces of changing sizes, at character borders."""
+    for number, text in enumerate(documents):
+        start = step = 0
+        while start < len(text):
+            length = 1 + sizes[step % len(sizes)] if sizes else len(text)
+            yield number, text[start : start + length].encode()
+            start, step = start + length, step + 1
+
+
+@CALM
+@given(documents=st.lists(TEXTS.filter(bool), min_size=1, max_size=5), sizes=st.lists(st.integers(0, 9), max_size=3))
+@example(documents=["a", "é", "ab\x7f"], sizes=[])
+def test_a_scan_sees_the_text_and_not_the_pieces(documents, sizes):
+    found = scan(cut_up(documents, sizes))
+    assert found == scan(cut_up(documents, []))
+    assert found.sizes == [len(text.encode()) for text in documents]
+    assert found.distinct == len(set("".join(documents)))
+    other = [documents[0] + "x", *documents[1:]]
+    assert scan(cut_up(other, sizes)).digest != found.digest
+    if len(documents) > 1:
+        merged = ["".join(documents[:2]), *documents[2:]]
+        assert scan(cut_up(merged, sizes)).digest != found.digest
+
+
+def test_a_scan_in_many_batches_is_that_in_one(monkeypatch):
+    whole = scan([(0, SAMPLE.encode()), (1, b"~")])
+    monkeypatch.setattr(split, "BATCH_BYTES", 3)
+    assert scan(cut_up([SAMPLE, "~"], [1, 4])) == whole
+
+
+@CALM
+@given(
+    documents=st.lists(TEXTS.filter(bool), min_size=1, max_size=9), share=st.floats(0.01, 0.9), seed=st.integers(0, 9)
+)
+def test_a_split_is_a_partition_near_its_share(documents, share, seed):
+    sizes = [len(text.encode()) for text in documents]
+    chosen = choose_split(sizes, share, seed)
+    divided = list(chosen.divide(cut_up(documents, [3])))
+    assert b"".join(piece for _, _, piece in divided) == "".join(documents).encode()
+    assert all(piece and piece.decode() for _, _, piece in divided)
+    held = sum(len(piece) for part, _, piece in divided if part == VALIDATION)
+    assert abs(held - share * sum(sizes)) <= 0.05 * share * sum(sizes) + 5
+    assert choose_split(sizes, share, seed) == chosen
+    assert list(Split().divide(cut_up(documents, []))) == [(TRAIN, k, t.encode()) for k, t in enumerate(documents)]
+
+
+def test_choosing_among_very_many_documents_takes_no_time():
+    sizes = [1000 + k % 7 for k in range(200_000)]
+    held = sum(sizes[k] for k in choose_split(sizes, 0.1, 1).held_out)
+    assert abs(held / sum(sizes) - 0.1) < 0.006
+
+
+@CALM
+@given(text=TEXTS)
+def test_a_text_encoded_word_by_word_is_what_sentencepiece_makes_of_its_lines(tokenizers, text):
+    tokenizer, whole = tokenizers["bpe"], []
+    for stretch in chain.from_iterable(subword._found(subword._STRETCH, [text.encode()])):
+        spelled = stretch[0] in subword.SPELLED
+        whole += subword._spell(stretch) if spelled else tokenizer._processor.encode(stretch, out_type=int)
+    assert tokenizer.encode(text).tolist() == whole
+
+
+def test_words_forgotten_are_encoded_again_the_same(tokenizers, monkeypatch):
+    from textgen import wordwise
+
+    before = tokenizers["bpe"].encode(SAMPLE)
+    monkeypatch.setattr(wordwise, "MOST_IDS", 3)
+    monkeypatch.setattr(wordwise, "LONGEST", 2)
+    assert np.array_equal(tokenizers["bpe"].encode(SAMPLE), before)
+    held = len(tokenizers["bpe"]._memory._ids)
+    assert np.array_equal(tokenizers["bpe"].encode(SAMPLE), before)
+    assert len(tokenizers["bpe"]._memory._ids) == held
+
+
+@pytest.mark.parametrize("level", ["bpe", "unigram"])
+@CALM
+@given(text=st.binary(max_size=40) | TEXTS.map(str.encode), more=st.binary(max_size=9) | TEXTS.map(str.encode))
+@example(text="fox fox語".encode()[:-1], more=b"\x9e fox")
+@example(text=b"The quick bro", more=b"wn fox")
+@example(text=b"fox \n\n", more=b"\n the")
+def test_both_sides_of_a_cut_are_encoded_as_they_are_together(tokenizers, level, text, more):
+    tokenizer = tokenizers[level]
+    end = tokenizer.cut(text)
+    assert 0 <= end <= len(text)
+    apart = [ids for part in (text[:end], text[end:] + more) for ids in tokenizer.encode_pieces([part])]
+    together = list(tokenizer.encode_pieces([text + more]))
+    assert np.concatenate([[], *apart]).tolist() == np.concatenate([[], *together]).tolist()
+
+
+@pytest.mark.parametrize("level", ["bpe", "unigram"])
+def test_several_processes_give_the_same_ids_in_the_same_order(tokenizers, level, monkeypatch):
+    monkeypatch.setattr(bulk, "BATCH_BYTES", 700)
+    documents = [SAMPLE, "x" * 5000, " and so on" * 900, "end", SAMPLE[::-1], "\n" * 3000]
+    texts = []
+    for text, part in zip(documents, "ababab", strict=True):
+        texts.append((part, (piece for _, piece in cut_up([text], [99, 400]))))
+    monkeypatch.setattr(bulk, "WORTHWHILE_BYTES", 0)
+    monkeypatch.setattr(bulk, "usable_cores", lambda: 2)
+    found = list(encoding.encode_parts(tokenizers[level], texts, 1))
+    assert len(found) > 20
+    alone = encode_documents(tokenizers[level], [(k, text.encode()) for k, text in enumerate(documents)])
+    assert np.array_equal(np.concatenate([ids for _, _, (ids, _, _) in found]), alone[0])
+    assert (sum(size for *_, (_, size, _) in found), sum(chars for *_, (_, _, chars) in found)) == alone[1:]
+    assert [part for part, begins, _ in found if begins] == list("ababab")
+
+
+def test_a_worker_that_dies_is_said_and_leaves_nothing_behind(tokenizers, monkeypatch):
+    started = []
+
+    class Mortal(bulk._Worker):
+        def __init__(self, tokenizer):
+            super().__init__(tokenizer)
+            started.append(self.process)
+            self.process.kill()
+            self.process.wait()
+
+    monkeypatch.setattr(bulk, "_Worker", Mortal)
+    with pytest.raises(TextgenError, match="a process that encodes text has ended"):
+        list(bulk.encode(tokenizers["bpe"], [("train", True, b"fox")], 1))
+    assert all(process.poll() is not None for process in started)
+
+
+def test_a_script_without_a_main_guard_may_encode_in_processes(tmp_path):
+    (tmp_path / "text.txt").write_text(SAMPLE * 20)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from textgen import bulk\nbulk.WORTHWHILE_BYTES = 0\nbulk.usable_cores = lambda: 2\n"
+        "from pathlib import Path\nfrom textgen.corpus import survey, tokenize\n"
+        "from textgen.corpus_settings import CorpusOptions\n"
+        "corpus = survey(['text.txt'], CorpusOptions(vocab_size=330), 1)\n"
+        "print(tokenize(corpus, Path('store')).about['tokens']['train'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script.name],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) > 1000 and done.stderr == ""
+
+
+@pytest.mark.parametrize("level", [*LEVELS, "word"])
+def test_a_store_holds_each_document_once_and_opens_as_it_was(tmp_path, level):
+    documents = [f"story {k}: the fox and the dog.\n" for k in range(20)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    sized = {"vocab_size": 300} if level in ("bpe", "unigram", "word") else {}
+    made = tokenize(survey([str(path)], CorpusOptions(tokenizer=level, **sized), 1), tmp_path / "store")
+    store = open_store(tmp_path / "store")
+    assert store.about == made.about and store.about["documents"] == {TRAIN: 18, VALIDATION: 2}
+    found = []
+    for part in (TRAIN, VALIDATION):
+        ids = np.asarray(store.tokens(part), np.int32)
+        at = np.flatnonzero(ids == store.tokenizer.boundary)
+        found += [store.tokenizer.decode_bytes(piece[1:]).decode() for piece in np.split(ids, at)[1:]]
+    lossless = level != "word"
+    assert sorted(found) == sorted(documents) or not lossless
+    assert len(found) == 20
+    assert store.about["characters"] == {p: store.about["bytes"][p] for p in (TRAIN, VALIDATION)}
+    assert tokenizer_of(tmp_path / "store").files() == store.tokenizer.files()
+
+
+def test_reading_options_reach_what_is_evaluated(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("id;text\n1;é|ü\n".replace(";", ",").encode("cp1252"))
+    from textgen.sources import read
+
+    sources, reading = text_of([str(path)], ReadingOptions(encoding="cp1252", document_separator="|"))
+    assert list(read(sources, reading)) == [(0, "é".encode()), (1, "ü".encode())]
+
+
+@given(text=st.text())
+def test_characters_are_counted(text):
+    assert count_characters(text.encode()) == len(text)
