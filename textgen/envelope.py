@@ -1,0 +1,89 @@
+"""The envelope of a compressed text: what has to be known to open it, and whether it is whole.
+
+Two bytes of magic, one of format, one for the number of lanes if there are several, the number of symbols (7 bits a
+byte, low first), the beginnings of two SHA-256, of the model and of the content (3 bytes each, or 8 with several
+lanes), the payload, and the CRC-32 of all that. A short text must not weigh more in its envelope than it has to.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+
+from textgen.errors import TextgenError
+from textgen.files import DamagedError
+
+MAGIC = b"\xd7g"
+FORMAT = 1
+STORED = 0x80
+"""Added to the format where the content stands in the archive as it is."""
+
+LONG = 0x40
+"""Added to the format where there are several lanes."""
+
+MOST_SYMBOLS = 1 << 40
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The parts of an archive. `stored` says that the payload is the content as it is.
+
+    `symbols` are those that the model is shown; `model` and `content` are SHA-256 or, once opened, their beginnings.
+    """
+
+    stored: bool
+    lanes: int
+    symbols: int
+    model: bytes
+    content: bytes
+    payload: bytes
+
+    def seal(self) -> bytes:
+        """The archive."""
+        form = FORMAT | (STORED if self.stored else 0)
+        head = [form] if self.lanes == 1 else [form | LONG, self.lanes]
+        symbols = self.symbols
+        while symbols >= 0x80:
+            head.append(symbols & 0x7F | 0x80)
+            symbols >>= 7
+        width = _digest_width(self.lanes)
+        body = MAGIC + bytes([*head, symbols]) + self.model[:width] + self.content[:width] + self.payload
+        return body + zlib.crc32(body).to_bytes(4, "big")
+
+    @classmethod
+    def open(cls, archive: bytes, name: str) -> Envelope:
+        """The parts of an archive that is whole. Raises DamagedError, or TextgenError for one of a newer format."""
+        body, check = archive[:-4], archive[-4:]
+        if not archive.startswith(MAGIC):
+            raise DamagedError(f"{name} is not an archive that textgen compress wrote.")
+        if zlib.crc32(body).to_bytes(4, "big") != check:
+            raise DamagedError(f"{name} is damaged: its content does not match its checksum.")
+        rest = io.BytesIO(body[len(MAGIC) :])
+        form = _byte(rest, name)
+        version = form & ~(STORED | LONG)
+        if version != FORMAT:
+            raise TextgenError(f"{name} has format {version}; this textgen reads {FORMAT}.", hint="upgrade textgen-lm.")
+        lanes = _byte(rest, name) if form & LONG else 1
+        symbols, shift = 0, 0
+        while (byte := _byte(rest, name)) & 0x80:
+            symbols, shift = symbols | (byte & 0x7F) << shift, shift + 7
+        symbols |= byte << shift
+        if not lanes or symbols > MOST_SYMBOLS:
+            raise DamagedError(f"{name} is damaged: it says that it holds {symbols:,} symbols in {lanes} lanes.")
+        width = _digest_width(lanes)
+        opened = cls(bool(form & STORED), lanes, symbols, rest.read(width), rest.read(width), rest.read())
+        if len(opened.content) < width:
+            raise DamagedError(f"{name} is damaged: it ends too early.")
+        return opened
+
+
+def _byte(rest: io.BytesIO, name: str) -> int:
+    found = rest.read(1)
+    if not found:
+        raise DamagedError(f"{name} is damaged: it ends too early.")
+    return found[0]
+
+
+def _digest_width(lanes: int) -> int:
+    return 3 if lanes == 1 else 8
