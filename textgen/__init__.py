@@ -6,7 +6,9 @@ seconds.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,6 +48,17 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "generate",
     "evaluate",
 ]
+
+
+class _Package(ModuleType):
+    """Keeps `textgen.generate` the function: importing the module of that name would put it in the function's place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
@@ -49,8 +50,8 @@ def _parse(value: Scalar, kind: type) -> Scalar | None:
         number = float(value)
         if kind is int:
             return int(value) if number == int(number) else None
-        return number if abs(number) != float("inf") and number == number else None
-    except (ValueError, OverflowError):
+        return number if math.isfinite(number) else None
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -61,16 +62,19 @@ def describe(cell: type[Cell]) -> list[CellOption]:
     if cell.__init__ in (Cell.__init__, GatedCell.__init__):
         return []
     found = []
-    hints = get_type_hints(cell.__init__)
+    try:
+        hints = get_type_hints(cell.__init__)
+    except NameError as error:
+        raise TextgenError(f"the types in the constructor of {cell.__name__} cannot be read: {error}.") from None
     for name, parameter in inspect.signature(cell.__init__).parameters.items():
         if name in ("self", "input_size", "hidden_size") or parameter.kind in (
             inspect.Parameter.VAR_POSITIONAL,
             inspect.Parameter.VAR_KEYWORD,
         ):
             continue
-        if type(parameter.default) not in _NAMES:
+        if not _storable(parameter.default):
             raise TextgenError(
-                f"{cell.__name__}.{name} needs a default that is true, false, a number or text, so that a saved "
+                f"{cell.__name__}.{name} needs a default that is true, false, a finite number or text, so that a saved "
                 f"model can give it back; it has {_shown(parameter.default)}."
             )
         hint = hints.get(name)
@@ -78,6 +82,10 @@ def describe(cell: type[Cell]) -> list[CellOption]:
         kind = hint if hint in _NAMES and not choices else type(parameter.default)
         found.append(CellOption(name, kind, parameter.default, choices))
     return found
+
+
+def _storable(default: object) -> bool:
+    return type(default) in _NAMES and not (isinstance(default, float) and not math.isfinite(default))
 
 
 def _shown(default: object) -> str:

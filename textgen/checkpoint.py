@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,15 @@ GENERATION = "generation_config.json"
 METRICS = "metrics.jsonl"
 STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
+AVERAGE = "average/"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def make_model(config: ModelConfig) -> Model:
-    """A freshly initialised model of this configuration. Raises UsageError or PluginError for its cell."""
+    """A freshly initialised model of this configuration. Raises TextgenError for its cell."""
+    if config.cell not in plugins.entries():
+        package = f"{config.cell_distribution} {config.cell_version}".strip()
+        raise TextgenError(f"the model needs cell {config.cell!r} ({package}), which is not installed.")
     cell = plugins.cell(config.cell)
     options: dict[str, Any] = {**cell_options.parse(cell, config.cell, config.cell_options)}
     return build_model(config, lambda input_size, hidden_size: cell(input_size, hidden_size, **options))
@@ -73,7 +77,7 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> 
         if key not in tensors or key not in wanted:
             raise files.DamagedError(f"{name} does not fit its configuration: {key!r} is on one side only.")
         found, expected = tensors[key], wanted[key]
-        if found.shape != expected.shape or found.dtype != expected.dtype:
+        if not is_like(found, expected):
             raise files.DamagedError(
                 f"{name} does not fit its configuration: {key!r} is {list(found.shape)} of {found.dtype}, "
                 f"not {list(expected.shape)} of {expected.dtype}."
@@ -83,23 +87,9 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> 
             tensor.copy_(tensors[key])
 
 
-def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors as 'parameter/kind', so that they are found again whatever the order."""
-    return {
-        f"{name}/{kind}": value
-        for name, parameter in model.named_parameters()
-        for kind, value in optimizer.state[parameter].items()
-        if isinstance(value, Tensor)
-    }
-
-
-def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `named_optimizer_state`."""
-    for name, parameter in model.named_parameters():
-        kinds = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.rpartition("/")[0] == name}
-        optimizer.state[parameter] = {
-            kind: t.to(parameter.device) if kind != "step" else t for kind, t in kinds.items()
-        }
+def is_like(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors agree in shape and type."""
+    return found.shape == expected.shape and found.dtype == expected.dtype
 
 
 @dataclass(frozen=True)
@@ -111,6 +101,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     carry: State
     state: dict[str, Any]
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Run:
@@ -153,12 +144,12 @@ class Run:
     def save(self, checkpoint: Checkpoint, keep: int) -> Path:
         """Commit a checkpoint, then remove the oldest ones beyond `keep`."""
         folder = self.folder / f"checkpoint-{checkpoint.step}"
-        if not folder.exists():
-            carry = {f"carry/{k}": tensor for k, tensor in enumerate(checkpoint.carry)}
-            with files.new_folder(folder) as new:
-                new.write(WEIGHTS, pack(checkpoint.weights))
-                new.write(OPTIMIZER, pack({**checkpoint.optimizer, **carry}))
-                new.write(STATE, files.to_json(checkpoint.state))
+        carry = {f"carry/{k}": tensor for k, tensor in enumerate(checkpoint.carry)}
+        average = {f"{AVERAGE}{name}": tensor for name, tensor in checkpoint.average.items()}
+        with files.new_folder(folder) as new:
+            new.write(WEIGHTS, pack(checkpoint.weights))
+            new.write(OPTIMIZER, pack({**checkpoint.optimizer, **average, **carry}))
+            new.write(STATE, files.to_json(checkpoint.state))
         for step in self.checkpoints()[:-keep]:
             files.remove_folder(self.folder / f"checkpoint-{step}")
         return folder
@@ -171,8 +162,10 @@ class Run:
         tensors = unpack(read[OPTIMIZER], str(folder / OPTIMIZER))
         carried = sorted(key for key in tensors if key.startswith("carry/"))
         carry = tuple(tensors.pop(f"carry/{k}") for k in range(len(carried)))
+        average = {key: tensors.pop(key) for key in list(tensors) if key.startswith(AVERAGE)}
         state = files.parse_json(read[STATE], str(folder / STATE))
-        return Checkpoint(step, unpack(read[WEIGHTS], str(folder / WEIGHTS)), tensors, carry, state)
+        average = {key.removeprefix(AVERAGE): tensor for key, tensor in average.items()}
+        return Checkpoint(step, unpack(read[WEIGHTS], str(folder / WEIGHTS)), tensors, carry, state, average)
 
     def latest(self) -> tuple[Checkpoint | None, list[TextgenError]]:
         """The newest checkpoint that is whole, and what is wrong with the newer ones that were passed over."""
@@ -184,24 +177,36 @@ class Run:
                 wrong.append(error)
         return None, wrong
 
-    def keep_metrics_up_to(self, step: int) -> None:
-        """Drop metrics of steps that are going to be repeated, and a last line that was cut short."""
-        path = self.folder / METRICS
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_bytes().splitlines(keepends=True):
+    def go_back_to(self, step: int) -> None:
+        """Drop what comes after a step and is going to be repeated: damaged checkpoints and metrics, those of the
+        end of the run included, and a last line that was cut short. Call it only while holding the folder's lock.
+
+        Raises TextgenError if there is a later checkpoint that is whole: another process has made it meanwhile.
+        """
+        for later in [found for found in self.checkpoints() if found > step]:
             try:
-                if json.loads(line)["step"] <= step and line.endswith(b"\n"):
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
-        files.write_file(path, b"".join(kept))
+                self.load(later)
+            except files.DamagedError:
+                files.remove_folder(self.folder / f"checkpoint-{later}")
+            else:
+                raise TextgenError(f"another process has gone on with {str(self.folder)!r}.", hint="resume it again.")
+        path = self.folder / METRICS
+        if path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            files.write_file(path, b"".join(line for line in lines if _is_metric_up_to(step, line)))
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         with open(self.folder / METRICS, "ab") as file:
             file.write(json.dumps(metrics, allow_nan=False).encode() + b"\n")
+
+
+def _is_metric_up_to(step: int, line: bytes) -> bool:
+    try:
+        metrics = json.loads(line)
+        return line.endswith(b"\n") and metrics["step"] <= step and not metrics.get("final")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> ModelConfig:

@@ -26,16 +26,25 @@ class DropoutRates:
     symbols: float = 0.0
     weights: float = 0.0
 
-    def window(self, seed: int, step: int) -> Dropout | None:
+    def window(self, seed: int, step: int, lanes: Lanes = None) -> Dropout | None:
         """The masks for one training window, or None where every rate is 0."""
-        return Dropout(self, seed, step) if self.units or self.symbols or self.weights else None
+        return Dropout(self, seed, step, lanes) if self.units or self.symbols or self.weights else None
+
+
+Lanes = tuple[int, slice] | None
+"""The size of the whole batch and the lanes of it that are computed now; None for all of it."""
 
 
 class Dropout:
-    """The masks of one window. Each call draws the next mask; kept values are scaled up by 1 / (1 - rate)."""
+    """The masks of one window. Each call draws the next mask; kept values are scaled up by 1 / (1 - rate).
 
-    def __init__(self, rates: DropoutRates, seed: int, step: int) -> None:
+    Masks are drawn for the whole batch even where only some of its lanes are computed, so that a batch in parts is
+    dropped as it would be in one.
+    """
+
+    def __init__(self, rates: DropoutRates, seed: int, step: int, lanes: Lanes = None) -> None:
         self.rates = rates
+        self._lanes = lanes
         self._generator = torch.Generator().manual_seed(keyed_seed(seed, step, "dropout"))
 
     def _mask(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
@@ -45,7 +54,10 @@ class Dropout:
     def units(self, xs: Tensor) -> Tensor:
         """Locked dropout (Gal and Ghahramani 2016): xs (T, B, D), one mask for all T steps."""
         rate = self.rates.units
-        return xs * self._mask((1, *xs.shape[1:]), rate, xs) if rate else xs
+        if not rate:
+            return xs
+        batch, rows = self._lanes or (xs.shape[1], slice(None))
+        return xs * self._mask((1, batch, *xs.shape[2:]), rate, xs)[:, rows]
 
     def symbols(self, embedded: Tensor, ids: Tensor, vocab_size: int) -> Tensor:
         """Embedding dropout (Gal and Ghahramani 2016): a dropped symbol is zero wherever it stands in ids (T, B)."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textgen.corpus import count_characters
+from textgen.encoding import count_characters
 from textgen.errors import TextgenError
 from textgen.generate import Stepper
 from textgen.tokenizer import Ids
@@ -28,12 +28,17 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Score:
-    """Total nats of a text and what they are spread over. Unknown characters cost 8 bits a byte of theirs."""
+    """Total nats of a text and what they are spread over. Unknown characters cost 8 bits a byte of theirs.
+
+    At word level `unknown` counts the words that were scored as `<unk>`, and nats per character and bits per byte are
+    NaN: words that are lost were not predicted, so these figures compare with nothing. Elsewhere `unknown` is None.
+    """
 
     nats: float
     tokens: int
     characters: int
     bytes: int
+    unknown: int | None = None
 
     @property
     def nats_per_token(self) -> float:
@@ -41,21 +46,22 @@ class Score:
 
     @property
     def nats_per_character(self) -> float:
-        return self.nats / max(1, self.characters)
+        return math.nan if self.unknown is not None else self.nats / max(1, self.characters)
 
     @property
     def bits_per_byte(self) -> float:
-        return self.nats / math.log(2) / max(1, self.bytes)
+        return math.nan if self.unknown is not None else self.nats / math.log(2) / max(1, self.bytes)
 
     @property
     def perplexity(self) -> float:
         """exp of the nats per token."""
         return math.exp(min(self.nats_per_token, 700))
 
-    def to_json(self) -> dict[str, float]:
-        """All figures by name."""
+    def to_json(self) -> dict[str, float | None]:
+        """All figures by name; None for those that do not exist at this level."""
         figures = ("nats_per_token", "nats_per_character", "bits_per_byte", "perplexity")
-        return {**{name: getattr(self, name) for name in figures}, **asdict(self)}
+        values: dict[str, float] = {name: getattr(self, name) for name in figures}
+        return {**{name: value if math.isfinite(value) else None for name, value in values.items()}, **asdict(self)}
 
 
 def score_ids(
@@ -105,5 +111,6 @@ def score_encoded(
 ) -> Score:
     """The score of ids that begin with a boundary and may hold raw bytes of unknown characters."""
     raw = model.tokenizer.raw_count(encoded)
-    nats, tokens = score_ids(stepper, model.tokenizer.model_ids(encoded), lanes)
-    return Score(nats + raw * 8 * math.log(2), tokens, characters, size)
+    nats, tokens = score_ids(stepper, model.in_context(encoded), lanes)
+    unknown = model.tokenizer.unknown_count(encoded)
+    return Score(nats + raw * 8 * math.log(2), tokens, characters, size, unknown)

@@ -1,22 +1,24 @@
 """Every durable write of the project, and the reading that trusts nothing.
 
 A file is replaced by writing another beside it, syncing, renaming, and syncing the folder. A folder appears whole: it
-is filled under a temporary name, `manifest.json` (the size and SHA-256 of each file) last, and then renamed. So what
-can be seen is complete, and damage is found by its digest and named. Files are data; nothing here runs anything.
+is filled under a temporary name, `manifest.json` (the size and SHA-256 of each file, and its own) last, and then
+renamed. So what can be seen is complete, and damage is found by its digest and named. Files are data; nothing here
+runs anything.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
 from textgen.errors import TextgenError
 
@@ -58,9 +60,6 @@ class System:
     def mkdir(self, path: Path) -> None:
         path.mkdir()
 
-    def unlink(self, path: Path) -> None:
-        path.unlink()
-
     def sync_folder(self, path: Path) -> None:
         if os.name == "nt":  # a folder cannot be synced there
             return
@@ -96,13 +95,16 @@ class FileWriter:
         """Sync and close; returns what the manifest says of the file."""
         assert self._handle is not None
         system.fsync(self._handle)
-        self.abandon()
+        handle, self._handle = self._handle, None
+        system.close(handle)
         return {"size": self.size, "sha256": self._digest.hexdigest()}
 
     def abandon(self) -> None:
+        """Close the file if it is open; a fault now would only hide the one that led here."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
-            system.close(handle)
+            with suppress(OSError):
+                system.close(handle)
 
 
 def write_file(path: Path, content: bytes) -> dict[str, Any]:
@@ -144,7 +146,7 @@ class FolderWriter:
         entries = {name: writer.finish() for name, writer in self._open.items()}
         manifest = FileWriter(self._temporary / MANIFEST)
         try:
-            manifest.write(to_json({"format_version": FORMAT_VERSION, "files": entries, **self.about}))
+            manifest.write(_sealed({"format_version": FORMAT_VERSION, "files": entries, **self.about}))
             manifest.finish()
         finally:
             manifest.abandon()
@@ -190,17 +192,17 @@ def replace_in_folder(folder: Path, name: str, content: bytes) -> None:
     """Replace one file of a committed folder and its line in the manifest.
 
     Two files cannot be renamed at once, so the manifest first allows both digests, then the file changes, then the
-    manifest allows the new one alone. A crash between leaves a folder that verifies.
+    manifest allows the new one alone. A crash between leaves a folder that verifies, and so do several in a row: what
+    was allowed before stays allowed until a replacement is complete.
     """
     manifest = read_manifest(folder)
-    old = manifest["files"].get(name)
     new = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    if old is not None:
-        manifest["files"][name] = {**new, "before": {"size": old["size"], "sha256": old["sha256"]}}
-        write_file(folder / MANIFEST, to_json(manifest))
+    if name in manifest["files"]:
+        manifest["files"][name] = {**new, "before": _allowed(folder, name, manifest)}
+        write_file(folder / MANIFEST, _sealed(manifest))
     write_file(folder / name, content)
     manifest["files"][name] = new
-    write_file(folder / MANIFEST, to_json(manifest))
+    write_file(folder / MANIFEST, _sealed(manifest))
 
 
 def remove_folder(folder: Path) -> None:
@@ -239,35 +241,48 @@ def to_json(content: Any) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_bytes(path: Path, limit: int | None = None, most: int = -1) -> bytes:
-    """The first `most` bytes (all, if -1) of a regular file; links, special files and sizes above `limit` refused.
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as it is stored, its own digest last."""
+    return to_json({**manifest, "sha256": _seal(manifest)})
 
-    Raises DamagedError naming the file.
-    """
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+
+
+@contextmanager
+def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
+    """A regular file of at most `limit` bytes, for reading. Raises DamagedError naming what is anything else."""
     try:
         handle = os.open(path, _READ_FLAGS)
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing.") from None
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error.strerror}.") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise DamagedError(f"{path} is not a regular file.")
-        if limit is not None and status.st_size > limit:
-            raise DamagedError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are expected.")
-        return file.read(most)
+        if status.st_size > limit:
+            raise DamagedError(f"{path} is damaged: it has {status.st_size:,} bytes, more than {limit:,}.")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(handle)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises DamagedError naming the file and what is wrong."""
-    return parse_json(read_bytes(path, JSON_LIMIT), str(path))
+    with opened(path, JSON_LIMIT) as file:
+        return parse_json(file.read(), str(path))
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
-    """A JSON object from bytes: no NaN, no duplicate keys, bounded depth. Raises DamagedError with the name."""
+    """A JSON object from bytes: finite numbers, no duplicate keys, bounded depth. Raises DamagedError with the name."""
     try:
-        content = json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        content = json.loads(
+            data.decode(), parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique
+        )
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{name} is damaged: {str(error) or 'nested too deeply'}.") from None
     if not isinstance(content, dict):
@@ -275,7 +290,12 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     return content
 
 
-def _refuse_constant(name: str) -> Any:
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text)
+
+
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
@@ -287,24 +307,38 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a committed folder, its form checked. Raises DamagedError."""
-    manifest = read_json(folder / MANIFEST)
-    files = manifest.get("files")
+    """The manifest of a committed folder, its form and its own digest checked. Raises DamagedError."""
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    version, files, seal = manifest.get("format_version"), manifest.get("files"), manifest.pop("sha256", None)
+    if type(version) is not int or version < 1:
+        raise DamagedError(f"{path} is damaged: format_version must be a whole number from 1, not {version!r}.")
+    if version > FORMAT_VERSION:
+        raise TextgenError(
+            f"{path} has format {version}; this textgen reads up to {FORMAT_VERSION}.", hint="upgrade textgen-lm."
+        )
     if not isinstance(files, dict):
-        raise DamagedError(f"{folder / MANIFEST} is damaged: it lists no files.")
+        raise DamagedError(f"{path} is damaged: it lists no files.")
     for name, entry in files.items():
-        if "/" in name or "\\" in name or name in ("", ".", "..") or "\0" in name:
-            raise DamagedError(f"{folder / MANIFEST} is damaged: {name!r} is no file name.")
-        for found in (entry, entry.get("before", entry)) if isinstance(entry, dict) else ({},):
-            if not (isinstance(found, dict) and type(found.get("size")) is int and type(found.get("sha256")) is str):
-                raise DamagedError(f"{folder / MANIFEST} is damaged: it does not describe {name!r}.")
+        if "/" in name or "\\" in name or name in ("", ".", "..") or not name.isprintable():
+            raise DamagedError(f"{path} is damaged: {name!r} is no file name.")
+        before = entry.get("before", []) if isinstance(entry, dict) else None
+        if not (isinstance(before, list) and all(map(_is_entry, [entry, *before]))):
+            raise DamagedError(f"{path} is damaged: it does not describe {name!r}.")
+    if seal != _seal(manifest):
+        raise DamagedError(f"{path} is damaged: its content does not match its SHA-256.")
     return manifest
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and type(entry.get("size")) is int and type(entry.get("sha256")) is str
 
 
 def verified(folder: Path, name: str, manifest: Mapping[str, Any] | None = None) -> bytes:
     """The content of one file of a committed folder, held to its digest. Raises DamagedError naming the file."""
     allowed = _allowed(folder, name, manifest or read_manifest(folder))
-    content = read_bytes(folder / name, limit=max(entry["size"] for entry in allowed))
+    with opened(folder / name, limit=max(entry["size"] for entry in allowed)) as file:
+        content = file.read()
     _hold_to(allowed, folder / name, len(content), hashlib.sha256(content).hexdigest())
     return content
 
@@ -312,9 +346,8 @@ def verified(folder: Path, name: str, manifest: Mapping[str, Any] | None = None)
 def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """As `verified`, in bounded memory, for files that are going to be mapped. Raises DamagedError naming the file."""
     allowed = _allowed(folder, name, manifest)
-    read_bytes(folder / name, limit=max(entry["size"] for entry in allowed), most=0)
     digest, size = hashlib.sha256(), 0
-    with open(folder / name, "rb") as file:
+    with opened(folder / name, limit=max(entry["size"] for entry in allowed)) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
             size += len(piece)
@@ -322,10 +355,11 @@ def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
 
 
 def _allowed(folder: Path, name: str, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The size and digest that a file may have: one of each, and more after an interrupted replacement."""
     entry = manifest["files"].get(name)
     if entry is None:
         raise DamagedError(f"{folder / MANIFEST} does not list {name!r}.")
-    return [entry, *([entry["before"]] if "before" in entry else [])]
+    return [{"size": each["size"], "sha256": each["sha256"]} for each in (entry, *entry.get("before", []))]
 
 
 def _hold_to(allowed: list[dict[str, Any]], path: Path, size: int, sha256: str) -> None:

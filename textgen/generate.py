@@ -8,16 +8,20 @@ instead of from what was drawn.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from textgen.beams import search_rows
+from textgen.biases import bias_of_ids
+from textgen.errors import UsageError
 from textgen.options import from_mapping
-from textgen.sampling import Choice, Logits, Sampler, check_sampling
-from textgen.settings import SampleOptions
+from textgen.rows import Completion, Row
+from textgen.sampling import Choice, Logits, Sampler
+from textgen.sampling_settings import SampleOptions, beside, check_sampling
 from textgen.tokenizer import Ids
 
 if TYPE_CHECKING:
@@ -41,19 +45,36 @@ class Stepper(Protocol):
     def score(self, ids: Ids, targets: Ids, state: Any) -> tuple[npt.NDArray[np.float64], Any]:
         """ids and targets (B, T) to the log-probability of each target, (B, T) in nats, and the state at the end."""
 
+    def rows(self, state: Any, indices: npt.NDArray[np.intp]) -> Any:
+        """The state whose row k is row indices[k] of a state; rows may be left out, and may come several times."""
+
+    def arrays(self, state: Any) -> list[npt.NDArray[Any]]:
+        """A state as arrays, each (B, ...)."""
+
+    def from_arrays(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
+        """The inverse of `arrays`, for one row. Raises TextgenError if they are not like those of this model."""
+
 
 # --- first storey: ids ---
 
 
-def rollout(model: Stepper, prompts: Sequence[Ids], samplers: Sequence[Sampler]) -> Iterator[list[Choice | None]]:
+def read_on(model: Stepper, ids: Ids, state: Any) -> Any:
+    """The state after reading ids (B, T), T >= 0, and writing nothing."""
+    return model.forward(ids, state)[1] if ids.shape[1] else state
+
+
+def rollout(
+    model: Stepper, prompts: Sequence[Ids], samplers: Sequence[Sampler], state: Any = None
+) -> Iterator[tuple[list[Choice | None], Any]]:
     """Draw symbols for every prompt, for ever: each time step gives one Choice a row, None while a prompt lasts.
 
-    Prompts are ids (T,), T >= 1, of any lengths. The caller stops by not asking for more.
+    Prompts are ids (T,), T >= 1, of any lengths, read on from `state`; None is the beginning. With the choices comes
+    the state that they were drawn in: what was drawn, as the prompts of another rollout from there, goes on. The
+    caller stops by not asking for more.
     """
     shortest = min(len(prompt) for prompt in prompts)
-    state = model.initial_state(len(prompts))
-    if shortest > 1:
-        _, state = model.forward(np.stack([prompt[: shortest - 1] for prompt in prompts]), state)
+    state = model.initial_state(len(prompts)) if state is None else state
+    state = read_on(model, np.stack([prompt[: shortest - 1] for prompt in prompts]), state)
     ids = np.array([prompt[shortest - 1] for prompt in prompts], dtype=np.int32)
     position = shortest
     while True:
@@ -62,7 +83,7 @@ def rollout(model: Stepper, prompts: Sequence[Ids], samplers: Sequence[Sampler])
             None if position < len(prompt) else sampler.choose(logits[row])
             for row, (prompt, sampler) in enumerate(zip(prompts, samplers, strict=True))
         ]
-        yield choices
+        yield choices, state
         # Here y(t) becomes x(t+1): what was drawn, or the next symbol of a prompt that goes on.
         ids = np.array(
             [
@@ -77,102 +98,22 @@ def rollout(model: Stepper, prompts: Sequence[Ids], samplers: Sequence[Sampler])
 # --- second storey: pieces of text ---
 
 
-@dataclass
-class Completion:
-    """One text written by a model, growing while it is streamed. `finish_reason` is 'stop' or 'length' at its end."""
-
-    prompt: str
-    seed: int
-    text: str = ""
-    tokens: int = 0
-    finish_reason: str | None = None
-    choices: list[Choice] = field(default_factory=list)
-
-
-class StopScanner:
-    """Passes text on up to the stop string that is complete first, holding back what might be the beginning of one.
-
-    What is passed on in all does not depend on how the text is cut into pieces.
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = list(stops)
-        self._held = ""
-        self.stopped = False
-
-    def feed(self, piece: str) -> str:
-        """The text that is certain to stand before any stop string."""
-        held = self._held + piece
-        found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
-        if found:
-            self.stopped, self._held = True, ""
-            return held[: min(found)[1]]
-        keep = max((self._overlap(held, stop) for stop in self._stops), default=0)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep]
-
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """How many characters at the end of the text are a beginning of the stop string."""
-        sizes = range(min(len(text), len(stop) - 1), 0, -1)
-        return next((size for size in sizes if text.endswith(stop[:size])), 0)
-
-    def finish(self) -> str:
-        """What was held back, when the text ends for another reason."""
-        held, self._held = self._held, ""
-        return held
-
-
-class _Row:
-    """One completion in the making: from choices to text that never splits a character or shows a stop string."""
-
-    def __init__(self, model: LanguageModel, completion: Completion, options: SampleOptions) -> None:
-        self.completion = completion
-        self._options = options
-        self._boundary = model.tokenizer.boundary
-        self._decoder = model.tokenizer.decoder()
-        self._scanner = StopScanner(options.stop)
-
-    def take(self, choice: Choice) -> str:
-        """The text that this symbol makes certain; sets `finish_reason` at the end."""
-        if choice.id == self._boundary and not self._options.ignore_eos:
-            return self._end("stop")
-        self.completion.tokens += 1
-        self.completion.choices.append(choice)
-        piece = self._scanner.feed(self._decoder.add(choice.id))
-        if self._scanner.stopped:
-            self.completion.finish_reason = "stop"
-        elif self.completion.tokens == self._options.max_new_tokens:
-            return self._grow(piece) + self._end("length")
-        return self._grow(piece)
-
-    def _end(self, reason: str) -> str:
-        self.completion.finish_reason = reason
-        rest = self._scanner.feed(self._decoder.finish())
-        if self._scanner.stopped:
-            self.completion.finish_reason = "stop"
-        return self._grow(rest + self._scanner.finish())
-
-    def _grow(self, piece: str) -> str:
-        self.completion.text += piece
-        return piece
-
-
 def stream_rows(
     model: LanguageModel, prompts: Sequence[str], options: SampleOptions, completions: Sequence[Completion]
 ) -> Iterator[tuple[int, str]]:
     """Write all prompts' completions together; yields (row, piece of text) as they grow."""
-    rows = [_Row(model, completion, options) for completion in completions]
+    rows = [Row(model, completion, options) for completion in completions]
     if options.max_new_tokens == 0:
         for completion in completions:
             completion.finish_reason = "length"
         return
     encoded = [model.encode_prompt(prompt) for prompt in prompts]
-    unsampled = model.unsampled if not options.ignore_eos else (*model.unsampled, model.tokenizer.boundary)
-    samplers = [Sampler(options, completion.seed, unsampled) for completion in completions]
-    for sampler, ids in zip(samplers, encoded, strict=True):
-        sampler.see(int(i) for i in ids)
-    for choices in rollout(model.stepper, encoded, samplers):
+    for row, ids in zip(rows, encoded, strict=True):
+        row.sampler.see(int(i) for i in ids)
+    if options.num_beams is not None:
+        yield from search_rows(model, encoded, rows, options)
+        return
+    for choices, _ in rollout(model.stepper, encoded, [row.sampler for row in rows]):
         for number, (row, choice) in enumerate(zip(rows, choices, strict=True)):
             if choice is not None and row.completion.finish_reason is None:
                 yield number, row.take(choice)
@@ -185,7 +126,9 @@ def stream(model: LanguageModel, prompt: str = "", **sampling: Any) -> Iterator[
 
     Sampling options are the fields of `textgen.settings.SampleOptions`. Raises UsageError for a bad one, at once.
     """
-    options = _options(model, sampling)
+    options = sampling_options(model, sampling)
+    if options.num_beams is not None:
+        raise UsageError(f"--num-beams {options.num_beams} cannot stream; textgen.generate gives the whole text.")
     completion = Completion(prompt, choose_seed(options))
     pieces = stream_rows(model, [prompt], options, [completion])
     return (piece for _, piece in pieces if piece)
@@ -215,15 +158,20 @@ def generate(model: LanguageModel, prompt: str = "", **sampling: Any) -> str:
     Sampling options are the fields of `textgen.settings.SampleOptions`: temperature, top_p, max_new_tokens, seed,
     stop, and so on. Raises UsageError for a bad one.
     """
-    return complete(model, [prompt], _options(model, sampling))[0].text
+    return complete(model, [prompt], sampling_options(model, sampling))[0].text
 
 
-def _options(model: LanguageModel, sampling: dict[str, Any]) -> SampleOptions:
-    if isinstance(sampling.get("stop"), str):
-        sampling = {**sampling, "stop": [sampling["stop"]]}
-    options: SampleOptions = from_mapping(SampleOptions, {**model.defaults, **sampling})
+def sampling_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOptions:
+    """What is given, and for the rest the model's habits. Raises UsageError for a bad option.
+
+    Symbols of `logit_bias` become ids; which habits give way is said at `textgen.sampling_settings.beside`.
+    """
+    habits = beside(model.defaults, given)
+    if isinstance(given.get("stop"), str):
+        given = {**given, "stop": [given["stop"]]}
+    options: SampleOptions = from_mapping(SampleOptions, {**habits, **given})
     check_sampling(options)
-    return options
+    return replace(options, logit_bias=bias_of_ids(options.logit_bias, model.tokenizer))
 
 
 def choose_seed(options: SampleOptions) -> int:

@@ -12,12 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textgen.corpus import Tokens
 from textgen.errors import TextgenError
+from textgen.store import Tokens
 from textgen.tokenizer import Ids
 
 ESCAPE_RATE = 0.001
-"""Share of characters replaced by the escape symbol, so that a model learns that the unknown can happen."""
+"""Share of symbols replaced by the escape symbol, so that a model learns that the unknown can happen."""
+
+PIECE = 1 << 22
+
+
+def missing_escape(tokens: Tokens, escape: int | None) -> int | None:
+    """The escape if the tokens hold too few of it to learn from; None if they hold enough, or there is none."""
+    if escape is None:
+        return None
+    pieces = (tokens[start : start + PIECE] for start in range(0, len(tokens), PIECE))
+    found = sum(int(np.count_nonzero(piece == escape)) for piece in pieces)
+    return escape if found < ESCAPE_RATE * len(tokens) else None
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from textgen import files
 from textgen.config import ModelConfig
-from textgen.corpus import TRAIN, TokenStore, tokenizer_of
 from textgen.errors import TextgenError, UsageError
 from textgen.generate import Stepper
+from textgen.levels import SIZED
+from textgen.split import TRAIN
+from textgen.store import TokenStore, tokenizer_of
 from textgen.tokenizer import Ids, Tokenizer
 
+if TYPE_CHECKING:
+    from textgen.copies import CopyGuard, CopyIndex
+
 BACKENDS = ("auto", "torch")
+_NO_PART = ("README.md", "training_args.json")
+"""Files of a model folder on which its predictions do not depend."""
+
 FEW_DOCUMENTS = 10
-"""With fewer training documents than this, the boundary symbol is too rare to begin a text with."""
+"""With fewer training documents than this a model has hardly met the boundary symbol: it would go astray after one.
+A line end, or else the commonest symbol, then stands before a text, and the boundary is never drawn."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,8 @@ class LanguageModel:
     """A tokenizer and something that steps, with the habits that were stored with them.
 
     `begin` are the ids that stand before every prompt, `unsampled` those never drawn, `defaults` the sampling options
-    of `generation_config.json`.
+    of `generation_config.json`; `digest` is the SHA-256, in hexadecimal, of the folder's weights, configuration and
+    tokenizer (empty for a model that is in no folder, whose `folder` is None).
     """
 
     config: ModelConfig
@@ -35,6 +49,23 @@ class LanguageModel:
     begin: tuple[int, ...] = ()
     unsampled: tuple[int, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    folder: Path | None = None
+
+    @cached_property
+    def training_text(self) -> CopyIndex:
+        """The text that the model learned from, ready to be searched. Raises TextgenError if it is gone."""
+        from textgen.copies import index_of_run
+
+        if self.folder is None:
+            raise TextgenError("this model is in no folder, so that its training text is not known.")
+        return index_of_run(self.folder)
+
+    def copy_guard(self, limit: int) -> CopyGuard:
+        """What keeps a text from copying more than `limit` characters in a row. Raises as `training_text`."""
+        from textgen.copies import CopyGuard
+
+        return CopyGuard(self.training_text, self.tokenizer, limit)
 
     def encode_prompt(self, prompt: str) -> Ids:
         """The ids (T,), T >= 1, that the model reads before it writes."""
@@ -42,10 +73,21 @@ class LanguageModel:
         whole = np.concatenate([np.array(self.begin, dtype=np.int32), ids])
         return whole if len(whole) else np.array([self.tokenizer.boundary], dtype=np.int32)
 
+    def in_context(self, encoded: Ids) -> Ids:
+        """Ids of documents, each after a boundary, as this model reads them: `begin` in the boundary's place."""
+        ids = self.tokenizer.model_ids(encoded)
+        return in_context(ids, self.tokenizer.boundary, self.begin)
+
     def unknown_characters(self, prompt: str) -> list[str]:
-        """The characters of a prompt that the model never saw, each once, in order."""
+        """The characters (words, at word level) of a prompt that the model never saw, each once, in order."""
         encode, unseen = self.tokenizer.encode, set(self.unsampled) | {self.tokenizer.boundary}
-        return [c for c in dict.fromkeys(prompt) if self.tokenizer.raw_count(encode(c)) or unseen & set(encode(c))]
+        units = dict.fromkeys(self.tokenizer.units(prompt))
+        return [unit for unit in units if self.tokenizer.raw_count(encode(unit)) or unseen & set(encode(unit))]
+
+
+def in_context(ids: Ids, boundary: int, begin: Sequence[int]) -> Ids:
+    """The ids with every boundary replaced by the symbol that a model is used to at the beginning of a text."""
+    return np.where(ids == boundary, begin[-1], ids) if begin else ids
 
 
 SUBWORD_SAMPLING = {"temperature": 0.7, "min_p": 0.1}
@@ -62,12 +104,12 @@ def generation_habits(store: TokenStore) -> dict[str, Any]:
     newline = tokenizer.encode("\n")
     many = store.about["documents"][TRAIN] >= FEW_DOCUMENTS
     seen_newline = len(newline) == 1 and counts[newline[0]] > 0
-    begin = [tokenizer.boundary] if many else newline.tolist() if seen_newline else []
+    likeliest = newline.tolist() if seen_newline else [int(counts.argmax())]
     unseen = {int(i) for i in np.flatnonzero(counts == 0)} | set(tokenizer.unsampled)
     return {
-        "begin": begin,
-        "suppress_tokens": sorted(unseen - {tokenizer.boundary}),
-        "sampling": SUBWORD_SAMPLING if tokenizer.level == "bpe" else {},
+        "begin": [tokenizer.boundary] if many else likeliest,
+        "suppress_tokens": sorted(unseen - {tokenizer.boundary} if many else unseen | {tokenizer.boundary}),
+        "sampling": SUBWORD_SAMPLING if tokenizer.level in SIZED else {},
     }
 
 
@@ -99,7 +141,14 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
             f"{str(path)!r} is damaged: its tokenizer has {tokenizer.vocab_size:,} symbols, "
             f"its model {config.vocab_size:,}."
         )
-    return with_habits(config, tokenizer, TorchStepper(load_weights(path, manifest, config)), habits)
+    model = with_habits(config, tokenizer, TorchStepper(load_weights(path, manifest, config)), habits)
+    return replace(model, digest=_digest(manifest), folder=path)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """What all that decides a model's predictions comes to."""
+    entries = {name: entry["sha256"] for name, entry in manifest["files"].items() if name not in _NO_PART}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def with_habits(config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, habits: dict[str, Any]) -> LanguageModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from typing import Any
@@ -14,13 +13,8 @@ from textgen import __version__
 from textgen.checkpoint import make_model
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
+from textgen.optimization import make_optimizer
 from textgen.settings import TrainOptions
-from textgen.trainer import make_optimizer
-
-
-def usable_cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -37,6 +37,10 @@ class Declaration:
     also: tuple[str, ...] = ()
     metavar: str | None = None
     default_text: str | None = None
+    section: str | None = None
+    """The heading under which this option and those after it stand in the help."""
+    cycle: bool = False
+    """Whether several values, at least two, may stand for one: they take turns."""
 
 
 def option(default: Any, help: str, **limits: Any) -> Any:
@@ -81,6 +85,9 @@ def check(options: Any) -> None:
 
 def check_value(name: str, value: Any, kind: type, declaration: Declaration) -> Any:
     """The value, in its declared type. Raises UsageError if it has another type or lies outside the limits."""
+    if declaration.cycle and isinstance(value, list) and len(value) > 1:
+        one = replace(declaration, cycle=False)
+        return [check_value(name, each, kind, one) for each in value]
     wrong = UsageError(f"{name} must be {allowed(kind, declaration)}, not {value!r}.")
     value = _as_float(value) if kind is float and type(value) is int else value
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):

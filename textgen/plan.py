@@ -12,13 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from textgen.config import ModelConfig
-from textgen.errors import UsageError
-from textgen.options import flag
-from textgen.settings import CorpusOptions, TrainOptions
+from textgen.corpus_settings import CorpusOptions, check_reading
+from textgen.levels import LEVELS, SIZED
+from textgen.settings import TrainOptions, check_training
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 PROBE_SECONDS = (1.5, 3.5)
 """How long the two probes last: a first guess at the machine's speed, then the chosen model itself."""
+
+SIZES = {"tiny": (128, 1), "small": (256, 1), "medium": (512, 1), "large": (1024, 2)}
+"""Presets of --size: hidden size and layers."""
+
+FINETUNING_RATE = 0.3
+"""The learning rate of a model that starts from another, as a part of that of a new one."""
 
 ROUGH_SIZE = 192
 EVALUATIONS = 10
@@ -26,7 +32,10 @@ QUICK_LOOK = 32_768
 """Held-out symbols counted at an evaluation during training; the last evaluation counts all."""
 
 VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
-"""Bytes of text, at most, and the bpe vocabulary that suits them."""
+"""Bytes of text, at most, and the vocabulary of pieces that suits them."""
+
+WORDS = 10_000
+"""The vocabulary of words: that of most published figures."""
 
 EVALUATION_COST = 0.4
 """What evaluating a symbol costs, in training steps a symbol."""
@@ -44,15 +53,14 @@ MOST_PARAMETERS_PER_CHARACTER = 12
 def choose_tokenizer(options: CorpusOptions, scan: Any) -> tuple[str, int]:
     """Level and vocabulary size. Text of some length is cut into frequent pieces (bpe), a short one into characters;
     so is a script of thousands of characters, each of which says as much as a piece."""
+    check_reading(options)
     level = options.tokenizer
-    if level is None and options.vocab_size is not None:
-        level = "bpe"
+    if options.vocab_size is not None:
+        return level or "bpe", options.vocab_size
+    if level == "word":
+        return level, WORDS
     if level is None:
         level = "char" if scan.total < 60_000 or scan.distinct > 1_000 else "bpe"
-    if level != "bpe" and options.vocab_size is not None:
-        raise UsageError(f"--vocab-size goes with --tokenizer bpe, not with {level}.")
-    if options.vocab_size is not None:
-        return level, options.vocab_size
     return level, next(size for most, size in VOCABULARIES if scan.total <= most)
 
 
@@ -77,14 +85,14 @@ class Forecast:
 
 def embedding_for(level: str, hidden_size: int) -> int:
     """The default width of a symbol's vector: few symbols need no wide one."""
-    return hidden_size if level == "bpe" else min(hidden_size, 256)
+    return hidden_size if level in SIZED else min(hidden_size, 256)
 
 
 def model_config(options: TrainOptions, level: str, vocab_size: int, hidden_size: int) -> ModelConfig:
     """The model that the options ask for, at this hidden size."""
     layers = options.num_layers or 1
     deep = layers >= 3
-    tie = level == "bpe" if options.tie_weights is None else options.tie_weights
+    tie = level in SIZED if options.tie_weights is None else options.tie_weights
     return ModelConfig(
         vocab_size=vocab_size,
         cell=options.cell,
@@ -110,12 +118,10 @@ def plan(
     """Fill in what the options leave open, for a corpus of `tokens` to train on and `held_out` to evaluate on, so
     that training ends when `time.monotonic` reaches `deadline`. Raises UsageError for options that exclude each other.
     """
-    lengths = [name for name in ("minutes", "epochs", "max_steps") if getattr(options, name) is not None]
-    if len(lengths) > 1:
-        raise UsageError(f"{flag(lengths[0])} and {flag(lengths[1])} exclude each other; give one of them.")
-    options = _with_window(options, tokens)
+    check_training(options)
+    options = _with_window(_with_size(options), tokens)
     assert options.batch_size and options.seq_length
-    timed = not lengths or lengths == ["minutes"]
+    timed = options.epochs is None and options.max_steps is None
     hidden = options.hidden_size
     if hidden is None and timed:
         hidden = _hidden_size(options, level, vocab_size, tokens, machine, deadline)
@@ -133,6 +139,14 @@ def plan(
         forecast = Forecast(parameters, seconds, steps * seconds)
     assert steps is not None
     return _with_schedule(options, config, steps, tokens), config, forecast
+
+
+def _with_size(options: TrainOptions) -> TrainOptions:
+    """Width and depth of a preset, where they are not named."""
+    if options.size is None:
+        return options
+    hidden, layers = SIZES[options.size]
+    return replace(options, hidden_size=options.hidden_size or hidden, num_layers=options.num_layers or layers)
 
 
 def _with_window(options: TrainOptions, tokens: int) -> TrainOptions:
@@ -154,7 +168,7 @@ def _hidden_size(
     rough = model_config(options, level, vocab_size, ROUGH_SIZE)
     seconds = machine.step_seconds(rough, options.batch_size, options.seq_length, PROBE_SECONDS[0])
     speed = parameters(ROUGH_SIZE) * options.batch_size * options.seq_length / seconds  # parameters x symbols a second
-    characters = 3.0 if level == "bpe" else 1.0  # to a symbol
+    characters = LEVELS[level].characters
     best = math.sqrt(speed * max(1.0, deadline - time.monotonic()) * characters / CHARACTERS_PER_PARAMETER)
     most = MOST_PARAMETERS_PER_CHARACTER * tokens * characters
     fitting = [hidden for hidden in LADDER if parameters(hidden) <= min(1.25 * best, most)]
@@ -180,7 +194,7 @@ def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, token
         layer_norm=config.layer_norm,
         max_steps=steps,
         dropout=given(options.dropout, 0.0 if epochs < 3 else 0.1 if epochs < 6 else 0.25),
-        learning_rate=given(options.learning_rate, learning_rate(options.cell, config.hidden_size)),
+        learning_rate=given(options.learning_rate, learning_rate(config.hidden_size, options.init_from is not None)),
         warmup_steps=given(options.warmup_steps, min(200, steps // 20)),
         logging_steps=given(options.logging_steps, max(1, steps // 50)),
         eval_steps=given(options.eval_steps, every),
@@ -189,6 +203,7 @@ def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, token
     )
 
 
-def learning_rate(cell: str, hidden_size: int) -> float:
-    """A learning rate that falls with the square root of the width (fitted at 128 to 512)."""
-    return round(5e-3 * math.sqrt(384 / hidden_size), 5)
+def learning_rate(hidden_size: int, finetuning: bool = False) -> float:
+    """A learning rate that falls with the square root of the width (fitted at 128 to 512); a model that already knows
+    something takes smaller steps."""
+    return round(min(1e-2, 5e-3 * math.sqrt(384 / hidden_size)) * (FINETUNING_RATE if finetuning else 1), 5)

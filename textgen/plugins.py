@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ast
 import os
+import re
+import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata, util
@@ -74,24 +77,35 @@ def _allowed(entry: Entry) -> bool:
     names = os.environ.get(RESTRICT)
     if names is None or entry.distribution == OWN_DISTRIBUTION:
         return True
-    return bool({entry.name, entry.distribution} & {name.strip() for name in names.split(",")})
+    wanted = {name.strip() for name in names.split(",")}
+    return entry.name in wanted or _normal(entry.distribution) in {_normal(name) for name in wanted}
 
 
 def _installed() -> Iterable[Entry]:
+    """Every entry point of the group. Of a package found twice the first counts, which is the one that is imported."""
+    seen: set[str] = set()
     for distribution in metadata.distributions():
         try:
             points = distribution.entry_points.select(group=GROUP)
-            name, version = distribution.metadata["Name"], distribution.version
+            if not points:
+                continue
+            name, version = distribution.metadata["Name"] or "an unnamed package", distribution.version or "?"
         except Exception:  # a package with unreadable metadata is not ours to judge
             continue
-        for point in points:
-            yield Entry(point.name, point.module, name or "an unnamed package", version or "?")
+        if _normal(name) not in seen:
+            seen.add(_normal(name))
+            yield from (Entry(point.name, point.module, name, version) for point in points)
+
+
+def _normal(package: str) -> str:
+    """A package's name as package indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def entries() -> dict[str, list[Entry]]:
     """Every installed cell name with the packages that claim it, by name; imports nothing."""
     found: dict[str, list[Entry]] = {}
-    for entry in sorted(set(_installed()), key=lambda e: (e.name, e.distribution)):
+    for entry in sorted(_installed(), key=lambda e: (e.name, e.distribution)):
         if _allowed(entry):
             found.setdefault(entry.name, []).append(entry)
     return found
@@ -128,18 +142,18 @@ def refused_claims() -> list[tuple[Entry, str]]:
 
 @cache
 def load_module(module: str) -> dict[str, type[Cell]]:
-    """Import a plugin module and collect what it registers. Raises whatever is wrong with it, as PluginError."""
-    try:
-        plugin = import_module(module)
-    except (Exception, SystemExit) as error:
-        raise PluginError(_reason(error)) from error
+    """Import a plugin module and collect what it registers. Raises whatever is wrong with it, as PluginError.
+
+    What it prints goes to standard error: standard output is for results.
+    """
     registered: dict[str, type[Cell]] = {}
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     try:
-        manager.register(plugin)
-        manager.check_pending()
-        manager.hook.register_cells(register=_collector(registered))
+        with redirect_stdout(sys.stderr):
+            manager.register(import_module(module))
+            manager.check_pending()
+            manager.hook.register_cells(register=_collector(registered))
     except (Exception, SystemExit) as error:
         raise PluginError(_reason(error)) from error
     if not registered:
@@ -150,9 +164,10 @@ def load_module(module: str) -> dict[str, type[Cell]]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"it exits with {error.code!r}"
-    text = str(error).strip().replace("\n", " ")
-    kind = "" if isinstance(error, (ImportError, TextgenError)) and text else f"{type(error).__name__}: "
-    return f"{kind}{text}"
+    text, kind = " ".join(str(error).split()), type(error).__name__
+    if not text:
+        return kind
+    return text if isinstance(error, (ImportError, TextgenError)) else f"{kind}: {text}"
 
 
 def _collector(registered: dict[str, type[Cell]]) -> hookspecs.Register:
@@ -190,7 +205,7 @@ def load(entry: Entry) -> type[Cell]:
 
 def unlisted(module: str) -> list[str]:
     """Names that a loaded module registers without having an entry point for them."""
-    listed = {entry.name for claims in entries().values() for entry in claims if entry.module == module}
+    listed = {entry.name for entry in _installed() if entry.module == module}
     return sorted(set(load_module(module)) - listed)
 
 

@@ -1,24 +1,28 @@
 """From logits to a symbol: pure functions on arrays of logits, (..., V), composed by `Sampler`.
 
-A filter returns logits in which what is left out is -inf. The order is that of llama.cpp: penalties, top-k, top-p,
-min-p, then temperature. Noise comes from each row's own seed, so that no row depends on its neighbours.
+A filter returns logits in which what is left out is -inf. The order: penalties, biases, top-k, top-p, min-p, then
+temperature. Noise comes from each row's own seed, so that no row depends on its neighbours.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from textgen.errors import UsageError
-from textgen.options import check
-from textgen.settings import SampleOptions
+from textgen.errors import TextgenError, UsageError
+from textgen.sampling_settings import SampleOptions, check_sampling
 
 Logits = npt.NDArray[np.floating]
+Steer = Callable[[Logits], Logits]
 OUT = -np.inf
+_NOISE_NUMBERS = {"buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
+_NOISE_ARRAYS = {"counter": 4, "key": 2, "buffer": 4}
+"""The state of numpy's Philox: the highest value of each number, the size of each array of 64-bit words."""
 
 
 def log_softmax(logits: Logits) -> Logits:
@@ -45,6 +49,26 @@ def repetition_penalty(logits: Logits, recent: Iterable[int], penalty: float) ->
     logits = logits.copy()
     chosen = logits[..., used]
     logits[..., used] = np.where(chosen > 0, chosen / penalty, chosen * penalty)
+    return logits
+
+
+def count_penalty(logits: Logits, recent: Iterable[int], presence: float, frequency: float) -> Logits:
+    """Take `presence` once and `frequency` once for each use off the logits of recent symbols, as OpenAI's API does:
+    logit - presence - uses * frequency. Negative penalties favour them."""
+    uses = Counter(recent)
+    if presence == frequency == 0 or not uses:
+        return logits
+    logits = logits.copy()
+    logits[..., list(uses)] -= presence + frequency * np.array(list(uses.values()), dtype=logits.dtype)
+    return logits
+
+
+def add_bias(logits: Logits, biases: Mapping[int, float]) -> Logits:
+    """Add a bias to the logits of some symbols, by id. What is left out stays out."""
+    if not biases:
+        return logits
+    logits = logits.copy()
+    logits[..., list(biases)] += np.array(list(biases.values()), dtype=logits.dtype)
     return logits
 
 
@@ -97,44 +121,92 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
-class Sampler:
-    """Draws one row's symbols from noise of its own; those in `unsampled` never. Raises UsageError for bad options."""
+def choice_of(id: int, logits: Logits, wanted: int | None) -> Choice:
+    """The choice of a symbol from logits (V,), with log-probabilities if any are wanted."""
+    if wanted is None:
+        return Choice(id)
+    model = log_softmax(logits)
+    best = np.argsort(-model, kind="stable")[:wanted]
+    return Choice(id, float(model[id]), tuple((int(i), float(model[i])) for i in best))
 
-    def __init__(self, options: SampleOptions, seed: int, unsampled: Sequence[int] = ()) -> None:
+
+def temperatures(options: SampleOptions) -> list[float]:
+    """The temperatures that symbols take in turn; one, if it is always the same."""
+    if options.greedy:
+        return [0.0]
+    return options.temperature if isinstance(options.temperature, list) else [options.temperature]
+
+
+def biases_by_id(options: SampleOptions) -> dict[int, float]:
+    """The biases, all of which must be by id (see `textgen.biases`). Raises UsageError for one that is not."""
+    text = next((key for key in options.logit_bias if isinstance(key, str)), None)
+    if text is not None:
+        raise UsageError(f"--logit-bias {text!r} must be an id here; textgen.biases.bias_of_ids finds it.")
+    return {int(id): bias for id, bias in options.logit_bias.items()}
+
+
+def _are_words(value: Any, size: int) -> bool:
+    return isinstance(value, list) and len(value) == size and all(type(v) is int and 0 <= v < 2**64 for v in value)
+
+
+class Sampler:
+    """Draws one row's symbols from noise of its own; those in `unsampled` never. Raises UsageError for bad options.
+
+    `steer` may leave out more of them: it gets the logits (V,) of those that are left, in float64, and returns others.
+    """
+
+    def __init__(
+        self, options: SampleOptions, seed: int, unsampled: Sequence[int] = (), steer: Steer | None = None
+    ) -> None:
         check_sampling(options)
         self._options = options
-        self._temperature = 0.0 if options.greedy else options.temperature
+        self._temperatures = temperatures(options)
+        self._biases = biases_by_id(options)
         self._unsampled = np.array(sorted(set(unsampled)), dtype=np.intp)
+        self._steer = steer
         self._rng = np.random.Generator(np.random.Philox(seed))
         self._recent: deque[int] = deque(maxlen=options.repeat_last_n)
+        self._drawn = 0
 
     def see(self, ids: Iterable[int]) -> None:
-        """Let the penalty know of symbols that were not drawn: the prompt."""
+        """Let the penalties know of symbols that were not drawn: the prompt."""
         self._recent.extend(ids)
 
+    def noise(self) -> dict[str, Any]:
+        """Where the noise stands, as JSON values, from which `restore` goes on."""
+        state = self._rng.bit_generator.state
+        arrays = {**state["state"], "buffer": state["buffer"]}
+        numbers = {name: int(state[name]) for name in _NOISE_NUMBERS}
+        return {**{name: array.tolist() for name, array in arrays.items()}, **numbers, "drawn": self._drawn}
+
+    def restore(self, noise: Mapping[str, Any]) -> None:
+        """Go on from where the noise stood. Raises TextgenError for what `noise` never gives."""
+        for name, high in {**_NOISE_NUMBERS, "drawn": 2**62}.items():
+            if type(noise.get(name)) is not int or not 0 <= noise[name] <= high:
+                raise TextgenError(f"the noise has no {name!r} from 0 to {high}.")
+        for name, size in _NOISE_ARRAYS.items():
+            if not _are_words(noise.get(name), size):
+                raise TextgenError(f"the noise has no {name!r} of {size} whole numbers.")
+        arrays = {name: np.array(noise[name], dtype=np.uint64) for name in _NOISE_ARRAYS}
+        buffer = arrays.pop("buffer")
+        numbers = {name: noise[name] for name in _NOISE_NUMBERS}
+        self._rng.bit_generator.state = {"bit_generator": "Philox", "state": arrays, "buffer": buffer, **numbers}
+        self._drawn = noise["drawn"]
+
     def filtered(self, logits: Logits) -> Logits:
-        """The logits (V,) after penalties and filters, before temperature, in float64."""
+        """The logits (V,) after penalties, biases and filters, before temperature, in float64."""
         o = self._options
         kept = without(logits.astype(np.float64), self._unsampled)
+        kept = kept if self._steer is None else self._steer(kept)
         kept = repetition_penalty(kept, self._recent, o.repetition_penalty)
+        kept = count_penalty(kept, self._recent, o.presence_penalty, o.frequency_penalty)
+        kept = add_bias(kept, self._biases)
         return min_p(top_p(top_k(kept, o.top_k), o.top_p), o.min_p)
 
     def choose(self, logits: Logits) -> Choice:
         """Draw the next symbol from logits (V,)."""
-        chosen = draw(self.filtered(logits), self._temperature, self._rng)
+        temperature = self._temperatures[self._drawn % len(self._temperatures)]
+        chosen = draw(self.filtered(logits), temperature, self._rng)
         self._recent.append(chosen)
-        if self._options.logprobs is None:
-            return Choice(chosen)
-        model = log_softmax(logits)
-        best = np.argsort(-model, kind="stable")[: self._options.logprobs]
-        return Choice(chosen, float(model[chosen]), tuple((int(i), float(model[i])) for i in best))
-
-
-def check_sampling(options: SampleOptions) -> None:
-    """Hold options to their limits and to each other. Raises UsageError."""
-    check(options)
-    if options.greedy and options.temperature not in (SampleOptions.temperature, 0):
-        raise UsageError(f"--greedy and --temperature {options.temperature:g} exclude each other.")
-    for text in options.stop:
-        if not isinstance(text, str) or not text:
-            raise UsageError(f"--stop must be text, not {text!r}.")
+        self._drawn += 1
+        return choice_of(chosen, logits, self._options.logprobs)

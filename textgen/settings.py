@@ -9,45 +9,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from textgen.options import option
+from textgen.corpus_settings import CorpusOptions, check_reading
+from textgen.errors import UsageError
+from textgen.levels import SIZED, listed
+from textgen.options import flag, option
+from textgen.sampling_settings import SampleOptions as SampleOptions
+from textgen.sampling_settings import check_sampling as check_sampling
 
 DEFAULT_MINUTES = 5.0
-
-
-@dataclass(frozen=True)
-class CorpusOptions:
-    """How a corpus is read, divided and turned into tokens."""
-
-    tokenizer: str | None = option(
-        None,
-        "What one symbol is: char, byte, bpe, or a folder that holds a tokenizer.",
-        metavar="LEVEL|PATH",
-        default_text="chosen from the corpus",
-    )
-    vocab_size: int | None = option(
-        None, "Symbols of a bpe tokenizer.", low=260, high=1_000_000, default_text="chosen from the corpus"
-    )
-    encoding: str | None = option(
-        None, "Encoding of the text.", metavar="NAME", default_text="UTF-8, or as a byte-order mark says"
-    )
-    document_separator: str | None = option(
-        None,
-        "Text that stands between documents, such as '<|endoftext|>'.",
-        metavar="TEXT",
-        default_text="one file, one document",
-    )
-    validation_file: str | None = option(None, "Hold out this text instead of a part of the corpus.", metavar="FILE")
-    validation_split: float = option(
-        0.1, "The part held out: whole documents, or the tail of a single one; 0 holds out nothing.", low=0, high=0.9
-    )
 
 
 @dataclass(frozen=True)
 class TrainOptions(CorpusOptions):
     """How a model is built and trained."""
 
-    cell: str = option("lstm", "The recurrent cell (textgen cells lists them).", also=("--model-type",), metavar="NAME")
+    cell: str = option(
+        "lstm",
+        "The recurrent cell (textgen cells lists them).",
+        also=("--model-type",),
+        metavar="NAME",
+        section="Model",
+    )
     cell_options: dict[str, Any] = option({}, "An option of the cell itself; may be repeated.")
+    init_from: str | None = option(
+        None, "Start from the weights of this model; symbols are matched by what they stand for.", metavar="DIR"
+    )
+    size: str | None = option(
+        None,
+        "Width and depth in one word; what you name beside it wins.",
+        choices=("tiny", "small", "medium", "large"),
+        default_text="planned",
+    )
     hidden_size: int | None = option(
         None, "Units in a layer.", low=1, high=65_536, also=("--nhid", "--rnn-size"), default_text="planned"
     )
@@ -63,12 +55,20 @@ class TrainOptions(CorpusOptions):
         None, "Layers of cells.", low=1, high=64, also=("--nlayers", "--n-layer"), default_text="planned"
     )
     tie_weights: bool | None = option(
-        None, "Use one matrix to read and to write symbols.", also=("--tied",), default_text="for bpe"
+        None,
+        "Use one matrix to read and to write symbols.",
+        also=("--tied",),
+        default_text=f"for {listed(SIZED, 'and')}",
     )
     residual: bool | None = option(None, "Add each layer's input to its output.", default_text="from 3 layers")
     layer_norm: bool | None = option(None, "Normalise each layer's input.", default_text="from 3 layers")
     dropout: float | None = option(
-        None, "Share of units dropped between layers, one mask a window.", low=0, high=0.95, default_text="planned"
+        None,
+        "Share of units dropped between layers, one mask a window.",
+        low=0,
+        high=0.95,
+        default_text="planned",
+        section="Against learning by heart",
     )
     embedding_dropout: float = option(0.0, "Share of symbols dropped whole.", low=0, high=0.95)
     weight_drop: float = option(0.0, "Share of recurrent weights dropped (gated cells).", low=0, high=0.95)
@@ -79,6 +79,7 @@ class TrainOptions(CorpusOptions):
         above=0,
         high=100_000,
         default_text=f"{DEFAULT_MINUTES:g}, unless epochs or steps are given",
+        section="How long",
     )
     epochs: float | None = option(
         None, "Train for this many passes over the corpus.", above=0, high=1_000_000, also=("--num-train-epochs",)
@@ -96,6 +97,7 @@ class TrainOptions(CorpusOptions):
         high=65_536,
         also=("--per-device-train-batch-size",),
         default_text="planned",
+        section="Optimizing",
     )
     seq_length: int | None = option(
         None,
@@ -109,7 +111,7 @@ class TrainOptions(CorpusOptions):
         None, "The highest learning rate.", above=0, high=100, also=("--lr",), default_text="planned"
     )
     lr_scheduler: str = option(
-        "cosine", "Learning rate over time.", choices=("cosine", "constant"), also=("--lr-scheduler-type",)
+        "cosine", "Learning rate over time.", choices=("cosine", "constant", "plateau"), also=("--lr-scheduler-type",)
     )
     warmup_steps: int | None = option(
         None,
@@ -118,7 +120,8 @@ class TrainOptions(CorpusOptions):
         high=1_000_000_000,
         default_text="a twentieth, at most 200",
     )
-    optimizer: str = option("adamw", "The optimizer.", choices=("adamw",), also=("--optim",))
+    optimizer: str = option("adamw", "The optimizer.", choices=("adamw", "sgd"), also=("--optim",))
+    momentum: float = option(0.0, "Momentum of sgd.", low=0, high=0.999)
     weight_decay: float = option(0.01, "Decay of weight matrices.", low=0, high=10)
     max_grad_norm: float = option(
         1.0,
@@ -127,8 +130,29 @@ class TrainOptions(CorpusOptions):
         high=1_000_000,
         also=("--clip", "--grad-clip"),
     )
+    gradient_accumulation_steps: int = option(
+        1, "Compute each batch in this many parts, for less memory.", low=1, high=65_536
+    )
+    average_weights: float = option(
+        0.0,
+        "Evaluate and keep an average of the weights that decays by this each step, such as 0.999.",
+        low=0,
+        high=0.99999,
+        default_text="off",
+    )
+    dtype: str = option(
+        "float32",
+        "Precision of matrix products; bfloat16 pays on a GPU only.",
+        choices=("float32", "bfloat16"),
+        also=("--precision",),
+    )
     early_stopping_patience: int | None = option(
-        None, "Stop after this many evaluations without a better one.", low=1, high=1_000_000, default_text="off"
+        None,
+        "Stop after this many evaluations without a better one.",
+        low=1,
+        high=1_000_000,
+        default_text="off",
+        section="Watching",
     )
 
     logging_steps: int | None = option(
@@ -160,47 +184,32 @@ class TrainOptions(CorpusOptions):
         None, "Steps between samples shown; 0 shows none.", low=0, high=1_000_000_000, default_text="as evaluations"
     )
 
-    output_dir: str | None = option(None, "Folder of the run.", metavar="DIR", default_text="runs/CELL-CORPUS-N")
+    report_to: list[str] = option([], "Also write metrics for this tool: tensorboard.", metavar="TOOL")
+
+    output_dir: str | None = option(
+        None, "Folder of the run.", metavar="DIR", default_text="runs/CELL-CORPUS-N", section="The run"
+    )
     overwrite_output_dir: bool = option(False, "Replace the run that is there.")
     device: str = option("auto", "cpu, cuda, or auto.", metavar="NAME", also=("--accel",))
     threads: int | None = option(None, "Processor threads.", low=1, high=1024, default_text="all cores")
     seed: int = option(1337, "Seed of weights, dropout and order.", low=0, high=2**63 - 1)
 
 
-@dataclass(frozen=True)
-class SampleOptions:
-    """How text is drawn from a model. Penalties come first, then top-k, top-p and min-p, then temperature."""
-
-    max_new_tokens: int = option(
-        200,
-        "Symbols to write; -1 goes on until a stop or Ctrl-C.",
-        low=-1,
-        high=1_000_000_000,
-        also=("-n", "--max-tokens", "--n-predict", "--length"),
-    )
-    temperature: float = option(
-        0.8, "Boldness; 0 always takes the likeliest symbol.", low=0, high=100, also=("--temp",)
-    )
-    greedy: bool = option(False, "Always take the likeliest symbol.")
-    top_k: int = option(0, "Choose among the k likeliest symbols; 0 is off.", low=0, high=10_000_000)
-    top_p: float = option(
-        1.0, "Choose among the likeliest symbols that together have this probability.", above=0, high=1
-    )
-    min_p: float = option(0.0, "Leave out symbols less likely than this share of the likeliest.", low=0, high=1)
-    repetition_penalty: float = option(
-        1.0, "Divide the odds of symbols used lately; 1 is off.", above=0, high=100, also=("--repeat-penalty",)
-    )
-    repeat_last_n: int = option(64, "How far back the penalty looks.", low=0, high=1_000_000)
-    stop: list[str] = option([], "End before this text; may be repeated.", metavar="TEXT")
-    ignore_eos: bool = option(False, "Go on past the end of a document.")
-    seed: int | None = option(
-        None,
-        "Seed; sample k of several has seed + k.",
-        low=0,
-        high=2**63 - 1,
-        also=("-s",),
-        default_text="random, shown with -v",
-    )
-    logprobs: int | None = option(
-        None, "Also give the K likeliest symbols at each step (with --json).", low=0, high=1000, metavar="K"
-    )
+def check_training(options: TrainOptions) -> None:
+    """Hold options to their limits and to each other. Raises UsageError."""
+    check_reading(options)
+    lengths = [name for name in ("minutes", "epochs", "max_steps") if getattr(options, name) is not None]
+    if len(lengths) > 1:
+        raise UsageError(f"{flag(lengths[0])} and {flag(lengths[1])} exclude each other; give one of them.")
+    for tool in options.report_to:
+        if tool != "tensorboard":
+            raise UsageError(f"--report-to must be tensorboard, not {tool!r}.")
+    if options.momentum and options.optimizer != "sgd":
+        raise UsageError(f"--momentum goes with --optimizer sgd, not with {options.optimizer}.")
+    if options.lr_scheduler == "plateau" and options.validation_split == 0 and not options.validation_file:
+        raise UsageError("--lr-scheduler plateau watches what is held out; --validation-split 0 holds out nothing.")
+    if options.batch_size is not None and options.gradient_accumulation_steps > options.batch_size:
+        raise UsageError(
+            f"--gradient-accumulation-steps {options.gradient_accumulation_steps} is more than the batch has lanes "
+            f"({options.batch_size})."
+        )

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgen.corpus import TRAIN, VALIDATION, TokenStore
 from textgen.evaluate import LANES, Score, score_ids
-from textgen.lanes import Lanes
+from textgen.lanes import Lanes, missing_escape
+from textgen.language_model import generation_habits, in_context
 from textgen.model import Model
 from textgen.plan import QUICK_LOOK
+from textgen.split import TRAIN, VALIDATION
+from textgen.store import TokenStore
 from textgen.tokenizer import Ids
 from textgen.torch_stepper import TorchStepper
 
@@ -50,11 +52,13 @@ class LanguageModeling(Task):
 
     store: TokenStore
     lanes: Lanes
+    begin: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, store: TokenStore, batch_size: int, seq_length: int, seed: int) -> LanguageModeling:
-        escape = store.tokenizer.unsampled[0] if store.tokenizer.level == "char" else None
-        return cls(store, Lanes(store.model_tokens(TRAIN), batch_size, seq_length, seed, escape))
+        tokens = store.model_tokens(TRAIN)
+        escape = missing_escape(tokens, store.tokenizer.escape)
+        return cls(store, Lanes(tokens, batch_size, seq_length, seed, escape), tuple(generation_habits(store)["begin"]))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,6 +76,7 @@ class LanguageModeling(Task):
 
     def evaluate(self, model: Model, quick: bool) -> Score | None:
         ids: Ids = np.asarray(self.store.model_tokens(VALIDATION))
+        ids = in_context(ids, self.store.tokenizer.boundary, self.begin)
         if len(ids) < 2:
             return None
         about = self.store.about
@@ -84,4 +89,5 @@ class LanguageModeling(Task):
             tokens,
             max(1, round(about["characters"][VALIDATION] * share)),
             max(1, round(about["bytes"][VALIDATION] * share)),
+            None if (unknown := self.store.tokenizer.unknown_count(ids)) is None else round(unknown * share),
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.recurrence import State
 from textgen.sampling import Logits
@@ -49,6 +51,20 @@ class TorchStepper:
             wanted = self._ids(targets).long()
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
             return -losses.view_as(wanted).t().cpu().double().numpy(), state
+
+    def arrays(self, state: State) -> list[npt.NDArray[Any]]:
+        return [tensor.cpu().numpy() for tensor in state]
+
+    def from_arrays(self, arrays: Sequence[npt.NDArray[Any]]) -> State:
+        wanted = [(array.shape, array.dtype) for array in self.arrays(self.initial_state(1))]
+        if [(array.shape, array.dtype) for array in arrays] != wanted:
+            raise TextgenError(f"a state of this model has {len(wanted)} tensors of other shapes or types.")
+        return tuple(torch.from_numpy(array.copy()).to(self._device) for array in arrays)
+
+    def rows(self, state: State, indices: npt.NDArray[np.intp]) -> State:
+        chosen = torch.from_numpy(indices).to(self._device)
+        with torch.inference_mode():
+            return tuple(part.index_select(0, chosen) for part in state)
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from textgen import cell_options, corpus, files, plugins
-from textgen.checkpoint import ARGUMENTS, CONFIG, GENERATION, Run, make_model, read_config
+from textgen.bulk import usable_cores
+from textgen.checkpoint import ARGUMENTS, Run, make_model, read_config
 from textgen.config import ModelConfig
-from textgen.corpus import TRAIN, VALIDATION, Progress, TokenStore
+from textgen.corpus_settings import CorpusOptions
 from textgen.dropout import keyed_seed
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import generation_habits
-from textgen.machine import ThisMachine, choose_device, usable_cores, versions
-from textgen.options import check, flag, from_mapping
+from textgen.events import Event
+from textgen.finetune import Match, adopt, inherited
+from textgen.machine import ThisMachine, choose_device, versions
+from textgen.new_run import create_run, next_folder, refuse_occupied
+from textgen.options import flag, from_mapping
 from textgen.plan import Forecast, plan
-from textgen.settings import DEFAULT_MINUTES, CorpusOptions, TrainOptions
+from textgen.reporting import reporters
+from textgen.settings import DEFAULT_MINUTES, TrainOptions, check_training
+from textgen.split import TRAIN, VALIDATION, Progress, no_progress
+from textgen.store import TokenStore, open_store
 from textgen.tasks import LanguageModeling
-from textgen.trainer import Event, Trainer
+from textgen.trainer import Trainer
 
 CACHE = ".tokens"
 CHANGEABLE = ("max_time", "save_total_limit", "early_stopping_patience", "output_dir", "overwrite_output_dir")
@@ -43,12 +48,17 @@ class Session:
     forecast: Forecast
     versions: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def events(self) -> Iterator[Event]:
         """Train, alone in the run folder; yields what happens. Raises TextgenError if another process trains there."""
         with files.lock(self.run.folder):
             files.clean(self.run.folder)
-            yield from self.trainer.run()
+            self.run.go_back_to(self.trainer.progress.step)
+            with reporters(self.options.report_to, self.run.folder) as report:
+                for event in self.trainer.run():
+                    report(event)
+                    yield event
 
 
 def train(corpus: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> Path:
@@ -71,20 +81,15 @@ def start(
     paths: Sequence[str],
     options: TrainOptions,
     began: float,
-    progress: Progress = corpus.no_progress,
+    progress: Progress = no_progress,
     dry_run: bool = False,
 ) -> Session:
     """Prepare a new run; `began` is when the command started, on the clock of `time.monotonic`.
 
     A dry run plans but does not create the run's folder.
     """
-    check(options)
-    cell = plugins.cell(options.cell)
-    options = replace(options, cell_options=cell_options.parse(cell, options.cell, options.cell_options))
-    if options.weight_drop and getattr(cell, "recurrent", None) is None:
-        raise UsageError(
-            f"--weight-drop works on cells with a recurrent matrix of their own; {options.cell!r} has none."
-        )
+    check_training(options)
+    options = _with_cell_options(inherited(options))
     device = choose_device(options.device)
     threads = options.threads or usable_cores()
     torch.set_num_threads(threads)
@@ -108,10 +113,21 @@ def start(
     owner = plugins.owner(options.cell)
     config = replace(config, cell_distribution=owner.distribution, cell_version=owner.version)
     task = task_of(store, options)
-    folder = Path(options.output_dir) if options.output_dir else _next_folder(root, options.cell, paths[0])
-    run = Run(folder) if dry_run else _create_run(folder, paths, options, config, forecast, store)
-    trainer = make_trainer(run, task, config, options, device)
-    return Session(trainer, run, store, config, options, forecast, versions(threads))
+    folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
+    run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, store)
+    trainer, match = make_trainer(run, task, config, options, device)
+    notes = [f"{options.init_from}: {match}"] if match else []
+    return Session(trainer, run, store, config, options, forecast, versions(threads), notes=notes)
+
+
+def _with_cell_options(options: TrainOptions) -> TrainOptions:
+    """The options with every option of the cell, checked. Raises UsageError or PluginError."""
+    cell = plugins.cell(options.cell)
+    if options.weight_drop and getattr(cell, "recurrent", None) is None:
+        raise UsageError(
+            f"--weight-drop works on cells with a recurrent matrix of their own; {options.cell!r} has none."
+        )
+    return replace(options, cell_options=cell_options.parse(cell, options.cell, options.cell_options))
 
 
 def task_of(store: TokenStore, options: TrainOptions) -> LanguageModeling:
@@ -120,104 +136,30 @@ def task_of(store: TokenStore, options: TrainOptions) -> LanguageModeling:
     return LanguageModeling.of(store, options.batch_size, options.seq_length, options.seed)
 
 
-def make_trainer(run: Run, task: LanguageModeling, config: ModelConfig, options: TrainOptions, device: str) -> Trainer:
-    """A trainer at step 0: the weights are drawn from the seed."""
+def make_trainer(
+    run: Run, task: LanguageModeling, config: ModelConfig, options: TrainOptions, device: str
+) -> tuple[Trainer, Match | None]:
+    """A trainer at step 0, its weights drawn from the seed or taken from the model that the options start from."""
     torch.manual_seed(keyed_seed(options.seed, "weights"))
-    return Trainer(run, task, make_model(config), options, device)
+    model = make_model(config)
+    match = adopt(model, task.store.tokenizer, options.init_from) if options.init_from else None
+    return Trainer(run, task, model, options, device), match
 
 
 def stored_corpus(paths: Sequence[str], options: CorpusOptions, cache: Path, progress: Progress) -> TokenStore:
     """The token store of a corpus: the folder given, if it is one, else the cached one, else a new one."""
     if len(paths) == 1 and (Path(paths[0]) / files.MANIFEST).is_file():
-        given = [flag(f) for f in ("tokenizer", "vocab_size", "encoding", "document_separator", "validation_file")
+        given = [flag(f) for f in ("tokenizer", "vocab_size", "encoding", "document_separator", "text_column",
+                                 "validation_file")
                  if getattr(options, f) is not None]  # fmt: skip
         if given:
             raise UsageError(f"{given[0]} was decided when {paths[0]!r} was tokenized; leave it out here.")
-        return corpus.open_store(Path(paths[0]))
+        return open_store(Path(paths[0]))
     seed = getattr(options, "seed", TrainOptions.seed)
     return corpus.cached_store(corpus.survey(paths, options, seed, progress), cache, progress)
 
 
-def refuse_occupied(options: TrainOptions) -> None:
-    """Raise TextgenError if the output folder is taken and may not, or must not, be replaced."""
-    if options.output_dir is None:
-        return
-    folder = Path(options.output_dir)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not options.overwrite_output_dir:
-        raise TextgenError(
-            f"{str(folder)!r} exists already.",
-            hint=f"--resume {folder} goes on with it, --overwrite-output-dir replaces it.",
-        )
-    if not (folder / ARGUMENTS).is_file():
-        raise TextgenError(f"{str(folder)!r} is not a run of textgen and is not going to be replaced.")
-
-
-def _create_run(
-    folder: Path,
-    paths: Sequence[str],
-    options: TrainOptions,
-    config: ModelConfig,
-    forecast: Forecast,
-    store: TokenStore,
-) -> Run:
-    """Commit the run folder with everything that is decided, before the first step."""
-    if (folder / ARGUMENTS).exists():  # `refuse_occupied` has made sure that it may be replaced
-        with files.lock(folder):
-            files.remove_folder(folder)
-    elif folder.exists():
-        folder.rmdir()
-    tokenizer = store.tokenizer
-    arguments = {
-        "corpus": [path if path == "-" else str(Path(path).absolute()) for path in paths],
-        "store": store.key,
-        "options": asdict(options),
-        "forecast": asdict(forecast),
-        "made_with": versions(options.threads or 1),
-    }
-    contents = {
-        CONFIG: files.to_json(
-            {**config.to_json(), "bos_token_id": tokenizer.boundary, "eos_token_id": tokenizer.boundary}
-        ),
-        ARGUMENTS: files.to_json(arguments),
-        GENERATION: files.to_json(generation_habits(store)),
-        "README.md": model_card(config, store, folder.name).encode(),
-        **tokenizer.files(),
-    }
-    return Run.create(folder, contents)
-
-
-def _next_folder(root: Path, cell: str, path: str) -> Path:
-    """runs/CELL-CORPUS-N with the first N that is free."""
-    name = "stdin" if path == "-" else Path(path).absolute().name.split(".")[0]
-    stem = f"{cell}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-') or 'corpus'}"
-    number = 1
-    while (root / f"{stem}-{number}").exists():
-        number += 1
-    return root / f"{stem}-{number}"
-
-
-def model_card(config: ModelConfig, store: TokenStore, name: str) -> str:
-    """The model folder's README, with the header that model hubs read."""
-    about = store.about
-    return f"""---
-library_name: textgen
-pipeline_tag: text-generation
----
-
-# {name}
-
-A recurrent language model made with textgen: {config.num_layers} x {config.cell}, {config.hidden_size} units,
-{config.vocab_size:,} symbols ({about["level"]}), trained on {about["bytes"][TRAIN]:,} bytes of text.
-
-    textgen sample -m {name} --prompt "..."
-
-The loss over time stands in `metrics.jsonl`, every option in `training_args.json`.
-"""
-
-
-def resume(folder: Path, given: Mapping[str, Any], progress: Progress = corpus.no_progress) -> Session:
+def resume(folder: Path, given: Mapping[str, Any], progress: Progress = no_progress) -> Session:
     """Prepare to go on with a run from its newest whole checkpoint, or from the start if it has none.
 
     `given` are options named anew; only some may change. Raises UsageError for the others, TextgenError if the corpus
@@ -227,17 +169,18 @@ def resume(folder: Path, given: Mapping[str, Any], progress: Progress = corpus.n
     if not (folder / ARGUMENTS).is_file():
         raise TextgenError(f"there is no run to resume in {str(folder)!r}.", hint="train one: textgen train FILE")
     arguments = run.arguments()
-    options = _resumed_options(from_mapping(TrainOptions, arguments["options"]), given)
+    options = _resumed_options(arguments["options"], given)
     device = choose_device(options.device)
     torch.set_num_threads(options.threads or usable_cores())
-    store = _resumed_store(arguments, options, folder.parent / CACHE, progress)
+    store = store_of(run, progress)
     config = read_config(folder)
-    trainer = make_trainer(run, task_of(store, options), config, options, device)
     checkpoint, wrong = run.latest()
-    warnings = [f"{error} An older checkpoint is used." for error in wrong]
+    begun_from = None if checkpoint else options.init_from  # whose weights a checkpoint has no need of
+    trainer, _ = make_trainer(run, task_of(store, options), config, replace(options, init_from=begun_from), device)
+    instead = "An older checkpoint is used." if checkpoint else "The run starts again from step 0."
+    warnings = [f"{error} {instead}" for error in wrong]
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    run.keep_metrics_up_to(trainer.progress.step)
     now = versions(options.threads or 1)
     warnings += [
         f"{name} is now {now[name]}, it was {then}: the result will agree in quality, not bit for bit."
@@ -247,20 +190,29 @@ def resume(folder: Path, given: Mapping[str, Any], progress: Progress = corpus.n
     return Session(trainer, run, store, config, options, Forecast(**arguments["forecast"]), now, warnings)
 
 
-def _resumed_options(options: TrainOptions, given: Mapping[str, Any]) -> TrainOptions:
+def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> TrainOptions:
+    before: TrainOptions = from_mapping(TrainOptions, stored)
+    options: TrainOptions = from_mapping(TrainOptions, {**stored, **given})
     for name, value in given.items():
-        if name not in CHANGEABLE and value != getattr(options, name):
-            raise UsageError(f"{flag(name)} {value} cannot change on --resume (the run has {getattr(options, name)}).")
-    return replace(options, **{name: value for name, value in given.items() if name in CHANGEABLE})
+        if name not in CHANGEABLE and getattr(options, name) != getattr(before, name):
+            raise UsageError(f"{flag(name)} {value} cannot change on --resume (the run has {getattr(before, name)}).")
+    return options
 
 
-def _resumed_store(arguments: Mapping[str, Any], options: TrainOptions, cache: Path, progress: Progress) -> TokenStore:
+def store_of(run: Run, progress: Progress = no_progress) -> TokenStore:
+    """The tokens that a run trains on, made again from its corpus where they are gone. Raises TextgenError if the
+    corpus is no longer what it was."""
+    arguments, cache = run.arguments(), run.folder.parent / CACHE
     key, paths = arguments["store"], arguments["corpus"]
     if (cache / key).is_dir():
-        return corpus.open_store(cache / key)
-    if "-" in paths:
+        try:
+            return open_store(cache / key)
+        except files.DamagedError:
+            if "-" in paths:
+                raise
+    elif "-" in paths:
         raise TextgenError(f"the tokens of this run are gone from {str(cache / key)!r}, and its corpus came by pipe.")
-    store = stored_corpus(paths, options, cache, progress)
+    store = stored_corpus(paths, from_mapping(TrainOptions, arguments["options"]), cache, progress)
     if store.key != key:
         raise TextgenError(
             f"the corpus has changed since this run began ({', '.join(paths)}).", hint="train a new run."

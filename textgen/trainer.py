@@ -10,76 +10,36 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from textgen.checkpoint import (
+    OPTIMIZER,
     WEIGHTS,
     Checkpoint,
     Run,
-    load_optimizer_state,
     load_tensors,
     model_tensors,
-    named_optimizer_state,
 )
 from textgen.dropout import DropoutRates, keyed_seed
 from textgen.errors import TextgenError
 from textgen.evaluate import Score
+from textgen.events import Ended, Evaluated, Event, Logged, Saved, Tick
 from textgen.model import Model
+from textgen.optimization import (
+    WeightAverage,
+    load_optimizer_state,
+    make_optimizer,
+    named_optimizer_state,
+    schedule,
+)
 from textgen.recurrence import State
 from textgen.settings import TrainOptions
 from textgen.tasks import Task
-
-
-@dataclass(frozen=True)
-class Tick:
-    """One step done."""
-
-    step: int
-    loss: float
-
-
-@dataclass(frozen=True)
-class Logged:
-    """A line of metrics: means since the last one."""
-
-    step: int
-    epoch: float
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A score on what is held out; `best` if no earlier one was better."""
-
-    step: int
-    score: Score
-    best: bool
-    final: bool = False
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint is on disk."""
-
-    step: int
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The end of a run, or of this sitting: 'done', 'early stopping', 'interrupted' or 'time'."""
-
-    step: int
-    reason: str
-    seconds: float
-
-
-Event = Tick | Logged | Evaluated | Saved | Ended
 
 
 @dataclass
@@ -90,30 +50,10 @@ class Progress:
     best_loss: float | None = None
     best_step: int | None = None
     worse_evaluations: int = 0
+    reductions: int = 0
     loss_sum: float = 0.0
     norm_sum: float = 0.0
     summed: int = 0
-
-
-def schedule(options: TrainOptions, step: int) -> float:
-    """The learning rate of a step (from 0): a linear rise, then constant or half a cosine down to a fiftieth."""
-    assert options.learning_rate is not None and options.max_steps is not None and options.warmup_steps is not None
-    if step < options.warmup_steps:
-        return options.learning_rate * (step + 1) / (options.warmup_steps + 1)
-    if options.lr_scheduler == "constant":
-        return options.learning_rate
-    done = (step - options.warmup_steps) / max(1, options.max_steps - options.warmup_steps)
-    return options.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def make_optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) over the groups that the cells ask for, one fused kernel a step."""
-    groups = [
-        {"params": group["params"], "weight_decay": options.weight_decay * group["decay"], "rate": group["rate"]}
-        for group in model.parameter_groups()
-        if group["params"]
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), fused=True)
 
 
 class Trainer:
@@ -127,14 +67,18 @@ class Trainer:
         self.model = model.to(self.device)
         self.optimizer = make_optimizer(self.model, options)
         self.rates = DropoutRates(options.dropout or 0.0, options.embedding_dropout, options.weight_drop)
+        self.average = WeightAverage(self.model, options.average_weights) if options.average_weights else None
         self.progress = Progress()
         self.carry: State = ()
         self.stop = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go back to the moment of a checkpoint."""
-        load_tensors(self.model, checkpoint.weights, f"checkpoint-{checkpoint.step}")
-        load_optimizer_state(self.model, self.optimizer, checkpoint.optimizer)
+        folder = f"checkpoint-{checkpoint.step}"
+        load_tensors(self.model, checkpoint.weights, f"{folder}/{WEIGHTS}")
+        load_optimizer_state(self.model, self.optimizer, checkpoint.optimizer, f"{folder}/{OPTIMIZER}")
+        if self.average:
+            self.average.load(checkpoint.average, f"{folder}/{OPTIMIZER}")
         self.carry = tuple(tensor.to(self.device) for tensor in checkpoint.carry)
         known = {name: checkpoint.state.get(name, default) for name, default in asdict(Progress()).items()}
         self.progress = Progress(**known)
@@ -145,8 +89,8 @@ class Trainer:
         assert options.max_steps and options.logging_steps and options.eval_steps and options.save_steps
         began = time.monotonic()
         busy, busy_steps = 0.0, 0
-        reason = ""
-        while progress.step < options.max_steps:
+        reason = "early stopping" if self._is_stopping_early() else ""
+        while progress.step < options.max_steps and not reason:
             step_began = time.monotonic()
             loss, norm = self._step(progress.step)
             busy, busy_steps = busy + time.monotonic() - step_began, busy_steps + 1
@@ -156,26 +100,27 @@ class Trainer:
             yield Tick(progress.step, loss)
             last = progress.step == options.max_steps
             if progress.step % options.logging_steps == 0 or last:
-                yield self._log(busy_steps / busy)
+                yield self._log(busy_steps / max(busy, 1e-9))
                 busy, busy_steps = 0.0, 0
-            if progress.step % options.eval_steps == 0 and not last:
-                yield from self._evaluate(quick=True)
+            if progress.step % options.eval_steps == 0 or last:
+                yield from self._evaluate()
             reason = self._reason_to_end(time.monotonic() - began)
             if last or reason or progress.step % options.save_steps == 0:
                 yield Saved(self._save())
-            if reason:
-                break
         if reason in ("", "early stopping"):
             yield from self._finish()
         yield Ended(progress.step, reason or "done", time.monotonic() - began)
 
+    def _is_stopping_early(self) -> bool:
+        patience = self.options.early_stopping_patience
+        return patience is not None and self.progress.worse_evaluations >= patience
+
     def _reason_to_end(self, seconds: float) -> str:
-        options = self.options
-        if options.early_stopping_patience and self.progress.worse_evaluations >= options.early_stopping_patience:
+        if self._is_stopping_early():
             return "early stopping"
         if self.stop:
             return "interrupted"
-        return "time" if options.max_time is not None and seconds >= 60 * options.max_time else ""
+        return "time" if self.options.max_time is not None and seconds >= 60 * self.options.max_time else ""
 
     def _step(self, step: int) -> tuple[float, float]:
         """One window: forward, backward, update. Returns the loss and the length of the gradient."""
@@ -183,18 +128,48 @@ class Trainer:
         inputs, targets = (tensor.to(self.device) for tensor in self.task.window(step))
         if self.task.starts_epoch(step) or not self.carry:
             self.carry = self.model.initial_state(inputs.shape[1])
-        rate = schedule(self.options, step)
+        rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
-        outputs, carry = self.model(inputs, self.carry, self.rates.window(self.options.seed, step))
-        loss: Tensor = self.task.loss(outputs, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
+        loss, carry = self._backward(step, inputs, targets)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self._refuse_nonsense(step + 1, loss, norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.options.max_grad_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.carry = tuple(tensor.detach() for tensor in carry)
+        self.carry = carry
+        if self.average:
+            self.average.update(self.model, step + 1)
         return loss.item(), norm.item()
+
+    def _backward(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
+        """The mean loss of a window, its gradients left on the parameters, and the state after it.
+
+        With gradient accumulation the lanes are computed in parts, one after another; their gradients add up to
+        those of the whole batch.
+        """
+        batch, options = inputs.shape[1], self.options
+        losses, carries = [], []
+        for start, end in _parts(batch, options.gradient_accumulation_steps):
+            lanes = slice(start, end)
+            dropout = self.rates.window(options.seed, step, (batch, lanes))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+                outputs, carry = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.carry), dropout)
+                loss = self.task.loss(outputs, targets[:, lanes]) * ((end - start) / batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            carries.append([t.detach().to(before.dtype) for t, before in zip(carry, self.carry, strict=True)])
+        return torch.stack(losses).sum(), tuple(torch.cat(parts) for parts in zip(*carries, strict=True))
+
+    def _learning_rate(self, step: int) -> float:
+        return schedule(self.options, step, self.progress.reductions)
+
+    @contextmanager
+    def _published_weights(self) -> Iterator[None]:
+        """The model as it is evaluated and published: with averaged weights, where weights are averaged."""
+        with self.average.applied(self.model) if self.average else nullcontext():
+            yield
 
     def _refuse_nonsense(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Raise TextgenError before an update that would make the weights NaN."""
@@ -205,7 +180,7 @@ class Trainer:
         where = f"the gradient of {bad[0]}" if bad and torch.isfinite(loss) else "the loss"
         whole = f"checkpoint-{kept[-1]} is whole" if kept else "nothing is saved yet"
         raise TextgenError(
-            f"{where} is not finite at step {step:,} (learning rate {schedule(self.options, step - 1):.2g}).",
+            f"{where} is not finite at step {step:,} (learning rate {self._learning_rate(step - 1):.2g}).",
             hint=f"nothing was changed by this step; {whole}; a lower --learning-rate may help.",
         )
 
@@ -217,17 +192,22 @@ class Trainer:
             epoch=progress.step / self.task.steps_per_epoch,
             loss=progress.loss_sum / progress.summed,
             grad_norm=progress.norm_sum / progress.summed,
-            learning_rate=schedule(options, progress.step - 1),
+            learning_rate=self._learning_rate(progress.step - 1),
             tokens_per_second=steps_per_second * options.batch_size * options.seq_length,
         )
         progress.loss_sum, progress.norm_sum, progress.summed = 0.0, 0.0, 0
         self.run_folder.log(asdict(event))
         return event
 
-    def _evaluate(self, quick: bool) -> Iterator[Evaluated]:
-        score = self.task.evaluate(self.model, quick)
-        if score is None:
-            return
+    def _evaluate(self) -> Iterator[Evaluated]:
+        with self._published_weights():
+            score = self.task.evaluate(self.model, quick=True)
+            judged = None if score is None else self._judged(score)
+        if judged is not None:
+            yield judged
+
+    def _judged(self, score: Score) -> Evaluated:
+        """Publish the model if no score was better, else count it against it."""
         progress = self.progress
         if not math.isfinite(score.nats):
             raise TextgenError(f"the held-out loss is not finite at step {progress.step:,}.")
@@ -241,7 +221,8 @@ class Trainer:
             self.run_folder.publish(self.model)
         else:
             progress.worse_evaluations += 1
-        yield self._scored(score, best, final=False)
+            progress.reductions += 1
+        return self._scored(score, best, final=False)
 
     def _scored(self, score: Score, best: bool, final: bool) -> Evaluated:
         figures = {f"eval_{name}": value for name, value in score.to_json().items()}
@@ -257,17 +238,24 @@ class Trainer:
             named_optimizer_state(self.model, self.optimizer),
             self.carry,
             {"global_step": step, "epoch": step / self.task.steps_per_epoch, **asdict(self.progress)},
+            self.average.tensors if self.average else {},
         )
         self.run_folder.save(checkpoint, self.options.save_total_limit)
         if self.progress.best_step is None:
-            self.run_folder.publish(self.model)
+            with self._published_weights():
+                self.run_folder.publish(self.model)
         return step
 
     def _finish(self) -> Iterator[Evaluated]:
-        """Score the last weights as the others were, then the best of all on everything that is held out."""
-        yield from self._evaluate(quick=True)
-        if self.progress.best_step not in (None, self.progress.step):
+        """Score the best weights on everything that is held out."""
+        if self.progress.best_step is not None:
             load_tensors(self.model, self.run_folder.best_weights(), WEIGHTS)
         score = self.task.evaluate(self.model, quick=False)
         if score is not None:
             yield self._scored(score, best=False, final=True)
+
+
+def _parts(batch: int, parts: int) -> list[tuple[int, int]]:
+    """The first and last lane of each of `parts` nearly equal parts of a batch."""
+    edges = [round(part * batch / parts) for part in range(parts + 1)]
+    return list(pairwise(edges))

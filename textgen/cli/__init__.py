@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,6 +21,9 @@ VERBS = {
     "sample": "Write text with a trained model.",
     "tokenize": "Turn a corpus into tokens once, for several trainings.",
     "evaluate": "Measure how well a model predicts a text.",
+    "compress": "Make a file as small as a model can.",
+    "decompress": "Bring a compressed file back.",
+    "runs": "List trainings with how far and how well each got.",
     "cells": "List the recurrent cells that can be trained.",
     "plugins": "List the installed plugins, broken ones included.",
     "env": "Show versions, for a bug report.",
@@ -53,10 +55,11 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.option("-c", "--config", metavar="FILE", help="Options from a TOML file.  [default: ./textgen.toml, if there]")
 @click.option("--traceback", is_flag=True, help="Show where an error came from.")
 @click.version_option(__version__, "-V", "--version", prog_name="textgen")
 @click.pass_context
-def group(ctx: click.Context, traceback: bool) -> None:
+def group(ctx: click.Context, config: str | None, traceback: bool) -> None:
     """Train a small recurrent language model on your own text, and write more of it.
 
     \b
@@ -67,6 +70,10 @@ def group(ctx: click.Context, traceback: bool) -> None:
         os.environ["TEXTGEN_RAISE_ERRORS"] = "1"
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+        return
+    from textgen.cli.config import defaults_from
+
+    ctx.default_map = defaults_from(config, group, ctx)
 
 
 def prepare_threads() -> None:
@@ -81,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed at work, 2 wrong usage, 130 or 143 stopped."""
     prepare_threads()
     try:
-        code = group.main(arguments, prog_name="textgen", standalone_mode=False)
+        code = group.main(arguments, prog_name="textgen", standalone_mode=False, auto_envvar_prefix="TEXTGEN")
         return code if isinstance(code, int) else 0
     except SystemExit as end:  # click's way to end quietly when whoever read our output has had enough
         return end.code if isinstance(end.code, int) else 1
@@ -97,8 +104,7 @@ def complain(error: Exception) -> int:
     """Say what is wrong in a sentence, and what to type; returns the exit code."""
     hint, code = None, 1
     if isinstance(error, click.ClickException):
-        message, code = " ".join(error.format_message().split()), error.exit_code
-        message += "" if message.endswith((".", "?", ")")) else "."
+        message, code = _sentence(error.format_message()), error.exit_code
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help lists what there is." if context else None
     elif isinstance(error, TextgenError):
@@ -108,9 +114,15 @@ def complain(error: Exception) -> int:
     elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         message, hint = "out of memory.", "a smaller --batch-size, --seq-length or --hidden-size needs less."
     else:
-        message = f"this is a fault of textgen: {type(error).__name__}: {error}"
+        message = _sentence(f"this is a fault of textgen: {type(error).__name__}: {error}")
         hint = "textgen --traceback COMMAND ... shows where; please report it."
     click.echo(f"Error: {message}", err=True)
     if hint:
         click.echo(f"Hint: {hint}", err=True)
     return code
+
+
+def _sentence(message: str) -> str:
+    """What others say, in one line that ends as a sentence does."""
+    line = " ".join(message.split())
+    return line if line.endswith((".", "?", ")")) else f"{line}."

@@ -8,9 +8,8 @@ import json
 import click
 
 from textgen import plugins
+from textgen.cli.params import whole_number
 from textgen.cli.screen import Output, count, table
-from textgen.options import check_value
-from textgen.settings import TrainOptions
 
 SIZE = 256
 
@@ -20,15 +19,17 @@ SIZE = 256
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the installed cells; `textgen cells show NAME` describes one."""
+    ctx.obj = as_json
     if ctx.invoked_subcommand is None:
         _list(as_json)
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def list_command(as_json: bool) -> None:
+@click.pass_obj
+def list_command(before: bool, as_json: bool) -> None:
     """List the installed cells."""
-    _list(as_json)
+    _list(before or as_json)
 
 
 def _list(as_json: bool) -> None:
@@ -46,21 +47,21 @@ def _list(as_json: bool) -> None:
 @command.command("show")
 @click.argument("name")
 @click.option(
-    "--hidden-size", default=str(SIZE), metavar="N", help=f"Count parameters at this size.  [default: {SIZE}]"
+    "--hidden-size",
+    type=whole_number(1, 65_536),
+    default=SIZE,
+    help=f"Count parameters at this size.  [default: {SIZE}]",
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def show(name: str, hidden_size: str, as_json: bool) -> None:
+@click.pass_obj
+def show(before: bool, name: str, hidden_size: int, as_json: bool) -> None:
     """Describe one cell: equation, options, parameters at a size."""
+    entry = plugins.owner(name)
     import torch
 
     from textgen import cell_options
-    from textgen.cli.params import Value
-    from textgen.options import declared
 
-    declaration = next(d for f, d in declared(TrainOptions) if f.name == "hidden_size")
-    size = check_value("--hidden-size", Value(int, declaration).convert(hidden_size, None, None), int, declaration)
-    cell = plugins.cell(name)
-    entry = plugins.owner(name)
+    cell, size = plugins.cell(name), hidden_size
     options = cell_options.describe(cell)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in cell(size, size).parameters())
@@ -74,7 +75,7 @@ def show(name: str, hidden_size: str, as_json: bool) -> None:
         "options": {o.name: {"default": o.default, "choices": list(o.choices) or o.kind.__name__} for o in options},
         "parameters": {"hidden_size": size, "input_size": size, "count": parameters},
     }
-    if as_json:
+    if before or as_json:
         Output().write(json.dumps(content) + "\n")
         return
     lines = [

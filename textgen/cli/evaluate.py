@@ -3,104 +3,131 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING
+import math
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from textgen.cli.params import given, options_of, whole_number
 from textgen.cli.screen import Output, count
+from textgen.corpus_settings import ReadingOptions
 from textgen.errors import TextgenError, UsageError
+from textgen.options import flag
+from textgen.sources import refuse_missing
 
 if TYPE_CHECKING:
+    from textgen.encoding import Encoded
     from textgen.evaluate import Score
     from textgen.language_model import LanguageModel
+    from textgen.sources import Source, SourceOptions
 
 
 @click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("corpus", nargs=-1)
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
+@options_of(ReadingOptions)
 @click.option(
-    "--encoding", metavar="NAME", help="Encoding of the text.  [default: UTF-8, or as a byte-order mark says]"
+    "--lanes",
+    type=whole_number(1, 4096),
+    help="Read in N lanes side by side; 1 reads in one piece.  [default: 16]",
 )
-@click.option("--document-separator", metavar="TEXT", help="Text that stands between documents.")
-@click.option(
-    "--lanes", default="16", metavar="N", help="Read in N lanes side by side; 1 reads in one piece.  [default: 16]"
-)
-@click.option("--threads", default=None, metavar="N", help="Processor threads.  [default: all cores]")
-@click.option("--json", "as_json", is_flag=True, help="All figures as one JSON object.")
+@click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
+@click.option("--per-token", is_flag=True, help="Show each symbol with its log-probability, read in one piece.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --per-token one a symbol before it.")
 def command(
     corpus: tuple[str, ...],
     model: str | None,
-    encoding: str | None,
-    document_separator: str | None,
-    lanes: str,
-    threads: str | None,
+    lanes: int | None,
+    threads: int | None,
+    per_token: bool,
     as_json: bool,
+    **values: Any,
 ) -> int:
-    """Score CORPUS with a model: loss, perplexity, bits per byte. Without CORPUS, the part held out in training.
+    """Score CORPUS with a model: loss, perplexity, bits per byte. Without CORPUS, the part held out in training; of a
+    corpus by name, its test part.
 
     Every byte counts once and the state is carried; each lane first reads a thousand symbols, uncounted.
     """
-    from textgen.cli.sample import _count, open_model
-    from textgen.machine import usable_cores
+    from textgen.cli.sample import open_model
 
-    width = _count("--lanes", lanes, 4096)
-    loaded = open_model(model, _count("--threads", threads, 1024) if threads else usable_cores())
-    score = _score(loaded, corpus, model, encoding, document_separator, width)
-    if as_json:
-        Output().write(json.dumps(score.to_json()) + "\n")
-        return 0
-    Output().write(
-        f"{score.nats_per_token:.4f} nats a symbol · {score.nats_per_character:.4f} nats a character · "
-        f"{score.bits_per_byte:.4f} bits a byte · perplexity {score.perplexity:.2f} · "
-        f"{count(score.tokens)} symbols, {count(score.characters)} characters, {count(score.bytes)} bytes\n"
-    )
+    named = given(ReadingOptions, values)
+    if not corpus and named:
+        raise UsageError(f"{flag(next(iter(named)))} goes with a corpus.")
+    if per_token and lanes not in (None, 1):
+        raise UsageError(f"--per-token reads in one piece and excludes --lanes {lanes}.")
+    refuse_missing(corpus)
+    from textgen.corpus import text_of
+
+    text = text_of(corpus, ReadingOptions(**named)) if corpus else None
+    loaded = open_model(model, threads)
+    encoded = _encoded(loaded, *text) if text else _held_out(loaded, model)
+    output = Output()
+    score = _by_symbol(loaded, encoded, output, as_json) if per_token else _score(loaded, encoded, lanes or 16)
+    output.write((json.dumps(score.to_json()) if as_json else _sentence(score)) + "\n")
     return 0
 
 
-def _score(
-    loaded: LanguageModel,
-    corpus: tuple[str, ...],
-    model: str | None,
-    encoding: str | None,
-    document_separator: str | None,
-    lanes: int,
-) -> Score:
+def _score(loaded: LanguageModel, encoded: Encoded, lanes: int) -> Score:
     from textgen.evaluate import score_encoded
 
-    if not corpus:
-        if encoding or document_separator:
-            raise UsageError("--encoding and --document-separator go with a corpus.")
-        return _score_held_out(loaded, model, lanes)
-    from textgen.corpus import encode_documents
-    from textgen.sources import SourceOptions, find_sources, read
-
-    raw = loaded.tokenizer.level == "byte" and encoding is None
-    reading = SourceOptions(encoding=encoding, document_separator=document_separator, raw=raw)
-    ids, size, characters = encode_documents(loaded.tokenizer, read(find_sources(corpus), reading))
-    return score_encoded(loaded.stepper, loaded, ids, size, characters, lanes)
+    return score_encoded(loaded.stepper, loaded, *encoded, lanes)
 
 
-def _score_held_out(loaded: LanguageModel, model: str | None, lanes: int) -> Score:
-    import os
+def _by_symbol(loaded: LanguageModel, encoded: Encoded, output: Output, as_json: bool) -> Score:
+    """Write the symbols as they are scored; the score that is returned is their sum."""
+    from textgen.evaluate import Score
+    from textgen.symbol_scores import score_symbols
 
+    ids, size, characters = encoded
+    logprobs: list[float] = []
+    if not as_json:
+        output.write("  log p      id  symbol\n")
+    for symbol in score_symbols(loaded, ids):
+        logprobs.append(symbol.logprob)
+        line = f"{symbol.logprob:7.4f}  {symbol.id:6}  {symbol.symbol!r}"
+        output.write((json.dumps(asdict(symbol), ensure_ascii=False) if as_json else line) + "\n")
+    nats = -math.fsum(logprobs)
+    if not as_json:
+        output.write(f"{-nats:7.4f}  in all\n")
+    return Score(nats, len(logprobs), characters, size, loaded.tokenizer.unknown_count(ids))
+
+
+def _sentence(score: Score) -> str:
+    size = f"{count(score.tokens)} symbols, {count(score.characters)} characters, {count(score.bytes)} bytes"
+    begin, perplexity = f"{score.nats_per_token:.4f} nats a symbol", f"perplexity {score.perplexity:.2f}"
+    if score.unknown is not None:
+        share = score.unknown / max(1, score.tokens)
+        return f"{begin} · {perplexity} · {count(score.unknown)} unknown words ({share:.2%}) · {size}"
+    return (
+        f"{begin} · {score.nats_per_character:.4f} nats a character · {score.bits_per_byte:.4f} bits a byte · "
+        f"{perplexity} · {size}"
+    )
+
+
+def _encoded(loaded: LanguageModel, sources: list[Source], reading: SourceOptions) -> Encoded:
+    from textgen.encoding import encode_documents
+    from textgen.sources import read
+
+    reading = replace(reading, raw=loaded.tokenizer.level == "byte" and reading.encoding is None)
+    return encode_documents(loaded.tokenizer, read(sources, reading))
+
+
+def _held_out(loaded: LanguageModel, model: str | None) -> Encoded:
     import numpy as np
 
     from textgen.checkpoint import Run
-    from textgen.cli.train import find_run
-    from textgen.corpus import VALIDATION, open_store
-    from textgen.evaluate import score_encoded
-    from textgen.train import CACHE
+    from textgen.cli.sample import model_folder
+    from textgen.split import VALIDATION
+    from textgen.train import store_of
 
-    folder = find_run(model or os.environ.get("TEXTGEN_MODEL") or "latest")
-    stored: Path = folder.parent / CACHE / str(Run(folder).arguments()["store"])
-    if not stored.is_dir():
-        raise TextgenError(f"the tokens of {str(folder)!r} are gone ({stored}).", hint="textgen evaluate FILE")
-    store = open_store(stored)
-    if not store.about["bytes"][VALIDATION]:
+    folder = model_folder(model)
+    try:
+        store = store_of(Run(folder))
+    except TextgenError as error:
+        raise TextgenError(f"what {str(folder)!r} held out is gone: {error}", hint="textgen evaluate FILE") from error
+    about = store.about
+    if not about["bytes"][VALIDATION]:
         raise TextgenError(f"{str(folder)!r} holds nothing out.", hint="textgen evaluate FILE")
     ids = np.asarray(store.tokens(VALIDATION), dtype=np.int32)
-    about = store.about
-    return score_encoded(
-        loaded.stepper, loaded, ids, about["bytes"][VALIDATION], about["characters"][VALIDATION], lanes
-    )
+    return ids, about["bytes"][VALIDATION], about["characters"][VALIDATION]

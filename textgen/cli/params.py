@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from textgen.errors import UsageError
-from textgen.options import Declaration, allowed, check_value, declared, default, flag, value_type
+from textgen.options import Declaration, check_value, declared, default, flag, value_type
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 
 
 class Value(click.ParamType[Any]):
@@ -24,16 +26,31 @@ class Value(click.ParamType[Any]):
         self.declaration = declaration
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        shown = max(param.opts, key=len) if param else self.name
-        if isinstance(value, str) and self.kind is not str:
-            try:
-                value = self.kind(value.replace(",", "") if self.kind is int else value)
-            except ValueError:
-                raise UsageError(f"{shown} must be {allowed(self.kind, self.declaration)}, not {value!r}.") from None
-        return check_value(shown, value, self.kind, self.declaration)
+        shown = next((name for name in param.opts if name.startswith("--")), self.name) if param else self.name
+        return check_value(shown, self._number(value), self.kind, self.declaration)
+
+    def _number(self, typed: Any) -> Any:
+        """What was typed as a finite number, if it is one and a number is wanted."""
+        if not isinstance(typed, str) or self.kind is str:
+            return typed
+        if self.declaration.cycle and "," in typed:
+            return [self._one_number(part) for part in typed.split(",")]
+        return self._one_number(typed)
+
+    def _one_number(self, typed: str) -> Any:
+        try:
+            number = self.kind(typed.replace(",", "") if _THOUSANDS.fullmatch(typed) else typed)
+        except ValueError:
+            return typed
+        return typed if self.kind is float and not math.isfinite(number) else number
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         return [click.shell_completion.CompletionItem(c) for c in self.declaration.choices if c.startswith(incomplete)]
+
+
+def whole_number(low: int, high: int) -> Value:
+    """The type of a whole number from `low` to `high`."""
+    return Value(int, Declaration("", low=low, high=high))
 
 
 def options_of(settings: type, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:
@@ -48,6 +65,31 @@ def options_of(settings: type, leave_out: tuple[str, ...] = ()) -> Callable[[Com
     return decorate
 
 
+def sectioned(settings: type) -> type[click.Command]:
+    """A command class whose help shows the options of a settings class under their headings."""
+    headings: dict[str, str] = {}
+    heading = "Options"
+    for declared_field, declaration in declared(settings):
+        heading = declaration.section or heading
+        headings[declared_field.name] = heading
+
+    class Sectioned(click.Command):
+        def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            rows: dict[str, list[tuple[str, str]]] = {
+                name: [] for name in [*dict.fromkeys(headings.values()), "Options"]
+            }
+            for parameter in self.get_params(ctx):
+                record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+                if record is not None:
+                    rows[headings.get(parameter.name or "", "Options")].append(record)
+            for name, records in rows.items():
+                if records:
+                    with formatter.section(name):
+                        formatter.write_dl(records)
+
+    return Sectioned
+
+
 def _click_option(settings: type, declared_field: Field[Any], declaration: Declaration) -> Callable[[Command], Command]:
     kind, _ = value_type(settings, declared_field.name)
     name = flag(declared_field.name)
@@ -59,8 +101,8 @@ def _click_option(settings: type, declared_field: Field[Any], declaration: Decla
         declared_field.name,
         name,
         *declaration.also,
-        type=Value(str if kind is list else kind, declaration),
-        multiple=kind is list,
+        type=Value(str if kind in (list, dict) else kind, declaration),
+        multiple=kind in (list, dict),
         default=None,
         metavar="|".join(declaration.choices) or declaration.metavar,
         help=text,
@@ -79,18 +121,36 @@ def given(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that were named, by field name."""
     names = {f.name for f in fields(settings)}
     named = {name: value for name, value in values.items() if name in names and value not in (None, ())}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
+    return {
+        name: (numbers_of(flag(name), value) if value_type(settings, name)[0] is dict else list(value))
+        if isinstance(value, tuple)
+        else value
+        for name, value in named.items()
+    }
 
 
-def named_on_command_line(ctx: click.Context, name: str) -> bool:
-    """Whether an option was typed, as against left at its default."""
-    return ctx.get_parameter_source(name) not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+def numbers_of(name: str, typed: tuple[str, ...]) -> dict[str, float]:
+    """The table of a repeated option NAME=NUMBER, divided at the last sign. Raises UsageError with what was typed."""
+    table: dict[str, float] = {}
+    for pair in typed:
+        key, _, number = pair.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not key or not math.isfinite(value):
+            raise UsageError(f"{name} must be NAME=NUMBER, such as 'e=-5', not {pair!r}.")
+        if key in table:
+            raise UsageError(f"{name} {key!r} is given twice.")
+        table[key] = value
+    return table
 
 
 def cell_options_of(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """The pairs of a repeated -o KEY VALUE. Raises UsageError for a key given twice."""
     table: dict[str, str] = {}
-    for key, value in pairs:
+    for typed, value in pairs:
+        key = typed.replace("-", "_")
         if key in table:
             raise UsageError(f"cell option {key!r} is given twice.")
         table[key] = value

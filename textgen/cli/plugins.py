@@ -27,6 +27,7 @@ SECONDS_EACH = 60.0
 @click.pass_context
 def command(ctx: click.Context, as_json: bool, verbose: bool) -> None:
     """List the installed plugins with what each brings, broken ones included."""
+    ctx.obj = (as_json, verbose)
     if ctx.invoked_subcommand is None:
         _list(as_json, verbose)
 
@@ -34,9 +35,10 @@ def command(ctx: click.Context, as_json: bool, verbose: bool) -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the module of each.")
-def list_command(as_json: bool, verbose: bool) -> None:
+@click.pass_obj
+def list_command(before: tuple[bool, bool], as_json: bool, verbose: bool) -> None:
     """List the installed plugins."""
-    _list(as_json, verbose)
+    _list(before[0] or as_json, before[1] or verbose)
 
 
 def _list(as_json: bool, verbose: bool) -> None:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from textgen.cli.params import given, options_of
-from textgen.cli.screen import Output, say, warn
+from textgen.cli.params import given, options_of, whole_number
+from textgen.cli.screen import warn
+from textgen.cli.writer import Form, Writer
 from textgen.errors import TextgenError, UsageError
-from textgen.settings import SampleOptions
+from textgen.options import from_mapping
+from textgen.settings import SampleOptions, check_sampling
 
 if TYPE_CHECKING:
-    from textgen.generate import Completion
     from textgen.language_model import LanguageModel
-
-UNENDING = 2**62
+    from textgen.session import Session
 
 
 @click.command("sample", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,7 +35,11 @@ UNENDING = 2**62
 @click.option("-f", "--file", "prompt_file", metavar="FILE", help="Read the prompt from a file.")
 @options_of(SampleOptions)
 @click.option(
-    "--num-samples", "--num-return-sequences", default="1", metavar="N", help="How many texts to write.  [default: 1]"
+    "--num-samples",
+    "--num-return-sequences",
+    type=whole_number(1, 100_000),
+    default=1,
+    help="How many texts to write.  [default: 1]",
 )
 @click.option(
     "--echo/--no-echo",
@@ -45,62 +47,102 @@ UNENDING = 2**62
     default=None,
     help="Show the prompt too.  [default: on a terminal]",
 )
-@click.option("--stream/--no-stream", default=True, help="Show text as it is written.  [default: yes]")
+@click.option("--stream/--no-stream", default=None, help="Show text as it is written.  [default: yes]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a text and line.")
 @click.option("-0", "--null", is_flag=True, help="End each of several texts with a NUL instead of a heading.")
-@click.option("--threads", default="1", metavar="N", help="Processor threads.  [default: 1]")
+@click.option("-i", "--interactive", is_flag=True, help="Write together, line by line; /help tells how.")
+@click.option("--save-state", metavar="FILE", help="Keep the state after the text, to go on from it later.")
+@click.option("--load-state", metavar="FILE", help="Go on from a state that was kept; a --seed gives another text.")
+@click.option("--report-copies", is_flag=True, help="Say what the text copies of the training text.")
+@click.option("--threads", type=whole_number(1, 1024), default=1, help="Processor threads.  [default: 1]")
 @click.option("-v", "--verbose", is_flag=True, help="Show speed and seed when done.")
 def command(
     model: str | None,
     prompt: str | None,
     prompt_file: str | None,
-    num_samples: str,
-    echo: bool | None,
-    stream: bool,
-    as_json: bool,
-    null: bool,
-    threads: str,
-    verbose: bool,
+    num_samples: int,
+    threads: int,
+    interactive: bool,
+    load_state: str | None,
     **values: Any,
 ) -> int:
     """Write on from a prompt with a trained model.
 
     Sample k of several has the seed of the first plus k, and is what that seed gives alone.
     """
-    samples, cores = _count("--num-samples", num_samples, 100_000), _count("--threads", threads, 1024)
-    text = read_prompt(prompt, prompt_file)
+    form = Form(**{f.name: values.pop(f.name) for f in fields(Form)})
     chosen = given(SampleOptions, values)
     options = _checked(chosen)
-    if options.logprobs is not None and not as_json:
+    if options.num_beams is not None:
+        _check_search(options.num_beams, num_samples, form.stream)
+    if options.logprobs is not None and not form.as_json:
         raise UsageError("--logprobs goes with --json.")
-    loaded = open_model(model, cores)
-    options = _checked({**loaded.defaults, **chosen})
-    unknown = loaded.unknown_characters(text)
-    if unknown:
-        shown = " ".join(map(repr, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
-        warn(f"the model never saw {shown} ({len(unknown)} of the prompt's characters); they are unknown to it.")
-    writer = _Writer(loaded, text, options, echo, as_json, null, verbose)
-    writer.write(samples, stream and not as_json)
+    _check_state(form, interactive, prompt, num_samples)
+    text = read_prompt(prompt, prompt_file)
+    loaded = open_model(model, threads)
+    from textgen.generate import sampling_options
+
+    options = sampling_options(loaded, chosen)
+    _warn_of_unknown(loaded, text)
+    session = None
+    if interactive or load_state or form.save_state:
+        session, text = _session(loaded, text, options, load_state)
+    if interactive and session is not None:
+        from textgen.cli.cowrite import cowrite
+
+        cowrite(session, text, options, form.save_state)
+        return 0
+    Writer(loaded, text, options, form, session).write(num_samples)
     return 0
 
 
-def _checked(chosen: dict[str, Any]) -> SampleOptions:
-    from textgen.options import from_mapping
-    from textgen.sampling import check_sampling
+def _check_state(form: Form, interactive: bool, prompt: str | None, num_samples: int) -> None:
+    if form.save_state and num_samples > 1:
+        raise UsageError(f"--save-state keeps the state after one text, not after {num_samples}.")
+    if interactive and prompt == "-":
+        raise UsageError("--interactive reads standard input itself; --prompt - cannot.")
+    wrong = {"--json": form.as_json, "--num-samples": num_samples > 1, "--report-copies": form.report_copies}
+    excluded = next((name for name, on in wrong.items() if on), None)
+    if interactive and excluded:
+        raise UsageError(f"--interactive and {excluded} exclude each other.")
 
+
+def _session(loaded: LanguageModel, text: str, options: SampleOptions, load_state: str | None) -> tuple[Session, str]:
+    """Where to go on from, and the prompt as it is to be shown: what a loaded state held back stands before it."""
+    from textgen.rows import REMEMBERED
+    from textgen.session import Session
+
+    if options.num_beams is not None:
+        raise UsageError(f"--num-beams {options.num_beams} keeps no state and goes on from none.")
+    remember = max(REMEMBERED, options.repeat_last_n, options.max_copy or 0)
+    if load_state is None:
+        return Session.begin(loaded, text, options.seed, remember), text
+    session = Session.load(loaded, load_state)
+    session = replace(session, remember=max(remember, session.remember))
+    if options.seed is not None:
+        session = session.fork(options.seed)
+    return session.read(text), session.rest + text if text else ""
+
+
+def _warn_of_unknown(loaded: LanguageModel, text: str) -> None:
+    unknown = loaded.unknown_characters(text)
+    if unknown:
+        shown = " ".join(map(repr, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
+        unit = loaded.tokenizer.unit
+        warn(f"the model never saw {shown} ({len(unknown)} of the prompt's {unit}s); they are unknown to it.")
+
+
+def _check_search(beams: int, num_samples: int, stream: bool | None) -> None:
+    if stream:
+        raise UsageError(f"--num-beams {beams} cannot stream; add --no-stream.")
+    if num_samples > 1:
+        raise UsageError(f"--num-beams {beams} finds one text; --num-samples {num_samples} would repeat it.")
+
+
+def _checked(chosen: dict[str, Any]) -> SampleOptions:
     options: SampleOptions = from_mapping(SampleOptions, chosen)
     check_sampling(options)
     return options
-
-
-def _count(name: str, value: str, most: int) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= most:
-        raise UsageError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
-    return number
 
 
 def read_prompt(prompt: str | None, prompt_file: str | None) -> str:
@@ -130,99 +172,25 @@ def _decoded(data: bytes, name: str) -> str:
         ) from None
 
 
-def open_model(name: str | None, threads: int) -> LanguageModel:
-    """The model of a folder, of $TEXTGEN_MODEL, or of the latest run."""
+def model_folder(name: str | None) -> Path:
+    """The folder behind a path or a name in runs/; without one, that of $TEXTGEN_MODEL, or the latest run."""
     from textgen.cli.train import find_run
 
     chosen = name or os.environ.get("TEXTGEN_MODEL")
-    folder = find_run("latest") if chosen is None else Path(chosen)
-    if chosen is not None and not folder.is_dir() and (Path("runs") / chosen).is_dir():
-        folder = Path("runs") / chosen
-    import torch
+    if chosen is None:
+        return find_run("latest")
+    named = Path("runs") / chosen
+    return named if named.is_dir() and not Path(chosen).is_dir() else Path(chosen)
 
+
+def open_model(name: str | None, threads: int | None) -> LanguageModel:
+    """The model of `model_folder`, at work in so many threads; None takes all cores."""
     from textgen.language_model import load
 
-    torch.set_num_threads(threads)
-    return load(folder)
+    loaded = load(model_folder(name))
+    import torch  # after the folder has been looked at: a mistyped name is answered at once
 
+    from textgen.bulk import usable_cores
 
-class _Writer:
-    """Puts completions on standard output in the form that was asked for."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        prompt: str,
-        options: SampleOptions,
-        echo: bool | None,
-        as_json: bool,
-        null: bool,
-        verbose: bool,
-    ) -> None:
-        self._model, self._prompt, self._options = model, prompt, options
-        self._json, self._null, self._verbose = as_json, null, verbose
-        self._output = Output()
-        self._echo = (self._output.terminal if echo is None else echo) and not as_json
-
-    def write(self, samples: int, stream: bool) -> None:
-        from textgen.generate import EXACT_ROWS, Completion, choose_seed, complete, stream_rows
-
-        began = time.monotonic()
-        seed = choose_seed(self._options)
-        completions: list[Completion] = []
-        together = samples > EXACT_ROWS
-        if together:
-            completions = complete(self._model, [self._prompt] * samples, replace(self._options, seed=seed))
-        for number in range(samples):
-            self._heading(number, samples)
-            if together:
-                completion = completions[number]
-                self._body(completion, completion.text)
-            else:
-                completion = Completion(self._prompt, seed + number)
-                completions.append(completion)
-                for _, piece in stream_rows(self._model, [self._prompt], self._options, [completion]):
-                    if stream:
-                        self._output.write(piece)
-                self._body(completion, "" if stream else completion.text)
-            self._end(samples)
-        if self._verbose:
-            tokens = sum(completion.tokens for completion in completions)
-            speed = tokens / max(time.monotonic() - began, 1e-9)
-            reasons = ", ".join(sorted({str(completion.finish_reason) for completion in completions}))
-            say(f"{tokens:,} symbols · {speed:,.0f} a second · seed {seed} · stopped by {reasons}")
-
-    def _heading(self, number: int, samples: int) -> None:
-        if samples > 1 and not self._json and not self._null:
-            self._output.write(f"{chr(10) if number else ''}— {number + 1} of {samples} —\n")
-        if self._echo and self._prompt:
-            bold = self._output.terminal and "NO_COLOR" not in os.environ
-            if bold:
-                click.echo("\x1b[1m", nl=False)
-            self._output.write(self._prompt)
-            if bold:
-                click.echo("\x1b[0m", nl=False)
-
-    def _body(self, completion: Completion, text: str) -> None:
-        self._output.write(json.dumps(self._object(completion), ensure_ascii=False) if self._json else text)
-
-    def _end(self, samples: int) -> None:
-        self._output.write("\0" if self._null and not self._json else "\n")
-
-    def _object(self, completion: Completion) -> dict[str, Any]:
-        content: dict[str, Any] = {
-            "prompt": completion.prompt,
-            "text": completion.text,
-            "seed": completion.seed,
-            "tokens": completion.tokens,
-            "finish_reason": completion.finish_reason,
-        }
-        if self._options.logprobs is not None:
-            content["logprobs"] = [
-                {"symbol": self._symbol(c.id), "logprob": c.logprob, "top": [[self._symbol(i), p] for i, p in c.top]}
-                for c in completion.choices
-            ]
-        return content
-
-    def _symbol(self, number: int) -> str:
-        return self._model.tokenizer.decode([number]) or f"<{number}>"
+    torch.set_num_threads(threads or usable_cores())
+    return loaded

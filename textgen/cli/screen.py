@@ -33,12 +33,17 @@ class Output:
 
     def write(self, text: str) -> None:
         if self.terminal:
-            text = "".join(_visible(c) for c in text)
+            text = visible(text)
         if self._bytes is None:  # a test's or notebook's stand-in
             sys.stdout.write(text)
             return
         self._bytes.write(text.encode("utf-8", "replace"))
         self._bytes.flush()
+
+
+def visible(text: str) -> str:
+    """The text with control characters, line ends and tabs apart, as escapes."""
+    return "".join(_visible(character) for character in text)
 
 
 def _visible(character: str) -> str:

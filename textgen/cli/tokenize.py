@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
-from textgen.cli.params import given, options_of
+from textgen.cli.params import given, options_of, whole_number
 from textgen.cli.screen import Output, ReadingProgress, count, plural, say
+from textgen.corpus_settings import CorpusOptions, check_reading
 from textgen.errors import TextgenError, UsageError
-from textgen.settings import CorpusOptions, TrainOptions
+from textgen.settings import TrainOptions
+from textgen.sources import refuse_missing
 
 
 @click.command("tokenize", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -20,12 +22,12 @@ from textgen.settings import CorpusOptions, TrainOptions
 @options_of(CorpusOptions)
 @click.option(
     "--seed",
-    default=str(TrainOptions.seed),
-    metavar="N",
+    type=whole_number(0, 2**63 - 1),
+    default=TrainOptions.seed,
     help=f"Seed of what is held out.  [default: {TrainOptions.seed}]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
-def command(corpus: tuple[str, ...], output_dir: str | None, seed: str, quiet: bool, **values: Any) -> int:
+def command(corpus: tuple[str, ...], output_dir: str | None, seed: int, quiet: bool, **values: Any) -> int:
     """Learn a tokenizer from CORPUS and store its tokens in a folder that `textgen train` takes as a corpus."""
     from textgen.options import from_mapping
 
@@ -33,16 +35,16 @@ def command(corpus: tuple[str, ...], output_dir: str | None, seed: str, quiet: b
         raise UsageError("no corpus given.", hint="textgen tokenize FILE ... --output-dir DIR")
     if output_dir is None:
         raise UsageError("--output-dir is missing.", hint="textgen tokenize FILE ... --output-dir DIR")
-    if not seed.isdecimal():
-        raise UsageError(f"--seed must be a whole number of at least 0, not {seed!r}.")
     options = from_mapping(CorpusOptions, given(CorpusOptions, values))
+    check_reading(options)
     folder = Path(output_dir)
     if folder.exists():
         raise TextgenError(f"{output_dir!r} exists already.", hint="choose another --output-dir, or remove it.")
+    refuse_missing(corpus)
     from textgen.corpus import survey, tokenize
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
-    surveyed = survey(corpus, options, int(seed), progress)
+    surveyed = survey(corpus, options, seed, progress)
     store = tokenize(surveyed, folder, progress)
     progress.finish()
     about = store.about

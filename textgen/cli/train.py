@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from textgen.cli.params import cell_options_of, given, options_of
+from textgen import plugins
+from textgen.cli.params import cell_options_of, given, options_of, sectioned
 from textgen.cli.screen import ReadingProgress, count, duration, plural, say, short, warn
 from textgen.errors import TextgenError, UsageError
-from textgen.options import from_mapping
-from textgen.settings import TrainOptions
+from textgen.options import flag, from_mapping
+from textgen.settings import TrainOptions, check_training
+from textgen.sources import refuse_missing
 
 if TYPE_CHECKING:
     from textgen.train import Session
 
+PLANNED = (
+    "cell",
+    "hidden_size",
+    "num_layers",
+    "batch_size",
+    "seq_length",
+    "max_steps",
+    "learning_rate",
+    "dropout",
+    "warmup_steps",
+    "seed",
+)
+NOT_REPEATED = ("minutes", "epochs", "output_dir", "overwrite_output_dir")
 
-@click.command("train", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.command(
+    "train",
+    cls=sectioned(TrainOptions),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.argument("corpus", nargs=-1)
 @options_of(TrainOptions, leave_out=("cell_options",))
 @click.option("-o", "cell_options", nargs=2, multiple=True, metavar="KEY VALUE", help="An option of the cell itself.")
@@ -40,7 +62,8 @@ def command(
     quiet: bool,
     **values: Any,
 ) -> int:
-    """Train a model on CORPUS: files, folders, globs, '-' for standard input, or a tokenized folder.
+    """Train a model on CORPUS: files, folders, globs, tables, '-' for standard input, hub:OWNER/NAME, a corpus by name
+    (such as stories or tiny-shakespeare), or a tokenized folder.
 
     With nothing but a corpus, this machine is measured and everything is planned so that the command takes 5 minutes;
     --minutes sets another time, and whatever you name is kept.
@@ -50,31 +73,42 @@ def command(
         chosen["cell_options"] = cell_options_of(cell_options)
     style = "none" if quiet else progress
     reading = ReadingProgress(style in ("auto", "rich") and sys.stderr.isatty())
-    session = _session(corpus, chosen, resume_from, dry_run, reading)
+    if resume_from is None:
+        session = _start(corpus, chosen, dry_run, reading)
+    elif corpus:
+        raise UsageError(f"--resume takes the corpus of the run; leave {corpus[0]!r} out, or train a new run.")
+    else:
+        session = _resume(resume_from, chosen, reading)
+    reading.finish()
+    for warning in session.warnings:
+        warn(warning)
+    if not quiet:
+        show_plan(session, repeating_flags(session, corpus, chosen) if resume_from is None else None)
     if dry_run:
         return 0
     return follow(session, style)
 
 
-def _session(
-    corpus: tuple[str, ...], chosen: dict[str, Any], resume_from: str | None, dry_run: bool, reading: ReadingProgress
-) -> Session:
-    from textgen.cli import STARTED
-    from textgen.train import resume, start
+def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, reading: ReadingProgress) -> Session:
+    """A new run. What can be refused without torch is refused before its import, which takes seconds."""
+    if not corpus:
+        raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to go on with a run.")
+    options = from_mapping(TrainOptions, chosen)
+    check_training(options)
+    plugins.owner(options.cell)
+    refuse_missing(corpus)
 
-    if resume_from is not None:
-        if corpus:
-            raise UsageError(f"--resume takes the corpus of the run; leave {corpus[0]!r} out, or train a new run.")
-        session = resume(find_run(resume_from), chosen, reading)
-    else:
-        if not corpus:
-            raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to go on with a run.")
-        session = start(corpus, from_mapping(TrainOptions, chosen), STARTED, reading, dry_run=dry_run)
-    reading.finish()
-    for warning in session.warnings:
-        warn(warning)
-    show_plan(session)
-    return session
+    from textgen.cli import STARTED
+    from textgen.train import start
+
+    return start(corpus, options, STARTED, reading, dry_run=dry_run)
+
+
+def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Session:
+    folder = find_run(name)
+    from textgen.train import resume
+
+    return resume(folder, chosen, reading)
 
 
 def find_run(name: str) -> Path:
@@ -90,7 +124,7 @@ def find_run(name: str) -> Path:
     raise TextgenError(f"there is no run {name!r} here or in runs/.")
 
 
-def show_plan(session: Session) -> None:
+def show_plan(session: Session, again: str | None) -> None:
     """What was read, what is going to be trained, and the flags that repeat it."""
     about, options, config, made = session.store.about, session.options, session.config, session.versions
     total = sum(about["bytes"].values())
@@ -121,34 +155,37 @@ def show_plan(session: Session) -> None:
             took,
             str(session.run.folder),
         ],
-        "again": [repeating_flags(session)],
+        **({"again": [again]} if again else {}),
+        **({"from": session.notes} if session.notes else {}),
     }
     for name, parts in lines.items():
         say(f"{name:8}{' · '.join(str(part) for part in parts if part)}")
 
 
-def repeating_flags(session: Session) -> str:
-    """The flags that make the same run without measuring anything."""
-    options, about = session.options, session.store.about
-    names = (
-        "hidden_size",
-        "num_layers",
-        "batch_size",
-        "seq_length",
-        "max_steps",
-        "learning_rate",
-        "dropout",
-        "warmup_steps",
-    )
-    flags = [f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in names]
-    vocabulary = f" --vocab-size {about['vocab_size']}" if about["level"] == "bpe" else ""
-    return f"--cell {options.cell} --tokenizer {about['level']}{vocabulary} {' '.join(flags)} --seed {options.seed}"
+def repeating_flags(session: Session, corpus: Sequence[str], chosen: Mapping[str, Any]) -> str:
+    """The flags that make the same run without measuring anything: what was chosen, and what was planned."""
+    options = session.options
+    told = {name: value for name, value in chosen.items() if name not in NOT_REPEATED}
+    told |= {name: getattr(options, name) for name in PLANNED}
+    tokenized = [Path(path) for path in corpus] == [session.store.folder]
+    if not tokenized:
+        told.setdefault("tokenizer", session.store.tokenizer.level)
+    return " ".join(typed(name, value) for name, value in told.items())
+
+
+def typed(name: str, value: Any) -> str:
+    """An option as it is typed."""
+    if isinstance(value, dict):
+        return " ".join(f"-o {key} {shlex.quote(str(each))}" for key, each in value.items())
+    if isinstance(value, bool):
+        return flag(name) if value else flag(f"no_{name}")
+    return f"{flag(name)} {shlex.quote(str(value))}"
 
 
 def follow(session: Session, style: str) -> int:
     """Train, show it, and stop cleanly when asked to; returns the exit code."""
     from textgen.cli.training_display import display
-    from textgen.trainer import Ended
+    from textgen.events import Ended
 
     received: list[int] = []
 
@@ -179,14 +216,14 @@ def _farewell(session: Session, reason: str, step: int, seconds: float) -> None:
     folder = session.run.folder
     if reason in ("interrupted", "time"):
         say(f"Stopped at step {count(step)}; saved.")
-        say(f"Continue: textgen train --resume {folder}")
+        say(f"Continue: textgen train --resume {shlex.quote(str(folder))}")
         return
     progress = session.trainer.progress
     if progress.best_step is not None and progress.best_loss is not None:
         say(f"best at step {count(progress.best_step)} · {duration(seconds)} · {folder}")
     else:
         say(f"done · {duration(seconds)} · {folder}")
-    model = "" if find_latest() == folder else f" -m {folder}"
+    model = "" if find_latest() == folder else f" -m {shlex.quote(str(folder))}"
     say(f'next: textgen sample{model} --prompt "..."')
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from textgen.cli.screen import count, say, short
+from textgen.cli.screen import count, say, short, visible
+from textgen.events import Evaluated, Event, Logged, Saved, Tick
 from textgen.generate import generate
 from textgen.language_model import LanguageModel, generation_habits, with_habits
 from textgen.torch_stepper import TorchStepper
-from textgen.trainer import Evaluated, Event, Logged, Saved, Tick
 
 if TYPE_CHECKING:
     from textgen.train import Session
@@ -51,7 +52,7 @@ class _Samples:
         if not self._every or (step % self._every and step != self._last):
             return None
         text = generate(self._model, max_new_tokens=SAMPLE_SYMBOLS, seed=1, ignore_eos=True)
-        return " ".join(text.split())[:160]
+        return visible(" ".join(text.split()))[:160]
 
 
 class PlainLines:
@@ -116,7 +117,7 @@ class LiveTable:
         if isinstance(event, Tick):
             self._bar.update(self._task, completed=event.step)
             if text := self._samples.at(event.step):
-                self._console.print(f"[dim]         {text}[/dim]", markup=True, overflow="ellipsis", no_wrap=True)
+                self._console.print(Text(f"         {text}", style="dim"), overflow="ellipsis", no_wrap=True)
         elif isinstance(event, Logged):
             self._logged = event
             self._bar.update(self._task, loss=f"{event.loss:.3f}", speed=short(event.tokens_per_second))

@@ -1,0 +1,66 @@
+"""What README and docstrings show is run: Python blocks, doctests, and every command and option they name."""
+
+import doctest
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from textgen.cli import VERBS, group
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "corpora" / "README.md"]
+COMMANDS = [
+    pytest.param(shown, id=f"{page.name}:{number}")
+    for page in PAGES
+    for number, line in enumerate(page.read_text().splitlines(), 1)
+    for found in re.findall(r"^\s*(?:\$ )?(textgen [a-z-].*)|`(textgen [a-z-][^`]*)`", line)
+    for shown in found
+    if shown
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("Once upon a time there was a fox, and it was a good fox.\n" * 200)
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S):
+        exec(compile(block, str(page), "exec"), scope)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_and_options_exist(line):
+    words = shlex.split(line.split("  #")[0].split(" | ")[0].split(" && ")[0])[1:]
+    command = group
+    if words[:1] == ["--config"]:
+        words = words[2:]
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        command = command.get_command(click.Context(command), words.pop(0))
+        assert command is not None, line
+    known = {spelling for p in command.params for spelling in (*p.opts, *p.secondary_opts)} | {"-h", "--help"}
+    used = {word.split("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
+    assert used <= known, f"{line}: {used - known}"
+
+
+def test_readme_names_every_verb():
+    text = (ROOT / "README.md").read_text()
+    assert [verb for verb in VERBS if f"textgen {verb}" not in text] == []
+
+
+def test_readme_shows_the_tree_as_it_is():
+    text = (ROOT / "README.md").read_text()
+    shown = set(re.findall(r"^ {2}(\w+\.py|\w+/) ", text, flags=re.M))
+    real = {
+        p.name + ("/" if p.is_dir() else "") for p in (ROOT / "textgen").iterdir() if not p.name.startswith(("_", "."))
+    }
+    assert real - {"py.typed"} <= shown, real - shown
+
+
+@pytest.mark.parametrize("name", ["cell", "convert", "plugins"])
+def test_docstring_examples(name):
+    failed, tried = doctest.testmod(import_module(f"textgen.{name}"))
+    assert tried and not failed

@@ -1,0 +1,184 @@
+"""The house rules, read off the source: sizes, docstrings, who imports whom, and what is never called."""
+
+import ast
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "textgen").rglob("*.py"))
+}
+SHIPPED = {**LIBRARY, **{path.stem: path for path in sorted((ROOT / "plugins").glob("textgen_*/*.py"))}}
+LONGEST_MODULE, LONGEST_FUNCTION = 260, 45
+LONG_MODULES = {"textgen.files": 378, "textgen.trainer": 277}
+"""Modules that are longer than they should be. The numbers may fall, never rise."""
+
+LAYERS = [  # of those that DESIGN.md names; each may import its own layer and those before it
+    ["cell", "hookspecs", "recurrence", "plugins"],
+    ["model", "sampling", "tokenizer", "corpus"],
+    ["tasks", "generate", "evaluate"],
+    ["train", "trainer", "checkpoint"],
+    ["cli"],
+]
+TORCH = (
+    "cell convert dropout recurrence model checkpoint machine tasks torch_stepper train trainer cli.training_display "
+    "optimization finetune new_run"
+)
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "copyreg"}
+FORBIDDEN_CALLS = {
+    *("eval", "exec", "compile", "print", "input", "breakpoint", "__import__"),
+    *("torch.load", "torch.save", "os.system", "os.popen", "yaml.load"),
+}
+HARMLESS = {"shell": "False", "allow_pickle": "False", "weights_only": "True", "trust_remote_code": "False"}
+ERRORS = {"TextgenError", "UsageError", "DamagedError", "PluginError"}
+REASONS = {"textgen.plugins", "textgen.hub"}  # what they say ends inside a longer sentence
+HEAVY = {"torch", "numpy", "datasets", "sentencepiece", "safetensors", "pyarrow", "rich"}
+
+
+@cache
+def tree(name):
+    return ast.parse(SHIPPED[name].read_text())
+
+
+def at_import(body):
+    """The statements that run when a module is imported."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            yield from at_import(node.orelse)
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield node
+            yield from at_import(ast.iter_child_nodes(node))
+
+
+def imported(nodes):
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in LIBRARY else node.module for name in inner)
+
+
+@cache
+def imports(name):
+    """What is imported as soon as the module is."""
+    return frozenset(imported(at_import(tree(name).body))) - {"textgen"}
+
+
+@cache
+def everywhere(name):
+    """What is imported anywhere in it, by functions too."""
+    return frozenset(imported(ast.walk(tree(name))))
+
+
+def roots(modules):
+    return {module.split(".")[0] for module in modules}
+
+
+@cache
+def reached(name):
+    """The same, and whatever that imports in turn."""
+    seen, waiting = set(), [name]
+    while waiting:
+        for found in imports(waiting.pop()) - seen:
+            seen.add(found)
+            waiting += [found] if found in LIBRARY else []
+    return seen
+
+
+def calls(name):
+    return (node for node in ast.walk(tree(name)) if isinstance(node, ast.Call))
+
+
+def test_imports_run_in_no_circle():
+    assert [name for name in LIBRARY if name in reached(name)] == []
+
+
+@pytest.mark.parametrize("place", range(len(LAYERS)))
+def test_imports_run_downwards(place):
+    above = {f"textgen.{other}" for layer in LAYERS[place + 1 :] for other in layer}
+    assert [(name, found) for name in LAYERS[place] for found in reached(f"textgen.{name}") & above] == []
+
+
+def test_the_library_knows_neither_its_command_line_nor_its_plugins():
+    library = [name for name in LIBRARY if not name.startswith(("textgen.cli", "textgen.__main__"))]
+    strangers = ("textgen.cli", "textgen_cells", "click")
+    wrong = [(name, module) for name in library for module in everywhere(name) if module.startswith(strangers)]
+    assert wrong == []
+    assert [name for name in LIBRARY if any(module.startswith("textgen_cells") for module in everywhere(name))] == []
+
+
+def test_torch_is_imported_where_it_is_used():
+    users = {name.removeprefix("textgen.") for name in LIBRARY if "torch" in roots(reached(name))}
+    assert users == set(TORCH.split())
+
+
+def test_a_verb_imports_what_is_slow_when_it_is_called():
+    light = [name for name in LIBRARY if name.startswith("textgen.cli") and not name.endswith("training_display")]
+    assert [(name, found) for name in light for found in roots(reached(name)) & HEAVY] == []
+
+
+def test_modules_and_functions_are_short():
+    lines = {name: len(path.read_text().splitlines()) for name, path in SHIPPED.items()}
+    assert [(name, n) for name, n in lines.items() if n > LONG_MODULES.get(name, LONGEST_MODULE)] == []
+    assert [name for name in LONG_MODULES if lines[name] <= LONGEST_MODULE] == [], "no exceptions any more"
+    functions = [
+        (name, node.name, node.end_lineno - node.lineno + 1)
+        for name in SHIPPED
+        for node in ast.walk(tree(name))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    assert [function for function in functions if function[2] > LONGEST_FUNCTION] == []
+
+
+def test_modules_and_public_names_have_docstrings():
+    assert [name for name in SHIPPED if not ast.get_docstring(tree(name))] == []
+    public = [
+        (name, node)
+        for name in LIBRARY
+        for node in tree(name).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    ]
+    assert [(name, node.name) for name, node in public if not ast.get_docstring(node)] == []
+
+
+def test_nothing_runs_data_as_code_or_prints():
+    modules = [(name, module) for name in SHIPPED for module in roots(everywhere(name)) & FORBIDDEN_IMPORTS]
+    assert modules == []
+    assert [(name, ast.unparse(call)) for name in SHIPPED for call in calls(name) if forbidden(call)] == []
+
+
+def forbidden(call):
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    return ast.unparse(call.func) in FORBIDDEN_CALLS or any(
+        given.get(name, harmless) != harmless for name, harmless in HARMLESS.items()
+    )
+
+
+def test_an_error_is_a_sentence():
+    wrong = []
+    for name in LIBRARY.keys() - REASONS:
+        for call in calls(name):
+            if call.args and ast.unparse(call.func).split(".")[-1] in ERRORS:
+                message = call.args[0]
+                end = message.values[-1] if isinstance(message, ast.JoinedStr) else message
+                if isinstance(end, ast.Constant) and not end.value.endswith((".", "?")):
+                    wrong.append((name, call.lineno, end.value))
+    assert wrong == []
+
+
+def test_every_name_is_used():
+    words = Counter(re.findall(r"\w+", "\n".join(path.read_text() for path in SHIPPED.values())))
+    unused = []
+    for name in LIBRARY:
+        for node in tree(name).body:
+            names = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            unused += [(name, defined) for defined in names if defined[:2] != "__" and words[defined] == 1]
+    assert unused == []

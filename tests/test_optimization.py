@@ -1,0 +1,164 @@
+"""How weights move: parts of a batch are the batch, learning rates over time, averages, and all of it resumable."""
+
+import sys
+import types
+
+import pytest
+import torch
+from zoo import CELLS
+
+from textgen.checkpoint import Run
+from textgen.config import ModelConfig
+from textgen.errors import TextgenError, UsageError
+from textgen.evaluate import Score
+from textgen.events import Evaluated, Logged
+from textgen.model import build_model
+from textgen.optimization import WeightAverage, schedule
+from textgen.options import from_mapping
+from textgen.reporting import reporters
+from textgen.settings import TrainOptions, check_training
+from textgen.tasks import Task
+from textgen.trainer import Trainer
+
+SYMBOLS, LANES = 11, 6
+
+
+class Noise(Task):
+    """Windows of random symbols, a function of the step alone; nothing is held out."""
+
+    steps_per_epoch = 5
+
+    def starts_epoch(self, step):
+        return step % self.steps_per_epoch == 0
+
+    def window(self, step):
+        ids = torch.randint(SYMBOLS, (8, LANES), generator=torch.Generator().manual_seed(step))
+        return ids[:-1].int(), ids[1:]
+
+    def loss(self, outputs, targets):
+        return torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    def evaluate(self, model, quick):
+        return None
+
+
+def trained(folder, cell="lstm", steps=7, **options):
+    planned = {"batch_size": LANES, "seq_length": 7, "max_steps": 7, "learning_rate": 0.02, "warmup_steps": 2}
+    every = {"logging_steps": 100, "eval_steps": 100, "save_steps": 100, "dropout": 0.3, "embedding_dropout": 0.1}
+    settings = from_mapping(TrainOptions, {**planned, **every, **options})
+    torch.manual_seed(1)
+    config = ModelConfig(vocab_size=SYMBOLS, hidden_size=6, embedding_size=6, num_layers=2)
+    trainer = Trainer(
+        Run.create(folder / f"run-{len(list(folder.iterdir()))}", {}),
+        Noise(),
+        build_model(config, CELLS[cell]).double(),
+        settings,
+    )
+    for _ in range(steps):
+        trainer._step(trainer.progress.step)
+        trainer.progress.step += 1
+    return trainer
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("parts", [4, LANES])
+def test_a_batch_in_parts_is_the_batch(tmp_path, cell, parts):
+    whole = trained(tmp_path, cell, weight_drop=0.2)
+    split = trained(tmp_path, cell, weight_drop=0.2, gradient_accumulation_steps=parts)
+    torch.testing.assert_close(split.model.state_dict(), whole.model.state_dict(), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(split.carry, whole.carry, rtol=1e-8, atol=1e-8)
+
+
+def test_bfloat16_trains_and_keeps_weights_and_state_in_their_type(tmp_path):
+    torch.set_default_dtype(torch.float32)
+    trainer = trained(tmp_path, dtype="bfloat16")
+    assert {t.dtype for t in (*trainer.model.parameters(), *trainer.carry)} == {torch.float64}
+
+
+def test_plateau_divides_by_four_for_each_reduction():
+    options = TrainOptions(learning_rate=1.0, max_steps=100, warmup_steps=4, lr_scheduler="plateau")
+    assert [schedule(options, step, 0) for step in (0, 3, 4, 99)] == [0.2, 0.8, 1.0, 1.0]
+    assert schedule(options, 50, 2) == 1 / 16
+
+
+def test_cosine_falls_all_the_way_and_constant_does_not():
+    cosine = TrainOptions(learning_rate=1.0, max_steps=100, warmup_steps=10)
+    rates = [schedule(cosine, step) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[10] == pytest.approx(1) and rates[99] < 0.03
+    constant = TrainOptions(learning_rate=1.0, max_steps=100, warmup_steps=0, lr_scheduler="constant")
+    assert {schedule(constant, step) for step in range(100)} == {1.0}
+
+
+def test_the_average_is_the_exponential_one_and_leaves_the_model_alone():
+    model = torch.nn.Linear(2, 1, bias=False)
+    average = WeightAverage(model, 0.5)
+    expected = model.weight.detach().clone()
+    for step in range(1, 30):
+        torch.nn.init.normal_(model.weight)
+        average.update(model, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    own = model.weight.detach().clone()
+    with average.applied(model):
+        torch.testing.assert_close(model.weight.detach(), expected)
+    assert torch.equal(model.weight, own)
+
+
+@pytest.mark.parametrize("options", [{"average_weights": 0.9}, {"optimizer": "sgd", "momentum": 0.9}])
+def test_averages_and_momentum_survive_a_checkpoint(tmp_path, options):
+    straight = trained(tmp_path, **options)
+    first = trained(tmp_path, steps=3, **options)
+    first._save()
+    second = trained(tmp_path, steps=0, **options)
+    checkpoint = first.run_folder.load(3)
+    second.resume(checkpoint)
+    for _ in range(4):
+        second._step(second.progress.step)
+        second.progress.step += 1
+    pairs = zip(second.model.state_dict().values(), straight.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    if straight.average:
+        assert all(torch.equal(t, second.average.tensors[n]) for n, t in straight.average.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"momentum": 0.9}, "--momentum goes with"),
+        ({"lr_scheduler": "plateau", "validation_split": 0.0}, "plateau"),
+        ({"batch_size": 4, "gradient_accumulation_steps": 5}, "--gradient-accumulation-steps 5"),
+        ({"lr_scheduler": "plateu"}, "Did you mean 'plateau'"),
+        ({"size": "huge"}, "tiny, small, medium"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(options, named):
+    with pytest.raises(UsageError, match=named):
+        check_training(TrainOptions(**options))
+
+
+def test_metrics_reach_tensorboard(tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    with reporters(["tensorboard"], tmp_path) as report:
+        report(Logged(5, 0.5, 2.0, 1.0, 0.1, 1000.0))
+        report(Evaluated(5, Score(20.0, 10, 10, 10), best=True))
+    assert written[0] == str(tmp_path / "tensorboard") and written[-1] == "closed"
+    assert ("train/loss", 2.0, 5) in written and ("eval/nats_per_token", 2.0, 5) in written
+
+
+def test_a_missing_tensorboard_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(TextgenError, match="needs tensorboard"), reporters(["tensorboard"], tmp_path):
+        pass

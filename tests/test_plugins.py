@@ -1,0 +1,378 @@
+"""Laws of plugins: a broken one is named in a line and harms nobody else; listing imports nothing; options are kept."""
+
+import json
+import math
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from terminal import refusal, run
+
+from textgen import Cell, cell_options, load, plugins
+from textgen.cli import load_plugins
+from textgen.cli import plugins as screen
+from textgen.errors import TextgenError, UsageError
+
+LEAKY = '''"""A cell that forgets slowly."""
+import torch
+import textgen
+
+class Leaky(textgen.Cell):
+    def __init__(self, input_size, hidden_size, rate: float = 0.5):
+        super().__init__(input_size, hidden_size)
+        self.rate, self.input = rate, torch.nn.Linear(input_size, hidden_size)
+
+    def step(self, x, state):
+        h = torch.lerp(state[0], torch.tanh(self.input(x)), self.rate)
+        return h, (h,)
+
+@textgen.hookimpl
+def register_cells(register):
+    pass
+'''
+TEXT = "A small fox sat on a large stone and looked at the sea.\n" * 40
+MINE = ("textgen-one", "textgen-two")
+TINY = ["--hidden-size", "4", "--max-steps", "2", "--batch-size", "2", "--seq-length", "8", "--threads", "1"]
+
+
+def registering(*names):
+    return "".join([LEAKY, *(f"    register({name!r}, Leaky)\n" for name in names)])
+
+
+NOISE = """print('hello'); os.write(1, b'{"problem": "forged"}' + os.linesep.encode())\n"""
+NO_CELL = "it registers no cell"
+BROKEN = {  # the name of a package and its cell: what its module says, and what has to be said of it
+    "absent": ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
+    "no-python": ("def :", "SyntaxError: invalid syntax"),
+    "exits": ("raise SystemExit(0)", "it exits with 0"),
+    "silent": ("raise RuntimeError", "RuntimeError"),
+    "long-winded": ("raise RuntimeError('one\\n\\n  two')", "RuntimeError: one two"),
+    "misspelt": (registering("x").replace("def register_cells", "def register_cell"), "unknown hook 'register_cell'"),
+    "argument": (registering("x").replace("register_cells(register)", "register_cells(give)"), "{'give'}"),
+    "no-cell": (registering("x").replace("(textgen.Cell)", "(torch.nn.Module)"), "must be a subclass of textgen.Cell"),
+    "instance": (registering("x").replace(", Leaky)", ", Leaky(1, 1))"), "must be a subclass of textgen.Cell"),
+    "no-name": (registering("x").replace("('x'", "(3"), "must be text, not 3"),
+    "repeated": (registering("repeated", "repeated"), "'repeated' is registered twice"),
+    "empty": ("", NO_CELL),
+    "unmarked": (registering("unmarked").replace("@textgen.hookimpl", ""), NO_CELL),
+    "uncalled": (LEAKY, NO_CELL),
+    "renamed": (registering("something else"), "'something else'"),
+    "surplus": (registering("surplus", "extra"), "registers 'extra' without an entry point"),
+    "stumbles": (LEAKY + "    1 / 0", "ZeroDivisionError: division by zero"),
+    "zz-dies": ("import os; os._exit(3)", "it ends the process (exit code 3)"),
+    "zz-late": ("import nowhere_to_be_found", "No module named"),  # loaded after the one before it has died
+}
+STILL_USABLE = {"surplus"}  # what it lists, it registers
+DEADLY = {"zz-dies"}
+
+
+class Packages:
+    """Installs throw-away packages into a folder: a module, and metadata with an entry point for each name."""
+
+    def __init__(self, folder, patch):
+        self.folder, self._patch, self._made = folder, patch, []
+
+    def install(self, package, source, names=(), version="1.0", folder=None):
+        folder = folder or self.folder
+        module = f"textgen_try_{package.replace('-', '_')}"
+        info = folder / f"textgen_{package.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (folder / f"{module}.py").write_text(source)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: textgen-{package}\nVersion: {version}\n")
+        points = "".join(f"{name} = {module}\n" for name in names or [package])
+        (info / "entry_points.txt").write_text(f"[textgen]\n{points}")
+        self._made.append(f"textgen-{package}")
+        self._patch.setenv("TEXTGEN_LOAD_PLUGINS", ",".join(self._made))
+        return module
+
+
+@contextmanager
+def site(folder):
+    """A folder in which Python looks for packages, here and in child processes."""
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield Packages(folder, patch)
+    for name in [name for name in sys.modules if name.startswith("textgen_try_")]:
+        del sys.modules[name]
+    plugins.load_module.cache_clear()
+
+
+@pytest.fixture
+def packages(tmp_path):
+    with site(tmp_path / "site") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def all_broken(tmp_path_factory):
+    """Every kind of broken package at once, and what `textgen plugins` says of them."""
+    with site(tmp_path_factory.mktemp("broken") / "site") as made:
+        for name, (source, _) in BROKEN.items():
+            made.install(name, source)
+        made.install("impostor", registering("lstm"), ["lstm"])
+        made.install("fine", registering("fine").replace("import torch\n", f"import os, torch\n{NOISE}"))
+        restricted = os.environ["TEXTGEN_LOAD_PLUGINS"]
+        yield restricted, run("plugins")
+
+
+@pytest.fixture
+def among_broken(all_broken, monkeypatch, tmp_path):
+    monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", all_broken[0])
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text(TEXT)
+
+
+# --- broken plugins ---
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_plugin_is_named_in_one_line(all_broken, name):
+    _, shown = all_broken
+    (line,) = [line for line in shown.text.splitlines() if line.split()[0] == name]
+    assert shown.code == 0
+    assert line.split()[1:4] == [f"textgen-{name}", "1.0", "failed"]
+    assert BROKEN[name][1] in line
+
+
+def test_the_list_holds_one_line_each_and_nothing_else(all_broken):
+    _, shown = all_broken
+    rows = [line.split()[:4] for line in shown.text.splitlines()]
+    assert rows[0] == ["cell", "package", "status", "reason"]
+    assert [row[0] for row in rows[1:]] == sorted([*BROKEN, "elman", "fine", "gru", "lstm", "lstm", "rnn"])
+    good = {row[0] for row in rows[1:] if row[3] == "ok"}
+    assert good == {"elman", "fine", "gru", "lstm", "rnn"}
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN.keys() - STILL_USABLE - DEADLY))
+def test_asking_for_a_broken_cell_is_one_sentence(among_broken, name):
+    said, _ = refusal(run("train", "notes.txt", "--cell", name, *TINY), 1)
+    assert f"textgen-{name} 1.0" in said and BROKEN[name][1] in said
+    assert not Path("runs").exists()
+
+
+def test_everything_else_works_beside_broken_plugins(among_broken):
+    assert run("--help").code == 0
+    assert {line.split()[0] for line in run("cells").text.splitlines()} >= {*BROKEN, "lstm"}
+    for cell in ("lstm", "surplus", "fine"):
+        assert run("cells", "show", cell, "--json").code == 0
+    assert run("train", "notes.txt", "--cell", "lstm", *TINY).code == 0
+    assert run("sample", "-n", "5", "--seed", "1").code == 0
+
+
+def test_a_name_of_ours_stays_ours(all_broken, among_broken):
+    (impostor,) = [line for line in all_broken[1].text.splitlines() if "textgen-impostor" in line]
+    assert "failed" in impostor and "the name 'lstm' is taken by textgen-lm" in impostor
+    assert plugins.cell("lstm").__module__ == "textgen_cells.lstm"
+    assert plugins.owner("lstm").distribution == "textgen-lm"
+
+
+def test_two_packages_with_one_name_are_both_named_and_neither_is_used(packages, monkeypatch):
+    for package in ("this", "that"):
+        packages.install(package, registering("shared"), ["shared"])
+    said, _ = refusal(run("cells", "show", "shared"), 1)
+    assert "'shared' is claimed by textgen-that 1.0 and textgen-this 1.0" in said
+    reasons = {entry.distribution: reason for entry, reason in plugins.refused_claims()}
+    assert {"textgen-this", "textgen-that"} == reasons.keys()
+    assert "textgen-that 1.0" in reasons["textgen-this"] and "textgen-this 1.0" in reasons["textgen-that"]
+    assert "claimed by textgen-that 1.0 and textgen-this 1.0" in run("cells").text
+    monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "textgen-this")
+    assert plugins.owner("shared").distribution == "textgen-this" and not plugins.refused_claims()
+
+
+def test_a_plugin_that_hangs_is_named(packages, monkeypatch):
+    packages.install("hangs", "while True:\n    pass\n")
+    monkeypatch.setattr(screen, "SECONDS_EACH", 0.2)
+    (problem,) = screen._load_elsewhere([plugins.owner("hangs")]).values()
+    assert "longer than" in problem
+
+
+def test_what_a_plugin_prints_is_no_result(packages, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text(TEXT)
+    source = registering("loud").replace("import torch\n", "import torch\nprint('hello from loud')\n")
+    packages.install("loud", source.replace("    register(", "    print('once more')\n    register("))
+    done = run("train", "notes.txt", "--cell", "loud", *TINY)
+    assert (done.code, done.out) == (0, b"") and "hello from loud\nonce more\n" in done.err
+
+
+# --- finding ---
+
+
+def test_listing_imports_no_plugin_and_shows_its_first_line(packages):
+    modules = [packages.install("leaky", registering("leaky")), packages.install("bad", "raise Exception")]
+    for arguments in (["cells"], ["cells", "--json"], ["cells", "list"], ["--help"], ["completion", "bash"]):
+        assert run(*arguments).code == 0
+    (leaky,) = [row for row in json.loads(run("cells", "--json", "list").out) if row["cell"] == "leaky"]
+    assert leaky == {"cell": "leaky", "package": "textgen-leaky 1.0", "about": "A cell that forgets slowly."}
+    assert not sys.modules.keys() & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (None, {"one", "two", "alias"}),
+        ("", set()),
+        ("textgen-one", {"one"}),
+        ("two", {"two"}),
+        (" alias , textgen-one ", {"alias", "one"}),
+        ("textgen_one", {"one"}),
+        ("nothing", set()),
+    ],
+)
+def test_the_variable_restricts_to_packages_or_cells(packages, monkeypatch, value, found):
+    packages.install("one", registering("one"))
+    packages.install("two", registering("two", "alias"), ["two", "alias"])
+    if value is None:
+        monkeypatch.delenv("TEXTGEN_LOAD_PLUGINS")
+    else:
+        monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", value)
+    mine = {e.name for claims in plugins.entries().values() for e in claims if e.distribution in MINE}
+    assert mine == found and plugins.entries().keys() >= {"rnn", "elman", "lstm", "gru"}
+    assert [load_plugins.problem_with(plugins.owner(name)) for name in sorted(found)] == [None] * len(found)
+
+
+def test_of_a_package_found_twice_the_one_that_is_imported_counts(packages, tmp_path, monkeypatch):
+    packages.install("twice", registering("twice"), version="2.0")
+    packages.install("twice", "raise Exception", version="1.0", folder=tmp_path / "older")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "older")])
+    assert [entry.version for entry in plugins.entries()["twice"]] == ["2.0"]
+    assert plugins.cell("twice").__name__ == "Leaky"
+
+
+@pytest.mark.parametrize("points", [b"\xff\xfe\x00", b"[textgen]\nnonsense", b"[textgen\nx", b"x = y"])
+def test_a_package_with_broken_metadata_hides_no_other(packages, points):
+    packages.install("leaky", registering("leaky"))
+    info = packages.folder / "aa_broken-1.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_bytes(points)
+    assert plugins.entries().keys() >= {"leaky", "lstm"}
+    assert "leaky" in run("cells").text
+
+
+def test_an_unknown_cell_is_suggested(packages):
+    packages.install("leaky", registering("leaky"))
+    said, hint = refusal(run("cells", "show", "leeky"), 2)
+    assert said == "no cell named 'leeky'. Did you mean 'leaky'?"
+    assert hint == "installed: elman, gru, leaky, lstm, rnn."
+
+
+# --- options of a cell ---
+
+
+class Choosy(Cell):
+    """One option of each kind."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        wide: bool = False,
+        heads: int = 2,
+        rate: float = 1,
+        label: str = "a",
+        shape: Literal["round", "square"] = "round",
+        order: Literal[1, 2] = 1,
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+
+    def step(self, x, state):
+        return state[0], state
+
+
+OPTIONS = {option.name: option for option in cell_options.describe(Choosy)}
+
+
+def test_options_are_read_from_the_constructor():
+    kinds = {name: (option.kind, option.default, option.choices) for name, option in OPTIONS.items()}
+    assert kinds == {
+        "wide": (bool, False, ()),
+        "heads": (int, 2, ()),
+        "rate": (float, 1, ()),
+        "label": (str, "a", ()),
+        "shape": (str, "round", ("round", "square")),
+        "order": (int, 1, (1, 2)),
+    }
+
+
+@given(st.integers(-(10**30), 10**30), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.text())
+def test_a_value_is_the_same_typed_or_from_json(heads, rate, wide, label):
+    values = {"heads": heads, "rate": rate, "wide": wide, "label": label}
+    as_typed = {name: value if name == "label" else str(value) for name, value in values.items()}
+    for asked in (values, as_typed, json.loads(json.dumps(values))):
+        parsed = cell_options.parse(Choosy, "choosy", asked)
+        assert parsed == {**values, "shape": "round", "order": 1}
+        assert [type(parsed[name]) for name in values] == [int, float, bool, str]
+
+
+WRONG = {
+    "wide": ["maybe", "", 2, 0.5, None, []],
+    "heads": ["2.5", "x", "", "nan", "inf", 2.5, True, math.nan, math.inf, None, [], {}],
+    "rate": ["x", "", "nan", "inf", "1e999", True, math.nan, -math.inf, None, [], "0x1"],
+    "label": [1, True, None, []],
+    "shape": ["oval", "", 1, None],
+    "order": ["3", 3, "x", True, None],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_wrong_value_is_a_usage_error_that_shows_it(name, value):
+    with pytest.raises(UsageError) as error:
+        cell_options.parse(Choosy, "choosy", {name: value})
+    assert name in str(error.value) and f"not {value!r}." in str(error.value)
+    for choice in OPTIONS[name].choices:
+        assert repr(choice) in str(error.value)
+
+
+def test_an_unknown_option_is_suggested_and_the_others_are_listed():
+    with pytest.raises(UsageError, match=r"cell 'choosy' has no option 'head'\. Did you mean 'heads'\?") as error:
+        cell_options.parse(Choosy, "choosy", {"head": 1})
+    assert all(name in error.value.hint for name in OPTIONS)
+    with pytest.raises(UsageError, match="'gru' has no option 'x'") as error:
+        cell_options.parse(plugins.cell("gru"), "gru", {"x": 1})
+    assert "none" in error.value.hint
+
+
+@pytest.mark.parametrize("default", [None, (), math.inf, math.nan, object, "empty"])
+def test_a_default_that_json_cannot_hold_is_refused(default):
+    def build(self, input_size, hidden_size, sizes=default):
+        raise AssertionError
+
+    if default == "empty":
+        build.__defaults__ = ()
+    made = type("Unsaveable", (Choosy,), {"__init__": build})
+    with pytest.raises(TextgenError, match=r"Unsaveable\.sizes needs a default"):
+        cell_options.describe(made)
+
+
+def test_a_type_that_cannot_be_read_is_a_sentence():
+    def build(self, input_size, hidden_size, rate: "Nowhere" = 1.0):  # noqa: F821
+        raise AssertionError
+
+    with pytest.raises(TextgenError, match=r"constructor of Vague cannot be read: name 'Nowhere'"):
+        cell_options.describe(type("Vague", (Choosy,), {"__init__": build}))
+
+
+def test_options_are_saved_with_the_model_and_given_back(packages, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text(TEXT)
+    packages.install("leaky", registering("leaky"), version="1.5")
+    command = ["train", "notes.txt", "--cell", "leaky", *TINY, "--output-dir", "run"]
+    assert run(*command, "-o", "rate", "0.25").code == 0
+    config = json.loads(Path("run", "config.json").read_text())
+    assert config["cell_options"] == {"rate": 0.25}
+    assert (config["cell_distribution"], config["cell_version"]) == ("textgen-leaky", "1.5")
+    assert [layer.rate for layer in load("run").stepper._model.stack.layers] == [0.25]
+    shown = json.loads(run("cells", "show", "leaky", "--hidden-size", "6", "--json").out)
+    assert shown["options"] == {"rate": {"default": 0.5, "choices": "float"}}
+    assert shown["parameters"]["count"] == sum(p.numel() for p in plugins.cell("leaky")(6, 6).parameters())
+    monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "")
+    for arguments in (["sample", "-m", "run"], ["train", "--resume", "run"]):
+        said, _ = refusal(run(*arguments), 1)
+        assert "needs cell 'leaky' (textgen-leaky 1.5), which is not installed." in said

@@ -1,0 +1,202 @@
+"""Writing together: a person's lines and a model's in turn, on a terminal or a pipe.
+
+The text is a list of places, each a session, which is a value: to take a turn back is to drop the last places, and
+another draft is a fork of the place before it. Nothing is ever read a second time.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from textgen.cli.screen import Output, plural, say, warn
+from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.options import check
+from textgen.sampling_settings import SampleOptions, check_sampling
+
+if TYPE_CHECKING:
+    from textgen.session import Session
+
+HELP = """\
+Type a line and the model writes the next one; an empty line lets it go on by itself.
+A \\ at the end of your line lets it go on in the same line; // begins a line with a slash.
+
+  /again             another draft in place of the last
+  /alternatives N    N drafts to choose from: type the number of one
+  /undo              take the last turn back
+  /keep              keep the text so far: /undo and /again stop here
+  /temperature X     be bolder (1) or more careful (0.5)
+  /save FILE         keep the state: textgen sample -i --load-state FILE goes on
+  /quit              leave (or Ctrl-D); Ctrl-C ends a text that is being written"""
+MOST_ALTERNATIVES = 100
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn: where the text stood before it, where the model began to write, what it wrote, and the place after."""
+
+    before: Session
+    begin: Session
+    text: str
+    after: Session
+
+
+class CoWriting:
+    """A text and the turns in which it came about. `command` returns False to leave."""
+
+    def __init__(self, session: Session, options: SampleOptions, output: Output) -> None:
+        self.options = options
+        self._start, self._output = session, output
+        self._turns: list[Turn] = []
+        self._drafts: list[Turn] = []
+        self._forks = 0
+
+    @property
+    def session(self) -> Session:
+        """Where the text stands now."""
+        return self._turns[-1].after if self._turns else self._start
+
+    def command(self, line: str) -> bool:
+        """Do what a line says. Raises TextgenError if that cannot be."""
+        drafts, self._drafts = self._drafts, []
+        if drafts and line.strip().isdecimal():
+            self._choose(drafts, line.strip())
+        elif line.startswith("/") and not line.startswith("//"):
+            name, _, argument = line[1:].strip().partition(" ")
+            return self._order(name, argument.strip())
+        else:
+            self._take_turn(line[1:] if line.startswith("//") else line)
+        return True
+
+    def _order(self, name: str, argument: str) -> bool:
+        orders = {
+            "again": self._again,
+            "alternatives": self._alternatives,
+            "undo": self._undo,
+            "keep": self._keep,
+            "temperature": self._temperature,
+            "save": self._save,
+        }
+        if name == "quit":
+            return False
+        if name == "help":
+            say(HELP)
+        elif name not in orders:
+            close = did_you_mean(name, [*orders, "quit", "help"])
+            raise UsageError(f"there is no command '/{name}'.{close}", hint="/help lists them all.")
+        else:
+            orders[name](argument)
+        return True
+
+    def _take_turn(self, line: str) -> None:
+        before = self.session
+        begin = before.read(line[:-1] if line.endswith("\\") else line + "\n" if line else "")
+        self._turns.append(self._written(before, begin))
+
+    def _written(self, before: Session, begin: Session) -> Turn:
+        """What the model writes next, up to a line end, shown as it comes."""
+        from textgen.rows import Completion
+
+        completion = Completion("", begin.seed)
+        session = begin
+        try:
+            for piece, session in begin.pieces(self.options, completion):  # noqa: B007 - after Ctrl-C too
+                self._output.write(piece)
+                if "\n" in piece and completion.text.strip():
+                    break
+        except KeyboardInterrupt:
+            say()
+        if not completion.text.endswith("\n") and (self._output.terminal or completion.text):
+            self._output.write("\n")
+        return Turn(before, begin, completion.text, session)
+
+    def _again(self, argument: str) -> None:
+        last = self._last()
+        self._turns[-1] = self._written(last.before, self._fork(last.begin))
+
+    def _alternatives(self, argument: str) -> None:
+        if not argument.isdecimal() or not 1 <= int(argument[:9]) <= MOST_ALTERNATIVES:
+            raise UsageError(f"/alternatives takes a whole number from 1 to {MOST_ALTERNATIVES}, not {argument!r}.")
+        before, begin = (self._turns[-1].before, self._turns[-1].begin) if self._turns else (self._start, self._start)
+        for number in range(1, int(argument) + 1):
+            self._output.write(f"{number}: ")
+            self._drafts.append(self._written(before, self._fork(begin)))
+        say(f"Type a number from 1 to {argument} to choose, or go on without.")
+
+    def _choose(self, drafts: list[Turn], number: str) -> None:
+        if not 1 <= int(number[:9]) <= len(drafts):
+            self._drafts = drafts
+            raise UsageError(f"there are {plural(len(drafts), 'draft')}, and none has the number {number}.")
+        self._turns[-1:] = [drafts[int(number) - 1]]
+
+    def _undo(self, argument: str) -> None:
+        self._last()
+        self._turns.pop()
+        say(f"taken back; {plural(len(self._turns), 'turn')} before it.")
+
+    def _keep(self, argument: str) -> None:
+        self._start, self._turns = self.session, []
+        say("kept.")
+
+    def _temperature(self, argument: str) -> None:
+        try:
+            value: Any = float(argument)
+        except ValueError:
+            value = argument
+        changed = replace(self.options, temperature=value, greedy=False)
+        check(changed)
+        check_sampling(changed)
+        self.options = changed
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/save needs the name of a file.")
+        self.session.save(argument)
+        say(f"saved: {argument}")
+
+    def _last(self) -> Turn:
+        if not self._turns:
+            raise UsageError("there is no turn to take back.")
+        return self._turns[-1]
+
+    def _fork(self, session: Session) -> Session:
+        self._forks += 1
+        return session.fork((self._start.seed + self._forks) % 2**63)
+
+
+def cowrite(session: Session, prompt: str, options: SampleOptions, save_state: str | None) -> None:
+    """Read lines from standard input and write with them until they end; then keep the state, if that was asked for."""
+    output = Output()
+    writing = CoWriting(session, options, output)
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    if terminal:
+        say("Writing together: /help tells how.")
+        output.write(prompt + "\n" if prompt else "")
+    while (line := _line(terminal)) is not None:
+        try:
+            if not writing.command(line):
+                break
+        except (TextgenError, OSError) as error:
+            warn(str(error))
+    if save_state is not None:
+        writing.session.save(save_state)
+
+
+def _line(terminal: bool) -> str | None:
+    """The next line without its end, None where there is no more."""
+    if sys.stdin is None:
+        return None
+    while True:
+        try:
+            if terminal:
+                sys.stderr.write("> ")
+                sys.stderr.flush()
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:  # at the prompt there is nothing to end
+            say(" (Ctrl-D or /quit leaves.)")
+            continue
+        except UnicodeDecodeError:
+            warn("this line is not UTF-8 text.")
+            continue
+        return line.rstrip("\r\n") if line else None

@@ -1,0 +1,123 @@
+"""textgen runs: the trainings of this folder, with how far and how well each got."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from textgen import files
+from textgen.cli.screen import Output, count, table
+from textgen.errors import TextgenError
+
+ARGUMENTS, METRICS = "training_args.json", "metrics.jsonl"
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group("runs", invoke_without_command=True, context_settings=HELP)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the runs in runs/ with their best scores; `textgen runs show RUN` describes one."""
+    if ctx.invoked_subcommand is None:
+        _list("runs", as_json)
+
+
+@command.command("list", context_settings=HELP)
+@click.argument("folder", default="runs")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def list_command(folder: str, as_json: bool) -> None:
+    """List the runs in FOLDER (default runs/)."""
+    _list(folder, as_json)
+
+
+def _list(folder: str, as_json: bool) -> None:
+    root = Path(folder)
+    found = sorted(path.parent for path in root.glob(f"*/{ARGUMENTS}")) if root.is_dir() else []
+    rows = [summary(run) for run in found]
+    if as_json:
+        Output().write(json.dumps(rows) + "\n")
+        return
+    if not rows:
+        raise TextgenError(f"no run in {folder}/.", hint="train one: textgen train FILE")
+    shown = [{**row, "steps": f"{count(row['step'])}/{count(row['steps'])}", **_figures(row)} for row in rows]
+    Output().write(table(shown, ["run", "cell", "steps", "nats", "bits/byte"]) + "\n")
+
+
+def _figures(row: dict[str, Any]) -> dict[str, str]:
+    pairs = {"nats": row["best_loss"], "bits/byte": row["bits_per_byte"]}
+    return {name: "-" if value is None else f"{value:.4f}" for name, value in pairs.items()}
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """A run in one row: what it is, how far it got, its best held-out loss, and what is wrong with it, if anything."""
+    row: dict[str, Any] = {
+        "run": run.name,
+        "cell": "?",
+        "step": 0,
+        "steps": 0,
+        "best_loss": None,
+        "bits_per_byte": None,
+    }
+    try:
+        options = files.read_json(run / ARGUMENTS)["options"]
+        row |= {"cell": options["cell"], "steps": options["max_steps"]}
+    except (TextgenError, KeyError, TypeError):
+        return {**row, "cell": "damaged"}
+    for line in metrics(run):
+        row["step"] = max(row["step"], line.get("step", 0))
+        loss = line.get("eval_loss")
+        if loss is not None and (line.get("final") or row["best_loss"] is None or loss < row["best_loss"]):
+            row |= {"best_loss": loss, "bits_per_byte": line.get("eval_bits_per_byte")}
+    return row
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; a last one that is cut short is passed over."""
+    lines = []
+    path = run / METRICS
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict):
+            lines.append(content)
+    return lines
+
+
+@command.command("show", context_settings=HELP)
+@click.argument("run", default="latest")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show(run: str, as_json: bool) -> None:
+    """Show what RUN (default: the latest) is made of, and every evaluation."""
+    from textgen.cli.train import find_run
+
+    folder = find_run(run)
+    arguments = files.read_json(folder / ARGUMENTS)
+    content = {**summary(folder), "folder": str(folder), "corpus": arguments.get("corpus"),
+               "made_with": arguments.get("made_with"), "options": arguments.get("options")}  # fmt: skip
+    evaluations = [line for line in metrics(folder) if "eval_loss" in line]
+    if as_json:
+        Output().write(json.dumps({**content, "evaluations": evaluations}) + "\n")
+        return
+    for name, value in content.items():
+        shown = ", ".join(f"{k}={v}" for k, v in value.items() if v is not None) if isinstance(value, dict) else value
+        Output().write(f"{name:14} {shown}\n")
+    rows = [
+        {"step": count(e["step"]), "nats": f"{e['eval_loss']:.4f}", "bits/byte": f"{e['eval_bits_per_byte']:.4f}",
+         "": "final" if e.get("final") else ""} for e in evaluations
+    ]  # fmt: skip
+    if rows:
+        Output().write("\n" + table(rows, ["step", "nats", "bits/byte", ""]) + "\n")
+
+
+@command.command("path", context_settings=HELP)
+@click.argument("run", default="latest")
+def path(run: str) -> None:
+    """Print the folder of RUN (default: the latest)."""
+    from textgen.cli.train import find_run
+
+    Output().write(f"{find_run(run)}\n")

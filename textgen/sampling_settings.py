@@ -1,0 +1,137 @@
+"""Every option of sampling, declared once with its help and limits, and which of them exclude each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from textgen.errors import UsageError
+from textgen.options import Declaration, check, check_value, declared, default, flag, option
+
+_BIAS = Declaration("", low=-100, high=100)
+DRAWING = (
+    *("temperature", "greedy", "top_k", "top_p", "min_p"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty", "max_copy"),
+)
+"""Options that say how a symbol is drawn: beam search, which draws none, goes with none of them."""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How text is drawn from a model: penalties first, then biases, top-k, top-p, min-p, and temperature last."""
+
+    max_new_tokens: int = option(
+        200,
+        "Symbols to write; -1 goes on until a stop or Ctrl-C.",
+        low=-1,
+        high=1_000_000_000,
+        also=("-n", "--max-tokens", "--n-predict", "--length"),
+    )
+    temperature: float | list[float] = option(
+        0.8,
+        "Boldness; 0 always takes the likeliest symbol; 0.5,1,1.5 takes turns.",
+        low=0,
+        high=100,
+        cycle=True,
+        also=("--temp",),
+        metavar="X[,X...]",
+    )
+    greedy: bool = option(False, "Always take the likeliest symbol.")
+    top_k: int = option(0, "Choose among the k likeliest symbols; 0 is off.", low=0, high=10_000_000)
+    top_p: float = option(
+        1.0, "Choose among the likeliest symbols that together have this probability.", above=0, high=1
+    )
+    min_p: float = option(0.0, "Leave out symbols less likely than this share of the likeliest.", low=0, high=1)
+    repetition_penalty: float = option(
+        1.0, "Divide the odds of symbols used lately; 1 is off.", above=0, high=100, also=("--repeat-penalty",)
+    )
+    presence_penalty: float = option(0.0, "Take this off the logit of each symbol used lately.", low=-2, high=2)
+    frequency_penalty: float = option(0.0, "Take this off for each time that it was used lately.", low=-2, high=2)
+    repeat_last_n: int = option(64, "How far back the penalties look.", low=0, high=1_000_000)
+    logit_bias: dict[int | str, float] = option(
+        {},
+        "Add this to the logit of a symbol: 'e=-5', or '#17=-5' by its id; may be repeated.",
+        metavar="SYMBOL=X",
+    )
+    num_beams: int | None = option(
+        None,
+        "Search for the likeliest text, keeping N at a time, instead of drawing one.",
+        low=1,
+        high=10_000,
+        default_text="off",
+    )
+    max_copy: int | None = option(
+        None,
+        "Never copy more than N characters in a row from the training text.",
+        low=1,
+        high=1_000_000,
+        default_text="off",
+    )
+    stop: list[str] = option([], "End before this text; may be repeated.", metavar="TEXT")
+    ignore_eos: bool = option(False, "Go on past the end of a document.")
+    seed: int | None = option(
+        None,
+        "Seed; sample k of several has seed + k.",
+        low=0,
+        high=2**63 - 1,
+        also=("-s",),
+        default_text="random, shown with -v",
+    )
+    logprobs: int | None = option(
+        None, "Also give the K likeliest symbols at each step (with --json).", low=0, high=1000, metavar="K"
+    )
+
+
+def check_sampling(options: SampleOptions) -> None:
+    """Hold options to their limits and to each other. Raises UsageError."""
+    check(options)
+    if options.greedy and options.temperature not in (SampleOptions.temperature, 0):
+        raise UsageError(f"--greedy and --temperature {shown(options.temperature)} exclude each other.")
+    for text in options.stop:
+        if not isinstance(text, str) or not text:
+            raise UsageError(f"--stop must be text, not {text!r}.")
+    _check_bias(options.logit_bias)
+    if options.num_beams is not None:
+        changed = [f.name for f, _ in declared(SampleOptions) if getattr(options, f.name) != default(f)]
+        check_beams(options.num_beams, changed)
+        if options.max_new_tokens < 0:
+            raise UsageError(f"--num-beams {options.num_beams} needs an end, which --max-new-tokens -1 has not.")
+
+
+def _check_bias(table: Mapping[int | str, float]) -> None:
+    for symbol, bias in table.items():
+        if not isinstance(symbol, str) and type(symbol) is not int:
+            raise UsageError(f"--logit-bias must name a symbol by its text or its id, not by {symbol!r}.")
+        check_value(f"--logit-bias {symbol!r}", bias, float, _BIAS)
+
+
+def check_beams(beams: int, named: Iterable[str]) -> None:
+    """Refuse options that say how to draw beside beam search. Raises UsageError with the first of them."""
+    wrong = next((name for name in named if name in DRAWING), None)
+    if wrong:
+        raise UsageError(f"--num-beams {beams} draws nothing and excludes {flag(wrong)}.")
+
+
+def shown(temperature: float | list[float]) -> str:
+    """A temperature or a cycle of them, as it is typed."""
+    return ",".join(f"{value:g}" for value in (temperature if isinstance(temperature, list) else [temperature]))
+
+
+def beside(habits: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The habits that remain beside what is given. Raises UsageError if beam search is given with ways to draw.
+
+    `greedy` and `temperature` are one choice, and so are beam search and all ways to draw: either, given, replaces the
+    other among the habits.
+    """
+    replaced = set()
+    if given.get("greedy"):
+        replaced |= {"temperature"}
+    if "temperature" in given:
+        replaced |= {"greedy"}
+    if given.get("num_beams") is not None:
+        check_beams(given["num_beams"], given)
+        replaced |= set(DRAWING)
+    elif set(given) & set(DRAWING):
+        replaced |= {"num_beams"}
+    return {name: value for name, value in habits.items() if name not in replaced}
