@@ -41,7 +41,7 @@ def main():
     model = textgen.load(options.model)
     print(f"torch {torch.__version__}, {platform.machine()}, 1 thread; {model.config.cell} {model.config.hidden_size}")
     sizes = f"{'bytes':>9} {'textgen':>9} {'bzip2':>9} {'xz':>9}"
-    print(f"{'file':14} {sizes} {'bits/byte':>10} {'law':>12} {'in, out (s)':>12}")
+    print(f"{'file':14} {sizes} {'bits/byte':>10} {'law':>9} {'in, out (s)':>11}")
     for name, data in files(options.file):
         began = time.perf_counter()
         archive = compress(model, data)
@@ -54,7 +54,7 @@ def main():
         rate = 8 * len(archive) / len(data)
         print(
             f"{name:14} {len(data):>9,} {len(archive):>9,} {len(bz2.compress(data, 9)):>9,} "
-            f"{len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)):>9,} {rate:>10.3f} {law:>12} {seconds:>12}",
+            f"{len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)):>9,} {rate:>10.3f} {law:>9} {seconds:>11}",
             flush=True,
         )
 
