@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from textgen import bulk
-from textgen.encoding import encode_document
-from textgen.pieces import cut
-from textgen.sources import SourceOptions, find_sources, read
-from textgen.split import scan
-from textgen.tokenizer import train_tokenizer
+from textgen.text import bulk
+from textgen.text.encoding import encode_document
+from textgen.text.pieces import cut
+from textgen.text.sources import SourceOptions, find_sources, read
+from textgen.text.split import scan
+from textgen.text.tokenizer import train_tokenizer
 
 STORIES = Path(__file__).parents[1] / "corpora" / "stories"
 

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import textgen
-from textgen.beams import search
-from textgen.checkpoint import make_model
 from textgen.config import ModelConfig
 from textgen.errors import UsageError
-from textgen.generate import complete, sampling_options
 from textgen.language_model import LanguageModel
-from textgen.sampling import log_softmax
 from textgen.settings import SampleOptions, check_sampling
-from textgen.tokenizer import ByteTokenizer, CharTokenizer
+from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
 from textgen.torch_stepper import TorchStepper
+from textgen.training.checkpoint import make_model
+from textgen.writing.beams import search
+from textgen.writing.generate import complete, sampling_options
+from textgen.writing.sampling import log_softmax
 
 law = settings(deadline=None, max_examples=60)
 

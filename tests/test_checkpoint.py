@@ -16,7 +16,11 @@ from torch import nn
 from zoo import INSTALLED
 
 from textgen import files
-from textgen.checkpoint import (
+from textgen.config import ModelConfig
+from textgen.errors import TextgenError
+from textgen.files import DamagedError
+from textgen.settings import TrainOptions
+from textgen.training.checkpoint import (
     CONFIG,
     METRICS,
     OPTIMIZER,
@@ -32,11 +36,7 @@ from textgen.checkpoint import (
     read_config,
     unpack,
 )
-from textgen.config import ModelConfig
-from textgen.errors import TextgenError
-from textgen.files import DamagedError
-from textgen.optimization import load_optimizer_state, make_optimizer, named_optimizer_state
-from textgen.settings import TrainOptions
+from textgen.training.optimization import load_optimizer_state, make_optimizer, named_optimizer_state
 
 SMALL = ModelConfig(vocab_size=7, cell="gru", embedding_size=3, hidden_size=4)
 CONFIGS = {

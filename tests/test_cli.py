@@ -22,7 +22,7 @@ from textgen.cli import VERBS, group, main
 from textgen.cli.params import Value
 from textgen.options import declared, flag, value_type
 from textgen.settings import SampleOptions, TrainOptions
-from textgen.trainer import Trainer
+from textgen.training.trainer import Trainer
 
 STORY = "".join(
     f"{who} saw a {what} by the {where}, and said: {say}!\n"
@@ -562,7 +562,7 @@ LONG = ["story.txt", "--max-steps", "12", "--save-steps", "5", "--dropout", "0.2
 STOPPING = """
 import os, signal, sys
 from textgen.cli import main
-from textgen.trainer import Trainer
+from textgen.training.trainer import Trainer
 step = Trainer._step
 def step_and_stop(self, number):
     if number == 6:
@@ -629,8 +629,8 @@ def test_what_is_fixed_cannot_change_on_resume():
 
 def test_ctrl_c_before_training_or_while_writing_leaves_quietly(trained):
     for home, name, command in (
-        ("textgen.corpus", "scan", ["train", *LONG]),
-        ("textgen.generate", "stream_rows", ["sample", "-m", trained]),
+        ("textgen.text.corpus", "scan", ["train", *LONG]),
+        ("textgen.writing.generate", "stream_rows", ["sample", "-m", trained]),
     ):
         with mock.patch(f"{home}.{name}", side_effect=KeyboardInterrupt):
             assert run(*command) == (130, b"", "\n")

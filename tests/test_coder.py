@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgen.coder import TOTAL, Decoder, Encoder, cumulative
 from textgen.errors import TextgenError
+from textgen.scoring.coder import TOTAL, Decoder, Encoder, cumulative
 
 law = settings(deadline=None, max_examples=300)
 SIZES = st.lists(st.integers(1, 9) | st.integers(1, TOTAL // 40), min_size=1, max_size=20)

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from terminal import refusal, run
 
 import textgen
-from textgen import compression, envelope
-from textgen.checkpoint import make_model
-from textgen.coder import Decoder, Encoder
-from textgen.compression import compress, decompress
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 from textgen.language_model import LanguageModel
-from textgen.levels import LEVELS
-from textgen.tokenizer import train_tokenizer
+from textgen.scoring import compression, envelope
+from textgen.scoring.coder import Decoder, Encoder
+from textgen.scoring.compression import compress, decompress
+from textgen.text.levels import LEVELS
+from textgen.text.tokenizer import train_tokenizer
 from textgen.torch_stepper import TorchStepper
+from textgen.training.checkpoint import make_model
 
 LINES = [
     "the fox ran to the hen\n",

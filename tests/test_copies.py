@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from test_session import made
 
 import textgen
-from textgen import copies
-from textgen.copies import BREAK, Copy, CopyIndex, index_of, sorted_places
 from textgen.errors import TextgenError, UsageError
-from textgen.generate import complete, sampling_options
-from textgen.session import Session
 from textgen.settings import SampleOptions
-from textgen.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer, train_tokenizer
+from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer, train_tokenizer
+from textgen.writing import copies
+from textgen.writing.copies import BREAK, Copy, CopyIndex, index_of, sorted_places
+from textgen.writing.generate import complete, sampling_options
+from textgen.writing.session import Session
 
 law = settings(deadline=None)
 DOCUMENTS = st.lists(st.text("abé", max_size=12), min_size=1, max_size=4)

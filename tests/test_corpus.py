@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from textgen import bulk, encoding, split, subword
-from textgen.corpus import survey, text_of, tokenize
-from textgen.corpus_settings import CorpusOptions, ReadingOptions
-from textgen.encoding import count_characters, encode_documents
 from textgen.errors import TextgenError
-from textgen.split import TRAIN, VALIDATION, Split, choose_split, scan
-from textgen.store import open_store, tokenizer_of
-from textgen.tokenizer import train_tokenizer
+from textgen.text import bulk, encoding, split, subword
+from textgen.text.corpus import survey, text_of, tokenize
+from textgen.text.corpus_settings import CorpusOptions, ReadingOptions
+from textgen.text.encoding import count_characters, encode_documents
+from textgen.text.split import TRAIN, VALIDATION, Split, choose_split, scan
+from textgen.text.store import open_store, tokenizer_of
+from textgen.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 CALM = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -97,7 +97,7 @@ def test_a_text_encoded_word_by_word_is_what_sentencepiece_makes_of_its_lines(to
 
 
 def test_words_forgotten_are_encoded_again_the_same(tokenizers, monkeypatch):
-    from textgen import wordwise
+    from textgen.text import wordwise
 
     before = tokenizers["bpe"].encode(SAMPLE)
     monkeypatch.setattr(wordwise, "MOST_IDS", 3)
@@ -160,9 +160,9 @@ def test_a_script_without_a_main_guard_may_encode_in_processes(tmp_path):
     (tmp_path / "text.txt").write_text(SAMPLE * 20)
     script = tmp_path / "script.py"
     script.write_text(
-        "from textgen import bulk\nbulk.WORTHWHILE_BYTES = 0\nbulk.usable_cores = lambda: 2\n"
-        "from pathlib import Path\nfrom textgen.corpus import survey, tokenize\n"
-        "from textgen.corpus_settings import CorpusOptions\n"
+        "from textgen.text import bulk\nbulk.WORTHWHILE_BYTES = 0\nbulk.usable_cores = lambda: 2\n"
+        "from pathlib import Path\nfrom textgen.text.corpus import survey, tokenize\n"
+        "from textgen.text.corpus_settings import CorpusOptions\n"
         "corpus = survey(['text.txt'], CorpusOptions(vocab_size=330), 1)\n"
         "print(tokenize(corpus, Path('store')).about['tokens']['train'])\n"
     )
@@ -201,7 +201,7 @@ def test_a_store_holds_each_document_once_and_opens_as_it_was(tmp_path, level):
 def test_reading_options_reach_what_is_evaluated(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes("id;text\n1;é|ü\n".replace(";", ",").encode("cp1252"))
-    from textgen.sources import read
+    from textgen.text.sources import read
 
     sources, reading = text_of([str(path)], ReadingOptions(encoding="cp1252", document_separator="|"))
     assert list(read(sources, reading)) == [(0, "é".encode()), (1, "ü".encode())]

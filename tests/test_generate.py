@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 import textgen
 from textgen import files
-from textgen.checkpoint import CONFIG, GENERATION, Run, make_model
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.generate import EXACT_ROWS, choose_seed, complete, rollout, sampling_options, stream
 from textgen.language_model import FEW_DOCUMENTS, LanguageModel, generation_habits, load, with_habits
-from textgen.rows import StopScanner
-from textgen.sampling import Sampler, log_softmax
 from textgen.settings import SampleOptions
-from textgen.tokenizer import ByteTokenizer, CharTokenizer
+from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
 from textgen.torch_stepper import TorchStepper
+from textgen.training.checkpoint import CONFIG, GENERATION, Run, make_model
+from textgen.writing.generate import EXACT_ROWS, choose_seed, complete, rollout, sampling_options, stream
+from textgen.writing.rows import StopScanner
+from textgen.writing.sampling import Sampler, log_softmax
 
 law = settings(deadline=None)
 
@@ -554,7 +554,8 @@ def test_a_model_begins_as_its_texts_do_and_never_writes_what_it_never_read():
 
 
 def test_writing_needs_no_torch():
-    modules = ["generate", "sampling", "tokenizer", "evaluate", "options", "settings", "config", "language_model"]
+    modules = ["writing.generate", "writing.sampling", "text.tokenizer", "scoring.evaluate", "options", "settings"]
+    modules += ["config", "language_model", "writing.session"]
     imports = ", ".join(f"textgen.{module}" for module in modules)
     code = f"import sys, {imports}; print(*{{'torch', 'datasets', 'safetensors'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

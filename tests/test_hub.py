@@ -6,9 +6,9 @@ import sys
 import pytest
 from pyarrow import Table, parquet
 
-from textgen import hub
 from textgen.errors import TextgenError, UsageError
-from textgen.sources import SourceOptions, find_sources, read
+from textgen.text import hub
+from textgen.text.sources import SourceOptions, find_sources, read
 
 TEXTS = ["Once.\r\n", "“Twice”, \u2028 she said.\n\n", "日本語"]
 
@@ -83,7 +83,7 @@ def test_the_library_is_imported_only_when_a_data_set_is_named(tmp_path):
 
     (tmp_path / "a.csv").write_text("text\na\n")
     program = (
-        "import sys; from textgen.sources import *; list(read(find_sources(['a.csv']), SourceOptions())); "
+        "import sys; from textgen.text.sources import *; list(read(find_sources(['a.csv']), SourceOptions())); "
         "print({'datasets', 'pyarrow', 'torch'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

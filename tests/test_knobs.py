@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from terminal import run
 
 import textgen
-from textgen.biases import bias_of_ids
-from textgen.checkpoint import make_model
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.generate import complete, sampling_options
 from textgen.language_model import LanguageModel
-from textgen.sampling import Sampler, add_bias, count_penalty, draw
+from textgen.scoring.symbol_scores import symbol_scores, symbol_text
 from textgen.settings import SampleOptions, check_sampling
-from textgen.symbol_scores import symbol_scores, symbol_text
-from textgen.tokenizer import ByteTokenizer, CharTokenizer, train_tokenizer
+from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, train_tokenizer
 from textgen.torch_stepper import TorchStepper
+from textgen.training.checkpoint import make_model
+from textgen.writing.biases import bias_of_ids
+from textgen.writing.generate import complete, sampling_options
+from textgen.writing.sampling import Sampler, add_bias, count_penalty, draw
 
 law = settings(deadline=None)
 LOGITS = st.lists(st.floats(-9, 9, width=32) | st.just(-np.inf), min_size=4, max_size=4)

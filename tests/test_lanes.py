@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgen.errors import TextgenError
-from textgen.lanes import ESCAPE_RATE, Lanes, missing_escape
+from textgen.training.lanes import ESCAPE_RATE, Lanes, missing_escape
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9), st.integers(0, 40))
 
@@ -98,7 +98,7 @@ def test_a_corpus_too_short_is_refused_with_sizes_that_fit(tokens, batch, length
 
 @pytest.mark.parametrize(("escapes", "missing"), [(0, 5), (9, 5), (10, None), (500, None)])
 def test_a_text_that_holds_enough_escapes_gets_no_more(monkeypatch, escapes, missing):
-    monkeypatch.setattr("textgen.lanes.PIECE", 64)
+    monkeypatch.setattr("textgen.training.lanes.PIECE", 64)
     tokens = np.full(10_000, 7)
     tokens[:: 10_000 // max(1, escapes)][:escapes] = 5
     tokens[0] = 5 if escapes else 7

@@ -7,18 +7,18 @@ import pytest
 import torch
 from zoo import CELLS
 
-from textgen.checkpoint import Run
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.evaluate import Score
-from textgen.events import Evaluated, Logged
 from textgen.model import build_model
-from textgen.optimization import WeightAverage, schedule
 from textgen.options import from_mapping
-from textgen.reporting import reporters
+from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions, check_training
-from textgen.tasks import Task
-from textgen.trainer import Trainer
+from textgen.training.checkpoint import Run
+from textgen.training.events import Evaluated, Logged
+from textgen.training.optimization import WeightAverage, schedule
+from textgen.training.reporting import reporters
+from textgen.training.tasks import Task
+from textgen.training.trainer import Trainer
 
 SYMBOLS, LANES = 11, 6
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgen.config import FORMAT_VERSION, LARGEST, ModelConfig
-from textgen.corpus_settings import CorpusOptions, check_reading
 from textgen.errors import TextgenError, UsageError
 from textgen.options import (
     Declaration,
@@ -26,6 +25,7 @@ from textgen.options import (
     value_type,
 )
 from textgen.settings import SampleOptions, TrainOptions, check_sampling, check_training
+from textgen.text.corpus_settings import CorpusOptions, check_reading
 
 CLASSES = [CorpusOptions, TrainOptions, SampleOptions]
 ALL = [

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textgen import pieces, recipes
-from textgen.corpus import survey, text_of
-from textgen.corpus_settings import CorpusOptions, ReadingOptions
 from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
-from textgen.sources import find_sources, lasting, read
+from textgen.text import pieces, recipes
+from textgen.text.corpus import survey, text_of
+from textgen.text.corpus_settings import CorpusOptions, ReadingOptions
+from textgen.text.sources import find_sources, lasting, read
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ["enwik8", "stories", "text8", "tiny-shakespeare", "tinystories", "wikitext-103", "wikitext-2"]

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from textgen import sampling
 from textgen.errors import UsageError
-from textgen.sampling import (
+from textgen.settings import SampleOptions, check_sampling
+from textgen.writing import sampling
+from textgen.writing.sampling import (
     Sampler,
     draw,
     log_softmax,
@@ -18,7 +19,6 @@ from textgen.sampling import (
     top_p,
     without,
 )
-from textgen.settings import SampleOptions, check_sampling
 
 DRAWS = 20_000
 law = settings(deadline=None)

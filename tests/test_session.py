@@ -14,13 +14,13 @@ import textgen
 from textgen import files
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.generate import sampling_options
 from textgen.language_model import LanguageModel
 from textgen.model import build_model
-from textgen.rows import Completion
-from textgen.session import Session
-from textgen.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
+from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
 from textgen.torch_stepper import TorchStepper
+from textgen.writing.generate import sampling_options
+from textgen.writing.rows import Completion
+from textgen.writing.session import Session
 
 law = settings(deadline=None, max_examples=60)
 PENALTIES = {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.2, "repeat_last_n": 9}

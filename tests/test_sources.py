@@ -21,9 +21,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from textgen import decoding, sources
 from textgen.errors import TextgenError, UsageError
-from textgen.sources import Source, SourceOptions, find_sources, read
+from textgen.text import decoding, sources
+from textgen.text.sources import Source, SourceOptions, find_sources, read
 
 TEXT = st.text(min_size=1).filter(lambda text: text[0] not in "\ufeff\ufffe\ubbef\uefbb")  # what begins a mark
 DENSE = TEXT.filter(lambda text: text.count("\0") * 5 <= len(text))  # not refused for its NUL bytes
@@ -391,7 +391,7 @@ def test_standard_input_can_be_read_again_and_again():
 
 
 def test_the_copy_of_standard_input_goes_when_the_process_ends(tmp_path):
-    program = "from textgen.sources import *; s, = find_sources(['-']); print(*read([s], SourceOptions()), s.path)"
+    program = "from textgen.text.sources import *; s, = find_sources(['-']); print(*read([s], SourceOptions()), s.path)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         input=b"abc",

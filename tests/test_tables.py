@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import Table, compress, parquet
 
-from textgen import sources, tables
 from textgen.errors import TextgenError, UsageError
-from textgen.sources import SourceOptions, find_sources, read
-from textgen.tokenizer import train_tokenizer
+from textgen.text import sources, tables
+from textgen.text.sources import SourceOptions, find_sources, read
+from textgen.text.tokenizer import train_tokenizer
 
 FEW = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 CELLS = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1, max_size=6)

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgen import subword, symbols
 from textgen.errors import TextgenError, UsageError
-from textgen.levels import LEVELS, SIZED
-from textgen.tokenizer import load_tokenizer, train_tokenizer
+from textgen.text import subword, symbols
+from textgen.text.levels import LEVELS, SIZED
+from textgen.text.tokenizer import load_tokenizer, train_tokenizer
 
 CONFIG, MODEL = "tokenizer_config.json", "tokenizer.model"
 TEXT = """The miller's daughter went down to the water, and the water went down to the sea.
@@ -429,6 +429,6 @@ def test_learning_and_encoding_say_nothing(capfd):
 
 
 def test_importing_the_tokenizers_imports_neither_torch_nor_sentencepiece():
-    code = "import sys, textgen.tokenizer; print({'torch', 'sentencepiece'} & set(sys.modules))"
+    code = "import sys, textgen.text.tokenizer; print({'torch', 'sentencepiece'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (shown.stdout, shown.stderr) == ("set()\n", "")

@@ -21,8 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zoo import CELLS, INSTALLED, WRITTEN
 
-from textgen import files, tasks
-from textgen.checkpoint import (
+from textgen import files
+from textgen.config import ModelConfig
+from textgen.errors import TextgenError, UsageError
+from textgen.model import build_model
+from textgen.options import from_mapping
+from textgen.scoring.evaluate import Score
+from textgen.settings import TrainOptions
+from textgen.training import tasks
+from textgen.training.checkpoint import (
     ARGUMENTS,
     CONFIG,
     METRICS,
@@ -33,19 +40,13 @@ from textgen.checkpoint import (
     model_tensors,
     pack,
 )
-from textgen.config import ModelConfig
-from textgen.errors import TextgenError, UsageError
-from textgen.evaluate import Score
-from textgen.events import Ended, Evaluated, Logged, Saved, Tick
-from textgen.model import build_model
-from textgen.optimization import named_optimizer_state, schedule
-from textgen.options import from_mapping
-from textgen.settings import TrainOptions
-from textgen.tasks import Task
-from textgen.train import CACHE, CHANGEABLE, resume, start, train
-from textgen.trainer import Trainer
+from textgen.training.events import Ended, Evaluated, Logged, Saved, Tick
+from textgen.training.optimization import named_optimizer_state, schedule
+from textgen.training.tasks import Task
+from textgen.training.train import CACHE, CHANGEABLE, resume, start, train
+from textgen.training.trainer import Trainer
 
-TRAIN = sys.modules["textgen.train"]  # `textgen.train` is the function
+TRAIN = sys.modules["textgen.training.train"]  # `textgen.training.train` is the function
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 3
 STEPS = 13

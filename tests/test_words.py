@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgen import symbols, words
-from textgen.corpus import survey, tokenize
-from textgen.corpus_settings import CorpusOptions
 from textgen.errors import TextgenError
-from textgen.evaluate import score_encoded
-from textgen.lanes import missing_escape
 from textgen.language_model import LanguageModel
-from textgen.tokenizer import load_tokenizer, train_tokenizer
+from textgen.scoring.evaluate import score_encoded
+from textgen.text import symbols, words
+from textgen.text.corpus import survey, tokenize
+from textgen.text.corpus_settings import CorpusOptions
+from textgen.text.tokenizer import load_tokenizer, train_tokenizer
+from textgen.training.lanes import missing_escape
 
 CONFIG = "tokenizer_config.json"
 TEXT = "the fox saw the hen .\n\nthe hen saw\tthe  fox ,\r\nand ran\r"

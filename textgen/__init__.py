@@ -6,19 +6,17 @@ seconds.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from textgen.cell import Cell, GatedCell, LinearCell
-    from textgen.evaluate import evaluate
-    from textgen.generate import generate, stream
     from textgen.hookspecs import Register, hookimpl
     from textgen.language_model import load
     from textgen.recurrence import State
-    from textgen.train import train
+    from textgen.scoring.evaluate import evaluate
+    from textgen.training.train import train
+    from textgen.writing.generate import generate, stream
 
 _HOMES = {
     "Cell": "cell",
@@ -27,11 +25,11 @@ _HOMES = {
     "State": "recurrence",
     "Register": "hookspecs",
     "hookimpl": "hookspecs",
-    "train": "train",
+    "train": "training.train",
     "load": "language_model",
-    "stream": "generate",
-    "generate": "generate",
-    "evaluate": "evaluate",
+    "stream": "writing.generate",
+    "generate": "writing.generate",
+    "evaluate": "scoring.evaluate",
 }
 
 __version__ = "0.1.0"
@@ -48,17 +46,6 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "generate",
     "evaluate",
 ]
-
-
-class _Package(ModuleType):
-    """Keeps `textgen.generate` the function: importing the module of that name would put it in the function's place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -16,14 +16,14 @@ import numpy as np
 from textgen import files
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.generate import Stepper
-from textgen.levels import SIZED
-from textgen.split import TRAIN
-from textgen.store import TokenStore, tokenizer_of
-from textgen.tokenizer import Ids, Tokenizer
+from textgen.text.levels import SIZED
+from textgen.text.split import TRAIN
+from textgen.text.store import TokenStore, tokenizer_of
+from textgen.text.tokenizer import Ids, Tokenizer
+from textgen.writing.generate import Stepper
 
 if TYPE_CHECKING:
-    from textgen.copies import CopyGuard, CopyIndex
+    from textgen.writing.copies import CopyGuard, CopyIndex
 
 BACKENDS = ("auto", "torch")
 _NO_PART = ("README.md", "training_args.json")
@@ -55,7 +55,7 @@ class LanguageModel:
     @cached_property
     def training_text(self) -> CopyIndex:
         """The text that the model learned from, ready to be searched. Raises TextgenError if it is gone."""
-        from textgen.copies import index_of_run
+        from textgen.writing.copies import index_of_run
 
         if self.folder is None:
             raise TextgenError("this model is in no folder, so that its training text is not known.")
@@ -63,7 +63,7 @@ class LanguageModel:
 
     def copy_guard(self, limit: int) -> CopyGuard:
         """What keeps a text from copying more than `limit` characters in a row. Raises as `training_text`."""
-        from textgen.copies import CopyGuard
+        from textgen.writing.copies import CopyGuard
 
         return CopyGuard(self.training_text, self.tokenizer, limit)
 
@@ -129,8 +129,8 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
         raise TextgenError(f"there is no model folder {str(path)!r}.", hint="train one: textgen train FILE")
     if not (path / files.MANIFEST).exists():
         raise TextgenError(f"{str(path)!r} is not a model folder (it has no {files.MANIFEST}).")
-    from textgen.checkpoint import GENERATION, load_weights, read_config
     from textgen.torch_stepper import TorchStepper
+    from textgen.training.checkpoint import GENERATION, load_weights, read_config
 
     manifest = files.read_manifest(path)
     config = read_config(path, manifest)

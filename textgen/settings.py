@@ -1,6 +1,6 @@
 """Every option of tokenizing, training and sampling, each declared once with its help and limits.
 
-None means that the plan decides (see `textgen.plan`). Long names are those of Hugging Face; `also` gives the
+None means that the plan decides (see `textgen.training.plan`). Long names are those of Hugging Face; `also` gives the
 spellings of other tools.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from textgen.corpus_settings import CorpusOptions, check_reading
 from textgen.errors import UsageError
-from textgen.levels import SIZED, listed
 from textgen.options import flag, option
-from textgen.sampling_settings import SampleOptions as SampleOptions
-from textgen.sampling_settings import check_sampling as check_sampling
+from textgen.text.corpus_settings import CorpusOptions, check_reading
+from textgen.text.levels import SIZED, listed
+from textgen.writing.sampling_settings import SampleOptions as SampleOptions
+from textgen.writing.sampling_settings import check_sampling as check_sampling
 
 DEFAULT_MINUTES = 5.0
 

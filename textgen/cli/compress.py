@@ -27,8 +27,8 @@ def command(file: str, model: str | None, output: str | None, force: bool, quiet
     """
     data, target = read_input(file), free_output(Path(output or file + ENDING), force)
     from textgen.cli.sample import open_model
-    from textgen.compression import compress
     from textgen.files import write_file
+    from textgen.scoring.compression import compress
 
     loaded, began = open_model(model, 1), time.monotonic()
     progress = ReadingProgress(not quiet and sys.stderr.isatty())

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from textgen.cli.screen import Output, plural, say, warn
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.options import check
-from textgen.sampling_settings import SampleOptions, check_sampling
+from textgen.writing.sampling_settings import SampleOptions, check_sampling
 
 if TYPE_CHECKING:
-    from textgen.session import Session
+    from textgen.writing.session import Session
 
 HELP = """\
 Type a line and the model writes the next one; an empty line lets it go on by itself.
@@ -96,7 +96,7 @@ class CoWriting:
 
     def _written(self, before: Session, begin: Session) -> Turn:
         """What the model writes next, up to a line end, shown as it comes."""
-        from textgen.rows import Completion
+        from textgen.writing.rows import Completion
 
         completion = Completion("", begin.seed)
         session = begin

@@ -24,8 +24,8 @@ def command(archive: str, model: str | None, output: str | None, force: bool, qu
         raise UsageError(f"{archive!r} does not end in {ENDING}.", hint="-o PATH names the file to write.")
     content, target = read_input(archive), free_output(Path(output or archive.removesuffix(ENDING)), force)
     from textgen.cli.sample import open_model
-    from textgen.compression import decompress
     from textgen.files import write_file
+    from textgen.scoring.compression import decompress
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
     try:

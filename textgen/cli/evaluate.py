@@ -11,16 +11,16 @@ import click
 
 from textgen.cli.params import given, options_of, whole_number
 from textgen.cli.screen import Output, count
-from textgen.corpus_settings import ReadingOptions
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag
-from textgen.sources import refuse_missing
+from textgen.text.corpus_settings import ReadingOptions
+from textgen.text.sources import refuse_missing
 
 if TYPE_CHECKING:
-    from textgen.encoding import Encoded
-    from textgen.evaluate import Score
     from textgen.language_model import LanguageModel
-    from textgen.sources import Source, SourceOptions
+    from textgen.scoring.evaluate import Score
+    from textgen.text.encoding import Encoded
+    from textgen.text.sources import Source, SourceOptions
 
 
 @click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -57,7 +57,7 @@ def command(
     if per_token and lanes not in (None, 1):
         raise UsageError(f"--per-token reads in one piece and excludes --lanes {lanes}.")
     refuse_missing(corpus)
-    from textgen.corpus import text_of
+    from textgen.text.corpus import text_of
 
     text = text_of(corpus, ReadingOptions(**named)) if corpus else None
     loaded = open_model(model, threads)
@@ -69,15 +69,15 @@ def command(
 
 
 def _score(loaded: LanguageModel, encoded: Encoded, lanes: int) -> Score:
-    from textgen.evaluate import score_encoded
+    from textgen.scoring.evaluate import score_encoded
 
     return score_encoded(loaded.stepper, loaded, *encoded, lanes)
 
 
 def _by_symbol(loaded: LanguageModel, encoded: Encoded, output: Output, as_json: bool) -> Score:
     """Write the symbols as they are scored; the score that is returned is their sum."""
-    from textgen.evaluate import Score
-    from textgen.symbol_scores import score_symbols
+    from textgen.scoring.evaluate import Score
+    from textgen.scoring.symbol_scores import score_symbols
 
     ids, size, characters = encoded
     logprobs: list[float] = []
@@ -106,8 +106,8 @@ def _sentence(score: Score) -> str:
 
 
 def _encoded(loaded: LanguageModel, sources: list[Source], reading: SourceOptions) -> Encoded:
-    from textgen.encoding import encode_documents
-    from textgen.sources import read
+    from textgen.text.encoding import encode_documents
+    from textgen.text.sources import read
 
     reading = replace(reading, raw=loaded.tokenizer.level == "byte" and reading.encoding is None)
     return encode_documents(loaded.tokenizer, read(sources, reading))
@@ -116,10 +116,10 @@ def _encoded(loaded: LanguageModel, sources: list[Source], reading: SourceOption
 def _held_out(loaded: LanguageModel, model: str | None) -> Encoded:
     import numpy as np
 
-    from textgen.checkpoint import Run
     from textgen.cli.sample import model_folder
-    from textgen.split import VALIDATION
-    from textgen.train import store_of
+    from textgen.text.split import VALIDATION
+    from textgen.training.checkpoint import Run
+    from textgen.training.train import store_of
 
     folder = model_folder(model)
     try:

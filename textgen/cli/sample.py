@@ -19,7 +19,7 @@ from textgen.settings import SampleOptions, check_sampling
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
-    from textgen.session import Session
+    from textgen.writing.session import Session
 
 
 @click.command("sample", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -80,7 +80,7 @@ def command(
     _check_state(form, interactive, prompt, num_samples)
     text = read_prompt(prompt, prompt_file)
     loaded = open_model(model, threads)
-    from textgen.generate import sampling_options
+    from textgen.writing.generate import sampling_options
 
     options = sampling_options(loaded, chosen)
     _warn_of_unknown(loaded, text)
@@ -109,8 +109,8 @@ def _check_state(form: Form, interactive: bool, prompt: str | None, num_samples:
 
 def _session(loaded: LanguageModel, text: str, options: SampleOptions, load_state: str | None) -> tuple[Session, str]:
     """Where to go on from, and the prompt as it is to be shown: what a loaded state held back stands before it."""
-    from textgen.rows import REMEMBERED
-    from textgen.session import Session
+    from textgen.writing.rows import REMEMBERED
+    from textgen.writing.session import Session
 
     if options.num_beams is not None:
         raise UsageError(f"--num-beams {options.num_beams} keeps no state and goes on from none.")
@@ -190,7 +190,7 @@ def open_model(name: str | None, threads: int | None) -> LanguageModel:
     loaded = load(model_folder(name))
     import torch  # after the folder has been looked at: a mistyped name is answered at once
 
-    from textgen.bulk import usable_cores
+    from textgen.text.bulk import usable_cores
 
     torch.set_num_threads(threads or usable_cores())
     return loaded

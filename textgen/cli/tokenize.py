@@ -10,10 +10,10 @@ import click
 
 from textgen.cli.params import given, options_of, whole_number
 from textgen.cli.screen import Output, ReadingProgress, count, plural, say
-from textgen.corpus_settings import CorpusOptions, check_reading
 from textgen.errors import TextgenError, UsageError
 from textgen.settings import TrainOptions
-from textgen.sources import refuse_missing
+from textgen.text.corpus_settings import CorpusOptions, check_reading
+from textgen.text.sources import refuse_missing
 
 
 @click.command("tokenize", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -41,7 +41,7 @@ def command(corpus: tuple[str, ...], output_dir: str | None, seed: int, quiet: b
     if folder.exists():
         raise TextgenError(f"{output_dir!r} exists already.", hint="choose another --output-dir, or remove it.")
     refuse_missing(corpus)
-    from textgen.corpus import survey, tokenize
+    from textgen.text.corpus import survey, tokenize
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
     surveyed = survey(corpus, options, seed, progress)

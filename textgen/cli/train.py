@@ -18,10 +18,10 @@ from textgen.cli.screen import ReadingProgress, count, duration, plural, say, sh
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag, from_mapping
 from textgen.settings import TrainOptions, check_training
-from textgen.sources import refuse_missing
+from textgen.text.sources import refuse_missing
 
 if TYPE_CHECKING:
-    from textgen.train import Session
+    from textgen.training.train import Session
 
 PLANNED = (
     "cell",
@@ -99,14 +99,14 @@ def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, readi
     refuse_missing(corpus)
 
     from textgen.cli import STARTED
-    from textgen.train import start
+    from textgen.training.train import start
 
     return start(corpus, options, STARTED, reading, dry_run=dry_run)
 
 
 def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Session:
     folder = find_run(name)
-    from textgen.train import resume
+    from textgen.training.train import resume
 
     return resume(folder, chosen, reading)
 
@@ -185,7 +185,7 @@ def typed(name: str, value: Any) -> str:
 def follow(session: Session, style: str) -> int:
     """Train, show it, and stop cleanly when asked to; returns the exit code."""
     from textgen.cli.training_display import display
-    from textgen.events import Ended
+    from textgen.training.events import Ended
 
     received: list[int] = []
 

@@ -12,13 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from textgen.cli.screen import count, say, short, visible
-from textgen.events import Evaluated, Event, Logged, Saved, Tick
-from textgen.generate import generate
 from textgen.language_model import LanguageModel, generation_habits, with_habits
 from textgen.torch_stepper import TorchStepper
+from textgen.training.events import Evaluated, Event, Logged, Saved, Tick
+from textgen.writing.generate import generate
 
 if TYPE_CHECKING:
-    from textgen.train import Session
+    from textgen.training.train import Session
 
 SAMPLE_SYMBOLS = 80
 Show = Callable[[Event], None]

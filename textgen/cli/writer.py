@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen.cli.screen import Output, count, plural, say, warn
-from textgen.sampling_settings import SampleOptions
+from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:
-    from textgen.copies import Copy
     from textgen.language_model import LanguageModel
-    from textgen.rows import Completion
-    from textgen.session import Session
+    from textgen.writing.copies import Copy
+    from textgen.writing.rows import Completion
+    from textgen.writing.session import Session
 
 _SHOWN = 60
 
@@ -53,8 +53,8 @@ class Writer:
 
     def write(self, samples: int) -> None:
         """Write so many texts; sample k with the seed of the first plus k."""
-        from textgen.generate import EXACT_ROWS, choose_seed, complete
-        from textgen.rows import Completion
+        from textgen.writing.generate import EXACT_ROWS, choose_seed, complete
+        from textgen.writing.rows import Completion
 
         began = time.monotonic()
         going_on = self._session is not None and samples == 1
@@ -88,7 +88,7 @@ class Writer:
         self._body(completion, "" if self._stream else completion.text)
 
     def _pieces(self, completion: Completion, going_on: bool) -> Iterator[str]:
-        from textgen.generate import stream_rows
+        from textgen.writing.generate import stream_rows
 
         if self._session is None:
             yield from (piece for _, piece in stream_rows(self._model, [self._prompt], self._options, [completion]))

@@ -1,0 +1,1 @@
+"""How well a model predicts: loss, bits, and their proof by compression."""

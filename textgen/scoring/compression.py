@@ -1,0 +1,215 @@
+"""Lossless compression by a model: its probabilities drive a range coder, so that a text takes about the bits that
+`evaluate` gives it.
+
+Both sides read the model through the same step, with the same number of rows on one thread, and so see the same bits.
+A long text is read in lanes side by side for speed. Each lane begins cold, and costs some bytes for that; so there is
+one for every 2,000 bytes of archive. What would not become smaller is stored as it is.
+
+Neural probabilities in an arithmetic coder: Schmidhuber and Heil 1996; Knoll 2014, lstm-compress.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from textgen.errors import TextgenError
+from textgen.language_model import LanguageModel
+from textgen.scoring.coder import Cumulative, Decoder, Encoder, cumulative
+from textgen.scoring.envelope import Envelope
+from textgen.scoring.evaluate import score_ids
+from textgen.text.tokenizer import Ids, Tokenizer
+
+LANE_BYTES = 2000
+MOST_LANES = 64
+QUICK_LOOK = 65_536
+"""How many symbols tell how large the archive is going to be."""
+
+STRAY = (64, 192)
+"""The frequencies, of 256, that a byte which begins a character of several is no such beginning; below are the 64
+bytes that can follow it, each 8 bits as `evaluate` has it."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def compress(model: LanguageModel, data: bytes, progress: Progress = no_progress) -> bytes:
+    """The archive of any bytes. Raises TextgenError for a text of which the model's tokenizer loses something."""
+    tokenizer = model.tokenizer
+    ids = np.concatenate([np.empty(0, np.int32), *tokenizer.encode_pieces([data])])
+    if tokenizer.decode_bytes(ids) != data:
+        raise TextgenError(
+            f"this text does not come back whole from symbols of level {tokenizer.level}.",
+            hint="a model trained with --tokenizer char, byte, bpe or unigram compresses any file.",
+        )
+    symbols = tokenizer.model_ids(ids)
+    lanes = _choose_lanes(model, symbols)
+    coded = _encode(model, symbols, lanes, _raw_units(tokenizer, ids), progress)
+    stored = len(coded) >= len(data)
+    size, payload = (len(data), data) if stored else (len(symbols), coded)
+    digests = model_digest(model), hashlib.sha256(data).digest()
+    return Envelope(stored, lanes, size, *digests, payload).seal()
+
+
+def decompress(
+    model: LanguageModel, archive: bytes, name: str = "the archive", progress: Progress = no_progress
+) -> bytes:
+    """The bytes that `compress` was given. `name` is what messages call the archive.
+
+    Raises DamagedError for a damaged archive, TextgenError for one of another model, or of a processor or version of
+    torch on which this model computes other probabilities.
+    """
+    opened = Envelope.open(archive, name)
+    if not model_digest(model).startswith(opened.model):
+        raise TextgenError(
+            f"{name} was compressed with another model than this one.", hint="-m DIR names the right one."
+        )
+    if opened.stored:
+        content = opened.payload
+    else:
+        content = model.tokenizer.decode_bytes(_decode(model, opened, progress))
+    if not hashlib.sha256(content).digest().startswith(opened.content):
+        raise TextgenError(
+            f"{name} does not come back: this model computes other probabilities here than where it was compressed.",
+            hint="use the same version of torch and the same kind of processor.",
+        )
+    return content
+
+
+def model_digest(model: LanguageModel) -> bytes:
+    """The SHA-256 of a model's weights, configuration and tokenizer. Raises TextgenError if it is in no folder."""
+    if not model.digest:
+        raise TextgenError("a model must come from a folder to compress with it.")
+    return bytes.fromhex(model.digest)
+
+
+# --- the symbols ---
+
+
+def _choose_lanes(model: LanguageModel, symbols: Ids) -> int:
+    """One lane for every `LANE_BYTES` that the symbols will take, going by a quick look at them."""
+    context = np.concatenate([[model.tokenizer.boundary], symbols]).astype(np.int32)
+    nats, counted = score_ids(model.stepper, context, warm=0, most=QUICK_LOOK)
+    expected = nats / math.log(2) / 8 * len(symbols) / max(1, counted)
+    return max(1, min(MOST_LANES, int(expected // LANE_BYTES)))
+
+
+def _steps(model: LanguageModel, lanes: int, length: int, inputs: Ids) -> Iterator[Cumulative]:
+    """The frequencies (lanes, V + 1) at every step; `inputs` (lanes,) is filled by the caller between the steps."""
+    inputs[:] = model.begin[-1] if model.begin else model.tokenizer.boundary
+    inputs[0] = model.tokenizer.boundary
+    state = model.stepper.initial_state(lanes)
+    for _ in range(length):
+        logits, state = model.stepper.step(inputs, state)
+        yield cumulative(logits)
+
+
+def _encode(model: LanguageModel, symbols: Ids, lanes: int, units: dict[int, bytes], progress: Progress) -> bytes:
+    length = -(-len(symbols) // lanes)
+    rows = np.full((lanes, length), model.tokenizer.boundary, np.int32)
+    rows.reshape(-1)[: len(symbols)] = symbols
+    encoder, inputs, every = Encoder(), np.empty(lanes, np.int32), np.arange(lanes)
+    with _one_thread():
+        for at, ends in enumerate(_steps(model, lanes, length, inputs)):
+            wanted = rows[:, at]
+            starts, stops = ends[every, wanted].tolist(), ends[every, wanted + 1].tolist()
+            totals = ends[:, -1].tolist()
+            for lane in range(lanes):
+                place = lane * length + at
+                if place >= len(symbols):
+                    break
+                encoder.encode(starts[lane], stops[lane] - starts[lane], totals[lane])
+                if place in units:
+                    _encode_unit(encoder, units[place])
+            inputs[:] = wanted
+            progress("compressing", at * lanes, len(symbols))
+    return encoder.finish()
+
+
+def _decode(model: LanguageModel, opened: Envelope, progress: Progress) -> Ids:
+    tokenizer = model.tokenizer
+    lanes, length = opened.lanes, -(-opened.symbols // opened.lanes)
+    rows = np.full((lanes, length), tokenizer.boundary, np.int32)
+    decoder, inputs, units = Decoder(opened.payload), np.empty(lanes, np.int32), {}
+    escape = tokenizer.escape if tokenizer.raw_symbols else None
+    with _one_thread():
+        for at, ends in enumerate(_steps(model, lanes, length, inputs)):
+            totals = ends[:, -1].tolist()
+            for lane in range(lanes):
+                place = lane * length + at
+                if place >= opened.symbols:
+                    break
+                row = ends[lane]
+                symbol = int(np.searchsorted(row, np.uint64(decoder.target(totals[lane])), side="right")) - 1
+                decoder.take(int(row[symbol]), int(row[symbol + 1]) - int(row[symbol]))
+                rows[lane, at] = symbol
+                if symbol == escape:
+                    units[place] = _decode_unit(decoder)
+            inputs[:] = rows[:, at]
+            progress("decompressing", at * lanes, opened.symbols)
+    return _with_raw_units(tokenizer, rows.reshape(-1)[: opened.symbols], units)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order, whatever the machine has."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- characters that the model never saw: an escape, then their bytes ---
+
+
+def _raw_units(tokenizer: Tokenizer, ids: Ids) -> dict[int, bytes]:
+    """The bytes behind each escape, by its place among the symbols that the model is shown."""
+    units: dict[int, bytes] = {}
+    raw = np.flatnonzero(ids >= tokenizer.vocab_size)
+    places = raw - np.arange(1, len(raw) + 1)
+    for place, byte in zip(places.tolist(), (ids[raw] - tokenizer.vocab_size).tolist(), strict=True):
+        units[place] = units.get(place, b"") + bytes([byte])
+    return units
+
+
+def _with_raw_units(tokenizer: Tokenizer, symbols: Ids, units: dict[int, bytes]) -> Ids:
+    """The inverse of `_raw_units`."""
+    places = [place + 1 for place, unit in units.items() for _ in unit]
+    values = [tokenizer.vocab_size + byte for unit in units.values() for byte in unit]
+    return np.insert(symbols, places, values).astype(np.int32)
+
+
+def _width(first: int) -> int:
+    """How many bytes a character of UTF-8 has that begins with this one; 1 if none of several can."""
+    return 2 if 0xC2 <= first <= 0xDF else 3 if 0xE0 <= first <= 0xEF else 4 if 0xF0 <= first <= 0xF4 else 1
+
+
+def _encode_unit(encoder: Encoder, unit: bytes) -> None:
+    encoder.encode(unit[0], 1, 256)
+    if len(unit) == 1 and _width(unit[0]) > 1:
+        encoder.encode(*STRAY, 256)
+    for byte in unit[1:]:
+        encoder.encode(byte - 0x80, 1, 256)
+
+
+def _decode_unit(decoder: Decoder) -> bytes:
+    unit = bytearray([decoder.uniform(256)])
+    for _ in range(_width(unit[0]) - 1):
+        following = decoder.target(256)
+        if following >= STRAY[0]:
+            decoder.take(*STRAY)
+            break
+        decoder.take(following, 1)
+        unit.append(0x80 + following)
+    return bytes(unit)

@@ -1,0 +1,116 @@
+"""How well a model predicts a text: loss, perplexity, and bits per byte, which compares across tokenizers.
+
+The state is carried and every symbol is counted once. To use the processor well a long text is read in several lanes
+side by side; each lane first reads `WARM` symbols of the lane before it, uncounted, so that no symbol is predicted
+from a cold state. With one lane the text is read in one piece.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from textgen.errors import TextgenError
+from textgen.text.encoding import count_characters
+from textgen.text.tokenizer import Ids
+from textgen.writing.generate import Stepper
+
+if TYPE_CHECKING:
+    from textgen.language_model import LanguageModel
+
+LANES = 16
+WARM = 1024
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    """Total nats of a text and what they are spread over. Unknown characters cost 8 bits a byte of theirs.
+
+    At word level `unknown` counts the words that were scored as `<unk>`, and nats per character and bits per byte are
+    NaN: words that are lost were not predicted, so these figures compare with nothing. Elsewhere `unknown` is None.
+    """
+
+    nats: float
+    tokens: int
+    characters: int
+    bytes: int
+    unknown: int | None = None
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / max(1, self.tokens)
+
+    @property
+    def nats_per_character(self) -> float:
+        return math.nan if self.unknown is not None else self.nats / max(1, self.characters)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return math.nan if self.unknown is not None else self.nats / math.log(2) / max(1, self.bytes)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the nats per token."""
+        return math.exp(min(self.nats_per_token, 700))
+
+    def to_json(self) -> dict[str, float | None]:
+        """All figures by name; None for those that do not exist at this level."""
+        figures = ("nats_per_token", "nats_per_character", "bits_per_byte", "perplexity")
+        values: dict[str, float] = {name: getattr(self, name) for name in figures}
+        return {**{name: value if math.isfinite(value) else None for name, value in values.items()}, **asdict(self)}
+
+
+def score_ids(
+    stepper: Stepper, ids: Ids, lanes: int = LANES, warm: int = WARM, most: int | None = None
+) -> tuple[float, int]:
+    """Nats of ids[1:] given what stands before each, and how many were counted.
+
+    `ids` (N + 1,) begins with context that is not counted. `most` counts only about that many, the first of every
+    lane, for a quick look at a long text.
+    """
+    length = len(ids) - 1
+    if length < 1:
+        return 0.0, 0
+    lanes = max(1, min(lanes, length // max(1, warm)))
+    lane = -(-length // lanes)
+    first = np.arange(lanes) * lane
+    begin = np.maximum(first - warm, 0)
+    end = np.minimum(first + (lane if most is None else min(lane, -(-most // lanes))), length)
+    state = stepper.initial_state(lanes)
+    nats, counted = 0.0, 0
+    for offset in range(0, int((end - begin).max()), CHUNK):
+        at = begin[:, None] + offset + np.arange(min(CHUNK, int((end - begin).max()) - offset))
+        inside = np.minimum(at, length - 1)
+        logprobs, state = stepper.score(ids[inside], ids[inside + 1], state)
+        counts = (at >= first[:, None]) & (at < end[:, None])
+        nats -= float(logprobs[counts].sum())
+        counted += int(counts.sum())
+    return nats, counted
+
+
+def evaluate(model: LanguageModel, text: str | bytes, lanes: int = LANES) -> Score:
+    """Score a text. Raises TextgenError for an empty one, and for a lone surrogate, which is no character.
+
+    Every byte counts once: characters that the model never saw as an escape and 8 bits a byte.
+    """
+    if not text:
+        raise TextgenError("there is no text to evaluate (0 bytes).")
+    tokenizer = model.tokenizer
+    ids = [tokenizer.encode(text)] if isinstance(text, str) else tokenizer.encode_pieces([text])
+    encoded = np.concatenate([np.array([tokenizer.boundary], dtype=np.int32), *ids])
+    data = text.encode() if isinstance(text, str) else text
+    return score_encoded(model.stepper, model, encoded, len(data), count_characters(data), lanes)
+
+
+def score_encoded(
+    stepper: Stepper, model: LanguageModel, encoded: Ids, size: int, characters: int, lanes: int = LANES
+) -> Score:
+    """The score of ids that begin with a boundary and may hold raw bytes of unknown characters."""
+    raw = model.tokenizer.raw_count(encoded)
+    nats, tokens = score_ids(stepper, model.in_context(encoded), lanes)
+    unknown = model.tokenizer.unknown_count(encoded)
+    return Score(nats + raw * 8 * math.log(2), tokens, characters, size, unknown)

@@ -1,0 +1,1 @@
+"""From any text to tokens on disk: reading, decoding, tokenizers, stores."""

@@ -1,0 +1,65 @@
+"""Every option of reading a corpus and turning it into tokens, each declared once with its help and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textgen.errors import UsageError
+from textgen.options import check, option
+from textgen.text.levels import LEVELS, SIZED, SMALLEST_VOCABULARY, listed
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How text is read."""
+
+    encoding: str | None = option(
+        None,
+        "Encoding of the text.",
+        metavar="NAME",
+        default_text="UTF-8, or as a byte-order mark says",
+        section="Text",
+    )
+    document_separator: str | None = option(
+        None,
+        "Text that stands between documents, such as '<|endoftext|>'.",
+        metavar="TEXT",
+        default_text="one file, one document",
+    )
+    text_column: str | None = option(
+        None,
+        "The column of a table (csv, tsv, jsonl, parquet, Hub) that holds the text.",
+        metavar="NAME",
+        default_text="text, or the only one that holds text",
+    )
+
+
+@dataclass(frozen=True)
+class CorpusOptions(ReadingOptions):
+    """How a corpus is read, divided and turned into tokens."""
+
+    tokenizer: str | None = option(
+        None,
+        f"What one symbol is: {', '.join(LEVELS)}, or a folder that holds a tokenizer.",
+        metavar="LEVEL|PATH",
+        default_text="chosen from the corpus",
+        section="Text",
+    )
+    vocab_size: int | None = option(
+        None,
+        f"Symbols of a {listed(SIZED)} tokenizer.",
+        low=SMALLEST_VOCABULARY,
+        high=1_000_000,
+        default_text="chosen from the corpus",
+    )
+    validation_file: str | None = option(None, "Hold out this text instead of a part of the corpus.", metavar="FILE")
+    validation_split: float = option(
+        0.1, "The part held out: whole documents, or the tail of a single one; 0 holds out nothing.", low=0, high=0.9
+    )
+
+
+def check_reading(options: CorpusOptions) -> None:
+    """Hold options to their limits and to each other. Raises UsageError."""
+    check(options)
+    if options.vocab_size is not None and options.tokenizer not in (None, *SIZED):
+        raise UsageError(f"--vocab-size goes with --tokenizer {listed(SIZED)}, not with {options.tokenizer}.")

@@ -1,0 +1,76 @@
+"""Data sets of the Hugging Face Hub by name, streamed once into a temporary table and read from there."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from textgen.errors import TextgenError, UsageError
+from textgen.text.tables import cell, choose_column
+
+PREFIX = "hub:"
+SPELLING = "hub:OWNER/NAME, hub:OWNER/NAME:CONFIG or hub:OWNER/NAME:CONFIG:SPLIT"
+DEFAULT_SPLIT = "train"
+_NAME = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)(?::([^:]*))?(?::([^:]*))?")
+
+
+def parse(typed: str) -> tuple[str, str | None, str]:
+    """Name, configuration (None: the only or default one) and split of `hub:owner/name[:config][:split]`.
+
+    The configuration may be left empty: `hub:owner/name::test`. Raises UsageError.
+    """
+    match = _NAME.fullmatch(typed)
+    if match is None:
+        raise UsageError(f"{typed!r} does not name a data set of the Hub.", hint=f"write {SPELLING}.")
+    return match[1], match[2] or None, match[3] or DEFAULT_SPLIT
+
+
+def spool(typed: str, text_column: str | None) -> Path:
+    """The text column of a data set as a jsonl file, since a corpus is read several times; removed when the process
+    ends. Raises TextgenError in one sentence if it cannot be had, or holds what is not text."""
+    with tempfile.NamedTemporaryFile("wb", prefix="textgen-", suffix=".jsonl", delete=False) as file:
+        atexit.register(Path(file.name).unlink, missing_ok=True)
+        for column, text in _texts(typed, text_column):
+            file.write(json.dumps({column: text}).encode() + b"\n")
+    return Path(file.name)
+
+
+def _texts(typed: str, asked: str | None) -> Iterator[tuple[str, str]]:
+    column: str | None = None
+    for number, row in enumerate(_stream(typed), 1):
+        if column is None:
+            column = choose_column(list(row), [key for key in row if isinstance(row[key], str)], asked, typed)
+        if cell(row.get(column), column, f"row {number} of {typed!r}"):
+            yield column, row[column]
+
+
+def _stream(typed: str) -> Iterator[dict[str, Any]]:
+    name, config, split = parse(typed)
+    try:
+        yield from _load(name, config, split)
+    except Exception as error:  # whatever a library of many formats and a network may raise
+        reason = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "")
+        raise TextgenError(
+            f"the data set {typed!r} cannot be read from the Hub ({reason[:300] or type(error).__name__}).",
+            hint=f"is it at https://huggingface.co/datasets/{name}? Without a connection, name its files instead.",
+        ) from error
+
+
+def _load(name: str, config: str | None, split: str) -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        import datasets
+        from huggingface_hub.utils import logging
+    except ImportError:
+        raise TextgenError("it needs the package datasets") from None
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would tell of each try to reach the Hub
+    return datasets.load_dataset(name, config, split=split, streaming=True)

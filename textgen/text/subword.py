@@ -1,0 +1,219 @@
+"""Byte pair encoding and unigram pieces by sentencepiece, with options and detours that make it lossless on every text.
+
+Sentencepiece is given stretches of a line. Newlines never reach it, so that no piece goes across lines, nor do
+U+2581 (its own sign for a space), U+2585 (for which it drops the line when learning) and bytes that are not UTF-8:
+these are spelled in byte tokens. A long line is cut before its first space past 2,000 characters, or else at 4,000,
+counted from the last cut: beyond its own limit of bytes sentencepiece drops a line when learning. Encoding goes word by
+word (`textgen.text.wordwise`), since no piece that sentencepiece learns holds a blank but at its begin.
+
+Byte pair encoding for text: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units";
+unigram pieces: Kudo 2018, "Subword Regularization"; sentencepiece: Kudo and Richardson 2018.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any, Self
+
+from textgen.errors import TextgenError, UsageError
+from textgen.text.symbols import CONFIG_FILE, Ids, Tokenizer, regroup, setting, texts
+from textgen.text.wordwise import WordMemory, crosses_words
+
+MODEL_FILE = "tokenizer.model"
+UNKNOWN, BOUNDARY, FIRST_BYTE = 0, 1, 2
+SPECIALS = FIRST_BYTE + 256
+SMALLEST = SPECIALS + 2
+SOFT_CUT = HARD_CUT = 2000  # characters; the second counts on from the first
+SAMPLE_CHARACTERS = 20_000_000
+
+SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
+_CLASS = r"\n\u2581\u2585\udc80-\udcff"
+_STRETCH = re.compile(rf"[^{_CLASS}]{{1,{SOFT_CUT}}}[^ {_CLASS}]{{0,{HARD_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
+_WORD = re.compile(rf" ?[^ {_CLASS}]{{1,{SOFT_CUT}}}| |[{_CLASS}]{{1,{SOFT_CUT}}}")
+_PROBE = "  a\u00a0 \u1e9b\u0323 \ufb01\r\t\x00\U0001f600 "
+
+LOSSLESS: dict[str, Any] = {
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "add_dummy_prefix": False,
+    "byte_fallback": True,
+    "required_chars": "\u2581",  # a space that is no symbol would be spelled as U+2581
+    "hard_vocab_limit": False,
+    "max_sentence_length": 4 * (SOFT_CUT + HARD_CUT),
+    "num_threads": 1,  # the scores of unigram pieces depend on it
+    "unk_id": UNKNOWN,
+    "eos_id": BOUNDARY,
+    "bos_id": -1,
+    "pad_id": -1,
+    "minloglevel": 2,
+}
+
+
+class SubwordTokenizer(Tokenizer):
+    """Id 0 is the unknown symbol, which never occurs, 1 the boundary, 2 to 257 the bytes, then the learned pieces.
+
+    `level` is the name that sentencepiece gives the way of learning them.
+    """
+
+    in_bulk = True
+
+    def __init__(self, model: bytes) -> None:
+        """`model`: what sentencepiece wrote. Raises TextgenError if it is none, or not one without loss."""
+        self._model = model
+        self._processor = _processor(model)
+        pieces = map(self._processor.id_to_piece, range(SPECIALS, self._processor.get_piece_size()))
+        learned = [piece.replace("\u2581", " ").encode() for piece in pieces]
+        symbols = [b"", b"", *(bytes([byte]) for byte in range(256)), *learned]
+        self._memory = WordMemory(self._encode_many)
+        self._apart = _STRETCH if crosses_words(learned) else _WORD
+        super().__init__(symbols, boundary=BOUNDARY, unsampled=(UNKNOWN,))
+        if self.decode_bytes(self.encode(_PROBE)) != _PROBE.encode():
+            raise TextgenError(f"{MODEL_FILE} changes the text that it encodes.")
+
+    @classmethod
+    def train(cls, documents: Iterable[Iterable[bytes]], vocab_size: int) -> Self:
+        """The tokenizer of at most `vocab_size` symbols for the documents, fewer if their text gives no more.
+
+        Above 20 million characters it learns from a sample of stretches, evenly spread. Characters that are too rare
+        for the vocabulary are spelled in bytes: single characters take half of it at most (and one symbol, the space).
+        """
+        if vocab_size < SMALLEST:
+            raise UsageError(f"vocab_size must be at least {SMALLEST} for {cls.level}, not {vocab_size}.")
+        stretches = chain.from_iterable(chain.from_iterable(_found(_STRETCH, regroup(d)) for d in documents))
+        sentences = _sample(stretch for stretch in stretches if stretch[0] not in SPELLED)
+        sentences = _without_rare_characters(sentences, (vocab_size - SPECIALS) // 2)
+        if not sentences:
+            raise TextgenError("there is no text to learn a tokenizer from.")
+        return cls(_learn(sentences, cls.level, vocab_size))
+
+    @classmethod
+    def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> Self:
+        """The tokenizer in `tokenizer.model`. Raises TextgenError if that is missing, damaged or of another config."""
+        digest = setting(config, "model_sha256", str)
+        if MODEL_FILE not in files:
+            raise TextgenError(f"{MODEL_FILE} is missing.")
+        model = bytes(files[MODEL_FILE])
+        if hashlib.sha256(model).hexdigest() != digest:
+            raise TextgenError(f"{MODEL_FILE} is not the file that {CONFIG_FILE} was written for (SHA-256 differs).")
+        return cls(model)
+
+    def files(self) -> dict[str, bytes]:
+        return {**super().files(), MODEL_FILE: self._model}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"model_sha256": hashlib.sha256(self._model).hexdigest()}
+
+    def _encode_blocks(self, blocks: Iterator[bytes]) -> Iterator[Ids]:
+        for words in _found(self._apart, blocks):
+            yield self._memory.encode(words)
+
+    def _encode_many(self, stretches: list[str]) -> Iterator[list[int]]:
+        plain = [stretch for stretch in stretches if stretch[0] not in SPELLED]
+        encoded = iter(self._processor.encode(plain, out_type=int, num_threads=1))
+        return (_spell(stretch) if stretch[0] in SPELLED else next(encoded) for stretch in stretches)
+
+    def cut(self, text: bytes) -> int:
+        """After the last newline, or else where the last word (or stretch) of an endless line begins."""
+        if after := text.rfind(b"\n") + 1:
+            return after
+        decoded, _ = codecs.utf_8_decode(text, "surrogateescape", False)
+        *done, _ = self._apart.findall(decoded) or [""]
+        return len("".join(done).encode("utf-8", "surrogateescape"))
+
+
+class BpeTokenizer(SubwordTokenizer):
+    """Pieces made by merging the most frequent pair, again and again."""
+
+    level = "bpe"
+
+
+class UnigramTokenizer(SubwordTokenizer):
+    """Pieces with probabilities, kept if the text is likelier with them; a text is cut in its likeliest way."""
+
+    level = "unigram"
+
+
+def _spell(stretch: str) -> list[int]:
+    return [FIRST_BYTE + byte for byte in stretch.encode("utf-8", "surrogateescape")]
+
+
+def _found(pattern: re.Pattern[str], blocks: Iterable[bytes]) -> Iterator[list[str]]:
+    """A document cut into stretches or words, by its content alone: each for sentencepiece, or to be spelled."""
+    rest = ""  # the last one of a block may go on in the next
+    for text in texts(blocks):
+        found = pattern.findall(rest + text)
+        rest = found.pop() if found else ""
+        yield found
+    if rest:
+        yield [rest]
+
+
+def _sample(stretches: Iterable[str]) -> list[str]:
+    """All stretches, or an even choice of at most `SAMPLE_CHARACTERS`.
+
+    Each has a key, its place times the golden ratio modulo one (Fibonacci hashing), and those below a limit are kept;
+    the limit halves when there are too many. No period in the text, such as languages in turn, can meet that rule.
+    """
+    limit, size = 1 << 32, 0
+    kept: list[tuple[int, str]] = []
+    for place, stretch in enumerate(stretches):
+        key = place * 2654435769 % (1 << 32)
+        if key < limit:
+            kept.append((key, stretch))
+            size += len(stretch)
+        if size > SAMPLE_CHARACTERS:
+            limit //= 2
+            kept = [(key, stretch) for key, stretch in kept if key < limit]
+            size = sum(len(stretch) for _, stretch in kept)
+    return [stretch for _, stretch in kept]
+
+
+def _without_rare_characters(sentences: list[str], most: int) -> list[str]:
+    """Sentences of the `most` commonest characters: cut at each other one, which is left out."""
+    counts: Counter[str] = Counter()
+    for sentence in sentences:
+        counts.update(sentence)
+    rare = sorted(counts, key=lambda character: (-counts[character], character))[most:]
+    if not rare:
+        return sentences
+    cut = str.maketrans(dict.fromkeys(rare, "\n"))
+    return [part for sentence in sentences for part in sentence.translate(cut).split("\n") if part]
+
+
+def _learn(sentences: list[str], level: str, vocab_size: int) -> bytes:
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type=level,
+            vocab_size=vocab_size,
+            **LOSSLESS,
+        )
+    except RuntimeError as error:
+        raise TextgenError(f"this text is too little to learn {level} from.") from error
+    return model.getvalue()
+
+
+def _processor(model: bytes) -> Any:
+    """Sentencepiece's own object for a model; checks that it has the special symbols and bytes at their places."""
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model)
+    except RuntimeError as error:
+        raise TextgenError(f"{MODEL_FILE} is not a model of sentencepiece.") from error
+    size = processor.get_piece_size()
+    in_place = size >= SPECIALS and processor.is_unknown(UNKNOWN) and processor.is_control(BOUNDARY)
+    if not in_place or any(processor.id_to_piece(FIRST_BYTE + b) != f"<0x{b:02X}>" for b in range(256)):
+        raise TextgenError(f"{MODEL_FILE} has not the symbols of a tokenizer that textgen wrote.")
+    return processor

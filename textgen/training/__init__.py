@@ -1,0 +1,1 @@
+"""From tokens to a trained model: plan, loop, run folders."""

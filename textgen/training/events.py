@@ -1,0 +1,56 @@
+"""What happens while a model trains, as the trainer tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textgen.scoring.evaluate import Score
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One step done."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A line of metrics: means since the last one."""
+
+    step: int
+    epoch: float
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A score on what is held out; `best` if no earlier one was better."""
+
+    step: int
+    score: Score
+    best: bool
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is on disk."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a run, or of this sitting: 'done', 'early stopping', 'interrupted' or 'time'."""
+
+    step: int
+    reason: str
+    seconds: float
+
+
+Event = Tick | Logged | Evaluated | Saved | Ended

@@ -1,0 +1,119 @@
+"""Start from a trained model: its cell and sizes, its weights, and each symbol's vectors found by what the symbol
+stands for, never by its number. A vocabulary in another order is the same vocabulary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from textgen import files
+from textgen.errors import TextgenError, UsageError
+from textgen.model import Model
+from textgen.options import flag
+from textgen.settings import TrainOptions
+from textgen.text.levels import SIZED
+from textgen.text.store import tokenizer_of
+from textgen.text.tokenizer import Tokenizer
+from textgen.training.checkpoint import load_weights, model_tensors, read_config
+
+INHERITED = ("hidden_size", "embedding_size", "num_layers", "residual", "layer_norm")
+Name = tuple[str, bytes, int]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which symbols of a new vocabulary the old one has, and what the others are."""
+
+    rows: list[int | None]
+    new: list[str]
+
+    def __str__(self) -> str:
+        known = sum(row is not None for row in self.rows)
+        shown = " ".join(map(repr, self.new[:12])) + (" ..." if len(self.new) > 12 else "")
+        return f"{known:,} of {len(self.rows):,} symbols are known" + (f"; new: {shown}" if self.new else "")
+
+
+def names(tokenizer: Tokenizer) -> list[Name]:
+    """What each symbol is called, whatever its number: its role, or its bytes (and which of those with the same)."""
+    roles = {tokenizer.boundary: "boundary", **{i: f"unsampled {k}" for k, i in enumerate(tokenizer.unsampled)}}
+    met: Counter[bytes] = Counter()
+    found: list[Name] = []
+    for number, content in enumerate(tokenizer.symbols):
+        met[content] += number not in roles
+        found.append((roles.get(number, "text"), content, 0 if number in roles else met[content]))
+    return found
+
+
+def match(new: Tokenizer, old: Tokenizer) -> Match:
+    """Find every symbol of a new vocabulary in an old one. Raises TextgenError if they are of different levels."""
+    if new.level != old.level:
+        raise TextgenError(f"--init-from has a {old.level} tokenizer; {new.level} symbols cannot be matched with it.")
+    places = {name: number for number, name in enumerate(names(old))}
+    rows = [places.get(name) for name in names(new)]
+    unknown = [new.symbols[number].decode("utf-8", "replace") for number, row in enumerate(rows) if row is None]
+    return Match(rows, unknown)
+
+
+def inherited(options: TrainOptions) -> TrainOptions:
+    """The options with cell, sizes and tokenizer of the model they start from.
+
+    Raises UsageError where an option names another size, TextgenError for a model folder that cannot be read.
+    """
+    if options.init_from is None:
+        return options
+    folder = _folder(options.init_from)
+    config = read_config(folder)
+    for name in INHERITED:
+        if getattr(options, name) not in (None, getattr(config, name)):
+            asked, has = getattr(options, name), getattr(config, name)
+            raise UsageError(f"{flag(name)} {asked} cannot change with --init-from (it has {has}).")
+    if options.cell not in (TrainOptions.cell, config.cell):
+        raise UsageError(f"--cell {options.cell} cannot change with --init-from (it has {config.cell}).")
+    if options.size is not None:
+        raise UsageError("--size and --init-from exclude each other.")
+    level = tokenizer_of(folder).level
+    return replace(
+        options,
+        **{name: getattr(config, name) for name in INHERITED},
+        cell=config.cell,
+        cell_options=dict(config.cell_options),
+        tie_weights=config.tie_word_embeddings,
+        tokenizer=options.tokenizer or (str(folder) if level in SIZED else level),
+    )
+
+
+def _folder(name: str) -> Path:
+    folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None)
+    if folder is None:
+        raise TextgenError(f"there is no model folder {name!r} to start from.")
+    return folder
+
+
+def adopt(model: Model, tokenizer: Tokenizer, init_from: str) -> Match:
+    """Fill a new model with the weights of a trained one; returns how their vocabularies match.
+
+    Vectors of symbols that are new start as the mean of all old ones. Raises TextgenError if sizes differ.
+    """
+    folder = _folder(init_from)
+    old = load_weights(folder, files.read_manifest(folder), read_config(folder))
+    matched = match(tokenizer, tokenizer_of(folder))
+    theirs = model_tensors(old)
+    by_symbol = {id(p) for p in (model.encoder.weight, model.readout.linear.weight, model.readout.linear.bias)}
+    with torch.no_grad():
+        for name, tensor in model_tensors(model).items():
+            source = theirs.get(name)
+            if source is not None and id(tensor) in by_symbol:
+                source = _rows(source, matched.rows)
+            if source is None or source.shape != tensor.shape:
+                raise TextgenError(f"the model in {init_from!r} does not fit: {name!r} differs.")
+            tensor.copy_(source)
+    return matched
+
+
+def _rows(source: Tensor, rows: list[int | None]) -> Tensor:
+    mean = source.mean(0)
+    return torch.stack([mean if row is None else source[row] for row in rows])

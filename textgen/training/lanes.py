@@ -1,0 +1,86 @@
+"""The order in which training reads a corpus: a pure function of (seed, epoch, step).
+
+The tokens are taken as a ring, cut into `batch_size` contiguous lanes; each step takes the next window of every lane,
+so that the state after one window is the state before the next. Each epoch turns the ring to another start. To
+resume, one integer is enough.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from textgen.errors import TextgenError
+from textgen.text.store import Tokens
+from textgen.text.tokenizer import Ids
+
+ESCAPE_RATE = 0.001
+"""Share of symbols replaced by the escape symbol, so that a model learns that the unknown can happen."""
+
+PIECE = 1 << 22
+
+
+def missing_escape(tokens: Tokens, escape: int | None) -> int | None:
+    """The escape if the tokens hold too few of it to learn from; None if they hold enough, or there is none."""
+    if escape is None:
+        return None
+    pieces = (tokens[start : start + PIECE] for start in range(0, len(tokens), PIECE))
+    found = sum(int(np.count_nonzero(piece == escape)) for piece in pieces)
+    return escape if found < ESCAPE_RATE * len(tokens) else None
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Windows of a token array: `batch_size` rows of `seq_length` steps.
+
+    Raises TextgenError if the tokens do not fill one window of every lane; the hint says what would.
+    """
+
+    tokens: Tokens
+    batch_size: int
+    seq_length: int
+    seed: int
+    escape: int | None = None
+
+    def __post_init__(self) -> None:
+        need = self.batch_size * self.seq_length + 1
+        if len(self.tokens) >= need:
+            return
+        length = max(1, min(self.seq_length, (len(self.tokens) - 1) // max(1, self.batch_size)))
+        batch = max(1, (len(self.tokens) - 1) // length) if len(self.tokens) > 1 else 0
+        hint = f"--batch-size {min(batch, self.batch_size)} --seq-length {length} fits." if batch else "use more text."
+        raise TextgenError(
+            f"the training part has {len(self.tokens):,} tokens; one batch needs {need:,} "
+            f"({self.batch_size} x {self.seq_length} + 1).",
+            hint=hint,
+        )
+
+    @property
+    def lane_length(self) -> int:
+        return len(self.tokens) // self.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.lane_length // self.seq_length
+
+    def starts_epoch(self, step: int) -> bool:
+        """Whether the carried state is to be dropped before this step (steps count from 0)."""
+        return step % self.steps_per_epoch == 0
+
+    def window(self, step: int) -> tuple[Ids, Ids]:
+        """Inputs and targets of a step, each (seq_length, batch_size): the targets are the inputs one later."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        turn = random.Random(f"{self.seed}/{epoch}").randrange(len(self.tokens)) if epoch else 0
+        starts = (turn + within * self.seq_length + np.arange(self.batch_size) * self.lane_length) % len(self.tokens)
+        ids = np.stack([self._ring(int(start), self.seq_length + 1) for start in starts], axis=1).astype(np.int32)
+        if self.escape is not None:
+            noise = np.random.default_rng([self.seed, step]).random(ids.shape, dtype=np.float32)
+            ids[(noise < ESCAPE_RATE) & (ids > self.escape)] = self.escape
+        return ids[:-1], ids[1:]
+
+    def _ring(self, start: int, length: int) -> Tokens:
+        piece = self.tokens[start : start + length]
+        missing = length - len(piece)
+        return piece if not missing else np.concatenate([piece, self.tokens[:missing]])

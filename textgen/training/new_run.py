@@ -1,0 +1,102 @@
+"""The folder of a new run: where it goes, what may be replaced, and what is committed to it before step 1."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from textgen import files
+from textgen.config import ModelConfig
+from textgen.errors import TextgenError
+from textgen.language_model import generation_habits
+from textgen.settings import TrainOptions
+from textgen.text.sources import lasting
+from textgen.text.split import TRAIN
+from textgen.text.store import TokenStore
+from textgen.training.checkpoint import ARGUMENTS, CONFIG, GENERATION, Run
+from textgen.training.machine import versions
+from textgen.training.plan import Forecast
+
+
+def refuse_occupied(options: TrainOptions) -> None:
+    """Raise TextgenError if the output folder is taken and may not, or must not, be replaced: only a run is."""
+    if options.output_dir is None:
+        return
+    folder = Path(options.output_dir)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not options.overwrite_output_dir:
+        raise TextgenError(
+            f"{str(folder)!r} exists already.",
+            hint=f"--resume {folder} goes on with it, --overwrite-output-dir replaces it.",
+        )
+    if folder.is_symlink() or not all((folder / name).is_file() for name in (ARGUMENTS, files.MANIFEST)):
+        raise TextgenError(f"{str(folder)!r} is not a run of textgen and is not going to be replaced.")
+    if options.init_from and Path(options.init_from).resolve().is_relative_to(folder.resolve()):
+        raise TextgenError(f"{str(folder)!r} is what this run starts from and is not going to be replaced.")
+
+
+def create_run(
+    folder: Path,
+    paths: Sequence[str],
+    options: TrainOptions,
+    config: ModelConfig,
+    forecast: Forecast,
+    store: TokenStore,
+) -> Run:
+    """Commit the run folder with everything that is decided, before the first step."""
+    refuse_occupied(options)  # again: planning takes minutes, in which others may have come
+    if (folder / ARGUMENTS).exists():
+        with files.lock(folder):
+            files.remove_folder(folder)
+    elif folder.exists():
+        folder.rmdir()
+    tokenizer = store.tokenizer
+    arguments = {
+        "corpus": [lasting(path) for path in paths],
+        "store": store.key,
+        "options": asdict(options),
+        "forecast": asdict(forecast),
+        "made_with": versions(options.threads or 1),
+    }
+    contents = {
+        CONFIG: files.to_json(
+            {**config.to_json(), "bos_token_id": tokenizer.boundary, "eos_token_id": tokenizer.boundary}
+        ),
+        ARGUMENTS: files.to_json(arguments),
+        GENERATION: files.to_json(generation_habits(store)),
+        "README.md": model_card(config, store, folder.name).encode(),
+        **tokenizer.files(),
+    }
+    return Run.create(folder, contents)
+
+
+def next_folder(root: Path, cell: str, path: str) -> Path:
+    """runs/CELL-CORPUS-N with the first N that is free."""
+    name = "stdin" if path == "-" else Path(path).absolute().name.split(".")[0]
+    stem = f"{cell}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-') or 'corpus'}"
+    number = 1
+    while (root / f"{stem}-{number}").exists():
+        number += 1
+    return root / f"{stem}-{number}"
+
+
+def model_card(config: ModelConfig, store: TokenStore, name: str) -> str:
+    """The model folder's README, with the header that model hubs read."""
+    about = store.about
+    return f"""---
+library_name: textgen
+pipeline_tag: text-generation
+---
+
+# {name}
+
+A recurrent language model made with textgen: {config.num_layers} x {config.cell}, {config.hidden_size} units,
+{config.vocab_size:,} symbols ({about["level"]}), trained on {about["bytes"][TRAIN]:,} bytes of text.
+
+    textgen sample -m {name} --prompt "..."
+
+The loss over time stands in `metrics.jsonl`, every option in `training_args.json`.
+"""

@@ -1,0 +1,209 @@
+"""One dial: from minutes to a level, sizes and a number of steps, by measuring this machine.
+
+Whatever the user gives is kept; the plan fills in the rest and returns options without gaps. From then on training is
+a function of those options alone: time decides nothing any more.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from textgen.config import ModelConfig
+from textgen.settings import TrainOptions, check_training
+from textgen.text.corpus_settings import CorpusOptions, check_reading
+from textgen.text.levels import LEVELS, SIZED
+
+LADDER = (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+PROBE_SECONDS = (1.5, 3.5)
+"""How long the two probes last: a first guess at the machine's speed, then the chosen model itself."""
+
+SIZES = {"tiny": (128, 1), "small": (256, 1), "medium": (512, 1), "large": (1024, 2)}
+"""Presets of --size: hidden size and layers."""
+
+FINETUNING_RATE = 0.3
+"""The learning rate of a model that starts from another, as a part of that of a new one."""
+
+ROUGH_SIZE = 192
+EVALUATIONS = 10
+QUICK_LOOK = 32_768
+"""Held-out symbols counted at an evaluation during training; the last evaluation counts all."""
+
+VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
+"""Bytes of text, at most, and the vocabulary of pieces that suits them."""
+
+WORDS = 10_000
+"""The vocabulary of words: that of most published figures."""
+
+EVALUATION_COST = 0.4
+"""What evaluating a symbol costs, in training steps a symbol."""
+
+RESERVE_SECONDS = 2.0
+"""Kept for saving, samples and leaving."""
+
+CHARACTERS_PER_PARAMETER = 1.5
+"""How many characters a model should read per parameter when time is what is short (fitted on two cores)."""
+
+MOST_PARAMETERS_PER_CHARACTER = 12
+"""A corpus that is read many times over deserves no larger model than this."""
+
+
+def choose_tokenizer(options: CorpusOptions, scan: Any) -> tuple[str, int]:
+    """Level and vocabulary size. Text of some length is cut into frequent pieces (bpe), a short one into characters;
+    so is a script of thousands of characters, each of which says as much as a piece."""
+    check_reading(options)
+    level = options.tokenizer
+    if options.vocab_size is not None:
+        return level or "bpe", options.vocab_size
+    if level == "word":
+        return level, WORDS
+    if level is None:
+        level = "char" if scan.total < 60_000 or scan.distinct > 1_000 else "bpe"
+    return level, next(size for most, size in VOCABULARIES if scan.total <= most)
+
+
+class Machine(Protocol):
+    """What the plan asks of the machine it runs on."""
+
+    def parameters(self, config: ModelConfig) -> int:
+        """The number of weights of a model."""
+
+    def step_seconds(self, config: ModelConfig, batch_size: int, seq_length: int, seconds: float) -> float:
+        """The seconds of one training step, measured for about `seconds`."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What was measured and is expected; `step_seconds` is None where nothing needed measuring."""
+
+    parameters: int
+    step_seconds: float | None = None
+    train_seconds: float | None = None
+
+
+def embedding_for(level: str, hidden_size: int) -> int:
+    """The default width of a symbol's vector: few symbols need no wide one."""
+    return hidden_size if level in SIZED else min(hidden_size, 256)
+
+
+def model_config(options: TrainOptions, level: str, vocab_size: int, hidden_size: int) -> ModelConfig:
+    """The model that the options ask for, at this hidden size."""
+    layers = options.num_layers or 1
+    deep = layers >= 3
+    tie = level in SIZED if options.tie_weights is None else options.tie_weights
+    return ModelConfig(
+        vocab_size=vocab_size,
+        cell=options.cell,
+        cell_options=dict(options.cell_options),
+        embedding_size=options.embedding_size or embedding_for(level, hidden_size),
+        hidden_size=hidden_size,
+        num_layers=layers,
+        tie_word_embeddings=tie,
+        residual=deep if options.residual is None else options.residual,
+        layer_norm=deep if options.layer_norm is None else options.layer_norm,
+    )
+
+
+def plan(
+    options: TrainOptions,
+    level: str,
+    vocab_size: int,
+    tokens: int,
+    held_out: int,
+    machine: Machine,
+    deadline: float,
+) -> tuple[TrainOptions, ModelConfig, Forecast]:
+    """Fill in what the options leave open, for a corpus of `tokens` to train on and `held_out` to evaluate on, so
+    that training ends when `time.monotonic` reaches `deadline`. Raises UsageError for options that exclude each other.
+    """
+    check_training(options)
+    options = _with_window(_with_size(options), tokens)
+    assert options.batch_size and options.seq_length
+    timed = options.epochs is None and options.max_steps is None
+    hidden = options.hidden_size
+    if hidden is None and timed:
+        hidden = _hidden_size(options, level, vocab_size, tokens, machine, deadline)
+    config = model_config(options, level, vocab_size, hidden or 256)
+    parameters = machine.parameters(config)
+    steps, forecast = options.max_steps, Forecast(parameters)
+    if options.epochs is not None:
+        steps = max(1, round(options.epochs * tokens / (options.batch_size * options.seq_length)))
+    if timed:
+        seconds = machine.step_seconds(config, options.batch_size, options.seq_length, PROBE_SECONDS[1])
+        evaluated = held_out + EVALUATIONS * min(held_out, QUICK_LOOK)
+        evaluating = evaluated / (options.batch_size * options.seq_length) * EVALUATION_COST
+        left = deadline - RESERVE_SECONDS - time.monotonic()
+        steps = max(10, int(left / seconds - evaluating))
+        forecast = Forecast(parameters, seconds, steps * seconds)
+    assert steps is not None
+    return _with_schedule(options, config, steps, tokens), config, forecast
+
+
+def _with_size(options: TrainOptions) -> TrainOptions:
+    """Width and depth of a preset, where they are not named."""
+    if options.size is None:
+        return options
+    hidden, layers = SIZES[options.size]
+    return replace(options, hidden_size=options.hidden_size or hidden, num_layers=options.num_layers or layers)
+
+
+def _with_window(options: TrainOptions, tokens: int) -> TrainOptions:
+    """Batch size and window length: 16 x 64, and less for a corpus too small to fill that a few times over."""
+    length = options.seq_length or max(8, min(64, tokens // 64))
+    batch = options.batch_size or max(1, min(16, tokens // (4 * length)))
+    return replace(options, batch_size=batch, seq_length=length)
+
+
+def _hidden_size(
+    options: TrainOptions, level: str, vocab_size: int, tokens: int, machine: Machine, deadline: float
+) -> int:
+    """The size on the ladder at which the time left gives each parameter enough characters to read."""
+    assert options.batch_size and options.seq_length
+
+    def parameters(hidden: int) -> int:
+        return machine.parameters(model_config(options, level, vocab_size, hidden))
+
+    rough = model_config(options, level, vocab_size, ROUGH_SIZE)
+    seconds = machine.step_seconds(rough, options.batch_size, options.seq_length, PROBE_SECONDS[0])
+    speed = parameters(ROUGH_SIZE) * options.batch_size * options.seq_length / seconds  # parameters x symbols a second
+    characters = LEVELS[level].characters
+    best = math.sqrt(speed * max(1.0, deadline - time.monotonic()) * characters / CHARACTERS_PER_PARAMETER)
+    most = MOST_PARAMETERS_PER_CHARACTER * tokens * characters
+    fitting = [hidden for hidden in LADDER if parameters(hidden) <= min(1.25 * best, most)]
+    return fitting[-1] if fitting else LADDER[0]
+
+
+def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, tokens: int) -> TrainOptions:
+    """Every remaining gap: learning rate, dropout, and how often to log, evaluate and save."""
+    assert options.batch_size and options.seq_length
+    epochs = steps * options.batch_size * options.seq_length / tokens
+    every = max(1, math.ceil(steps / EVALUATIONS))
+
+    def given(value: Any, otherwise: Any) -> Any:
+        return otherwise if value is None else value
+
+    return replace(
+        options,
+        hidden_size=config.hidden_size,
+        embedding_size=config.embedding_size,
+        num_layers=config.num_layers,
+        tie_weights=config.tie_word_embeddings,
+        residual=config.residual,
+        layer_norm=config.layer_norm,
+        max_steps=steps,
+        dropout=given(options.dropout, 0.0 if epochs < 3 else 0.1 if epochs < 6 else 0.25),
+        learning_rate=given(options.learning_rate, learning_rate(config.hidden_size, options.init_from is not None)),
+        warmup_steps=given(options.warmup_steps, min(200, steps // 20)),
+        logging_steps=given(options.logging_steps, max(1, steps // 50)),
+        eval_steps=given(options.eval_steps, every),
+        save_steps=given(options.save_steps, given(options.eval_steps, every)),
+        sample_steps=given(options.sample_steps, given(options.eval_steps, every)),
+    )
+
+
+def learning_rate(hidden_size: int, finetuning: bool = False) -> float:
+    """A learning rate that falls with the square root of the width (fitted at 128 to 512); a model that already knows
+    something takes smaller steps."""
+    return round(min(1e-2, 5e-3 * math.sqrt(384 / hidden_size)) * (FINETUNING_RATE if finetuning else 1), 5)

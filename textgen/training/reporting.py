@@ -1,0 +1,40 @@
+"""Metrics for other tools, beside metrics.jsonl: TensorBoard, as an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from textgen.errors import TextgenError
+from textgen.training.events import Evaluated, Event, Logged
+
+Report = Callable[[Event], None]
+
+
+@contextmanager
+def reporters(names: Sequence[str], folder: Path) -> Iterator[Report]:
+    """A function that hands every event on to the tools named. Raises TextgenError if one is not installed."""
+    if "tensorboard" not in names:
+        yield lambda event: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise TextgenError(
+            "--report-to tensorboard needs tensorboard.", hint="pip install 'textgen-lm[tensorboard]'"
+        ) from None
+    writer = SummaryWriter(str(folder / "tensorboard"))
+    try:
+        yield lambda event: _scalars(writer.add_scalar, event)
+    finally:
+        writer.close()
+
+
+def _scalars(add: Callable[[str, float, int], None], event: Event) -> None:
+    if isinstance(event, Logged):
+        for name in ("loss", "grad_norm", "learning_rate", "tokens_per_second"):
+            add(f"train/{name}", getattr(event, name), event.step)
+    elif isinstance(event, Evaluated):
+        for name in ("nats_per_token", "bits_per_byte", "perplexity"):
+            add(f"eval/{name}", getattr(event.score, name), event.step)

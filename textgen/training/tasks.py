@@ -1,0 +1,93 @@
+"""What is predicted from what. A task gives the trainer its windows, its loss and its score; language modelling
+(each symbol from those before it) is the first of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgen.language_model import generation_habits, in_context
+from textgen.model import Model
+from textgen.scoring.evaluate import LANES, Score, score_ids
+from textgen.text.split import TRAIN, VALIDATION
+from textgen.text.store import TokenStore
+from textgen.text.tokenizer import Ids
+from textgen.torch_stepper import TorchStepper
+from textgen.training.lanes import Lanes, missing_escape
+from textgen.training.plan import QUICK_LOOK
+
+
+class Task(ABC):
+    """One way of training a model."""
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass over the training part."""
+
+    @abstractmethod
+    def starts_epoch(self, step: int) -> bool:
+        """Whether the carried state is dropped before this step."""
+
+    @abstractmethod
+    def window(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs (T, B, ...) and targets (T, B, ...) of a step."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of one window, a scalar."""
+
+    @abstractmethod
+    def evaluate(self, model: Model, quick: bool) -> Score | None:
+        """The score on what is held out; None if nothing is."""
+
+
+@dataclass(frozen=True)
+class LanguageModeling(Task):
+    """Predict each symbol from those before it; the loss is in nats a symbol."""
+
+    store: TokenStore
+    lanes: Lanes
+    begin: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, store: TokenStore, batch_size: int, seq_length: int, seed: int) -> LanguageModeling:
+        tokens = store.model_tokens(TRAIN)
+        escape = missing_escape(tokens, store.tokenizer.escape)
+        return cls(store, Lanes(tokens, batch_size, seq_length, seed, escape), tuple(generation_habits(store)["begin"]))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.lanes.steps_per_epoch
+
+    def starts_epoch(self, step: int) -> bool:
+        return self.lanes.starts_epoch(step)
+
+    def window(self, step: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.lanes.window(step)
+        return torch.from_numpy(inputs), torch.from_numpy(targets).long()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    def evaluate(self, model: Model, quick: bool) -> Score | None:
+        ids: Ids = np.asarray(self.store.model_tokens(VALIDATION))
+        ids = in_context(ids, self.store.tokenizer.boundary, self.begin)
+        if len(ids) < 2:
+            return None
+        about = self.store.about
+        most = QUICK_LOOK if quick and len(ids) > QUICK_LOOK else None
+        nats, tokens = score_ids(TorchStepper(model), ids, LANES, warm=0 if quick else 1024, most=most)
+        share = tokens / (len(ids) - 1)
+        raw = about["raw"][VALIDATION] * 8 * np.log(2)
+        return Score(
+            nats + float(raw) * share,
+            tokens,
+            max(1, round(about["characters"][VALIDATION] * share)),
+            max(1, round(about["bytes"][VALIDATION] * share)),
+            None if (unknown := self.store.tokenizer.unknown_count(ids)) is None else round(unknown * share),
+        )

@@ -1,0 +1,261 @@
+"""Training: truncated backpropagation through time over contiguous lanes, the state carried from window to window.
+
+`Trainer.run` does the work and yields what happens; it prints nothing. Each step is a function of the options, the
+step number, the weights and the carried state, so a run that was stopped and resumed ends with the same bits as one
+that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from textgen.dropout import DropoutRates, keyed_seed
+from textgen.errors import TextgenError
+from textgen.model import Model
+from textgen.recurrence import State
+from textgen.scoring.evaluate import Score
+from textgen.settings import TrainOptions
+from textgen.training.checkpoint import (
+    OPTIMIZER,
+    WEIGHTS,
+    Checkpoint,
+    Run,
+    load_tensors,
+    model_tensors,
+)
+from textgen.training.events import Ended, Evaluated, Event, Logged, Saved, Tick
+from textgen.training.optimization import (
+    WeightAverage,
+    load_optimizer_state,
+    make_optimizer,
+    named_optimizer_state,
+    schedule,
+)
+from textgen.training.tasks import Task
+
+
+@dataclass
+class Progress:
+    """The counters that a checkpoint stores beside the tensors."""
+
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    worse_evaluations: int = 0
+    reductions: int = 0
+    loss_sum: float = 0.0
+    norm_sum: float = 0.0
+    summed: int = 0
+
+
+class Trainer:
+    """Trains a model in a run folder. `stop` may be set at any time; the run ends, saved, after the step at hand."""
+
+    def __init__(self, run: Run, task: Task, model: Model, options: TrainOptions, device: str = "cpu") -> None:
+        self.run_folder = run
+        self.task = task
+        self.options = options
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.optimizer = make_optimizer(self.model, options)
+        self.rates = DropoutRates(options.dropout or 0.0, options.embedding_dropout, options.weight_drop)
+        self.average = WeightAverage(self.model, options.average_weights) if options.average_weights else None
+        self.progress = Progress()
+        self.carry: State = ()
+        self.stop = False
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go back to the moment of a checkpoint."""
+        folder = f"checkpoint-{checkpoint.step}"
+        load_tensors(self.model, checkpoint.weights, f"{folder}/{WEIGHTS}")
+        load_optimizer_state(self.model, self.optimizer, checkpoint.optimizer, f"{folder}/{OPTIMIZER}")
+        if self.average:
+            self.average.load(checkpoint.average, f"{folder}/{OPTIMIZER}")
+        self.carry = tuple(tensor.to(self.device) for tensor in checkpoint.carry)
+        known = {name: checkpoint.state.get(name, default) for name, default in asdict(Progress()).items()}
+        self.progress = Progress(**known)
+
+    def run(self) -> Iterator[Event]:
+        """Train to the end of the plan, or until stopped; yields what happens as it happens."""
+        options, progress = self.options, self.progress
+        assert options.max_steps and options.logging_steps and options.eval_steps and options.save_steps
+        began = time.monotonic()
+        busy, busy_steps = 0.0, 0
+        reason = "early stopping" if self._is_stopping_early() else ""
+        while progress.step < options.max_steps and not reason:
+            step_began = time.monotonic()
+            loss, norm = self._step(progress.step)
+            busy, busy_steps = busy + time.monotonic() - step_began, busy_steps + 1
+            progress.step += 1
+            progress.loss_sum, progress.norm_sum = progress.loss_sum + loss, progress.norm_sum + norm
+            progress.summed += 1
+            yield Tick(progress.step, loss)
+            last = progress.step == options.max_steps
+            if progress.step % options.logging_steps == 0 or last:
+                yield self._log(busy_steps / max(busy, 1e-9))
+                busy, busy_steps = 0.0, 0
+            if progress.step % options.eval_steps == 0 or last:
+                yield from self._evaluate()
+            reason = self._reason_to_end(time.monotonic() - began)
+            if last or reason or progress.step % options.save_steps == 0:
+                yield Saved(self._save())
+        if reason in ("", "early stopping"):
+            yield from self._finish()
+        yield Ended(progress.step, reason or "done", time.monotonic() - began)
+
+    def _is_stopping_early(self) -> bool:
+        patience = self.options.early_stopping_patience
+        return patience is not None and self.progress.worse_evaluations >= patience
+
+    def _reason_to_end(self, seconds: float) -> str:
+        if self._is_stopping_early():
+            return "early stopping"
+        if self.stop:
+            return "interrupted"
+        return "time" if self.options.max_time is not None and seconds >= 60 * self.options.max_time else ""
+
+    def _step(self, step: int) -> tuple[float, float]:
+        """One window: forward, backward, update. Returns the loss and the length of the gradient."""
+        torch.manual_seed(keyed_seed(self.options.seed, step))  # for cells that draw noise of their own
+        inputs, targets = (tensor.to(self.device) for tensor in self.task.window(step))
+        if self.task.starts_epoch(step) or not self.carry:
+            self.carry = self.model.initial_state(inputs.shape[1])
+        rate = self._learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate"]
+        loss, carry = self._backward(step, inputs, targets)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self._refuse_nonsense(step + 1, loss, norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.options.max_grad_norm, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.carry = carry
+        if self.average:
+            self.average.update(self.model, step + 1)
+        return loss.item(), norm.item()
+
+    def _backward(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
+        """The mean loss of a window, its gradients left on the parameters, and the state after it.
+
+        With gradient accumulation the lanes are computed in parts, one after another; their gradients add up to
+        those of the whole batch.
+        """
+        batch, options = inputs.shape[1], self.options
+        losses, carries = [], []
+        for start, end in _parts(batch, options.gradient_accumulation_steps):
+            lanes = slice(start, end)
+            dropout = self.rates.window(options.seed, step, (batch, lanes))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+                outputs, carry = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.carry), dropout)
+                loss = self.task.loss(outputs, targets[:, lanes]) * ((end - start) / batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            carries.append([t.detach().to(before.dtype) for t, before in zip(carry, self.carry, strict=True)])
+        return torch.stack(losses).sum(), tuple(torch.cat(parts) for parts in zip(*carries, strict=True))
+
+    def _learning_rate(self, step: int) -> float:
+        return schedule(self.options, step, self.progress.reductions)
+
+    @contextmanager
+    def _published_weights(self) -> Iterator[None]:
+        """The model as it is evaluated and published: with averaged weights, where weights are averaged."""
+        with self.average.applied(self.model) if self.average else nullcontext():
+            yield
+
+    def _refuse_nonsense(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Raise TextgenError before an update that would make the weights NaN."""
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            return
+        bad = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        kept = self.run_folder.checkpoints()
+        where = f"the gradient of {bad[0]}" if bad and torch.isfinite(loss) else "the loss"
+        whole = f"checkpoint-{kept[-1]} is whole" if kept else "nothing is saved yet"
+        raise TextgenError(
+            f"{where} is not finite at step {step:,} (learning rate {self._learning_rate(step - 1):.2g}).",
+            hint=f"nothing was changed by this step; {whole}; a lower --learning-rate may help.",
+        )
+
+    def _log(self, steps_per_second: float) -> Logged:
+        progress, options = self.progress, self.options
+        assert options.batch_size and options.seq_length
+        event = Logged(
+            step=progress.step,
+            epoch=progress.step / self.task.steps_per_epoch,
+            loss=progress.loss_sum / progress.summed,
+            grad_norm=progress.norm_sum / progress.summed,
+            learning_rate=self._learning_rate(progress.step - 1),
+            tokens_per_second=steps_per_second * options.batch_size * options.seq_length,
+        )
+        progress.loss_sum, progress.norm_sum, progress.summed = 0.0, 0.0, 0
+        self.run_folder.log(asdict(event))
+        return event
+
+    def _evaluate(self) -> Iterator[Evaluated]:
+        with self._published_weights():
+            score = self.task.evaluate(self.model, quick=True)
+            judged = None if score is None else self._judged(score)
+        if judged is not None:
+            yield judged
+
+    def _judged(self, score: Score) -> Evaluated:
+        """Publish the model if no score was better, else count it against it."""
+        progress = self.progress
+        if not math.isfinite(score.nats):
+            raise TextgenError(f"the held-out loss is not finite at step {progress.step:,}.")
+        best = progress.best_loss is None or score.nats_per_token < progress.best_loss
+        if best:
+            progress.best_loss, progress.best_step, progress.worse_evaluations = (
+                score.nats_per_token,
+                progress.step,
+                0,
+            )
+            self.run_folder.publish(self.model)
+        else:
+            progress.worse_evaluations += 1
+            progress.reductions += 1
+        return self._scored(score, best, final=False)
+
+    def _scored(self, score: Score, best: bool, final: bool) -> Evaluated:
+        figures = {f"eval_{name}": value for name, value in score.to_json().items()}
+        self.run_folder.log({"step": self.progress.step, "eval_loss": score.nats_per_token, "final": final, **figures})
+        return Evaluated(self.progress.step, score, best, final)
+
+    def _save(self) -> int:
+        """Commit a checkpoint; without a held-out part, or before the first evaluation, its weights are the model."""
+        step = self.progress.step
+        checkpoint = Checkpoint(
+            step,
+            model_tensors(self.model),
+            named_optimizer_state(self.model, self.optimizer),
+            self.carry,
+            {"global_step": step, "epoch": step / self.task.steps_per_epoch, **asdict(self.progress)},
+            self.average.tensors if self.average else {},
+        )
+        self.run_folder.save(checkpoint, self.options.save_total_limit)
+        if self.progress.best_step is None:
+            with self._published_weights():
+                self.run_folder.publish(self.model)
+        return step
+
+    def _finish(self) -> Iterator[Evaluated]:
+        """Score the best weights on everything that is held out."""
+        if self.progress.best_step is not None:
+            load_tensors(self.model, self.run_folder.best_weights(), WEIGHTS)
+        score = self.task.evaluate(self.model, quick=False)
+        if score is not None:
+            yield self._scored(score, best=False, final=True)
+
+
+def _parts(batch: int, parts: int) -> list[tuple[int, int]]:
+    """The first and last lane of each of `parts` nearly equal parts of a batch."""
+    edges = [round(part * batch / parts) for part in range(parts + 1)]
+    return list(pairwise(edges))

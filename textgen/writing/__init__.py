@@ -1,0 +1,1 @@
+"""From a model to text: sampling, the loop, sessions, what is copied."""

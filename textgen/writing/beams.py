@@ -1,0 +1,119 @@
+"""Beam search: the likeliest text that can be found by keeping the N likeliest beginnings at each time step.
+
+A text's score is the mean log-probability of its symbols, the boundary that ends it included; so long texts are not
+worse for being long. One beam is greedy writing; with as many beams as there are beginnings the search is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen.text.tokenizer import Ids
+from textgen.writing.sampling import Choice, Logits, add_bias, biases_by_id, choice_of, log_softmax, without
+from textgen.writing.sampling_settings import SampleOptions
+
+if TYPE_CHECKING:
+    from textgen.language_model import LanguageModel
+    from textgen.writing.generate import Stepper
+    from textgen.writing.rows import Row
+
+
+@dataclass(frozen=True, eq=False)
+class Beam:
+    """A text of `length` symbols by its last one and the beam before it, with the sum of its log-probabilities."""
+
+    total: float = 0.0
+    length: int = 0
+    choice: Choice | None = None
+    before: Beam | None = None
+
+    @property
+    def score(self) -> float:
+        """Mean log-probability of a symbol, in nats."""
+        return self.total / self.length
+
+    def choices(self) -> list[Choice]:
+        """All symbols of the text, in order."""
+        found, beam = [], self
+        while beam.before is not None and beam.choice is not None:
+            found.append(beam.choice)
+            beam = beam.before
+        return found[::-1]
+
+
+def search(
+    model: Stepper, prompt: Ids, options: SampleOptions, boundary: int | None, unsampled: tuple[int, ...] = ()
+) -> Beam:
+    """The best text of at most `max_new_tokens` symbols found after a prompt (T,), T >= 1, with `num_beams` beams.
+
+    A text ends at the boundary, or where it is as long as it may be. Symbols in `unsampled` are never written.
+    """
+    state = model.initial_state(1)
+    if len(prompt) > 1:
+        _, state = model.forward(prompt[None, :-1], state)
+    ids = prompt[-1:].astype(np.int32)
+    biases, live = biases_by_id(options), [Beam()]
+    ended: Beam | None = None
+    for _ in range(options.max_new_tokens):
+        logits, state = model.step(ids, state)
+        logprobs = without(log_softmax(add_bias(logits.astype(np.float64), biases)), unsampled)
+        parents, symbols = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
+        grown = [
+            Beam(
+                live[row].total + float(logprobs[row, symbol]),
+                live[row].length + 1,
+                choice_of(symbol, logits[row], options.logprobs),
+                live[row],
+            )
+            for row, symbol in zip(parents, symbols, strict=True)
+        ]
+        going = [k for k, symbol in enumerate(symbols) if symbol != boundary]
+        ended = _best([ended, *(beam for beam, symbol in zip(grown, symbols, strict=True) if symbol == boundary)])
+        live = [grown[k] for k in going]
+        if not live:
+            break
+        # Here y(t) becomes x(t+1), beside the state of the beam that it goes on from.
+        ids = np.array([symbols[k] for k in going], dtype=np.int32)
+        state = _gathered(model, state, [parents[k] for k in going], len(logits))
+    best = _best([ended, *live])
+    assert best is not None
+    return best
+
+
+def _likeliest(totals: Logits, wanted: int) -> tuple[list[int], list[int]]:
+    """Rows and columns of the largest finite entries, largest first; of equals, the first."""
+    flat = totals.ravel()
+    if wanted < len(flat):
+        threshold = np.partition(flat, -wanted)[-wanted]
+        places: npt.NDArray[np.intp] = np.flatnonzero((flat >= threshold) & (flat > -np.inf))
+    else:
+        places = np.flatnonzero(flat > -np.inf)
+    places = places[np.argsort(-flat[places], kind="stable")][:wanted]
+    rows, columns = np.divmod(places, totals.shape[1])
+    return rows.tolist(), columns.tolist()
+
+
+def _best(beams: list[Beam | None]) -> Beam | None:
+    return max(filter(None, beams), key=lambda beam: beam.score, default=None)
+
+
+def _gathered(model: Stepper, state: object, parents: list[int], rows: int) -> object:
+    return state if parents == list(range(rows)) else model.rows(state, np.array(parents, dtype=np.intp))
+
+
+def search_rows(
+    model: LanguageModel, encoded: list[Ids], rows: list[Row], options: SampleOptions
+) -> Iterator[tuple[int, str]]:
+    """The text found after each prompt, through its row; yields (row, piece of text). A stop string cuts it there."""
+    boundary = None if options.ignore_eos else model.tokenizer.boundary
+    unsampled = (*model.unsampled, model.tokenizer.boundary) if options.ignore_eos else model.unsampled
+    for number, (row, ids) in enumerate(zip(rows, encoded, strict=True)):
+        for choice in search(model.stepper, ids, options, boundary, unsampled).choices():
+            yield number, row.take(choice)
+            if row.completion.finish_reason is not None:
+                break

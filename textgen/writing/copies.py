@@ -1,0 +1,214 @@
+"""What a text has word for word from the training text: found, and steered away from.
+
+All places of the training text are sorted by what follows them (a suffix array, Manber and Myers 1990). What begins in
+the same way then stands side by side, and a search among the places finds a span in O(log n) comparisons. Spans are
+counted in characters, whatever the tokenizer; none reaches from one document into the next.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen.errors import TextgenError
+from textgen.text.tokenizer import Tokenizer
+from textgen.writing.sampling import OUT, Logits
+
+LARGEST = 1 << 24
+"""Characters of the longest training text that is looked through: sorting takes about 40 bytes for each of them."""
+BREAK = "\ud800"
+"""Stands before each document: a lone surrogate, which no decoded text holds."""
+_HELD_TEXTS = 64
+_WIDEST = 1 << 22
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A span of a text that stands in the training text, and where it does first: document and character, from 0."""
+
+    text: str
+    document: int
+    character: int
+
+
+class CopyIndex:
+    """The training text, ready to be searched."""
+
+    def __init__(self, documents: list[str]) -> None:
+        """Raises TextgenError for more than `LARGEST` characters."""
+        size = sum(map(len, documents)) + len(documents)
+        if size > LARGEST:
+            raise TextgenError(
+                f"the training text has {size:,} characters; copies are looked for in at most {LARGEST:,}."
+            )
+        self._text = "".join(BREAK + document for document in documents)
+        self._places = sorted_places(self._text)
+        self._begins = np.cumsum([0] + [len(document) + 1 for document in documents])
+
+    def range_of(self, span: str) -> tuple[int, int]:
+        """Which of the sorted places the span stands at: from the first to before the second."""
+        text, places, size = self._text, self._places, len(span)
+
+        def beginning(at: int) -> str:
+            place = int(places[at])
+            return text[place : place + size]
+
+        first = bisect_left(range(len(places)), span, key=beginning)
+        return first, bisect_right(range(len(places)), span, lo=first, key=beginning)
+
+    def __contains__(self, span: str) -> bool:
+        first, end = self.range_of(span)
+        return first < end and BREAK not in span
+
+    def following(self, span: str, size: int) -> set[str]:
+        """The texts of so many characters that stand behind the span, wherever it does."""
+        first, end = self.range_of(span)
+        starts = (self._places[first:end] + len(span)).tolist()
+        return {found for at in starts if len(found := self._text[at : at + size]) == size}
+
+    def longest_end(self, text: str) -> int:
+        """The size of the longest span that stands in the training text and ends where the text does."""
+        low, high = 0, len(text)
+        while low < high:  # with a span, each of its ends is there
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if text[len(text) - middle :] in self else (low, middle - 1)
+        return low
+
+    def longest(self, text: str, after: int = 0) -> Copy | None:
+        """The longest span of a text that stands in the training text, the first of several as long.
+
+        Only spans that reach beyond the character `after` count: the end of a prompt. None if no character is known.
+        """
+        begin, best = 0, (0, 0)
+        for end in range(1, len(text) + 1):
+            if text[begin:end] not in self:
+                begin = end - self.longest_end(text[begin + 1 : end])
+            if end > after and end - begin > best[1] - best[0]:
+                best = (begin, end)
+        return self.locate(text[best[0] : best[1]]) if best[1] else None
+
+    def locate(self, span: str) -> Copy:
+        """A span that is there, with its first place."""
+        first, end = self.range_of(span)
+        place = int(self._places[first:end].min())
+        document = int(np.searchsorted(self._begins, place, side="right")) - 1
+        return Copy(span, document, place - int(self._begins[document]) - 1)
+
+
+def sorted_places(text: str) -> npt.NDArray[np.int32]:
+    """The places of a text, sorted by what follows them: by so many characters, then by twice as many, and so on."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    if not len(codes):
+        return np.zeros(0, dtype=np.int32)
+    distinct, ranks = np.unique(codes, return_inverse=True)
+    bits = max(1, len(distinct).bit_length())
+    size = max(1, 62 // bits)
+    keys = np.zeros(len(codes), dtype=np.int64)
+    for offset in range(min(size, len(codes))):
+        keys <<= bits
+        keys[: len(codes) - offset] |= ranks[offset:] + 1
+    while True:
+        places = np.argsort(keys, kind="stable")
+        ordered = keys[places]
+        ranks = np.empty(len(codes), dtype=np.int64)
+        ranks[places] = np.cumsum(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        if ranks[places[-1]] == len(codes):
+            return places.astype(np.int32)
+        keys = ranks << 32
+        keys[: max(0, len(codes) - size)] |= ranks[size:]
+        size *= 2
+
+
+class CopyGuard:
+    """Leaves out symbols with which a text would copy more than `limit` characters in a row."""
+
+    def __init__(self, index: CopyIndex, tokenizer: Tokenizer, limit: int) -> None:
+        self._index, self._tokenizer, self.limit = index, tokenizer, limit
+        self._known: dict[bytes, _Texts] = {}
+
+    def steer(self, logits: Logits, before: str, held: bytes) -> tuple[Logits, bool]:
+        """The logits (V,) without those symbols, and True; `before` is the text so far, `held` as `Decoder.held` is.
+
+        If none is left, False and the logits of the symbols whose copy is shortest.
+        """
+        texts = self._texts(held)
+        wrong = self._too_long(texts, before)
+        steered = logits.copy()
+        steered[wrong] = OUT
+        if np.isfinite(steered).any():
+            return steered, True
+        left = np.flatnonzero(np.isfinite(logits))
+        sizes = np.array([self._index.longest_end(before[-_WIDEST:] + texts.texts[i]) for i in left.tolist()])
+        steered[left[sizes == sizes.min()]] = logits[left[sizes == sizes.min()]]
+        return steered, False
+
+    def _too_long(self, texts: _Texts, before: str) -> list[int]:
+        """The symbols with which some span of `limit` + 1 characters, old and new ones, is a copy."""
+        wrong = set(texts.copied)
+        for size, beginnings in texts.by_beginning.items():
+            kept = self.limit + 1 - size
+            if kept > 0 and len(before) >= kept:
+                for found in self._index.following(before[len(before) - kept :], size):
+                    wrong.update(beginnings.get(found, ()))
+        return sorted(wrong)
+
+    def _texts(self, held: bytes) -> _Texts:
+        if held not in self._known:
+            if len(self._known) == _HELD_TEXTS:
+                self._known.clear()
+            self._known[held] = _Texts(self._tokenizer, held, self._index, self.limit)
+        return self._known[held]
+
+
+class _Texts:
+    """What each symbol adds to a text: `texts` by id, the ids by each beginning of theirs, by its size."""
+
+    def __init__(self, tokenizer: Tokenizer, held: bytes, index: CopyIndex, limit: int) -> None:
+        self.texts = [_added(tokenizer, held, id) for id in range(tokenizer.vocab_size)]
+        self.by_beginning: dict[int, dict[str, list[int]]] = {}
+        self.copied: list[int] = []
+        for id, text in enumerate(self.texts):
+            for size in range(1, min(len(text), limit) + 1):
+                self.by_beginning.setdefault(size, {}).setdefault(text[:size], []).append(id)
+            if any(text[at : at + limit + 1] in index for at in range(len(text) - limit)):
+                self.copied.append(id)
+
+
+def _added(tokenizer: Tokenizer, held: bytes, id: int) -> str:
+    decoder = tokenizer.decoder()
+    decoder.restore(held)
+    return decoder.add(id)
+
+
+def index_of(tokenizer: Tokenizer, tokens: npt.NDArray[np.integer]) -> CopyIndex:
+    """The index of ids in which a boundary stands before each document."""
+    return CopyIndex([tokenizer.decode(ids) for ids in _documents(tokenizer, tokens)])
+
+
+def _documents(tokenizer: Tokenizer, tokens: npt.NDArray[np.integer]) -> Iterator[npt.NDArray[np.integer]]:
+    begins = np.flatnonzero(tokens == tokenizer.boundary)
+    for begin, end in pairwise([*begins.tolist(), len(tokens)]):
+        yield np.asarray(tokens[begin + 1 : end])
+
+
+def index_of_run(folder: str | os.PathLike[str]) -> CopyIndex:
+    """The index of the text that a run was trained on. Raises TextgenError if that is gone."""
+    from textgen.text.split import TRAIN
+    from textgen.training.checkpoint import Run
+    from textgen.training.train import store_of
+
+    try:
+        store = store_of(Run(Path(folder)))
+    except TextgenError as error:
+        raise TextgenError(f"what {str(folder)!r} was trained on is gone: {error}") from error
+    tokens = store.tokens(TRAIN)
+    if len(tokens) > 4 * LARGEST:
+        raise TextgenError(f"the training text has {len(tokens):,} symbols; that is too long to look for copies in.")
+    return index_of(store.tokenizer, tokens)

@@ -1,0 +1,179 @@
+"""The loop: y(t) comes back as x(t+1). Three storeys, each on the one below: ids, pieces of text, a string.
+
+Nothing here knows torch or a cell: the loop drives whatever has `initial_state`, `forward` and `step` on arrays of
+ids. Several rows run together without padding: a row that still has prompt left is fed from it (forced symbols)
+instead of from what was drawn.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen.errors import UsageError
+from textgen.options import from_mapping
+from textgen.text.tokenizer import Ids
+from textgen.writing.beams import search_rows
+from textgen.writing.biases import bias_of_ids
+from textgen.writing.rows import Completion, Row
+from textgen.writing.sampling import Choice, Logits, Sampler
+from textgen.writing.sampling_settings import SampleOptions, beside, check_sampling
+
+if TYPE_CHECKING:
+    from textgen.language_model import LanguageModel
+
+EXACT_ROWS = 8
+"""Up to this many samples run one by one, each bit for bit its own single run; more run together, faster."""
+
+
+class Stepper(Protocol):
+    """What the loop drives. The state is opaque."""
+
+    def initial_state(self, batch_size: int) -> Any: ...
+
+    def step(self, ids: Ids, state: Any) -> tuple[Logits, Any]:
+        """ids (B,) and a state to logits (B, V) and the next state."""
+
+    def forward(self, ids: Ids, state: Any) -> tuple[Logits, Any]:
+        """ids (B, T) and a state to the logits after the last of them, (B, V), and the state there."""
+
+    def score(self, ids: Ids, targets: Ids, state: Any) -> tuple[npt.NDArray[np.float64], Any]:
+        """ids and targets (B, T) to the log-probability of each target, (B, T) in nats, and the state at the end."""
+
+    def rows(self, state: Any, indices: npt.NDArray[np.intp]) -> Any:
+        """The state whose row k is row indices[k] of a state; rows may be left out, and may come several times."""
+
+    def arrays(self, state: Any) -> list[npt.NDArray[Any]]:
+        """A state as arrays, each (B, ...)."""
+
+    def from_arrays(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
+        """The inverse of `arrays`, for one row. Raises TextgenError if they are not like those of this model."""
+
+
+# --- first storey: ids ---
+
+
+def read_on(model: Stepper, ids: Ids, state: Any) -> Any:
+    """The state after reading ids (B, T), T >= 0, and writing nothing."""
+    return model.forward(ids, state)[1] if ids.shape[1] else state
+
+
+def rollout(
+    model: Stepper, prompts: Sequence[Ids], samplers: Sequence[Sampler], state: Any = None
+) -> Iterator[tuple[list[Choice | None], Any]]:
+    """Draw symbols for every prompt, for ever: each time step gives one Choice a row, None while a prompt lasts.
+
+    Prompts are ids (T,), T >= 1, of any lengths, read on from `state`; None is the beginning. With the choices comes
+    the state that they were drawn in: what was drawn, as the prompts of another rollout from there, goes on. The
+    caller stops by not asking for more.
+    """
+    shortest = min(len(prompt) for prompt in prompts)
+    state = model.initial_state(len(prompts)) if state is None else state
+    state = read_on(model, np.stack([prompt[: shortest - 1] for prompt in prompts]), state)
+    ids = np.array([prompt[shortest - 1] for prompt in prompts], dtype=np.int32)
+    position = shortest
+    while True:
+        logits, state = model.step(ids, state)
+        choices: list[Choice | None] = [
+            None if position < len(prompt) else sampler.choose(logits[row])
+            for row, (prompt, sampler) in enumerate(zip(prompts, samplers, strict=True))
+        ]
+        yield choices, state
+        # Here y(t) becomes x(t+1): what was drawn, or the next symbol of a prompt that goes on.
+        ids = np.array(
+            [
+                prompt[position] if choice is None else choice.id
+                for prompt, choice in zip(prompts, choices, strict=True)
+            ],
+            dtype=np.int32,
+        )
+        position += 1
+
+
+# --- second storey: pieces of text ---
+
+
+def stream_rows(
+    model: LanguageModel, prompts: Sequence[str], options: SampleOptions, completions: Sequence[Completion]
+) -> Iterator[tuple[int, str]]:
+    """Write all prompts' completions together; yields (row, piece of text) as they grow."""
+    rows = [Row(model, completion, options) for completion in completions]
+    if options.max_new_tokens == 0:
+        for completion in completions:
+            completion.finish_reason = "length"
+        return
+    encoded = [model.encode_prompt(prompt) for prompt in prompts]
+    for row, ids in zip(rows, encoded, strict=True):
+        row.sampler.see(int(i) for i in ids)
+    if options.num_beams is not None:
+        yield from search_rows(model, encoded, rows, options)
+        return
+    for choices, _ in rollout(model.stepper, encoded, [row.sampler for row in rows]):
+        for number, (row, choice) in enumerate(zip(rows, choices, strict=True)):
+            if choice is not None and row.completion.finish_reason is None:
+                yield number, row.take(choice)
+        if all(completion.finish_reason for completion in completions):
+            return
+
+
+def stream(model: LanguageModel, prompt: str = "", **sampling: Any) -> Iterator[str]:
+    """Write on from a prompt, piece by piece; pieces joined are what `generate` returns with the same seed.
+
+    Sampling options are the fields of `textgen.settings.SampleOptions`. Raises UsageError for a bad one, at once.
+    """
+    options = sampling_options(model, sampling)
+    if options.num_beams is not None:
+        raise UsageError(f"--num-beams {options.num_beams} cannot stream; textgen.generate gives the whole text.")
+    completion = Completion(prompt, choose_seed(options))
+    pieces = stream_rows(model, [prompt], options, [completion])
+    return (piece for _, piece in pieces if piece)
+
+
+# --- third storey: strings ---
+
+
+def complete(model: LanguageModel, prompts: Sequence[str], options: SampleOptions) -> list[Completion]:
+    """One completion for each prompt; number k is drawn with seed + k.
+
+    Up to `EXACT_ROWS` are computed each alone, so that each is bit for bit what it would be without the others.
+    """
+    check_sampling(options)
+    seed = choose_seed(options)
+    completions = [Completion(prompt, seed + k) for k, prompt in enumerate(prompts)]
+    groups = [[c] for c in completions] if len(completions) <= EXACT_ROWS else [completions]
+    for group in groups:
+        for _ in stream_rows(model, [completion.prompt for completion in group], options, group):
+            pass
+    return completions
+
+
+def generate(model: LanguageModel, prompt: str = "", **sampling: Any) -> str:
+    """The text that follows a prompt (the prompt itself is not repeated).
+
+    Sampling options are the fields of `textgen.settings.SampleOptions`: temperature, top_p, max_new_tokens, seed,
+    stop, and so on. Raises UsageError for a bad one.
+    """
+    return complete(model, [prompt], sampling_options(model, sampling))[0].text
+
+
+def sampling_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOptions:
+    """What is given, and for the rest the model's habits. Raises UsageError for a bad option.
+
+    Symbols of `logit_bias` become ids; which habits give way is said at `textgen.writing.sampling_settings.beside`.
+    """
+    habits = beside(model.defaults, given)
+    if isinstance(given.get("stop"), str):
+        given = {**given, "stop": [given["stop"]]}
+    options: SampleOptions = from_mapping(SampleOptions, {**habits, **given})
+    check_sampling(options)
+    return replace(options, logit_bias=bias_of_ids(options.logit_bias, model.tokenizer))
+
+
+def choose_seed(options: SampleOptions) -> int:
+    """The seed of the options, or a random one where they have none."""
+    return secrets.randbits(31) if options.seed is None else options.seed

@@ -1,0 +1,167 @@
+"""One text in the making: from symbols to text that never splits a character and never shows a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from textgen.writing.sampling import Choice, Logits, Sampler
+from textgen.writing.sampling_settings import SampleOptions
+
+if TYPE_CHECKING:
+    from textgen.language_model import LanguageModel
+
+
+REMEMBERED = 1024
+"""So many symbols and characters are kept for penalties and for the search for copies, unless told otherwise."""
+
+
+@dataclass
+class Completion:
+    """One text written by a model, growing while it is streamed. `finish_reason` is 'stop' or 'length' at its end.
+
+    `unavoidable` counts the symbols that had to copy more of the training text than `max_copy` allows.
+    """
+
+    prompt: str
+    seed: int
+    text: str = ""
+    tokens: int = 0
+    finish_reason: str | None = None
+    choices: list[Choice] = field(default_factory=list)
+    unavoidable: int = 0
+
+
+class StopScanner:
+    """Passes text on up to the stop string that is complete first, holding back what might be the beginning of one.
+
+    What is passed on in all does not depend on how the text is cut into pieces.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = list(stops)
+        self.held = ""
+        self.stopped = False
+
+    def feed(self, piece: str) -> str:
+        """The text that is certain to stand before any stop string."""
+        held = self.held + piece
+        found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
+        if found:
+            self.stopped, self.held = True, ""
+            return held[: min(found)[1]]
+        keep = max((self._overlap(held, stop) for stop in self._stops), default=0)
+        self.held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """How many characters at the end of the text are a beginning of the stop string."""
+        sizes = range(min(len(text), len(stop) - 1), 0, -1)
+        return next((size for size in sizes if text.endswith(stop[:size])), 0)
+
+    def finish(self) -> str:
+        """What was held back, when the text ends for another reason."""
+        held, self.held = self.held, ""
+        return held
+
+
+@dataclass(frozen=True)
+class Open:
+    """What stands at the end of a text that is going on: the last characters written, the bytes of a character that
+    is begun, the text held back since it may begin a stop string, and the noise that symbols are drawn from."""
+
+    tail: str = ""
+    bytes: bytes = b""
+    text: str = ""
+    noise: dict[str, Any] | None = None
+
+
+class Row:
+    """One completion in the making, from the beginning or from what is `open`, with the sampler of its symbols.
+
+    With `keep_open` the end at `max_new_tokens` lets out nothing that what follows might still change.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        completion: Completion,
+        options: SampleOptions,
+        open: Open | None = None,
+        keep_open: bool = False,
+        remember: int = REMEMBERED,
+    ) -> None:
+        self.completion = completion
+        self._remember = max(remember, options.max_copy or 0)
+        self._options, self._keep_open = options, keep_open
+        self._boundary = model.tokenizer.boundary
+        self._decoder = model.tokenizer.decoder(completion.prompt)
+        self._scanner = StopScanner(options.stop)
+        self._tail = completion.prompt if open is None else open.tail
+        unsampled = model.unsampled if not options.ignore_eos else (*model.unsampled, self._boundary)
+        self._guard = None if options.max_copy is None else model.copy_guard(options.max_copy)
+        steer = None if self._guard is None else self._without_copies
+        self.sampler = Sampler(options, completion.seed, unsampled, steer)
+        self._ready = ""
+        if open is not None:
+            self._go_on_from(open)
+
+    def _go_on_from(self, open: Open) -> None:
+        self._decoder.restore(open.bytes)
+        self._ready = self._scanner.feed(open.text)
+        if self._scanner.stopped:
+            self.completion.finish_reason = "stop"
+        if open.noise is not None:
+            self.sampler.restore(open.noise)
+
+    def _without_copies(self, logits: Logits) -> Logits:
+        assert self._guard is not None
+        steered, avoided = self._guard.steer(logits, self._tail, self._decoder.held)
+        self.completion.unavoidable += not avoided
+        return steered
+
+    @property
+    def ended(self) -> bool:
+        """Whether the text has come to its end."""
+        return self.completion.finish_reason is not None
+
+    def opened(self) -> Open:
+        """What is open now."""
+        return Open(self._tail, self._decoder.held, self._scanner.held, self.sampler.noise())
+
+    def ready(self) -> str:
+        """The text of before that is certain by now."""
+        piece, self._ready = self._ready, ""
+        return self._grow(piece)
+
+    def take(self, choice: Choice) -> str:
+        """The text that this symbol makes certain; sets `finish_reason` at the end."""
+        if choice.id == self._boundary and not self._options.ignore_eos:
+            return self.end("stop")
+        self.completion.tokens += 1
+        self.completion.choices.append(choice)
+        piece = self._scanner.feed(self._read(self._decoder.add(choice.id)))
+        if self._scanner.stopped:
+            self.completion.finish_reason = "stop"
+        elif self.completion.tokens == self._options.max_new_tokens:
+            self.completion.finish_reason = "length"
+            return self._grow(piece) + ("" if self._keep_open else self.end("length"))
+        return self._grow(piece)
+
+    def end(self, reason: str) -> str:
+        """Let out what was held back; for this reason, unless that completes a stop string."""
+        self.completion.finish_reason = reason
+        rest = self._scanner.feed(self._read(self._decoder.finish()))
+        if self._scanner.stopped:
+            self.completion.finish_reason = "stop"
+        return self._grow(rest + self._scanner.finish())
+
+    def _read(self, piece: str) -> str:
+        self._tail = (self._tail + piece)[-self._remember :]
+        return piece
+
+    def _grow(self, piece: str) -> str:
+        self.completion.text += piece
+        return piece

@@ -1,0 +1,212 @@
+"""From logits to a symbol: pure functions on arrays of logits, (..., V), composed by `Sampler`.
+
+A filter returns logits in which what is left out is -inf. The order: penalties, biases, top-k, top-p, min-p, then
+temperature. Noise comes from each row's own seed, so that no row depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen.errors import TextgenError, UsageError
+from textgen.writing.sampling_settings import SampleOptions, check_sampling
+
+Logits = npt.NDArray[np.floating]
+Steer = Callable[[Logits], Logits]
+OUT = -np.inf
+_NOISE_NUMBERS = {"buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
+_NOISE_ARRAYS = {"counter": 4, "key": 2, "buffer": 4}
+"""The state of numpy's Philox: the highest value of each number, the size of each array of 64-bit words."""
+
+
+def log_softmax(logits: Logits) -> Logits:
+    """Log-probabilities along the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: Logits = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def without(logits: Logits, ids: Sequence[int] | npt.NDArray[np.intp]) -> Logits:
+    """Leave out these symbols."""
+    if not len(ids):
+        return logits
+    logits = logits.copy()
+    logits[..., np.asarray(ids)] = OUT
+    return logits
+
+
+def repetition_penalty(logits: Logits, recent: Iterable[int], penalty: float) -> Logits:
+    """Divide positive logits of recent symbols by the penalty and multiply negative ones (Keskar et al. 2019)."""
+    used = sorted(set(recent))
+    if penalty == 1 or not used:
+        return logits
+    logits = logits.copy()
+    chosen = logits[..., used]
+    logits[..., used] = np.where(chosen > 0, chosen / penalty, chosen * penalty)
+    return logits
+
+
+def count_penalty(logits: Logits, recent: Iterable[int], presence: float, frequency: float) -> Logits:
+    """Take `presence` once and `frequency` once for each use off the logits of recent symbols, as OpenAI's API does:
+    logit - presence - uses * frequency. Negative penalties favour them."""
+    uses = Counter(recent)
+    if presence == frequency == 0 or not uses:
+        return logits
+    logits = logits.copy()
+    logits[..., list(uses)] -= presence + frequency * np.array(list(uses.values()), dtype=logits.dtype)
+    return logits
+
+
+def add_bias(logits: Logits, biases: Mapping[int, float]) -> Logits:
+    """Add a bias to the logits of some symbols, by id. What is left out stays out."""
+    if not biases:
+        return logits
+    logits = logits.copy()
+    logits[..., list(biases)] += np.array(list(biases.values()), dtype=logits.dtype)
+    return logits
+
+
+def top_k(logits: Logits, k: int) -> Logits:
+    """Keep the k likeliest symbols (and any that tie with the last of them)."""
+    if not 0 < k < logits.shape[-1]:
+        return logits
+    threshold = np.partition(logits, -k, axis=-1)[..., -k, None]
+    return np.where(logits >= threshold, logits, OUT)
+
+
+def top_p(logits: Logits, p: float) -> Logits:
+    """Keep the fewest likeliest symbols whose probabilities add up to p (Holtzman et al. 2020), at least one."""
+    if p >= 1:
+        return logits
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    ordered = np.take_along_axis(logits, order, axis=-1).astype(np.float64)
+    sums = np.cumsum(np.exp(ordered - ordered[..., :1]), axis=-1)
+    needed = np.ones(logits.shape, dtype=bool)
+    needed[..., 1:] = sums[..., :-1] < p * sums[..., -1:]
+    kept = np.empty(logits.shape, dtype=bool)
+    np.put_along_axis(kept, order, needed, axis=-1)
+    return np.where(kept, logits, OUT)
+
+
+def min_p(logits: Logits, share: float) -> Logits:
+    """Keep symbols at least `share` times as likely as the likeliest (Nguyen et al. 2024)."""
+    if share <= 0:
+        return logits
+    return np.where(logits >= logits.max(axis=-1, keepdims=True) + np.log(share), logits, OUT)
+
+
+def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
+    """One symbol of logits (V,): the likeliest at temperature 0, else by probability (Gumbel's maximum)."""
+    if temperature == 0:
+        return int(logits.argmax())
+    uniform = rng.random(logits.shape[-1], dtype=np.float32)
+    noise = -np.log(-np.log(uniform + np.float32(1e-20)) + np.float32(1e-20))
+    with np.errstate(over="ignore"):  # a temperature near 0 leaves all but the likeliest at -inf
+        scaled = (logits.astype(np.float64) - logits.max()) / temperature
+    return int((scaled + noise).argmax())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A symbol drawn, with the model's own log-probability of it (before filters) and of the likeliest symbols."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def choice_of(id: int, logits: Logits, wanted: int | None) -> Choice:
+    """The choice of a symbol from logits (V,), with log-probabilities if any are wanted."""
+    if wanted is None:
+        return Choice(id)
+    model = log_softmax(logits)
+    best = np.argsort(-model, kind="stable")[:wanted]
+    return Choice(id, float(model[id]), tuple((int(i), float(model[i])) for i in best))
+
+
+def temperatures(options: SampleOptions) -> list[float]:
+    """The temperatures that symbols take in turn; one, if it is always the same."""
+    if options.greedy:
+        return [0.0]
+    return options.temperature if isinstance(options.temperature, list) else [options.temperature]
+
+
+def biases_by_id(options: SampleOptions) -> dict[int, float]:
+    """The biases, all of which must be by id (see `textgen.writing.biases`). Raises UsageError for one that is not."""
+    text = next((key for key in options.logit_bias if isinstance(key, str)), None)
+    if text is not None:
+        raise UsageError(f"--logit-bias {text!r} must be an id here; textgen.biases.bias_of_ids finds it.")
+    return {int(id): bias for id, bias in options.logit_bias.items()}
+
+
+def _are_words(value: Any, size: int) -> bool:
+    return isinstance(value, list) and len(value) == size and all(type(v) is int and 0 <= v < 2**64 for v in value)
+
+
+class Sampler:
+    """Draws one row's symbols from noise of its own; those in `unsampled` never. Raises UsageError for bad options.
+
+    `steer` may leave out more of them: it gets the logits (V,) of those that are left, in float64, and returns others.
+    """
+
+    def __init__(
+        self, options: SampleOptions, seed: int, unsampled: Sequence[int] = (), steer: Steer | None = None
+    ) -> None:
+        check_sampling(options)
+        self._options = options
+        self._temperatures = temperatures(options)
+        self._biases = biases_by_id(options)
+        self._unsampled = np.array(sorted(set(unsampled)), dtype=np.intp)
+        self._steer = steer
+        self._rng = np.random.Generator(np.random.Philox(seed))
+        self._recent: deque[int] = deque(maxlen=options.repeat_last_n)
+        self._drawn = 0
+
+    def see(self, ids: Iterable[int]) -> None:
+        """Let the penalties know of symbols that were not drawn: the prompt."""
+        self._recent.extend(ids)
+
+    def noise(self) -> dict[str, Any]:
+        """Where the noise stands, as JSON values, from which `restore` goes on."""
+        state = self._rng.bit_generator.state
+        arrays = {**state["state"], "buffer": state["buffer"]}
+        numbers = {name: int(state[name]) for name in _NOISE_NUMBERS}
+        return {**{name: array.tolist() for name, array in arrays.items()}, **numbers, "drawn": self._drawn}
+
+    def restore(self, noise: Mapping[str, Any]) -> None:
+        """Go on from where the noise stood. Raises TextgenError for what `noise` never gives."""
+        for name, high in {**_NOISE_NUMBERS, "drawn": 2**62}.items():
+            if type(noise.get(name)) is not int or not 0 <= noise[name] <= high:
+                raise TextgenError(f"the noise has no {name!r} from 0 to {high}.")
+        for name, size in _NOISE_ARRAYS.items():
+            if not _are_words(noise.get(name), size):
+                raise TextgenError(f"the noise has no {name!r} of {size} whole numbers.")
+        arrays = {name: np.array(noise[name], dtype=np.uint64) for name in _NOISE_ARRAYS}
+        buffer = arrays.pop("buffer")
+        numbers = {name: noise[name] for name in _NOISE_NUMBERS}
+        self._rng.bit_generator.state = {"bit_generator": "Philox", "state": arrays, "buffer": buffer, **numbers}
+        self._drawn = noise["drawn"]
+
+    def filtered(self, logits: Logits) -> Logits:
+        """The logits (V,) after penalties, biases and filters, before temperature, in float64."""
+        o = self._options
+        kept = without(logits.astype(np.float64), self._unsampled)
+        kept = kept if self._steer is None else self._steer(kept)
+        kept = repetition_penalty(kept, self._recent, o.repetition_penalty)
+        kept = count_penalty(kept, self._recent, o.presence_penalty, o.frequency_penalty)
+        kept = add_bias(kept, self._biases)
+        return min_p(top_p(top_k(kept, o.top_k), o.top_p), o.min_p)
+
+    def choose(self, logits: Logits) -> Choice:
+        """Draw the next symbol from logits (V,)."""
+        temperature = self._temperatures[self._drawn % len(self._temperatures)]
+        chosen = draw(self.filtered(logits), temperature, self._rng)
+        self._recent.append(chosen)
+        self._drawn += 1
+        return choice_of(chosen, logits, self._options.logprobs)

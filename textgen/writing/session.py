@@ -1,0 +1,244 @@
+"""A text that is being written, as a value: write on, read on, fork, save, load.
+
+A recurrent model has read a text when it has its state. So a session is that state, the last symbol (still to be fed)
+and the little that drawing and decoding remember. None of it grows with the text, and nothing is ever read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen import files
+from textgen.errors import TextgenError, UsageError
+from textgen.writing.generate import choose_seed, read_on, rollout, sampling_options
+from textgen.writing.rows import REMEMBERED, Completion, Open, Row, StopScanner
+from textgen.writing.sampling import Sampler
+from textgen.writing.sampling_settings import SampleOptions
+
+if TYPE_CHECKING:
+    from textgen.language_model import LanguageModel
+
+MOST_REMEMBERED = 1 << 23
+FORMAT, FORMAT_VERSION = "textgen state", 1
+_HEADER_LIMIT = 1 << 20
+_FIELDS = {"format": str, "version": int, "model": str, "pending": int, "seed": int, "remember": int,
+           "bytes": str, "text": str}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a model needs to go on with a text. A value: every method returns another one and leaves this as it is.
+
+    `state` is the model's state before `pending`, the last symbol; `seed` that of the noise.
+
+    Example:
+        >>> session = Session.begin(model, "Once upon", seed=1)                # doctest: +SKIP
+        >>> text, after = session.write(max_new_tokens=100)                    # doctest: +SKIP
+        >>> another, _ = session.fork(seed=2).write(max_new_tokens=100)        # doctest: +SKIP
+        >>> after.save("here.state")                                           # doctest: +SKIP
+    """
+
+    model: LanguageModel
+    state: Any
+    pending: int
+    seed: int
+    recent: tuple[int, ...]
+    open: Open
+    remember: int = REMEMBERED
+
+    @classmethod
+    def begin(
+        cls, model: LanguageModel, prompt: str = "", seed: int | None = None, remember: int = REMEMBERED
+    ) -> Session:
+        """A session that has read a prompt; without a seed it takes a random one.
+
+        `remember`: symbols and characters to keep; at least what `repeat_last_n` and `max_copy` are going to look at.
+        """
+        chosen = choose_seed(SampleOptions(seed=seed))
+        beginning = Open(prompt[-remember:], model.tokenizer.decoder(prompt).held)
+        ids = model.encode_prompt(prompt).tolist()
+        blank = cls(model, model.stepper.initial_state(1), ids[0], chosen, (ids[0],), beginning, remember)
+        return blank._fed(ids[1:])
+
+    def _fed(self, ids: list[int]) -> Session:
+        """After these symbols too."""
+        fed = [self.pending, *ids]
+        state = read_on(self.model.stepper, np.array([fed[:-1]], dtype=np.int32), self.state)
+        return replace(self, state=state, pending=fed[-1], recent=(*self.recent, *ids)[-self.remember :])
+
+    @property
+    def rest(self) -> str:
+        """The text that is written but not passed on, since it may yet become part of a stop string or character."""
+        return self.open.text + self._begun()
+
+    def _begun(self) -> str:
+        decoder = self.model.tokenizer.decoder()
+        decoder.restore(self.open.bytes)
+        return decoder.finish()
+
+    def read(self, text: str) -> Session:
+        """The session after a text that someone else has written; what is in `rest` now stands before it."""
+        if not text:
+            return self
+        tokenizer = self.model.tokenizer
+        tail = (self.open.tail + self._begun() + text)[-self.remember :]
+        opened = Open(tail, tokenizer.decoder(text).held, "", self.open.noise)
+        return replace(self, open=opened)._fed(tokenizer.model_ids(tokenizer.encode(text)).tolist())
+
+    def fork(self, seed: int | None = None) -> Session:
+        """The same place with other noise: what follows is independent of what follows here."""
+        return replace(self, seed=choose_seed(SampleOptions(seed=seed)), open=replace(self.open, noise=None))
+
+    def pieces(
+        self, options: SampleOptions, completion: Completion, keep_open: bool = True
+    ) -> Iterator[tuple[str, Session]]:
+        """Write on: each symbol's piece of text and the session after it. Stop asking whenever you like.
+
+        Without `keep_open` the end lets out all text that is held back, as the end of a text.
+        """
+        if options.num_beams is not None:
+            raise UsageError(f"--num-beams {options.num_beams} starts from a prompt, not from a state.")
+        row = Row(self.model, completion, options, self.open, keep_open, self.remember)
+        row.sampler.see(self.recent)
+        if completion.finish_reason is not None or options.max_new_tokens == 0:
+            completion.finish_reason = completion.finish_reason or "length"
+            piece = row.ready() if keep_open or completion.finish_reason == "stop" else row.ready() + row.end("length")
+            yield piece, replace(self, open=row.opened())
+            return
+        recent, prompt = self.recent, np.array([self.pending], dtype=np.int32)
+        for (choice,), state in rollout(self.model.stepper, [prompt], [row.sampler], self.state):
+            assert choice is not None
+            piece = row.ready() + row.take(choice)
+            recent = (*recent, choice.id)[-self.remember :]
+            opened = row.opened()
+            yield piece, replace(self, state=state, pending=choice.id, recent=recent, open=opened)
+            if row.ended:
+                return
+
+    def stream(self, **sampling: Any) -> Iterator[tuple[str, Session]]:
+        """`pieces` for sampling options by name (`textgen.writing.sampling_settings.SampleOptions`); a seed forks."""
+        options = sampling_options(self.model, sampling)
+        start = self.fork(sampling["seed"]) if sampling.get("seed") is not None else self
+        return start.pieces(options, Completion("", start.seed))
+
+    def write(self, **sampling: Any) -> tuple[str, Session]:
+        """The text that comes next, and the session after it. The options are those of `stream`."""
+        text, session = "", self
+        for piece, after in self.stream(**sampling):
+            text, session = text + piece, after
+        return text, session
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the session to a file, whole or not at all."""
+        files.write_file(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of a state file: safetensors, with a digest of all of it."""
+        from safetensors.numpy import save
+
+        arrays = self.model.stepper.arrays(self.state)
+        tensors: dict[str, npt.NDArray[Any]] = {f"state.{k}": np.ascontiguousarray(a) for k, a in enumerate(arrays)}
+        tensors["recent"] = np.array(self.recent, dtype=np.int32)
+        tensors["tail"] = np.frombuffer(self.open.tail.encode(), dtype=np.uint8)
+        about = {
+            "format": FORMAT, "version": FORMAT_VERSION, "model": self.model.digest, "pending": self.pending,
+            "seed": self.seed, "remember": self.remember, "bytes": self.open.bytes.hex(), "text": self.open.text,
+            "noise": self.open.noise,
+        }  # fmt: skip
+        digest = hashlib.sha256(json.dumps(about).encode() + save(tensors)).hexdigest()
+        content: bytes = save(tensors, {"about": json.dumps({**about, "sha256": digest})})  # one: several vary in order
+        return content
+
+    @classmethod
+    def load(cls, model: LanguageModel, path: str | os.PathLike[str]) -> Session:
+        """The session in a file. Raises TextgenError for a file of another model and one that is damaged."""
+        room = sum(array.nbytes for array in model.stepper.arrays(model.stepper.initial_state(1)))
+        with files.opened(Path(path), room + 8 * MOST_REMEMBERED + _HEADER_LIMIT) as file:
+            content = file.read()
+        try:
+            return cls._from_bytes(model, content, str(path))
+        except files.DamagedError:
+            raise
+        except _OtherModelError as error:
+            raise TextgenError(f"{path} {error}", hint=error.hint) from None
+        except TextgenError as error:
+            raise files.DamagedError(f"{path} is damaged: {error}") from None
+        except ValueError:  # of bytes that are no text
+            raise files.DamagedError(f"{path} is damaged: what should be text in it is none.") from None
+
+    @classmethod
+    def _from_bytes(cls, model: LanguageModel, content: bytes, name: str) -> Session:
+        about = _about(content, name)
+        if about["model"] != model.digest:
+            raise _OtherModelError("was saved by another model.", hint="--model takes the folder of that one.")
+        tensors = _tensors(content)
+        recent, tail = tensors.pop("recent"), tensors.pop("tail")
+        state = model.stepper.from_arrays([tensors[f"state.{k}"] for k in range(len(tensors))])
+        opened = Open(tail.tobytes().decode(), bytes.fromhex(about["bytes"]), about["text"], about["noise"])
+        ids = tuple(recent.tolist())
+        session = cls(model, state, about["pending"], about["seed"], ids, opened, about["remember"])
+        session._check()
+        if session.to_bytes() != content:
+            raise TextgenError("its content does not match its SHA-256.")
+        return session
+
+    def _check(self) -> None:
+        """Raises TextgenError for what no session is."""
+        if not all(0 <= id < self.model.tokenizer.vocab_size for id in (self.pending, *self.recent)):
+            raise TextgenError("it names symbols that do not exist.")
+        if not 1 <= self.remember <= MOST_REMEMBERED or not 0 <= self.seed < 2**64:
+            raise TextgenError("its numbers are out of range.")
+        arrays = self.model.stepper.arrays(self.state)
+        if any(np.isnan(array).any() for array in arrays):
+            raise TextgenError("its state is not a number.")
+        self._begun()
+        StopScanner([]).feed(self.open.text)
+        if self.open.noise is not None:
+            Sampler(SampleOptions(), 0).restore(self.open.noise)
+
+
+class _OtherModelError(TextgenError):
+    """The file is in order, and is none for this model."""
+
+
+def _about(content: bytes, name: str) -> dict[str, Any]:
+    """What a state file says of itself. Raises TextgenError or DamagedError."""
+    size = int.from_bytes(content[:8], "little")
+    if not 2 <= size <= min(_HEADER_LIMIT, len(content) - 8):
+        raise TextgenError("it does not begin as a state does.")
+    metadata = files.parse_json(content[8 : 8 + size], name).get("__metadata__")
+    stored = metadata.get("about") if isinstance(metadata, dict) else None
+    about = files.parse_json(stored.encode("utf-8", "replace"), name) if isinstance(stored, str) else {}
+    if about.get("format") != FORMAT:
+        raise _OtherModelError("is not a state file of textgen.", hint="textgen sample --save-state FILE makes one.")
+    if type(about.get("version")) is int and about["version"] > FORMAT_VERSION:
+        raise _OtherModelError(f"has format {about['version']}; this textgen reads up to {FORMAT_VERSION}.")
+    for field, kind in _FIELDS.items():
+        if type(about.get(field)) is not kind:
+            raise TextgenError(f"it does not say {field!r}.")
+    if not (about.get("noise") is None or isinstance(about["noise"], dict)):
+        raise TextgenError("it does not say 'noise'.")
+    return about
+
+
+def _tensors(content: bytes) -> dict[str, npt.NDArray[Any]]:
+    import safetensors
+    from safetensors.numpy import load
+
+    try:
+        tensors: dict[str, npt.NDArray[Any]] = load(content)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise TextgenError(f"{error}.") from None
+    names = {"recent", "tail", *(f"state.{k}" for k in range(len(tensors) - 2))}
+    if names != set(tensors) or tensors["recent"].dtype != np.int32 or tensors["tail"].dtype != np.uint8:
+        raise TextgenError("it does not hold the tensors of a state.")
+    return tensors
