@@ -12,13 +12,17 @@ from torch import Tensor
 
 from textgen.language_model import generation_habits, in_context
 from textgen.model import Model
-from textgen.scoring.evaluate import LANES, Score, score_ids
+from textgen.scoring.evaluate import LANES, WARM, Score, score_ids
 from textgen.text.split import TRAIN, VALIDATION
 from textgen.text.store import TokenStore
 from textgen.text.tokenizer import Ids
 from textgen.torch_stepper import TorchStepper
 from textgen.training.lanes import Lanes, missing_escape
 from textgen.training.plan import QUICK_LOOK
+
+QUICK_WARM = 128
+"""Symbols that a lane reads, uncounted, before a quick look: without them a short text is scored mostly cold, and the
+wrong weights may look best."""
 
 
 class Task(ABC):
@@ -81,7 +85,7 @@ class LanguageModeling(Task):
             return None
         about = self.store.about
         most = QUICK_LOOK if quick and len(ids) > QUICK_LOOK else None
-        nats, tokens = score_ids(TorchStepper(model), ids, LANES, warm=0 if quick else 1024, most=most)
+        nats, tokens = score_ids(TorchStepper(model), ids, LANES, warm=QUICK_WARM if quick else WARM, most=most)
         share = tokens / (len(ids) - 1)
         raw = about["raw"][VALIDATION] * 8 * np.log(2)
         return Score(
