@@ -353,10 +353,10 @@ def test_a_seed_is_kept(seed):
 
 
 def test_without_a_seed_each_call_has_its_own_and_says_which():
-    model = mock()
-    first, second = (complete(model, ["a"], SampleOptions())[0] for _ in range(2))
+    model, options = mock(), {"temperature": 2.0, "ignore_eos": True, "max_new_tokens": 60}
+    first, second = (complete(model, ["a"], SampleOptions(**options))[0] for _ in range(2))
     assert first.seed != second.seed and first.text != second.text
-    assert textgen.generate(model, "a", seed=first.seed) == first.text
+    assert textgen.generate(model, "a", seed=first.seed, **options) == first.text
 
 
 def test_no_prompts_no_completions():
@@ -450,6 +450,7 @@ def folder(small, tmp_path):
 def test_a_loaded_model_writes_what_the_saved_one_wrote(folder, small, language_model):
     loaded = load(folder)
     assert (loaded.begin, loaded.unsampled, loaded.config) == ((0,), (1, 9), small[0])
+    assert loaded.defaults == {"max_new_tokens": 7}
     same = LanguageModel(small[0], small[1], language_model.stepper, (0,), (1, 9), {"max_new_tokens": 7})
     assert textgen.generate(loaded, "ab", seed=4) == textgen.generate(same, "ab", seed=4)
     assert loaded.encode_prompt("ab").tolist() == [0, 2, 3]
