@@ -26,8 +26,9 @@ LAYERS = [  # of those that DESIGN.md names; each may import its own layer and t
     ["cli"],
 ]
 TORCH = (
-    "cell convert dropout recurrence model torch_stepper cli.training_display training.checkpoint training.machine "
-    "training.tasks training.train training.trainer training.optimization training.finetune training.new_run"
+    "cell convert dropout gates recurrence model torch_stepper cli.training_display training.checkpoint "
+    "training.machine training.tasks training.train training.trainer training.optimization training.finetune "
+    "training.new_run"
 )
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "copyreg"}
 FORBIDDEN_CALLS = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -42,6 +43,10 @@ class Cell(nn.Module, ABC):
     """
 
     states: int | tuple[int, ...] = 1
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    """Laws of `textgen.testing` that this cell breaks knowingly: the law's name, and the reason."""
+
+    _watcher: Callable[[Mapping[str, Tensor]], None] | None = None
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int | None = None) -> None:
         super().__init__()
@@ -77,6 +82,11 @@ class Cell(nn.Module, ABC):
     def state_widths(self) -> tuple[int, ...]:
         """The width of each state tensor, as `states` declares them."""
         return (self.hidden_size,) * self.states if isinstance(self.states, int) else self.states
+
+    def name_gates(self, **gates: Tensor) -> None:
+        """Show these values to whoever watches (`textgen.gates.watched`), under these names; else do nothing."""
+        if self._watcher is not None:
+            self._watcher(gates)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimizer, as torch takes them. By default, matrices decay and vectors do not.

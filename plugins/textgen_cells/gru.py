@@ -21,6 +21,7 @@ class GRU(textgen.GatedCell):
         rh_rz, rh_n = rh.tensor_split([2 * self.hidden_size], dim=-1)
         r, z = torch.sigmoid(wx_rz + rh_rz).chunk(2, dim=-1)
         n = torch.tanh(torch.addcmul(wx_n, r, rh_n))
+        self.name_gates(reset=r, update=z, candidate=n)
         h = torch.lerp(n, state[0], z)
         return h, (h,)
 

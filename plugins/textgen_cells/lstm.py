@@ -24,8 +24,10 @@ class LSTM(textgen.GatedCell):
 
     def activate(self, wx: Tensor, rh: Tensor, state: State) -> tuple[Tensor, State]:
         i, f, g, o = (wx + rh).chunk(4, dim=-1)
-        c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
+        i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+        self.name_gates(input=i, forget=f, candidate=g, output=o)
+        c = f * state[1] + i * g
+        h = o * torch.tanh(c)
         return h, (h, c)
 
     def forward(
