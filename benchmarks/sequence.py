@@ -1,9 +1,11 @@
 """One layer over a sequence, forward and backward: our cells beside torch.nn's of the same kind and sizes, in one run.
 
-    python benchmarks/sequence.py [--threads 2] [--rounds 7]
+    python benchmarks/sequence.py [--threads 2] [--rounds 11] [--cells rnn,lstm,gru]
 
-Columns: `own` is the cell as it ships, `engine` the same equations through GatedCell's engine, `loop` the plain step
-loop, `torch` the module of torch.nn; all in GFLOP/s of the products (medians), and own / torch as a ratio of medians.
+`compiled` is the cell's equations through GatedCell's engine, compiled; `engine` the same without a compiler; `loop`
+the plain step loop; `own` the cell as it ships where that is something else; `torch` the module of torch.nn. For each
+the GFLOP/s of the products (median), and in brackets torch's time divided by its own, paired round by round: lower
+quartile, median, upper quartile. Above 1 is faster than torch. The time of compiling stands last.
 """
 
 import argparse
@@ -14,12 +16,15 @@ import time
 import torch
 
 from textgen import Cell, GatedCell, plugins
+from textgen.training.machine import keep_memory
 
 SIZES = [(64, 16, 256), (128, 32, 256), (64, 64, 512), (35, 20, 650)]
 TORCH = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 
 
-def seconds(run, xs):
+def seconds(run, parameters, xs):
+    for parameter in parameters:
+        parameter.grad = None
     began = time.perf_counter()
     ys, _ = run(xs)
     ys.sum().backward()
@@ -28,36 +33,52 @@ def seconds(run, xs):
 
 def compare(name, length, batch, hidden, rounds):
     cell, theirs = plugins.cell(name)(hidden, hidden), TORCH[name](hidden, hidden)
+    fast = plugins.cell(name)(hidden, hidden)
+    fast.compiled = True
     xs = torch.randn(length, batch, hidden)
     candidates = {
-        "own": cell,
-        "engine": lambda x: GatedCell.forward(cell, x),
-        "loop": lambda x: Cell.forward(cell, x),
-        "torch": theirs,
+        "torch": (theirs, theirs),
+        "compiled": (lambda x: GatedCell.forward(fast, x), fast),
+        "engine": (lambda x: GatedCell.forward(cell, x), cell),
+        "loop": (lambda x: Cell.forward(cell, x), cell),
     }
-    for run in candidates.values():
-        seconds(run, xs)
+    if type(cell).forward is not GatedCell.forward:
+        candidates["own"] = (cell, cell)
+    compiling = {}
+    for label, (run, module) in candidates.items():
+        began = time.perf_counter()
+        seconds(run, list(module.parameters()), xs)
+        compiling[label] = time.perf_counter() - began
+        seconds(run, list(module.parameters()), xs)
     times = {label: [] for label in candidates}
     for _ in range(rounds):  # interleaved, so that a change in the machine's speed falls on all
-        for label, run in candidates.items():
-            times[label].append(seconds(run, xs))
+        for label, (run, module) in candidates.items():
+            times[label].append(seconds(run, list(module.parameters()), xs))
     work = 3 * 2 * length * batch * 2 * hidden * hidden * cell.gates / 1e9
-    return {label: work / statistics.median(series) for label, series in times.items()}
+    return work, times, compiling["compiled"]
+
+
+def shown(label, work, times):
+    ratios = [theirs / ours for theirs, ours in zip(times["torch"], times[label], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    speed = work / statistics.median(times[label])
+    return f"{label} {speed:4.0f}" + (f" ({low:.2f} {middle:.2f} {high:.2f})" if label != "torch" else "")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--cells", default="rnn,lstm,gru")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_memory()  # as the command does
     print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, float32, GFLOP/s")
-    print(f"{'cell':5} {'(T, B, H)':16} {'own':>6} {'engine':>7} {'loop':>6} {'torch':>6} {'own/torch':>10}")
-    for name in TORCH:
+    for name in options.cells.split(","):
         for size in SIZES:
-            speed = compare(name, *size, options.rounds)
-            figures = f"{speed['own']:6.0f} {speed['engine']:7.0f} {speed['loop']:6.0f} {speed['torch']:6.0f}"
-            print(f"{name:5} {size!s:16} {figures} {speed['own'] / speed['torch']:10.2f}")
+            work, times, compiling = compare(name, *size, options.rounds)
+            figures = "  ".join(shown(label, work, times) for label in times)
+            print(f"{name:5}{size!s:15} {figures}  {compiling:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,11 @@ import pytest
 from textgen.cli import VERBS, group
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "corpora" / "README.md"]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "corpora" / "README.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "plugins").glob("*/README.md")),
+]
 COMMANDS = [
     pytest.param(shown, id=f"{page.name}:{number}")
     for page in PAGES

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from textgen import recurrence
-from textgen.recurrence import State
+from textgen import activation, compiling, recurrence
+from textgen.activation import State
+from textgen.products import linear, product_with, recurrent_product
 
 
 class Cell(nn.Module, ABC):
@@ -109,7 +110,8 @@ class GatedCell(Cell):
 
     The author declares `gates = n` and writes `activate`. The engine owns `weight_ih` (W), `weight_hh` (R) and their
     biases, in torch's names and order of gates. It multiplies W with the whole sequence at once, R with `state[0]`
-    once a step, and forms the gradient of R in one product after the loop.
+    once a step, and forms the gradient of R in one product after the loop. `activate` is traced once for a size and
+    for the values of the cell's attributes (`textgen.activation`), so it should depend on nothing else.
 
     Class attributes: `gates`; `states`, whose first tensor is what R multiplies; `recurrent`, `'dense'`, a number
     of diagonal blocks, or None for no R (then `rh` is zero); `bias`, `'both'`, `'input'` or `'none'`.
@@ -127,6 +129,9 @@ class GatedCell(Cell):
     gates: ClassVar[int]
     recurrent: str | int | None = "dense"
     bias: str = "both"
+
+    compiled = False
+    """Whether `activate` is compiled where it is trained (`textgen.compiling`)."""
 
     weight_hh: nn.Parameter | None
     bias_ih: nn.Parameter | None
@@ -178,7 +183,7 @@ class GatedCell(Cell):
 
     def project(self, xs: Tensor) -> Tensor:
         """W·x plus its bias, for one step (B, input_size) or a sequence (T, B, input_size)."""
-        return nn.functional.linear(xs, self.weight_ih, self.bias_ih)
+        return linear(xs, self.weight_ih, self.bias_ih)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         wx = self.project(x)
@@ -188,7 +193,7 @@ class GatedCell(Cell):
         if self.weight_hh is None:
             return torch.zeros_like(wx)
         bias = wx.new_zeros(1, wx.shape[-1]) if self.bias_hh is None else self.bias_hh
-        return recurrence.recurrent_product(h, self.weight_hh, bias.expand_as(wx))
+        return recurrent_product(h, self.weight_hh, bias.expand_as(wx))
 
     def forward(
         self, xs: Tensor, state: State | None = None, recurrent_mask: Tensor | None = None
@@ -198,18 +203,21 @@ class GatedCell(Cell):
         if len(xs) == 0:
             return self._no_output(xs), state
         wxs = self.project(xs)
-        if self.weight_hh is None:
-            return self._without_recurrence(wxs, state)
-        weight = self.weight_hh if recurrent_mask is None else self.weight_hh * recurrent_mask
-        bias = wxs.new_zeros(wxs.shape[-1]) if self.bias_hh is None else self.bias_hh
-        return recurrence.gated(self.activate, wxs, weight, bias, state)
+        weight = self.weight_hh if self.weight_hh is None or recurrent_mask is None else self.weight_hh * recurrent_mask
+        bias = torch.zeros_like(wxs[0] if weight is None else wxs[0, 0]) if self.bias_hh is None else self.bias_hh
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        halves = self._halves(wxs[0], state, tensors)
+        if halves is not None:
+            return recurrence.gated(halves, wxs, weight, bias, state, list(tensors.values()))
+        multiply = product_with(weight, bias, len(wxs[0]), differentiable=torch.is_grad_enabled()).forward
+        return recurrence.looped(self.activate, multiply, wxs, state)
 
-    def _without_recurrence(self, wxs: Tensor, state: State) -> tuple[Tensor, State]:
-        ys, zero = [], torch.zeros_like(wxs[0])
-        for wx in wxs.unbind(0):
-            y, state = self.activate(wx, zero, state)
-            ys.append(y)
-        return torch.stack(ys), state
+    def _halves(self, wx: Tensor, state: State, tensors: dict[str, Tensor]) -> activation.Halves | None:
+        """`activate` taken apart, for training; None where it has to be called as it is, step by step."""
+        if not torch.is_grad_enabled() or self._watcher or wx.is_meta or torch.is_autocast_enabled(wx.device.type):
+            return None
+        make = compiling.compiled if self.compiled else activation.interpreted
+        return activation.halves(self, tensors, wx, state, make)
 
 
 class LinearCell(Cell):

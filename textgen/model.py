@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from textgen.cell import Cell, GatedCell
 from textgen.config import ModelConfig
 from textgen.dropout import Dropout
+from textgen.products import linear
 from textgen.recurrence import State
 
 CellFactory = Callable[[int, int], Cell]
@@ -95,8 +96,7 @@ class Readout(nn.Module):
             self.linear.weight = tied_to.weight
 
     def forward(self, ys: Tensor) -> Tensor:
-        logits: Tensor = self.linear(self.project(ys))
-        return logits
+        return linear(self.project(ys), self.linear.weight, self.linear.bias)
 
 
 class Model(Cell):

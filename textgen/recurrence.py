@@ -6,94 +6,90 @@ step-by-step loop in outputs, final state and gradients by `tests/test_cells.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-State = tuple[Tensor, ...]
+from textgen.activation import Halves
+from textgen.activation import State as State
+from textgen.products import product_with
+
 Activation = Callable[[Tensor, Tensor, State], tuple[Tensor, State]]
 
-CHUNK = 8
-"""Time steps handled by one call of `gated_chunk`; the unit that a compiler is given."""
 
+def looped(
+    activate: Activation, multiply: Callable[[Tensor], Tensor], wxs: Tensor, state: State
+) -> tuple[Tensor, State]:
+    """Run a gated cell over wxs (T, B, n) with T >= 1, step by step; `multiply` is the product with R.
 
-def recurrent_product(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """R·h plus a bias: h (B, P), weight (n, P) or block-diagonal (K, n/K, P/K), bias (B, n); returns (B, n).
-
-    With K blocks, rows of the result are ordered gate by gate, and within a gate block by block, so that a cell
-    may `chunk` them into gates whatever K is.
+    Returns outputs (T, B, O) and the final state.
     """
-    if weight.dim() == 2:
-        return torch.addmm(bias, h, weight.t())
-    blocks, rows, width = weight.shape
-    parts = torch.matmul(h.view(-1, blocks, 1, width), weight.transpose(1, 2)).squeeze(2)  # (B, K, n/K)
-    by_gate = parts.view(len(h), blocks, -1, width).transpose(1, 2)  # (B, gates, K, P/K)
-    return bias + by_gate.reshape(len(h), blocks * rows)
+    ys = []
+    for wx in wxs.unbind(0):
+        y, state = activate(wx, multiply(state[0]), state)
+        ys.append(y)
+    return torch.stack(ys), state
 
 
-class _DeferredBias(torch.autograd.Function):
-    """The recurrent bias, repeated over time, whose gradient also carries the gradient of R.
+def gated(
+    halves: Halves, wxs: Tensor, weight: Tensor | None, bias: Tensor, state: State, tensors: Sequence[Tensor]
+) -> tuple[Tensor, State]:
+    """The same by the halves of `activate`, whose own tensors are `tensors`, with R and its bias as in `product_with`.
 
-    The loop multiplies by a detached R and adds slice t of this tensor. So the gradient that arrives here is that of
-    every recurrent pre-activation, (T, B, n), and one product with the hidden states h(t-1), which the loop leaves
-    in `inputs`, gives the gradient of R: one large product after the loop instead of T small ones inside it.
+    One operation of autograd for the whole sequence: forwards, a product with R and the forward half a step;
+    backwards, the backward half and a product with R transposed a step, and the gradient of R in one product after.
     """
+    used = [tensors[place] for place in halves.uses]
+    ys, *after = _Gated.apply(halves, len(state), wxs, weight, bias, *state, *used)  # type: ignore[no-untyped-call]
+    return ys, tuple(after)
 
+
+class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor, length: int, batch: int, inputs: list[Tensor]) -> Tensor:
-        ctx.inputs = inputs
-        ctx.weight_shape = weight.shape
-        return bias.clone().expand(length, batch, -1)
+    def forward(
+        ctx: Any, halves: Halves, states: int, wxs: Tensor, weight: Tensor | None, bias: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        state, tensors = [tensor.contiguous() for tensor in rest[:states]], rest[states:]
+        product = product_with(weight, bias, wxs.shape[1])
+        ys = wxs.new_empty(len(wxs), *halves.y)
+        hs, saved = [], []
+        for wx, y in zip(wxs.contiguous().unbind(0), ys.unbind(0), strict=True):
+            hs.append(state[0])
+            known = [y, wx, product.forward(state[0]), *state, *tensors]
+            known += halves.forward(list(known))
+            state = [known[place] for place in halves.after]
+            saved += [known[place] for place in halves.saved]
+        ctx.save_for_backward(ys, *hs, *saved)
+        ctx.halves, ctx.product, ctx.like, ctx.tensors = halves, product, wxs, tensors
+        return ys.detach(), *(tensor.clone() for tensor in state)  # detached from what its slices above belong to
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dweight = dbias = None
-        flat = grad.flatten(0, 1)  # (T*B, n)
-        if ctx.needs_input_grad[0]:
-            hs = torch.cat(ctx.inputs)  # (T*B, P)
-            if len(ctx.weight_shape) == 2:
-                dweight = flat.t() @ hs
-            else:
-                blocks, rows, width = ctx.weight_shape
-                by_block = flat.view(len(flat), -1, blocks, width).transpose(1, 2).reshape(len(flat), blocks, rows)
-                dweight = torch.einsum("bkr,bkw->krw", by_block, hs.view(len(hs), blocks, width))
-        if ctx.needs_input_grad[1]:
-            dbias = flat.sum(0)
-        return dweight, dbias, None, None, None
-
-
-def gated_chunk(
-    activate: Activation, wxs: Tensor, biases: Tensor, weight: Tensor, state: State
-) -> tuple[list[Tensor], list[Tensor], State]:
-    """A few steps of a gated cell; a pure function of its arguments, and so the place where a compiler comes in.
-
-    wxs and biases are (t, B, n), weight is R without a gradient. Returns the outputs, the hidden states that R
-    multiplied, and the state after the last step.
-    """
-    ys, hs = [], []
-    for wx, bias in zip(wxs.unbind(0), biases.unbind(0), strict=True):
-        hs.append(state[0])
-        y, state = activate(wx, recurrent_product(state[0], weight, bias), state)
-        ys.append(y)
-    return ys, hs, state
-
-
-def gated(activate: Activation, wxs: Tensor, weight: Tensor, bias: Tensor, state: State) -> tuple[Tensor, State]:
-    """Run a gated cell over wxs (T, B, n) with T >= 1; returns outputs (T, B, O) and the final state."""
-    length, batch, _ = wxs.shape
-    inputs: list[Tensor] = []
-    biases: Tensor = _DeferredBias.apply(weight, bias, length, batch, inputs)  # type: ignore[no-untyped-call]
-    frozen = weight.detach()
-    ys: list[Tensor] = []
-    for chunk_wxs, chunk_biases in zip(torch.split(wxs, CHUNK), torch.split(biases, CHUNK), strict=True):
-        chunk_ys, hs, state = gated_chunk(activate, chunk_wxs, chunk_biases, frozen, state)
-        ys += chunk_ys
-        inputs += [h.detach() for h in hs]
-    return torch.stack(ys), state
+    def backward(ctx: Any, dys: Tensor, *dstate: Tensor) -> tuple[Tensor | None, ...]:
+        halves, product = ctx.halves, ctx.product
+        ys, *kept = ctx.saved_tensors
+        hs, saved, width = kept[: len(ys)], kept[len(ys) :], len(halves.saved)
+        drhs = torch.empty_like(ctx.like) if halves.writes[0] else torch.zeros_like(ctx.like)
+        dwxs = torch.empty_like(ctx.like) if halves.writes[1] else drhs if halves.shared else torch.zeros_like(ctx.like)
+        zeros = [torch.zeros_like(tensor) for tensor in dstate]
+        sums = [torch.zeros_like(ctx.tensors[place]) for place in halves.summed]
+        gradients = [tensor.contiguous() for tensor in dstate]
+        steps = zip(drhs.unbind(0), dwxs.unbind(0), dys.contiguous().unbind(0), strict=True)
+        for t, (drh, dwx, dy) in reversed([*enumerate(steps)]):
+            known = [drh, dwx, *sums, *saved[t * width : (t + 1) * width], dy, *gradients]
+            known += halves.backward(list(known))
+            direct = [None if place is None else known[place] for place in halves.before]
+            direct[0] = product.backward(drh, direct[0])
+            gradients = [zero if d is None else d for zero, d in zip(zeros, direct, strict=True)]
+        dweight = product.weight_gradient(drhs.flatten(0, 1), torch.cat(hs)) if ctx.needs_input_grad[3] else None
+        dbias = drhs.sum((0, 1)) if ctx.needs_input_grad[4] else None
+        dtensors: list[Tensor | None] = [None] * len(ctx.tensors)
+        for place, total in zip(halves.summed, sums, strict=True):
+            dtensors[place] = total
+        return None, None, dwxs, dweight, dbias, *gradients, *dtensors
 
 
 class _Sweep(torch.autograd.Function):

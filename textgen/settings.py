@@ -146,6 +146,11 @@ class TrainOptions(CorpusOptions):
         choices=("float32", "bfloat16"),
         also=("--precision",),
     )
+    compile: bool | None = option(
+        None,
+        "Compile what gated cells do at each step (needs a C++ compiler).",
+        default_text="where it pays within the run",
+    )
     early_stopping_patience: int | None = option(
         None,
         "Stop after this many evaluations without a better one.",

@@ -33,6 +33,7 @@ PLANNED = (
     "learning_rate",
     "dropout",
     "warmup_steps",
+    "compile",
     "seed",
 )
 NOT_REPEATED = ("minutes", "epochs", "output_dir", "overwrite_output_dir")
@@ -99,15 +100,19 @@ def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, readi
     refuse_missing(corpus)
 
     from textgen.cli import STARTED
+    from textgen.training.machine import keep_memory
     from textgen.training.train import start
 
+    keep_memory()
     return start(corpus, options, STARTED, reading, dry_run=dry_run)
 
 
 def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Session:
     folder = find_run(name)
+    from textgen.training.machine import keep_memory
     from textgen.training.train import resume
 
+    keep_memory()
     return resume(folder, chosen, reading)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import time
 from typing import Any
@@ -10,11 +11,17 @@ import numpy as np
 import torch
 
 from textgen import __version__
+from textgen.cell import GatedCell
+from textgen.compiling import compiler, compiler_version
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
+from textgen.model import Model
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import make_model
 from textgen.training.optimization import make_optimizer
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Numbers of `mallopt`'s settings, from malloc.h."""
 
 
 def choose_device(name: str) -> str:
@@ -32,6 +39,15 @@ def choose_device(name: str) -> str:
     raise TextgenError(f"--device {name}: {why}.", hint="--device auto uses cpu here.")
 
 
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees, where its allocator is glibc's: a step needs the same again, and
+    would have to take it from the system anew each time, page by page."""
+    if platform.libc_ver()[0] == "glibc":
+        process = ctypes.CDLL(None)
+        process.mallopt(_MMAP_MAX, 0)
+        process.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def versions(threads: int) -> dict[str, Any]:
     """What the bits of a run depend on besides its options and its data."""
     return {
@@ -42,6 +58,23 @@ def versions(threads: int) -> dict[str, Any]:
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": threads,
     }
+
+
+def compiled_with(options: TrainOptions) -> dict[str, Any]:
+    """What else they depend on where cells are compiled. Raises TextgenError without a C++ compiler."""
+    if not options.compile:
+        return {}
+    if compiler() is None:
+        raise TextgenError(
+            "this run compiles its cells, and there is no C++ compiler on this machine.",
+            hint="install g++, or train a new run with --no-compile.",
+        )
+    return {"compiler": compiler_version()}
+
+
+def compilable(model: Model) -> list[GatedCell]:
+    """The cells of a model that run through `GatedCell`'s engine."""
+    return [cell for cell in model.modules() if isinstance(cell, GatedCell) and type(cell).forward is GatedCell.forward]
 
 
 class ThisMachine:
@@ -55,8 +88,16 @@ class ThisMachine:
         with torch.device("meta"):
             return sum(p.numel() for p in make_model(config).parameters())
 
-    def step_seconds(self, config: ModelConfig, batch_size: int, seq_length: int, seconds: float) -> float:
+    def can_compile(self, config: ModelConfig) -> bool:
+        with torch.device("meta"):
+            return self._device == "cpu" and compiler() is not None and bool(compilable(make_model(config)))
+
+    def step_seconds(
+        self, config: ModelConfig, batch_size: int, seq_length: int, seconds: float, compiled: bool = False
+    ) -> float:
         model = make_model(config).to(self._device)
+        for cell in compilable(model):
+            cell.compiled = compiled
         optimizer = make_optimizer(model, self._options)
         ids = torch.randint(config.vocab_size, (seq_length, batch_size), device=self._device)
         carry = model.initial_state(batch_size)

@@ -16,7 +16,7 @@ from textgen.text.sources import lasting
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore
 from textgen.training.checkpoint import ARGUMENTS, CONFIG, GENERATION, Run
-from textgen.training.machine import versions
+from textgen.training.machine import compiled_with, versions
 from textgen.training.plan import Forecast
 
 
@@ -59,7 +59,7 @@ def create_run(
         "store": store.key,
         "options": asdict(options),
         "forecast": asdict(forecast),
-        "made_with": versions(options.threads or 1),
+        "made_with": versions(options.threads or 1) | compiled_with(options),
     }
     contents = {
         CONFIG: files.to_json(

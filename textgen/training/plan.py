@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from textgen.config import ModelConfig
+from textgen.errors import TextgenError
 from textgen.settings import TrainOptions, check_training
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.text.levels import LEVELS, SIZED
@@ -43,6 +44,15 @@ EVALUATION_COST = 0.4
 RESERVE_SECONDS = 2.0
 """Kept for saving, samples and leaving."""
 
+COMPILE_SECONDS = 120.0
+"""A run shorter than this is over before compiling has paid."""
+
+COMPILE_GAIN = 0.97
+"""The share of a step's time that compiling must leave at most, to be worth a second kind of last bits."""
+
+COMPILE_WORK = 1e13
+"""Floating point operations from which a run of a given length is compiled: some two minutes of two cores."""
+
 CHARACTERS_PER_PARAMETER = 1.5
 """How many characters a model should read per parameter when time is what is short (fitted on two cores)."""
 
@@ -70,8 +80,13 @@ class Machine(Protocol):
     def parameters(self, config: ModelConfig) -> int:
         """The number of weights of a model."""
 
-    def step_seconds(self, config: ModelConfig, batch_size: int, seq_length: int, seconds: float) -> float:
-        """The seconds of one training step, measured for about `seconds`."""
+    def can_compile(self, config: ModelConfig) -> bool:
+        """Whether compiling would make this model faster here, or might."""
+
+    def step_seconds(
+        self, config: ModelConfig, batch_size: int, seq_length: int, seconds: float, compiled: bool = False
+    ) -> float:
+        """The seconds of one training step, measured for about `seconds` after whatever compiling there is."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,7 @@ def plan(
     check_training(options)
     options = _with_window(_with_size(options), tokens)
     assert options.batch_size and options.seq_length
+    window = options.batch_size * options.seq_length
     timed = options.epochs is None and options.max_steps is None
     hidden = options.hidden_size
     if hidden is None and timed:
@@ -129,16 +145,37 @@ def plan(
     parameters = machine.parameters(config)
     steps, forecast = options.max_steps, Forecast(parameters)
     if options.epochs is not None:
-        steps = max(1, round(options.epochs * tokens / (options.batch_size * options.seq_length)))
+        steps = max(1, round(options.epochs * tokens / window))
     if timed:
-        seconds = machine.step_seconds(config, options.batch_size, options.seq_length, PROBE_SECONDS[1])
+        compiled, seconds = _fastest(options, config, machine, deadline)
+        options = replace(options, compile=compiled)
         evaluated = held_out + EVALUATIONS * min(held_out, QUICK_LOOK)
-        evaluating = evaluated / (options.batch_size * options.seq_length) * EVALUATION_COST
+        evaluating = evaluated / window * EVALUATION_COST
         left = deadline - RESERVE_SECONDS - time.monotonic()
         steps = max(10, int(left / seconds - evaluating))
         forecast = Forecast(parameters, seconds, steps * seconds)
     assert steps is not None
+    if options.compile is None:
+        long = 6 * parameters * steps * window >= COMPILE_WORK
+        options = replace(options, compile=long and machine.can_compile(config))
     return _with_schedule(options, config, steps, tokens), config, forecast
+
+
+def _fastest(options: TrainOptions, config: ModelConfig, machine: Machine, deadline: float) -> tuple[bool, float]:
+    """Whether to compile, and the seconds of a step then. Where it is open, both ways are measured, if there is time
+    to make good for compiling; that itself happens here, on the clock of the plan."""
+    assert options.batch_size and options.seq_length
+    open_ = options.compile is None and deadline - time.monotonic() >= COMPILE_SECONDS and machine.can_compile(config)
+    probe = PROBE_SECONDS[1] / 2 if open_ else PROBE_SECONDS[1]
+    window = (config, options.batch_size, options.seq_length, probe)
+    seconds = machine.step_seconds(*window, bool(options.compile))
+    if not open_:
+        return bool(options.compile), seconds
+    try:
+        faster = machine.step_seconds(*window, True)
+    except TextgenError:  # a compiler that does not work
+        return False, seconds
+    return (True, faster) if faster < COMPILE_GAIN * seconds else (False, seconds)
 
 
 def _with_size(options: TrainOptions) -> TrainOptions:

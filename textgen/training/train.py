@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from textgen import cell_options, files, plugins
+from textgen.compiling import compiler
 from textgen.config import ModelConfig
 from textgen.dropout import keyed_seed
 from textgen.errors import TextgenError, UsageError
@@ -25,9 +26,9 @@ from textgen.text.store import TokenStore, open_store
 from textgen.training.checkpoint import ARGUMENTS, Run, make_model, read_config
 from textgen.training.events import Event
 from textgen.training.finetune import Match, adopt, inherited
-from textgen.training.machine import ThisMachine, choose_device, versions
+from textgen.training.machine import ThisMachine, choose_device, compilable, compiled_with, versions
 from textgen.training.new_run import create_run, next_folder, refuse_occupied
-from textgen.training.plan import Forecast, plan
+from textgen.training.plan import COMPILE_SECONDS, Forecast, plan
 from textgen.training.reporting import reporters
 from textgen.training.tasks import LanguageModeling
 from textgen.training.trainer import Trainer
@@ -117,8 +118,11 @@ def start(
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
     run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, store)
     trainer, match = make_trainer(run, task, config, options, device)
+    warnings = []
+    if (forecast.train_seconds or 0) > COMPILE_SECONDS and compilable(trainer.model) and compiler() is None:
+        warnings = [f"There is no C++ compiler here: {options.cell} trains, but up to a third slower."]
     notes = [f"{options.init_from}: {match}"] if match else []
-    return Session(trainer, run, store, config, options, forecast, versions(threads), notes=notes)
+    return Session(trainer, run, store, config, options, forecast, versions(threads), warnings, notes)
 
 
 def _with_cell_options(options: TrainOptions) -> TrainOptions:
@@ -143,6 +147,8 @@ def make_trainer(
     """A trainer at step 0, its weights drawn from the seed or taken from the model that the options start from."""
     torch.manual_seed(keyed_seed(options.seed, "weights"))
     model = make_model(config)
+    for cell in compilable(model):
+        cell.compiled = bool(options.compile)
     match = adopt(model, task.store.tokenizer, options.init_from) if options.init_from else None
     return Trainer(run, task, model, options, device), match
 
@@ -182,7 +188,7 @@ def resume(folder: Path, given: Mapping[str, Any], progress: Progress = no_progr
     warnings = [f"{error} {instead}" for error in wrong]
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    now = versions(options.threads or 1)
+    now = versions(options.threads or 1) | compiled_with(options)
     warnings += [
         f"{name} is now {now[name]}, it was {then}: the result will agree in quality, not bit for bit."
         for name, then in arguments["made_with"].items()

@@ -1,0 +1,109 @@
+"""A whole training step of a real model: how fast its products are beside this machine's best, and where the time goes.
+
+    python benchmarks/training_step.py [--cell gru] [--threads 2] [--compile] [--plain-memory]
+
+Two layers of 512, 16 x 64 symbols, for vocabularies of 65, 2,000 and 10,000: GFLOP/s of all matrix products over the
+time of the whole step (median, and the share of the best product measured in the same run), then the operations of
+torch that take most of the processor's time by themselves, products marked with *.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from textgen.config import ModelConfig
+from textgen.settings import TrainOptions
+from textgen.training.checkpoint import make_model
+from textgen.training.machine import compilable, keep_memory
+from textgen.training.optimization import make_optimizer
+
+LENGTH, BATCH, HIDDEN = 64, 16, 512
+PRODUCTS = ("mkldnn", "mm", "linear", "lstm", "Gated")
+
+
+def best_product():
+    """GFLOP/s of the larger products of these models: the fastest of a few tries, by either library of torch's."""
+    xs, weight = torch.randn(1024, HIDDEN), torch.randn(2048, HIDDEN)
+    work, times = 2 * 1024 * HIDDEN * 2048 / 1e9, []
+    for multiply in (torch.nn.functional.linear, torch.ops.mkldnn._linear_pointwise):
+        arguments = (xs, weight, None) + (("none", [], "") if multiply is not torch.nn.functional.linear else ())
+        for _ in range(10):
+            began = time.perf_counter()
+            multiply(*arguments)
+            times.append(time.perf_counter() - began)
+    return work / min(times)
+
+
+def work_of(model, vocab_size):
+    """Billions of floating point operations in the products of a step: two a weight and symbol, three times over."""
+    matrices = [p for name, p in model.stack.named_parameters() if p.dim() >= 2]
+    return 3 * 2 * LENGTH * BATCH * (sum(p.numel() for p in matrices) + vocab_size * HIDDEN) / 1e9
+
+
+def training_step(model, vocab_size):
+    optimizer = make_optimizer(model, TrainOptions())
+    ids = torch.randint(vocab_size, (LENGTH, BATCH))
+    state = model.initial_state(BATCH)
+
+    def step():
+        logits, _ = model(ids, state)
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def measure(cell, vocab_size, compiled, rounds):
+    config = ModelConfig(
+        vocab_size, cell, embedding_size=HIDDEN, hidden_size=HIDDEN, num_layers=2,
+        tie_word_embeddings=vocab_size > 100,
+    )  # fmt: skip
+    model = make_model(config)
+    for gated in compilable(model):
+        gated.compiled = compiled
+    step, times = training_step(model, vocab_size), []
+    for _ in range(rounds + 2):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        step()
+    return work_of(model, vocab_size) / statistics.median(times[2:]), profiled.key_averages()
+
+
+def shown(operations):
+    whole = sum(each.self_cpu_time_total for each in operations)
+    first = sorted(operations, key=lambda each: -each.self_cpu_time_total)[:6]
+    return "  ".join(
+        f"{each.key.removeprefix('aten::')}{'*' if any(part in each.key for part in PRODUCTS) else ''} "
+        f"{each.self_cpu_time_total / whole:.0%}"
+        for each in first
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cell", default="gru")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--plain-memory", action="store_true", help="leave the memory allocator as it is")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if not options.plain_memory:
+        keep_memory()
+    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, {options.cell}, float32")
+    for vocab_size in (65, 2000, 10_000):
+        speed, operations = measure(options.cell, vocab_size, options.compile, options.rounds)
+        best = best_product()
+        print(f"{vocab_size:6,} symbols: {speed:4.0f} GFLOP/s of {best:.0f} ({speed / best:.0%})  {shown(operations)}")
+
+
+if __name__ == "__main__":
+    main()

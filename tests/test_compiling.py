@@ -1,0 +1,265 @@
+"""Laws of the engine behind GatedCell: traced, compiled or through oneDNN, it is the step loop; and what it must not
+trace it runs as it is."""
+
+import time
+
+import pytest
+import torch
+from faults import Quick
+from test_cells import TIGHT, inputs, outcome
+from torch import nn
+from zoo import CELLS, WRITTEN
+
+from textgen import Cell, GatedCell, activation, compiling, files, products
+from textgen.errors import TextgenError, UsageError
+from textgen.options import from_mapping
+from textgen.settings import TrainOptions
+from textgen.training.plan import plan
+from textgen.training.train import resume, start
+
+GATED = {name: cell for name, cell in CELLS.items() if issubclass(cell, GatedCell)}
+needs_compiler = pytest.mark.skipif(compiling.compiler() is None, reason="no C++ compiler here")
+
+
+def make(kind, input_size=3, hidden_size=4):
+    made = kind(input_size, hidden_size).double()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return made
+
+
+def assert_is_the_loop(cell, xs, state, **tolerance):
+    fast = outcome(lambda x, s: GatedCell.forward(cell, x, s), cell, xs, state)
+    slow = outcome(lambda x, s: Cell.forward(cell, x, s), cell, xs, state)
+    torch.testing.assert_close(fast, slow, **(tolerance or TIGHT))
+
+
+def taken_apart(cell, xs, state):
+    return activation.halves(cell, dict(cell.named_parameters()), cell.project(xs)[0], state, activation.interpreted)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_every_gated_cell_is_traced(name):
+    cell = make(GATED[name])
+    xs, state = inputs(cell, 2, 2)
+    assert taken_apart(cell, xs, state) is not None
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_sizes_can_be_asked_for_without_memory(name):
+    with torch.device("meta"):
+        ys, _ = GATED[name](3, 4)(torch.empty(5, 2, 3))
+        ys.sum().backward()
+    assert ys.is_meta
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["gru", "Peephole", "Projected", "Independent"])
+def test_compiled_is_the_step_loop(name):
+    cell = make(GATED[name])
+    cell.compiled = True
+    xs, state = inputs(cell, 5, 2)
+    assert_is_the_loop(cell, xs, state)
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm", "Peephole"])
+def test_large_products_are_the_step_loop(name):
+    cell = GATED[name](200, 256)
+    assert products.has_onednn() is torch.backends.mkldnn.is_available()
+    xs, state = torch.randn(60, 5, 200, requires_grad=True), tuple(s.requires_grad_() for s in cell.initial_state(5))
+    assert_is_the_loop(cell, xs, state, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(cell(xs, state), Cell.forward(cell, xs, state), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(200, 256), (768, 200)])
+def test_a_large_product_has_the_gradients_of_a_plain_one(shape):
+    weight, bias = torch.randn(shape, requires_grad=True), torch.randn(shape[0], requires_grad=True)
+    xs = torch.randn(160, 5, shape[1], requires_grad=True)
+    results = []
+    for multiply in (products.linear, nn.functional.linear):
+        ys = multiply(xs, weight, bias)
+        results.append([ys, *torch.autograd.grad(ys.sin().sum(), (xs, weight, bias))])
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-2)
+
+
+class Leaky(GatedCell):
+    gates = 1
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.rate = 0.5
+
+    def activate(self, wx, rh, state):
+        h = torch.lerp(state[0], torch.tanh(wx + rh), self.rate)
+        return h, (h,)
+
+
+class Hesitant(Leaky):
+    def activate(self, wx, rh, state):
+        return super().activate(wx, rh, state) if wx.sum().item() > -1e9 else (state[0], state)
+
+
+class Keeper(Leaky):
+    """A tensor that is no parameter."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.scale = torch.full((hidden_size,), 0.3, dtype=torch.double)
+
+    def activate(self, wx, rh, state):
+        return super().activate(wx * self.scale, rh, state)
+
+
+class Frugal(Leaky):
+    """What goes in comes out again, as itself and as a view; R is used by the gates too."""
+
+    states = 3
+
+    def activate(self, wx, rh, state):
+        both = torch.tanh(torch.cat([wx + rh, state[1] + self.weight_hh.sum(0)], dim=-1))
+        h, other = both.chunk(2, dim=-1)
+        return h, (h, other, state[2])
+
+
+def test_an_attribute_that_changes_is_seen():
+    cell = make(Leaky)
+    xs, state = inputs(cell, 4, 2)
+    for cell.rate in (0.5, 0.1):
+        assert_is_the_loop(cell, xs, state)
+
+
+@pytest.mark.parametrize("kind", [Hesitant, Keeper])
+def test_what_cannot_be_traced_runs_step_by_step(kind):
+    cell = make(kind)
+    xs, state = inputs(cell, 4, 2)
+    assert taken_apart(cell, xs, state) is None
+    assert_is_the_loop(cell, xs, state)
+
+
+def test_results_may_be_arguments_views_and_the_same_twice():
+    cell = make(Frugal)
+    xs, state = inputs(cell, 4, 2)
+    assert_is_the_loop(cell, xs, state)
+
+
+def test_frozen_parameters_stay_so():
+    cell = make(WRITTEN["Peephole"])
+    cell.peep.requires_grad_(False)
+    xs, state = inputs(cell, 4, 2)
+    ys, _ = cell(xs, state)
+    ys.sum().backward()
+    assert cell.peep.grad is None and cell.weight_hh.grad is not None
+
+
+def test_an_output_that_was_changed_in_place_has_no_gradient():
+    cell = make(CELLS["gru"])
+    ys, _ = cell(inputs(cell, 4, 2)[0])
+    ys.zero_()
+    with pytest.raises(RuntimeError, match="inplace"):
+        ys.sum().backward()
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    cell = make(Leaky, 5, 6)
+    cell.compiled = True
+    with pytest.raises(TextgenError, match=r"no C\+\+ compiler"):
+        cell(inputs(cell, 2, 2)[0])
+
+
+# --- training ---
+
+
+TEXT = "the cat sat on the mat. the dog sat on the log. " * 3
+TINY = {
+    "cell": "gru", "tokenizer": "char", "hidden_size": 5, "embedding_size": 4, "num_layers": 1, "batch_size": 3,
+    "seq_length": 8, "max_steps": 5, "learning_rate": 0.02, "weight_drop": 0.2, "eval_steps": 5, "save_steps": 1,
+    "threads": 1, "device": "cpu", "save_total_limit": 5, "compile": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+def begin(monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "system", Quick())
+    (tmp_path / "text.txt").write_text(TEXT)
+
+    def begin(name, **options):
+        given = {**TINY, "output_dir": str(tmp_path / name), **options}
+        return start([str(tmp_path / "text.txt")], from_mapping(TrainOptions, given), time.monotonic())
+
+    return begin
+
+
+def finish(session):
+    for _ in session.events():
+        pass
+    return session.run.load(TINY["max_steps"]).weights
+
+
+@needs_compiler
+def test_a_compiled_run_that_was_stopped_ends_with_the_same_bits(begin):
+    whole = finish(begin("whole"))
+    stopped = begin("stopped")
+    for event in stopped.events():
+        stopped.trainer.stop = event.step == 2
+    activation._traces.clear()  # as in another process
+    resumed = resume(stopped.run.folder, {})
+    assert resumed.options.compile and all(cell.compiled for cell in resumed.trainer.model.stack.layers)
+    again = finish(resumed)
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    with pytest.raises(UsageError, match="--compile False cannot change"):
+        resume(stopped.run.folder, {"compile": False})
+
+
+def test_a_compiled_run_needs_a_compiler_to_begin_and_to_go_on(begin, monkeypatch):
+    def lose_the_compiler():
+        monkeypatch.setenv("CXX", "no-such-compiler")
+
+    if compiling.compiler():
+        folder = begin("run").run.folder
+        lose_the_compiler()
+        with pytest.raises(TextgenError, match=r"this run compiles its cells.*no C\+\+ compiler"):
+            resume(folder, {})
+    lose_the_compiler()
+    with pytest.raises(TextgenError, match=r"no C\+\+ compiler"):
+        begin("other")
+    assert begin("third", compile=None).options.compile is False
+
+
+class Slow:
+    """A machine on which a step takes so long, compiled or not."""
+
+    def __init__(self, seconds, compiled_seconds=None):
+        self.seconds, self.compiled_seconds = seconds, compiled_seconds
+
+    def parameters(self, config):
+        return 10**6
+
+    def can_compile(self, config):
+        return self.compiled_seconds is not None
+
+    def step_seconds(self, config, batch_size, seq_length, seconds, compiled=False):
+        return self.compiled_seconds if compiled else self.seconds
+
+
+@pytest.mark.parametrize(("machine", "minutes", "given", "compiled"), [
+    (Slow(1.0, 0.8), 5, None, True),
+    (Slow(1.0, 0.8), 5, False, False),
+    (Slow(1.0, 0.8), 1, None, False),
+    (Slow(1.0, 0.8), 1, True, True),
+    (Slow(1.0, 0.99), 5, None, False),
+    (Slow(1.0), 5, None, False),
+])  # fmt: skip
+def test_the_plan_compiles_where_it_pays_within_the_run(machine, minutes, given, compiled):
+    options = TrainOptions(hidden_size=64, minutes=minutes, compile=given)
+    planned, _, forecast = plan(options, "char", 60, 10**6, 10**4, machine, time.monotonic() + 60 * minutes)
+    assert planned.compile is compiled
+    assert forecast.step_seconds == (machine.compiled_seconds if compiled else machine.seconds)
+
+
+@pytest.mark.parametrize(("steps", "compiled"), [(10, False), (100_000, True)])
+def test_a_long_run_of_so_many_steps_is_compiled(steps, compiled):
+    options = TrainOptions(hidden_size=64, max_steps=steps)
+    planned, _, _ = plan(options, "char", 60, 10**6, 10**4, Slow(1.0, 0.8), time.monotonic())
+    assert planned.compile is compiled

@@ -1,0 +1,172 @@
+"""Products with matrices: W·x over a whole sequence, and R·h at each step with one R.
+
+For large matrices in float32 on a CPU they go through oneDNN, the library behind `torch.nn.LSTM`, which is up to a
+half faster than the one behind `torch.mm`. R is laid out for it once a sequence. Elsewhere, and where torch comes
+without oneDNN, they are plain products of torch.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LARGE, ROWS = 150_000, 4
+"""The weights in a matrix and the rows multiplied with it from which oneDNN is faster (AMD EPYC, 2026-11)."""
+
+
+@cache
+def has_onednn() -> bool:
+    """Whether this torch multiplies through oneDNN when asked to."""
+    try:
+        one = torch.ones(1, 1)
+        return bool(_onednn(one, torch.ops.mkldnn._reorder_linear_weight(one, 1), one[0]).item() == 2.0)
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return product
+
+
+def _suits_onednn(weight: Tensor, rows: int) -> bool:
+    return (
+        weight.numel() >= LARGE
+        and rows >= ROWS
+        and weight.dtype == torch.float32
+        and weight.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and has_onednn()
+    )
+
+
+def linear(xs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W·x plus a bias: xs (..., I), weight (n, I), bias (n,); returns (..., n). Fast for a sequence (T, B, I)."""
+    if xs.dim() == 3 and xs.dtype == torch.float32 and _suits_onednn(weight, xs.shape[0] * xs.shape[1]):
+        product: Tensor = _Linear.apply(xs, weight, bias)  # type: ignore[no-untyped-call]
+        return product
+    return torch.nn.functional.linear(xs, weight, bias)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, xs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(xs, weight)
+        return _onednn(xs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dys: Tensor) -> tuple[Tensor | None, ...]:
+        xs, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        dxs = _onednn(dys.contiguous(), weight.t()) if wanted[0] else None
+        flat = dys.flatten(0, -2)
+        dweight = weight_gradient(flat, xs.flatten(0, -2)) if wanted[1] else None
+        return dxs, dweight, flat.sum(0) if wanted[2] else None
+
+
+def weight_gradient(dys: Tensor, xs: Tensor) -> Tensor:
+    """The gradient of W, (n, I), from those of all W·x, (N, n), and all x, (N, I)."""
+    if _suits_onednn(dys, xs.shape[1]):
+        return _onednn(xs.t(), dys.t()).t()
+    return dys.t() @ xs
+
+
+def recurrent_product(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """R·h plus a bias: h (B, P), weight (n, P) or block-diagonal (K, n/K, P/K), bias (B, n) or (n,); returns (B, n).
+
+    With K blocks, rows of the result are ordered gate by gate, and within a gate block by block, so that a cell
+    may `chunk` them into gates whatever K is.
+    """
+    if weight.dim() == 2:
+        return torch.addmm(bias, h, weight.t())
+    blocks, _, width = weight.shape
+    parts = torch.matmul(h.reshape(h.shape[0], blocks, width).transpose(0, 1), weight.transpose(1, 2))  # (K, B, n/K)
+    by_gate = parts.reshape(blocks, h.shape[0], -1, width).permute(1, 2, 0, 3)  # (B, gates, K, P/K)
+    return bias + by_gate.flatten(1)
+
+
+class Product:
+    """The products with a dense R (n, P), through the matrix library that torch is built with."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._weight, self._bias = weight, bias
+
+    def forward(self, h: Tensor) -> Tensor:
+        """R·h plus the bias, (B, n), of h (B, P)."""
+        return recurrent_product(h, self._weight, self._bias)
+
+    def backward(self, drh: Tensor, direct: Tensor | None) -> Tensor | None:
+        """The gradient of h, (B, P), or None for zero, from that of R·h, (B, n), and what reaches h past R, if any."""
+        return drh @ self._weight if direct is None else torch.addmm(direct, drh, self._weight)
+
+    def weight_gradient(self, drhs: Tensor, hs: Tensor) -> Tensor:
+        """The gradient of R from those of all R·h, (N, n), and all h, (N, P)."""
+        return weight_gradient(drhs, hs)
+
+
+class Packed(Product):
+    """The same in oneDNN's layouts of R, one for the products forwards and one for those backwards."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, batch: int) -> None:
+        super().__init__(weight, bias)
+        lay_out = torch.ops.mkldnn._reorder_linear_weight
+        self._forwards: Tensor = lay_out(weight, batch)
+        self._backwards: Tensor = lay_out(weight.t(), batch)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return _onednn(h, self._forwards, self._bias)
+
+    def backward(self, drh: Tensor, direct: Tensor | None) -> Tensor:
+        if direct is None:
+            return _onednn(drh, self._backwards)
+        total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(drh, direct, self._backwards, None, "add")
+        return total
+
+
+class Blocks(Product):
+    """The same with block-diagonal R (K, n/K, P/K)."""
+
+    def backward(self, drh: Tensor, direct: Tensor | None) -> Tensor:
+        dh = torch.matmul(self._by_block(drh).transpose(0, 1), self._weight).transpose(0, 1).flatten(1)
+        return dh if direct is None else dh + direct
+
+    def weight_gradient(self, drhs: Tensor, hs: Tensor) -> Tensor:
+        blocks, _, width = self._weight.shape
+        return torch.einsum("bkr,bkw->krw", self._by_block(drhs), hs.view(len(hs), blocks, width))
+
+    def _by_block(self, drh: Tensor) -> Tensor:
+        """(B, n) gate by gate to (B, K, n/K) block by block."""
+        blocks, rows, width = self._weight.shape
+        return drh.view(len(drh), -1, blocks, width).transpose(1, 2).reshape(len(drh), blocks, rows)
+
+
+class Absent(Product):
+    """No R: the product is zero, and h has only what reaches it directly."""
+
+    def __init__(self, zero: Tensor) -> None:
+        super().__init__(zero.new_zeros(0), zero)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self._bias
+
+    def backward(self, drh: Tensor, direct: Tensor | None) -> Tensor | None:
+        return direct
+
+
+def product_with(weight: Tensor | None, bias: Tensor, batch: int, differentiable: bool = False) -> Product:
+    """The fastest products with this R and its bias (n,) for `batch` rows; without R, with zeros (B, n) for a bias.
+
+    With `differentiable`, autograd goes through `forward` by itself.
+    """
+    if weight is None:
+        return Absent(bias)
+    if weight.dim() == 3:
+        return Blocks(weight, bias)
+    if not differentiable and _suits_onednn(weight, batch):
+        return Packed(weight, bias, batch)
+    return Product(weight, bias)
