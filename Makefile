@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_MINUTES ?= 1.5
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,9 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/pytest -n 2 -q
+
+test-slow: $(VENV)/ready
+	$(BIN)/pytest -n 2 -q -m slow
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 """One list of cells, over which every law runs: all installed ones, and one of each kind an author may write."""
 
+import sys
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -124,6 +127,11 @@ class Sru(LinearCell):
         _, _, r, skip = self.all(xs).chunk(4, dim=-1)
         return torch.lerp(skip, torch.tanh(hs), torch.sigmoid(r))
 
+
+PACKAGES = sorted((Path(__file__).parents[1] / "plugins").glob("textgen-*"))
+sys.path += map(str, PACKAGES)
+WORKED = {name: cell for p in PACKAGES for name, cell in plugins.load_module(p.name.replace("-", "_")).items()}
+"""The cells of the worked packages, installed or not; each package runs the conformance suite on its own."""
 
 INSTALLED = {name: plugins.cell(name) for name in plugins.entries()}
 WRITTEN = {

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import click
 
 from textgen import plugins
+from textgen.cli.plugins_check import command as check_command
 from textgen.cli.screen import Output, table
 from textgen.plugins import Entry
 
@@ -39,6 +40,9 @@ def command(ctx: click.Context, as_json: bool, verbose: bool) -> None:
 def list_command(before: tuple[bool, bool], as_json: bool, verbose: bool) -> None:
     """List the installed plugins."""
     _list(before[0] or as_json, before[1] or verbose)
+
+
+command.add_command(check_command)
 
 
 def _list(as_json: bool, verbose: bool) -> None:

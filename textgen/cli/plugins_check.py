@@ -1,0 +1,161 @@
+"""textgen plugins check: every law that training and sampling rely on, tried on installed cells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from textgen import plugins
+from textgen.cli.params import cell_options_of
+from textgen.cli.screen import Output, plural, say
+from textgen.errors import UsageError
+from textgen.plugins import PluginError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from textgen.cell import Cell
+    from textgen.testing import Result
+
+WIDEST, NARROWEST = 100, 60
+
+
+@click.command("check", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("-o", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="An option of the cell, as in train.")
+@click.option("--law", "laws", multiple=True, metavar="LAW", help="Try this law only; may be repeated.")
+@click.option("--slow", is_flag=True, help="Try the slow laws too: compiling, exporting, importing.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    options: tuple[tuple[str, str], ...],
+    laws: tuple[str, ...],
+    slow: bool,
+    as_json: bool,
+) -> None:
+    """Try every law of recurrent cells on the cells of these names, or on all that are installed.
+
+    A law that is broken is shown in the smallest case found, with what it means. Exit code 1 if one is.
+    """
+    given = cell_options_of(options)
+    if given and len(names) != 1:
+        raise UsageError("-o is an option of one cell.", hint="textgen plugins check NAME -o KEY VALUE.")
+    installed = plugins.entries()
+    for name in names:
+        if name not in installed:
+            plugins.owner(name)  # raises, with what is installed
+    report: Report = JsonReport() if as_json else Report()
+    cells = by_cell(names or installed, report)
+    from textgen.testing import examine
+
+    for cell, found in cells.items():
+        report.cell(cell, found, examine(cell, given, laws=laws or None, slow=slow))
+    report.end()
+    if report.failed:
+        ctx.exit(1)
+
+
+def by_cell(names: Iterable[str], report: Report) -> dict[type[Cell], list[str]]:
+    """Cells with their names, aliases together; what does not load goes to the report."""
+    cells: dict[type[Cell], list[str]] = {}
+    for name in dict.fromkeys(names):
+        try:
+            cells.setdefault(plugins.cell(name), []).append(name)
+        except PluginError as error:
+            report.problem(name, error)
+    return cells
+
+
+class Report:
+    """What is found, as text, law by law as it comes."""
+
+    def __init__(self) -> None:
+        self.failed = False
+        self.output = Output()
+        self.width = min(shutil.get_terminal_size().columns, WIDEST) if self.output.terminal else WIDEST
+
+    def problem(self, name: str, error: PluginError) -> None:
+        """A cell that cannot be had."""
+        self.failed = True
+        say(f"Error: {error}")
+
+    def cell(self, cell: type[Cell], names: list[str], results: Iterable[Result]) -> None:
+        """All laws on one cell: a line each, and what is to be said about those that are broken."""
+        from textgen.testing import LAWS
+        from textgen.testing.law import explanation
+
+        laws = {law.name: law for law in LAWS}
+        owner, started = plugins.owner(names[0]), time.monotonic()
+        self.output.write(f"{', '.join(names)}: {cell.__name__} from {owner.distribution} {owner.version}\n\n")
+        self.line("law", "status", "deviation", "what it says")
+        done = []
+        for result in results:
+            said = result.detail or laws[result.law].statement
+            self.line(result.law, result.status, deviation(result), said)
+            done.append(result)
+        broken = [result for result in done if result.status == "failed"]
+        for result in broken:
+            self.output.write(f"\n{result.law} is broken\n")
+            self.output.write(self.wrapped(explanation(laws[result.law], result)) + "\n")
+        self.output.write(f"\n{summary(names[0], done)} in {time.monotonic() - started:.1f} s\n\n")
+        self.failed |= bool(broken)
+
+    def line(self, law: str, status: str, measured: str, said: str) -> None:
+        """A row of the table, on one line of the screen."""
+        row = f"{law:<18} {status:<9} {measured:>9}"
+        room = self.width - len(row) - 2
+        if self.width > NARROWEST:
+            row += "  " + (textwrap.shorten(said, room, placeholder="...") if self.output.terminal else said)
+        self.output.write(row.rstrip() + "\n")
+
+    def wrapped(self, text: str) -> str:
+        """Lines that begin with a word of eleven columns, continued below what follows it."""
+        lines = (textwrap.wrap(line, self.width, subsequent_indent=" " * 11) for line in text.splitlines())
+        return "\n".join("\n".join(line) for line in lines)
+
+    def end(self) -> None:
+        """Nothing is left to say."""
+
+
+def deviation(result: Result) -> str:
+    """The worst deviation in a few characters; - where there is nothing to measure."""
+    return "-" if result.deviation is None else "0" if result.deviation == 0 else f"{result.deviation:.1e}"
+
+
+def summary(name: str, results: list[Result]) -> str:
+    """How many laws a cell keeps and breaks."""
+    count = {status: sum(r.status == status for r in results) for status in ("passed", "failed", "expected", "skipped")}
+    parts = [f"keeps {plural(count['passed'], 'law')}"]
+    parts += [f"breaks {count['failed']}"] if count["failed"] else []
+    parts += [f"breaks {count['expected']} as declared"] if count["expected"] else []
+    parts += [f"{count['skipped']} skipped"] if count["skipped"] else []
+    return f"{name} {', '.join(parts)}"
+
+
+class JsonReport(Report):
+    """The same as one JSON array, an object for each cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content: list[dict[str, Any]] = []
+
+    def problem(self, name: str, error: PluginError) -> None:
+        self.failed = True
+        self.content.append({"cell": name, "problem": str(error), "laws": []})
+
+    def cell(self, cell: type[Cell], names: list[str], results: Iterable[Result]) -> None:
+        laws = [result.as_json() for result in results]
+        self.failed |= any(law["status"] == "failed" for law in laws)
+        owner = plugins.owner(names[0])
+        package = f"{owner.distribution} {owner.version}"
+        self.content.append({"cell": names[0], "aliases": names[1:], "package": package, "problem": None, "laws": laws})
+
+    def end(self) -> None:
+        self.output.write(json.dumps(self.content) + "\n")

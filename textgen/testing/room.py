@@ -1,0 +1,88 @@
+"""A quiet room for one trial: one thread, known settings, no output; whatever a cell changes is put back."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+
+def settings() -> dict[str, Any]:
+    """What a cell has no business to change, by the words in which it is reported."""
+    return {
+        "the default dtype": torch.get_default_dtype(),
+        "the default device": torch.get_default_device(),
+        "the number of threads": torch.get_num_threads(),
+        "the grad mode": torch.is_grad_enabled(),
+        "anomaly detection": torch.is_anomaly_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "the precision of matrix products": torch.get_float32_matmul_precision(),
+        "the working folder": Path.cwd(),
+        "the environment": dict(os.environ),
+        "sys.path": list(sys.path),
+        "the recursion limit": sys.getrecursionlimit(),
+        "the signal handlers": tuple(signal.getsignal(number) for number in signal.valid_signals()),
+        "the running threads": threading.active_count(),
+    }
+
+
+def other_randomness() -> tuple[Any, ...]:
+    """The states of the random generators of Python and of numpy."""
+    kind, keys, *rest = numpy.random.get_state()
+    return random.getstate(), str(kind), bytes(numpy.asarray(keys)), *rest
+
+
+@contextmanager
+def quiet_room() -> Iterator[io.StringIO]:
+    """Run a trial in known circumstances; yields what is printed in it."""
+    said = io.StringIO()
+    undo = _undo()
+    try:
+        with torch.random.fork_rng(devices=[]), redirect_stdout(said), redirect_stderr(said), torch.enable_grad():
+            torch.set_num_threads(1)
+            torch.set_default_dtype(torch.float32)
+            yield said
+    finally:
+        undo()
+
+
+def _undo() -> Callable[[], None]:
+    before = settings()
+    python, numbers = random.getstate(), numpy.random.get_state()
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+    def undo() -> None:
+        torch.set_default_dtype(before["the default dtype"])
+        torch.set_num_threads(before["the number of threads"])
+        torch.set_grad_enabled(before["the grad mode"])
+        random.setstate(python)
+        numpy.random.set_state(numbers)
+        if settings() != before:
+            _put_back(before, handlers)
+
+    return undo
+
+
+def _put_back(before: dict[str, Any], handlers: dict[int, Any]) -> None:
+    torch.set_default_device(before["the default device"])
+    torch.set_anomaly_enabled(before["anomaly detection"])
+    torch.use_deterministic_algorithms(before["deterministic algorithms"])
+    torch.set_float32_matmul_precision(before["the precision of matrix products"])
+    os.chdir(before["the working folder"])
+    os.environ.clear()
+    os.environ.update(before["the environment"])
+    sys.path[:] = before["sys.path"]
+    sys.setrecursionlimit(before["the recursion limit"])
+    for number, handler in handlers.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
