@@ -21,6 +21,7 @@ VERBS = {
     "sample": "Write text with a trained model.",
     "tokenize": "Turn a corpus into tokens once, for several trainings.",
     "evaluate": "Measure how well a model predicts a text.",
+    "compare": "Let cells compete on your text: same size, same budget.",
     "compress": "Make a file as small as a model can.",
     "decompress": "Bring a compressed file back.",
     "runs": "List trainings with how far and how well each got.",

@@ -65,13 +65,13 @@ def options_of(settings: type, leave_out: tuple[str, ...] = ()) -> Callable[[Com
     return decorate
 
 
-def sectioned(settings: type) -> type[click.Command]:
-    """A command class whose help shows the options of a settings class under their headings."""
+def sectioned(*settings: type) -> type[click.Command]:
+    """A command class whose help shows the options of settings classes under their headings."""
     headings: dict[str, str] = {}
     heading = "Options"
-    for declared_field, declaration in declared(settings):
+    for declared_field, declaration in (each for one in settings for each in declared(one)):
         heading = declaration.section or heading
-        headings[declared_field.name] = heading
+        headings.setdefault(declared_field.name, heading)
 
     class Sectioned(click.Command):
         def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,0 +1,557 @@
+"""Laws of a contest: equal sizes, equal text, the same cell under two names ties; stopped anywhere, it goes on."""
+
+import json
+import math
+import random
+import re
+import shutil
+import signal
+import statistics
+import sys
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from faults import Dying, Quick, in_child, tree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from terminal import refusal, run
+from zoo import INSTALLED
+
+from textgen import Cell, GatedCell, files, plugins
+from textgen.contest import compare, measures, plot, rates, sizes
+from textgen.contest.events import Inside, Ran, Stopped, Tried
+from textgen.contest.planning import counter, refuse_nothing_to_judge
+from textgen.contest.prepare import prepare
+from textgen.contest.record import CONTEST, load
+from textgen.contest.results import interval, rows, t_quantile, table, to_json
+from textgen.contest.settings import DECIDED, ContestOptions, budget, request
+from textgen.errors import TextgenError, UsageError
+from textgen.options import from_mapping
+from textgen.settings import TrainOptions
+from textgen.training.checkpoint import WEIGHTS, unpack
+from textgen.training.machine import ThisMachine
+from textgen.training.plan import embedding_for
+
+TEXT = "the cat sat on the mat. the dog sat on the log. " * 40
+TINY = {"tokenizer": "char", "batch_size": 4, "seq_length": 8, "threads": 1, "device": "cpu", "eval_steps": 4}
+CONTEST_OF_THREE = {
+    "cells": ["rnn,elman,gru"], "budget": ["params=1500", "tokens=500"], "seeds": 2, "learning_rates": [0.01, 0.03],
+}  # fmt: skip
+MEASURED = ("seconds", "train_speed", "sample_speed", "peak_bytes")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """No syncing, no measuring of speed, short trials and samples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "system", Quick())
+        patch.setattr(ThisMachine, "step_seconds", lambda *_: 0.01)
+        patch.setattr(rates, "FEWEST_STEPS", 5)
+        patch.setattr(measures, "SAMPLED", 3)
+        patch.setattr(measures, "SAMPLINGS", 1)
+        yield
+
+
+def asked(**options):
+    own = {name: value for name, value in options.items() if name in ContestOptions.__dataclass_fields__}
+    rest = {name: value for name, value in options.items() if name not in own}
+    return request(from_mapping(ContestOptions, own), from_mapping(TrainOptions, {**TINY, **rest}))
+
+
+def begin(folder, **options):
+    """A contest on the text, in a folder beside it."""
+    folder.parent.mkdir(exist_ok=True)
+    text = folder.parent / "text.txt"
+    if not text.exists():
+        text.write_text(TEXT)
+    return prepare([str(text)], asked(**{**CONTEST_OF_THREE, **options}), str(folder))
+
+
+def figures(record):
+    """All that came out, without what a clock and a meter say, and the decisions."""
+    runs = {
+        (entrant.name, seed): [value for name, value in vars(outcome).items() if name not in MEASURED]
+        for entrant in record.entrants
+        for seed, outcome in entrant.runs.items()
+    }
+    return runs, [(e.name, e.parameters, e.options, e.rate, e.tried, e.failed) for e in record.entrants]
+
+
+def weights(folder):
+    return {path.parent.name: path.read_bytes() for path in sorted(folder.glob(f"*-seed*/{WEIGHTS}"))}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A contest that was never stopped, and what happened in it."""
+    folder = tmp_path_factory.mktemp("whole") / "contest"
+    contest = begin(folder)
+    return SimpleNamespace(folder=folder, events=list(contest.events()), record=load(folder))
+
+
+# --- what is equal ---
+
+TARGETS = (20_000, 200_000, 1_000_000, 5_000_000)
+
+
+def default_embedding(level):
+    return lambda hidden: embedding_for(level, hidden)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("level, vocab_size", [("char", 67), ("bpe", 2000)])
+def test_a_size_is_found_for_every_cell_and_budget(name, level, vocab_size):
+    count = counter(TrainOptions(), level, vocab_size, name, {})
+    for target in TARGETS:
+        found, embedding = sizes.agree({name: count}, target, default_embedding(level))
+        assert found[name].parameters == count(found[name].hidden, embedding)
+        assert abs(found[name].parameters / target - 1) <= 0.02, target
+
+
+@pytest.mark.parametrize("target", TARGETS[1:])
+def test_all_cells_agree_within_two_percent(target):
+    counts = {name: counter(TrainOptions(), "char", 67, name, {}) for name in INSTALLED}
+    found, _ = sizes.agree(counts, target, default_embedding("char"))
+    reached = [size.parameters for size in found.values()]
+    assert found.keys() == INSTALLED.keys()
+    assert max(reached) <= 1.02 * min(reached)
+
+
+@given(st.integers(1, 40), st.integers(0, 50), st.integers(2000, 10**7), st.integers(1, 3000))
+def test_sizes_that_a_cell_refuses_are_passed_over(divisor, linear, target, guess):
+    def count(hidden):
+        return None if hidden % divisor else 3 * hidden**2 + linear * hidden
+
+    found = sizes.nearest(count, target, guess)
+    around = [h for h in range(found.hidden - divisor, found.hidden + divisor + 1, divisor) if h > 0]
+    nearest = min(abs(count(h) - target) for h in around) / target
+    assert found.hidden % divisor == 0 and count(found.hidden) == found.parameters
+    assert found.distance(target) <= max(nearest, sizes.NEAR)
+
+
+def test_what_is_trained_is_what_was_counted(whole):
+    for entrant in whole.record.entrants:
+        folder = whole.folder / f"{entrant.slug}-seed1"
+        stored = unpack((folder / WEIGHTS).read_bytes(), WEIGHTS)
+        assert sum(tensor.numel() for tensor in stored.values()) == entrant.parameters
+        assert abs(entrant.parameters / 1500 - 1) <= 0.02
+
+
+def test_the_same_cell_under_two_names_ties_to_the_bit(whole):
+    rnn, elman, _ = whole.record.entrants
+    assert rnn.tried == elman.tried and rnn.rate == elman.rate
+    for seed in whole.record.seeds:
+        assert rnn.runs[seed].bits_per_byte == elman.runs[seed].bits_per_byte
+        assert weights(whole.folder)[f"rnn-seed{seed}"] == weights(whole.folder)[f"elman-seed{seed}"]
+    made = {row.name: row for row in rows(whole.record)}
+    assert made["rnn"].mean == made["elman"].mean and made["rnn"].place == made["elman"].place
+    assert rnn.runs[1].bits_per_byte != rnn.runs[2].bits_per_byte
+
+
+def test_everything_but_the_cell_and_its_rate_is_equal(whole):
+    plans = [vars(entrant.plan) for entrant in whole.record.entrants]
+    differ = {name for name in plans[0] if len({repr(plan[name]) for plan in plans}) > 1}
+    assert differ <= {"cell", "cell_options", "hidden_size", "learning_rate"}
+    assert all(plan["max_steps"] == round(500 / 32) for plan in plans)
+
+
+def test_minutes_give_faster_cells_more_steps_and_the_same_cell_the_same(monkeypatch, tmp_path):
+    measured = iter([0.01, 0.04])  # for rnn and gru; elman is rnn, and is not measured again
+    monkeypatch.setattr(ThisMachine, "step_seconds", lambda *_: next(measured))
+    contest = begin(tmp_path / "contest", budget=["params=1500,minutes=0.5"])
+    rnn, elman, gru = (entrant.plan.max_steps for entrant in contest.record.entrants)
+    assert rnn == elman and 3 * gru < rnn < 5 * gru
+
+
+def test_cells_take_turns(whole):
+    ran = [(event.seed, event.name) for event in whole.events if isinstance(event, Ran)]
+    assert ran == [(seed, name) for seed in (1, 2) for name in ("rnn", "elman", "gru")]
+    tried = [event.name for event in whole.events if isinstance(event, Tried)]
+    assert tried == ["rnn", "elman", "gru"] * 2
+
+
+# --- learning rates ---
+
+
+@given(st.floats(-4, 4), st.floats(1e-4, 1e-2))
+def test_the_best_rate_is_found_wherever_it_lies(away, planned):
+    """The loss is a parabola over the logarithm of the rate; its lowest point on the grid is found."""
+    tried = {}
+    while (rate := rates.next_rate(planned, tried)) is not None:
+        assert rate not in tried
+        tried[rate] = (math.log2(rate / planned) - away) ** 2
+    assert abs(math.log2(rates.best(tried) / planned) - away) <= 0.51
+    assert len(tried) <= rates.MOST
+
+
+def test_rates_that_fail_are_followed_by_lower_ones():
+    tried = {}
+    while (rate := rates.next_rate(0.1, tried)) is not None:
+        tried[rate] = None if rate > 0.01 else rate
+    assert rates.best(tried) < 0.01
+    assert rates.best(dict.fromkeys(tried)) is None
+
+
+def test_rates_that_are_given_are_tried_and_no_others():
+    tried = {}
+    while (rate := rates.next_rate(0.1, tried, (0.3, 0.5))) is not None:
+        tried[rate] = rate
+    assert tried == {0.3: 0.3, 0.5: 0.5}
+    assert rates.next_rate(0.1, {}, (0.3,)) is None
+
+
+# --- going on ---
+
+
+def test_a_contest_stopped_after_any_number_of_events_ends_the_same(tmp_path, whole):
+    folder, draw, stops = tmp_path / "contest", random.Random(5), 0
+    while True:
+        contest, left, stopped = begin(folder), draw.randint(20, 90), False
+        for number, event in enumerate(contest.events()):
+            contest.stop = contest.stop or number >= left
+            stopped = isinstance(event, Stopped)
+        stops += stopped
+        if not stopped:
+            break
+    assert stops >= 3
+    assert figures(load(folder)) == figures(whole.record)
+    assert weights(folder) == weights(whole.folder)
+
+
+def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint(tmp_path):
+    folder, alone = tmp_path / "contest", {"cells": ["gru"], "learning_rates": [0.01], "seeds": 1}
+    contest = begin(folder, **alone)
+    for event in contest.events():
+        contest.stop = contest.stop or (isinstance(event, Inside) and event.event.step == 9)
+    steps = [event.event.step for event in begin(folder, **alone).events() if isinstance(event, Inside)]
+    assert steps[0] == 10 and sorted(set(steps)) == [*range(10, 17)]
+
+
+def test_a_contest_killed_at_random_ends_the_same(monkeypatch, tmp_path, whole):
+    folder, draw = tmp_path / "contest", random.Random(2)
+
+    def go_on(calls=0):
+        monkeypatch.setattr(files, "system", Dying(calls))
+        for _ in begin(folder).events():
+            pass
+
+    begin(folder)
+    ends = [in_child(lambda: go_on(draw.randint(30, 150))) for _ in range(4)]
+    assert ends[0] == -signal.SIGKILL
+    assert in_child(go_on) == 0
+    assert figures(load(folder)) == figures(whole.record)
+    assert weights(folder) == weights(whole.folder)
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {
+        f"{name}-seed{seed}" for name in ("rnn", "elman", "gru") for seed in (1, 2)
+    }
+
+
+def test_a_contest_that_is_done_repeats_nothing(whole):
+    before = tree(whole.folder)
+    assert list(begin(whole.folder).events()) == []
+    assert tree(whole.folder) == before
+
+
+@pytest.mark.parametrize(
+    "change, names",
+    [
+        ({"seeds": 3}, r"--seeds is not .*: 3, not 2\.$"),
+        ({"cells": ["rnn,gru"]}, r"--cells is not .*: rnn,gru, not rnn,elman,gru\.$"),
+        ({"budget": ["params=1500", "tokens=600"]}, r"--budget is not .*: params=1500,tokens=600, not params=1500,tok"),
+        ({"learning_rates": []}, r"--learning-rates is not .*: none, not 0\.01,0\.03\.$"),
+        ({"dropout": 0.1}, r"--dropout is not .*: 0\.1, not the default\.$"),
+    ],
+)
+def test_another_command_line_is_refused_by_what_differs(whole, change, names):
+    with pytest.raises(UsageError, match=names):
+        begin(whole.folder, **change)
+
+
+def test_another_text_is_refused(tmp_path):
+    begin(tmp_path / "contest")
+    (tmp_path / "text.txt").write_text(TEXT * 2)
+    with pytest.raises(UsageError, match="the corpus is not the one of the contest"):
+        begin(tmp_path / "contest")
+
+
+def test_without_a_folder_the_same_contest_is_found_and_another_is_new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT)
+    first = prepare(["text.txt"], asked(**CONTEST_OF_THREE))
+    again = prepare(["text.txt"], asked(**CONTEST_OF_THREE))
+    other = prepare(["text.txt"], asked(**{**CONTEST_OF_THREE, "seeds": 1}))
+    assert [c.folder.name for c in (first, again, other)] == ["contest-text-1", "contest-text-1", "contest-text-2"]
+
+
+def test_a_damaged_contest_is_named(tmp_path):
+    folder = begin(tmp_path / "contest").folder
+    (folder / CONTEST).write_bytes((folder / CONTEST).read_bytes().replace(b"gru", b"gro"))
+    with pytest.raises(files.DamagedError, match=r"contest\.json is damaged"):
+        begin(folder)
+
+
+# --- cells that fail ---
+
+
+class Refuses(Cell):
+    def __init__(self, input_size, hidden_size):
+        raise ValueError("no size pleases")
+
+    def step(self, x, state):
+        raise AssertionError
+
+
+class Raises(GatedCell):
+    gates = 1
+
+    def activate(self, wx, rh, state):
+        raise RuntimeError("it cannot step")
+
+
+class Overflows(GatedCell):
+    gates = 1
+
+    def activate(self, wx, rh, state):
+        h = torch.exp(100 * (1 + torch.square(wx + rh)))
+        return h, (h,)
+
+
+class Wears(GatedCell):
+    """Works until it is worn out."""
+
+    gates = 1
+    worn_out = False
+
+    def activate(self, wx, rh, state):
+        if Wears.worn_out:
+            raise MemoryError
+        h = torch.tanh(wx + rh)
+        return h, (h,)
+
+
+FAILING = {
+    "refuses": (Refuses, "it takes no hidden size"),
+    "raises": (Raises, "its training failed at every learning rate|RuntimeError: it cannot step"),
+    "overflows": (Overflows, "its training failed at every learning rate"),
+    "broken": (None, "which failed to load"),
+    "wears": (Wears, "^1 of 2 runs failed: MemoryError"),
+}
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """The failing cells, installed."""
+    entries, owner, cell = plugins.entries, plugins.owner, plugins.cell
+    mine = {name: plugins.Entry(name, "nowhere", "textgen-failing", "1") for name in FAILING}
+
+    def load_cell(name):
+        if name in FAILING and FAILING[name][0] is None:
+            raise plugins.PluginError(f"cell {name!r} comes from nowhere, which failed to load.")
+        return FAILING[name][0] if name in FAILING else cell(name)
+
+    monkeypatch.setattr(plugins, "entries", lambda: entries() | {name: [entry] for name, entry in mine.items()})
+    monkeypatch.setattr(plugins, "owner", lambda name: mine.get(name) or owner(name))
+    monkeypatch.setattr(plugins, "cell", load_cell)
+
+
+def test_a_cell_that_fails_stops_no_other(tmp_path, failing):
+    contest = begin(tmp_path / "contest", cells=[*FAILING, "gru"])
+    for event in contest.events():
+        assert not isinstance(event, Stopped)
+        Wears.worn_out = Wears.worn_out or isinstance(event, Ran)
+    made = rows(contest.record)
+    assert made[0].name == "gru" and made[0].seeds == 2 and made[0].note is None
+    for row in made[1:]:
+        assert re.search(FAILING[row.name][1], row.note), row
+        assert (row.mean is None) == (row.place is None) == (row.seeds == 0)
+    shown = table(contest.record)
+    assert all(f"{row.name}: {row.note}" in shown for row in made[1:])
+    assert list(begin(contest.folder, cells=[*FAILING, "gru"]).events()) == []
+
+
+def test_a_contest_in_which_nobody_can_run_is_refused(tmp_path, failing):
+    with pytest.raises(TextgenError, match=r"no cell can run: broken: .* failed to load"):
+        begin(tmp_path / "contest", cells=["broken,refuses"])
+
+
+# --- results ---
+
+
+def test_the_quantiles_of_student_are_those_of_the_tables():
+    tables = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 10: 2.228, 30: 2.042, 120: 1.980}
+    assert {freedom: round(t_quantile(0.975, freedom), 3) for freedom in tables} == tables
+
+
+def test_nineteen_of_twenty_intervals_hold_the_mean():
+    draw = random.Random(1)
+    held = 0
+    for _ in range(2000):
+        low, high = interval([draw.gauss(5, 2) for _ in range(3)])
+        held += low <= 5 <= high
+    assert 0.935 <= held / 2000 <= 0.965
+    assert interval([1.0]) is None
+
+
+def test_the_table_and_the_json_agree(whole):
+    made, content = table(whole.record).splitlines(), to_json(whole.record)
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    for line, row in zip(made[1:], content["rows"], strict=False):
+        place, name, parameters, hidden, rate, loss, between, *_ = line.split()
+        assert (place.rstrip("="), name) == (str(row["place"]), row["name"])
+        assert (int(parameters.replace(",", "")), int(hidden)) == (row["parameters"], row["hidden_size"])
+        assert float(loss) == round(row["mean"], 4) and float(rate) == pytest.approx(row["learning_rate"], rel=0.05)
+        assert between == f"{row['low']:.4f}-{row['high']:.4f}"
+        runs = [run["bits_per_byte"] for run in content["runs"][name]]
+        assert row["mean"] == statistics.fmean(runs) and all(run["peak_bytes"] for run in content["runs"][name])
+    assert [row["mean"] for row in content["rows"]] == sorted(row["mean"] for row in content["rows"])
+
+
+def test_runs_are_ordinary_runs(whole):
+    entrant = whole.record.entrants[2]
+    done = run("evaluate", "-m", whole.folder / "gru-seed2", "--json", "--threads", "1")
+    assert json.loads(done.out)["bits_per_byte"] == pytest.approx(entrant.runs[2].bits_per_byte, rel=1e-5)
+    assert run("sample", "-m", whole.folder / "gru-seed1", "--max-new-tokens", "5").code == 0
+    listed = json.loads(run("runs", "list", whole.folder, "--json").out)
+    assert len(listed) == 6 and all(row["step"] == row["steps"] for row in listed)
+
+
+def test_one_seed_has_no_interval_and_ties_only_when_equal(tmp_path):
+    contest = begin(tmp_path / "contest", seeds=1, learning_rates=[0.02])
+    assert not any(isinstance(event, Tried) for event in contest.events())
+    by_name = {row.name: row for row in rows(contest.record)}
+    assert by_name["rnn"].low is None and by_name["rnn"].place == by_name["elman"].place
+    assert " - " in table(contest.record)
+
+
+# --- the plot ---
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.1))
+def test_labels_keep_their_order_and_their_distance(wanted, gap):
+    places = plot.spread(wanted, gap)
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    assert all(places[b] - places[a] >= gap * (1 - 1e-9) for a, b in pairwise(order))
+    assert statistics.fmean(places) == pytest.approx(statistics.fmean(wanted))
+
+
+def test_the_plot_shows_every_cell(whole, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = shutil.copytree(whole.folder, tmp_path / "contest")
+    found = plot.curves(folder, whole.record)
+    assert {curve.name for curve in found} == {"rnn", "elman", "gru"}
+    for curve in found:
+        assert curve.tokens == [128, 256, 384, 512] and curve.seconds == sorted(curve.seconds)
+        assert all(low <= mean <= high for low, mean, high in zip(curve.low, curve.mean, curve.high, strict=True))
+    assert plot.draw(folder, whole.record).read_bytes().startswith(b"\x89PNG")
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path
+
+
+COMMAND = [
+    *("text.txt", "--cells", "gru", "--budget", "params=1500", "--budget", "tokens=500", "--seeds", "1"),
+    *("--learning-rates", "0.02", "--tokenizer", "char", "--batch-size", "4", "--seq-length", "8", "--threads", "1"),
+]
+
+
+def test_the_command_writes_a_table_and_then_the_same_as_json(desk, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    shown = run("compare", *COMMAND)
+    assert shown.code == 0, shown.err
+    assert shown.text.splitlines()[1].split()[:2] == ["1", "gru"]
+    assert "textgen-lm[plot]" in shown.err and "run     gru  seed 1" in shown.err
+    again = run("compare", *COMMAND, "--json", "--quiet")
+    content = json.loads(again.out)
+    assert shown.text.split()[content["rows"][0]["place"] :] and content["rows"][0]["name"] == "gru"
+    assert f"{content['rows'][0]['mean']:.4f}" in shown.text
+    assert [path.name for path in desk.glob("runs/contest-*")] == ["contest-text-1"]
+
+
+def test_the_command_takes_a_folder_and_goes_on_there(desk):
+    shown = run("compare", *COMMAND, "--output-dir", "mine")
+    assert shown.code == 0, shown.err
+    assert (desk / "mine" / "contest.json").is_file()
+    again = run("compare", *COMMAND, "--output-dir", "mine", "--seeds", "2")
+    assert again.code == 2 and "seeds" in again.err
+
+
+def test_a_dry_run_shows_the_plan_and_makes_no_contest(desk):
+    shown = run("compare", *COMMAND, "--dry-run")
+    assert (shown.code, shown.out) == (0, b"")
+    assert "1 cell x 1 seed" in shown.err and re.search(r"gru +1,\d\d\d +\d+\.\d%", shown.err)
+    assert list(desk.glob("runs/contest-*")) == []
+
+
+MISTAKES = [
+    ("", r"no corpus given\.$"),
+    ("txet.txt", r"corpus 'txet\.txt' does not exist"),
+    ("text.txt --cells lsmt", r"no cell named 'lsmt'\. Did you mean 'lstm'\?$"),
+    ("text.txt --cells ,", r"--cells names no cell\.$"),
+    ("text.txt --cells rnn,gru,rnn", r"--cells names 'rnn' twice\.$"),
+    ("text.txt --cells lstm:forget_bias", r"--cells 'lstm:forget_bias' must be NAME or NAME:OPTION=VALUE"),
+    ("text.txt --cells lstm:forget=1", r"cell 'lstm' has no option 'forget'\. Did you mean 'forget_bias'\?$"),
+    ("text.txt --cells rnn:nonlinearity=tan", r"cell option nonlinearity must be 'tanh' or 'relu', not 'tan'\.$"),
+    ("text.txt --budget param=1M", r"--budget must be params=N, .* not 'param=1M'\. Did you mean 'params'\?$"),
+    ("text.txt --budget params=many", r"--budget params must be a number such as 200k or 1\.5M, not 'many'\.$"),
+    ("text.txt --budget params=0", r"--budget params must be a number such as"),
+    (
+        "text.txt --budget params=10",
+        r"--budget params=10 is too small: 'rnn' has \d+ parameters at its smallest size\.$",
+    ),
+    ("text.txt --budget minutes=0", r"--budget minutes must be a number above 0"),
+    ("text.txt --budget tokens=1k,minutes=1", r"--budget tokens and --budget minutes exclude each other"),
+    ("text.txt --budget tokens=1k --budget tokens=2k", r"--budget tokens is given twice\.$"),
+    ("text.txt --seeds 0", r"--seeds must be a whole number from 1 to 1,000, not 0\.$"),
+    ("text.txt --learning-rates 0.1,zero", r"--learning-rates must be numbers above 0 and at most 100, not 'zero'\.$"),
+    ("text.txt --validation-split 0", r"--validation-split 0 holds out nothing"),
+    ("text.txt --hidden-size 8", r"No such option '--hidden-size'"),
+    ("text.txt --weight-drop 0.1 --cells rnn --budget tokens=100,params=2k --dropout 2", r"--dropout must be"),
+]
+
+
+@pytest.mark.parametrize("typed, said", MISTAKES, ids=[typed for typed, _ in MISTAKES])
+def test_mistakes_are_a_sentence(desk, typed, said):
+    sentence, _ = refusal(run("compare", *typed.split()), 2)
+    assert re.match(said, sentence), sentence
+    assert list(desk.glob("runs/contest-*")) == []
+
+
+def test_a_text_too_short_to_compare_on_is_refused(desk):
+    with pytest.raises(TextgenError, match="nothing is held out of this corpus"):
+        refuse_nothing_to_judge(SimpleNamespace(model_tokens=lambda part: [3]))
+    (desk / "short.txt").write_text("ab")
+    sentence, _ = refusal(run("compare", "short.txt", "--budget", "params=1k", "--budget", "tokens=100"), 1)
+    assert sentence.startswith("no cell can run: rnn: the training part has 2 tokens")
+
+
+@pytest.mark.parametrize("name", sorted({*DECIDED} - {*ContestOptions.__dataclass_fields__}))
+def test_what_the_contest_decides_cannot_be_given(name):
+    other = {"cell": "gru", "cell_options": {"a": 1}, "report_to": ["tensorboard"], "overwrite_output_dir": True,
+             "size": "tiny", "init_from": "x"}  # fmt: skip
+    with pytest.raises(UsageError, match=rf"--{name.replace('_', '-')} is decided by the contest"):
+        asked(**{name: other.get(name, 1)})
+
+
+def test_budgets_are_read_as_people_write_them():
+    assert budget(["params=1,500,000, tokens=2.5k"]) == budget(["tokens=2500", "params=1.5M"])
+    assert budget(["minutes=0.5"]).minutes == 0.5 and budget([]).params is None
+
+
+def test_from_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT)
+    own = {"cells": ["gru"], "budget": ["params=1500", "tokens=500"], "seeds": 1}
+    (row,) = compare("text.txt", **own, **TINY)
+    assert row.name == "gru" and row.mean > 0 and row.place == 1
+    (entrant,) = load(tmp_path / "runs" / "contest-text-1").entrants
+    assert {0.005, 0.01, 0.02} <= entrant.tried.keys() and row.learning_rate == rates.best(entrant.tried)

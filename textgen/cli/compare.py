@@ -1,0 +1,122 @@
+"""textgen compare: a fair contest between cells."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from textgen import plugins
+from textgen.cli.contest_display import display, show_plan
+from textgen.cli.params import given, options_of, sectioned
+from textgen.cli.screen import Output, ReadingProgress, say, warn
+from textgen.contest.settings import DECIDED, ContestOptions, Request, request
+from textgen.errors import UsageError
+from textgen.options import from_mapping
+from textgen.settings import TrainOptions
+from textgen.text.sources import refuse_missing
+
+if TYPE_CHECKING:
+    from textgen.contest.contest import Contest
+
+
+@click.command(
+    "compare",
+    cls=sectioned(ContestOptions, TrainOptions),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.argument("corpus", nargs=-1)
+@options_of(ContestOptions)
+@options_of(TrainOptions, leave_out=DECIDED)
+@click.option("--dry-run", is_flag=True, help="Read, plan, show sizes, rates and the expected time, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors and the result only.")
+def command(corpus: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, **values: Any) -> int:
+    """Train several cells on CORPUS under equal conditions, and rank them by what they predict of the held-out part.
+
+    All get the same text, order, number of parameters and budget, each at a learning rate found for it, from several
+    seeds. The table goes to standard output, a plot and every run into the contest's folder. The same command goes on
+    where it was stopped.
+    """
+    if not corpus:
+        raise UsageError("no corpus given.", hint="textgen compare FILE --cells lstm,gru")
+    contest = from_mapping(ContestOptions, given(ContestOptions, values))
+    trained = {name: value for name, value in values.items() if name not in DECIDED}
+    asked = request(contest, from_mapping(TrainOptions, given(TrainOptions, trained)))
+    for competitor in asked.competitors:
+        _refuse_unknown(competitor.cell)
+    refuse_missing(corpus)
+    prepared = _prepare(corpus, asked, contest.output_dir, dry_run, quiet)
+    if not quiet:
+        show_plan(prepared)
+    if dry_run:
+        return 0
+    code = _follow(prepared, quiet)
+    if code:
+        return code
+    _draw(prepared, quiet)
+    _write(prepared, as_json)
+    return 0
+
+
+def _refuse_unknown(cell: str) -> None:
+    """Raise UsageError for a cell that nobody brings; one that is broken is out of the contest, not in its way."""
+    if cell not in plugins.entries():
+        plugins.owner(cell)
+
+
+def _prepare(corpus: tuple[str, ...], asked: Request, output_dir: str | None, dry_run: bool, quiet: bool) -> Contest:
+    from textgen.contest.prepare import prepare
+
+    reading = ReadingProgress(not quiet and sys.stderr.isatty())
+    prepared = prepare(corpus, asked, output_dir, reading, dry_run)
+    reading.finish()
+    for warning in prepared.warnings:
+        warn(warning)
+    return prepared
+
+
+def _follow(contest: Contest, quiet: bool) -> int:
+    """Run what is not done, show it, and stop cleanly when asked to; returns the exit code."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            say(f"\nLeaving at once; {contest.folder} keeps what was done.")
+            raise KeyboardInterrupt
+        received.append(number)
+        contest.stop = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with display(contest, quiet) as show:
+            for event in contest.events():
+                show(event)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if not received:
+        return 0
+    say(f"Stopped; {contest.folder} keeps what was done. The same command goes on.")
+    return 128 + received[0]
+
+
+def _draw(contest: Contest, quiet: bool) -> None:
+    from textgen.contest.plot import draw
+
+    drawn = draw(contest.folder, contest.record)
+    if drawn is None:
+        say("No plot without matplotlib: pip install 'textgen-lm[plot]', then the same command draws it.")
+    elif not quiet:
+        say(f"plot    {drawn}")
+
+
+def _write(contest: Contest, as_json: bool) -> None:
+    from textgen.contest.results import table, to_json
+
+    result = json.dumps(to_json(contest.record)) if as_json else table(contest.record)
+    Output().write(result + "\n")

@@ -1,0 +1,194 @@
+"""Every option of a contest, declared once, and what its short notations mean: cells, budgets, learning rates."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from textgen.errors import UsageError, did_you_mean
+from textgen.options import changed, check, flag, option
+from textgen.settings import DEFAULT_MINUTES, TrainOptions, check_training
+
+DECIDED = (
+    *("cell", "cell_options", "init_from", "size", "hidden_size", "minutes", "epochs", "max_steps", "max_time"),
+    *("learning_rate", "early_stopping_patience", "sample_steps", "report_to", "seed"),
+    *("output_dir", "overwrite_output_dir"),
+)
+"""Options of a training that a contest decides; all others hold for every cell alike."""
+
+_NUMBER = re.compile(r"(\d[\d,_]*(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+_LARGEST = {"params": 10**11, "tokens": 10**13}
+
+
+@dataclass(frozen=True)
+class ContestOptions:
+    """Who competes, for how long, and how often."""
+
+    cells: list[str] = option(
+        ["rnn", "lstm", "gru"],
+        "The cells, divided by commas; a cell's own options after colons, as in mlstm:heads=2.",
+        metavar="NAMES",
+        default_text="rnn,lstm,gru",
+        section="Contest",
+    )
+    budget: list[str] = option(
+        [],
+        "What each run may use: params=1M, and tokens=2M or minutes=3; may be repeated.",
+        metavar="NAME=NUMBER",
+        default_text=f"the size that train plans for the first cell, minutes={DEFAULT_MINUTES:g}",
+    )
+    seeds: int = option(3, "Runs of each cell, each from another seed.", low=1, high=1000)
+    first_seed: int = option(1, "The seed of the first runs; the others count up.", low=0, high=2**62)
+    learning_rates: list[Any] = option(
+        [],
+        "Try these instead, divided by commas; a single one is taken untried.",
+        metavar="RATES",
+        default_text="a half, one and two of the planned one, and on while the best is at an edge",
+    )
+    output_dir: str | None = option(None, "Folder of the contest.", metavar="DIR", default_text="runs/contest-CORPUS-N")
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A cell with its options, by the name that it has in this contest."""
+
+    name: str
+    cell: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each run may use; None is planned."""
+
+    params: int | None = None
+    tokens: int | None = None
+    minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A contest as it was asked for, its notations read."""
+
+    competitors: list[Competitor]
+    budget: Budget
+    seeds: int
+    first_seed: int
+    learning_rates: list[float]
+    training: TrainOptions
+
+    def to_json(self) -> dict[str, Any]:
+        """What makes this contest this one, by the names of the options."""
+        own = {
+            "cells": [competitor.name for competitor in self.competitors],
+            "budget": asdict(self.budget),
+            "seeds": self.seeds,
+            "first_seed": self.first_seed,
+            "learning_rates": self.learning_rates,
+        }
+        return {**own, **changed(self.training)}
+
+
+def request(contest: ContestOptions, training: TrainOptions) -> Request:
+    """Read and check what is asked for. Raises UsageError."""
+    check(contest)
+    check_training(training)
+    for name in DECIDED:
+        if name in changed(training):
+            raise UsageError(f"{flag(name)} is decided by the contest itself.", hint="sizes follow from --budget.")
+    if training.validation_split == 0 and not training.validation_file:
+        raise UsageError("--validation-split 0 holds out nothing on which cells could be compared.")
+    return Request(
+        competitors(contest.cells),
+        budget(contest.budget),
+        contest.seeds,
+        contest.first_seed,
+        learning_rates(contest.learning_rates),
+        training,
+    )
+
+
+def competitors(typed: Sequence[str]) -> list[Competitor]:
+    """Cells from 'lstm,mlstm:heads=2'. Raises UsageError for none, for one named twice, and for a colon astray.
+
+    Example:
+        >>> competitors(["lstm,mlstm:heads=2"])[1]
+        Competitor(name='mlstm:heads=2', cell='mlstm', options={'heads': '2'})
+    """
+    names = [name.strip() for part in typed for name in part.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--cells names no cell.", hint="textgen cells lists them.")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UsageError(f"--cells names {twice!r} twice.")
+    return [_competitor(name) for name in names]
+
+
+def _competitor(name: str) -> Competitor:
+    cell, *pairs = name.split(":")
+    options: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not cell or not key or not equals or key in options:
+            raise UsageError(f"--cells {name!r} must be NAME or NAME:OPTION=VALUE:OPTION=VALUE.")
+        options[key] = value.strip()
+    return Competitor(name, cell, options)
+
+
+def budget(typed: Sequence[str]) -> Budget:
+    """A budget from 'params=1M', 'tokens=2M', 'minutes=3'. Raises UsageError for another name or no positive number.
+
+    Example:
+        >>> budget(["params=1.5M,tokens=20k"])
+        Budget(params=1500000, tokens=20000, minutes=None)
+    """
+    found: dict[str, float] = {}
+    for pair in (pair for part in typed for pair in re.split(r",\s*(?=[^\W\d])", part)):
+        name, _, number = (part.strip() for part in pair.partition("="))
+        if name not in ("params", "tokens", "minutes"):
+            near = did_you_mean(name, ("params", "tokens", "minutes"))
+            raise UsageError(f"--budget must be params=N, tokens=N or minutes=X, not {pair!r}.{near}")
+        if name in found:
+            raise UsageError(f"--budget {name} is given twice.")
+        found[name] = _minutes(number) if name == "minutes" else _quantity(name, number)
+    if "tokens" in found and "minutes" in found:
+        raise UsageError("--budget tokens and --budget minutes exclude each other; give one of them.")
+    made: Mapping[str, Any] = found
+    return Budget(**made)
+
+
+def _quantity(name: str, typed: str) -> int:
+    match = _NUMBER.fullmatch(typed)
+    number = float(re.sub("[,_]", "", match[1])) * _UNITS[match[2].lower()] if match else 0
+    if not 1 <= number <= _LARGEST[name]:
+        raise UsageError(f"--budget {name} must be a number such as 200k or 1.5M, not {typed!r}.")
+    return round(number)
+
+
+def _minutes(typed: str) -> float:
+    try:
+        number = float(typed)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 100_000:
+        raise UsageError(f"--budget minutes must be a number above 0 and at most 100,000, not {typed!r}.")
+    return number
+
+
+def learning_rates(typed: Sequence[Any]) -> list[float]:
+    """Rates from '0.001,0.002' or numbers, each once, the lowest first. Raises UsageError for what is none."""
+    rates = set()
+    for one in (one for part in typed for one in (part.split(",") if isinstance(part, str) else [part])):
+        try:
+            rate = float(one)
+        except (TypeError, ValueError):
+            rate = math.nan
+        if isinstance(one, bool) or not 0 < rate <= 100:
+            raise UsageError(f"--learning-rates must be numbers above 0 and at most 100, not {one!r}.")
+        rates.add(rate)
+    return sorted(rates)
