@@ -16,6 +16,7 @@ import click
 
 from textgen import plugins
 from textgen.cli.plugins_check import command as check_command
+from textgen.cli.plugins_new import command as new_command
 from textgen.cli.screen import Output, table
 from textgen.plugins import Entry
 
@@ -42,6 +43,7 @@ def list_command(before: tuple[bool, bool], as_json: bool, verbose: bool) -> Non
     _list(before[0] or as_json, before[1] or verbose)
 
 
+command.add_command(new_command)
 command.add_command(check_command)
 
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from textgen import cell_options, files, plugins
+from textgen.cell import Cell
 from textgen.config import ModelConfig
-from textgen.errors import TextgenError
+from textgen.errors import TextgenError, UsageError
 from textgen.model import Model, build_model
 from textgen.recurrence import State
 
@@ -37,13 +38,21 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def make_model(config: ModelConfig) -> Model:
-    """A freshly initialised model of this configuration. Raises TextgenError for its cell."""
+    """A freshly initialised model of this configuration. Raises TextgenError where its cell cannot be had, UsageError
+    where the cell refuses a size or an option."""
     if config.cell not in plugins.entries():
         package = f"{config.cell_distribution} {config.cell_version}".strip()
         raise TextgenError(f"the model needs cell {config.cell!r} ({package}), which is not installed.")
     cell = plugins.cell(config.cell)
     options: dict[str, Any] = {**cell_options.parse(cell, config.cell, config.cell_options)}
-    return build_model(config, lambda input_size, hidden_size: cell(input_size, hidden_size, **options))
+
+    def make_cell(input_size: int, hidden_size: int) -> Cell:
+        try:
+            return cell(input_size, hidden_size, **options)
+        except ValueError as error:
+            raise UsageError(f"cell {config.cell!r} refuses: {str(error).rstrip('.')}.") from error
+
+    return build_model(config, make_cell)
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:

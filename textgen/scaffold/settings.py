@@ -1,0 +1,26 @@
+"""Every option of a new plugin package, declared once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textgen.options import option
+from textgen.scaffold.kinds import KINDS
+
+LICENSES = {"mit": "MIT", "apache-2.0": "Apache-2.0", "bsd-3-clause": "BSD-3-Clause", "cc0": "CC0-1.0", "none": ""}
+"""What may be asked for, and its SPDX identifier."""
+
+
+@dataclass(frozen=True)
+class ScaffoldOptions:
+    """What a new package is like."""
+
+    kind: str = option("gated", "The kind of cell; --list explains them.", choices=tuple(KINDS))
+    output_dir: str | None = option(None, "The folder to write.", metavar="DIR", default_text="textgen-NAME")
+    license: str = option("mit", "The licence you give others; none: nobody may use it.", choices=tuple(LICENSES))
+    author: str | None = option(
+        None,
+        "Who wrote it: 'Ada Lovelace' or 'Ada Lovelace <ada@example.org>'.",
+        metavar="NAME",
+        default_text="The textgen-NAME authors",
+    )
