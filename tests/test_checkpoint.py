@@ -19,6 +19,7 @@ from textgen import files
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 from textgen.files import DamagedError
+from textgen.model_folder import read_config
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import (
     CONFIG,
@@ -33,7 +34,6 @@ from textgen.training.checkpoint import (
     make_model,
     model_tensors,
     pack,
-    read_config,
     unpack,
 )
 from textgen.training.optimization import load_optimizer_state, make_optimizer, named_optimizer_state

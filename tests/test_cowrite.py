@@ -109,9 +109,9 @@ def test_commands_say_what_is_wrong_and_go_on(sample):
 
 
 def test_ctrl_c_ends_a_text_and_not_the_writing(sample, monkeypatch):
-    from textgen.torch_stepper import TorchStepper
+    from textgen.runtime.stepper import NumpyStepper
 
-    steps, real = [], TorchStepper.step
+    steps, real = [], NumpyStepper.step
 
     def step(self, ids, state):
         steps.append(1)
@@ -119,7 +119,7 @@ def test_ctrl_c_ends_a_text_and_not_the_writing(sample, monkeypatch):
             raise KeyboardInterrupt
         return real(self, ids, state)
 
-    monkeypatch.setattr(TorchStepper, "step", step)
+    monkeypatch.setattr(NumpyStepper, "step", step)
     lines, err = talk(sample, "", "Ctrl-C", "")
     assert len(lines) == 2 and len(lines[0]) == 4 and "Ctrl-D or /quit leaves" in err
 

@@ -17,10 +17,11 @@ from textgen import files
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.language_model import FEW_DOCUMENTS, LanguageModel, generation_habits, load, with_habits
+from textgen.model_folder import CONFIG, GENERATION
 from textgen.settings import SampleOptions
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
 from textgen.torch_stepper import TorchStepper
-from textgen.training.checkpoint import CONFIG, GENERATION, Run, make_model
+from textgen.training.checkpoint import Run, make_model
 from textgen.writing.generate import EXACT_ROWS, choose_seed, complete, rollout, sampling_options, stream
 from textgen.writing.rows import StopScanner
 from textgen.writing.sampling import Sampler, log_softmax
@@ -479,7 +480,7 @@ def test_what_is_no_model_folder_is_refused_with_a_hint(folder, tmp_path):
         assert caught.value.hint == "train one: textgen train FILE"
     with pytest.raises(TextgenError, match=r"is not a model folder \(it has no manifest\.json\)\.$"):
         load(tmp_path)
-    with pytest.raises(UsageError, match=r"^backend must be auto or torch, not 'tpu'\.$"):
+    with pytest.raises(UsageError, match=r"^backend must be auto, numpy or torch, not 'tpu'\.$"):
         load(folder, backend="tpu")
 
 

@@ -26,12 +26,14 @@ LAYERS = [  # of those that DESIGN.md names; each may import its own layer and t
     ["cli"],
 ]
 TORCH = (
-    "activation compiling products cell contest.contest contest.measures contest.planning contest.plot "
-    "contest.prepare convert dropout gates recurrence model torch_stepper cli.training_display "
-    "training.checkpoint training.machine training.tasks training.train training.trainer training.optimization "
-    "training.finetune training.new_run testing.examination testing.law testing.laws testing.laws_gradients "
-    "testing.laws_manners testing.laws_rows testing.laws_state testing.laws_storage testing.laws_time "
-    "testing.laws_tools testing.parametrize testing.room testing.trial"
+    "activation compiling products "
+    "cell contest.contest contest.measures contest.planning contest.plot contest.prepare convert dropout gates "
+    "recurrence model torch_stepper cli.training_display training.checkpoint "
+    "training.machine training.tasks training.train training.trainer training.optimization training.finetune "
+    "training.new_run training.stored_step tracing.aten tracing.notes tracing.recorder tracing.shaping tracing.trace "
+    "testing.examination testing.law testing.laws testing.laws_gradients testing.laws_manners testing.laws_rows "
+    "testing.laws_state testing.laws_storage testing.laws_time testing.laws_tools testing.parametrize testing.room "
+    "testing.trial"
 )
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "copyreg"}
 FORBIDDEN_CALLS = {

@@ -332,3 +332,21 @@ def test_bad_options_are_refused_in_a_sentence(options, sentence):
         with pytest.raises(UsageError) as caught:
             refuse(SampleOptions(**options))
         assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("scale", [0, 0.1, 1, 10])
+@pytest.mark.parametrize("size", [2, 65, 700])
+def test_many_symbols_are_drawn_from_as_few_are(size, scale, monkeypatch):
+    """Looking only at those that matter gives the same symbols, ties and symbols that are left out included."""
+    noise = np.random.default_rng(size)
+    for number in range(60):
+        logits = noise.normal(scale=scale, size=size) if number % 3 else noise.integers(0, 3, size) * float(scale)
+        logits[noise.integers(0, size, number % 7)] = -np.inf
+        logits[0] = 0.5
+        share, temperature = noise.choice([1e-6, 0.3, 0.5, 0.9, 1 - 1e-12]), noise.choice([1e-3, 0.8, 3])
+        found = []
+        for few in (0, 1 << 30):
+            monkeypatch.setattr(sampling, "FEW_SYMBOLS", few)
+            kept = sampling.top_p(logits, share)
+            found.append((kept.tolist(), sampling.draw(kept, temperature, np.random.default_rng(number))))
+        assert found[0] == found[1]

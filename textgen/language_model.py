@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textgen import files
-from textgen.config import ModelConfig
+from textgen.config import BACKENDS, ModelConfig
 from textgen.errors import TextgenError, UsageError
+from textgen.model_folder import GENERATION, STEP, read_config, require_weights
 from textgen.text.levels import SIZED
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore, tokenizer_of
@@ -25,7 +26,7 @@ from textgen.writing.generate import Stepper
 if TYPE_CHECKING:
     from textgen.writing.copies import CopyGuard, CopyIndex
 
-BACKENDS = ("auto", "torch")
+_TORCH = "--backend torch runs every model whose cell is installed."
 _NO_PART = ("README.md", "training_args.json")
 """Files of a model folder on which its predictions do not depend."""
 
@@ -114,24 +115,23 @@ def generation_habits(store: TokenStore) -> dict[str, Any]:
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel:
-    """Open a model folder. Runs no code from it; its cell is looked up among the installed plugins.
+    """Open a model folder. Runs no code from it.
 
-    Raises TextgenError for a missing or damaged folder (naming the file) and for a cell that is not installed.
+    With `backend` 'numpy' the step that is stored in the folder is run, with neither torch nor the cell's plugin; with
+    'torch' the model is built of its cell, which must be installed; 'auto' takes numpy where a step is stored. Raises
+    TextgenError for a missing or damaged folder, naming the file, and for what the backend lacks.
 
     Example:
         >>> model = load("runs/demo")                                          # doctest: +SKIP
         >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
     """
     if backend not in BACKENDS:
-        raise UsageError(f"backend must be {' or '.join(BACKENDS)}, not {backend!r}.")
+        raise UsageError(f"backend must be {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}, not {backend!r}.")
     path = Path(folder)
     if not path.is_dir():
         raise TextgenError(f"there is no model folder {str(path)!r}.", hint="train one: textgen train FILE")
     if not (path / files.MANIFEST).exists():
         raise TextgenError(f"{str(path)!r} is not a model folder (it has no {files.MANIFEST}).")
-    from textgen.torch_stepper import TorchStepper
-    from textgen.training.checkpoint import GENERATION, load_weights, read_config
-
     manifest = files.read_manifest(path)
     config = read_config(path, manifest)
     habits = files.parse_json(files.verified(path, GENERATION, manifest), str(path / GENERATION))
@@ -141,8 +141,26 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
             f"{str(path)!r} is damaged: its tokenizer has {tokenizer.vocab_size:,} symbols, "
             f"its model {config.vocab_size:,}."
         )
-    model = with_habits(config, tokenizer, TorchStepper(load_weights(path, manifest, config)), habits)
+    require_weights(path, manifest)
+    stored = STEP in manifest["files"]
+    stepper = _numpy_stepper if backend == "numpy" or (backend == "auto" and stored) else _torch_stepper
+    model = with_habits(config, tokenizer, stepper(path, manifest, config), habits)
     return replace(model, digest=_digest(manifest), folder=path)
+
+
+def _numpy_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Stepper:
+    from textgen.runtime.folder import read_stepper
+
+    if STEP not in manifest["files"]:
+        raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which numpy cannot run it.", hint=_TORCH)
+    return read_stepper(folder, manifest, config.vocab_size)
+
+
+def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Stepper:
+    from textgen.torch_stepper import TorchStepper
+    from textgen.training.checkpoint import load_weights
+
+    return TorchStepper(load_weights(folder, manifest, config))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

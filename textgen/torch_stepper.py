@@ -66,6 +66,10 @@ class TorchStepper:
         with torch.inference_mode():
             return tuple(part.index_select(0, chosen) for part in state)
 
+    def joined(self, states: Sequence[State]) -> State:
+        with torch.inference_mode():
+            return tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         training = self._model.training

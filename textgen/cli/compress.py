@@ -23,7 +23,7 @@ ENDING = ".tgc"
 def command(file: str, model: str | None, output: str | None, force: bool, quiet: bool) -> int:
     """Compress any FILE without loss, by what a model predicts.
 
-    The same model, on the same kind of processor and version of torch, brings it back: textgen decompress.
+    The same model, on the same kind of processor and versions of numpy and torch, brings it back: textgen decompress.
     """
     data, target = read_input(file), free_output(Path(output or file + ENDING), force)
     from textgen.cli.sample import open_model

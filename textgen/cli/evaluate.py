@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from textgen.cli.params import given, options_of, whole_number
+from textgen.cli.params import backend_option, given, options_of, whole_number
 from textgen.cli.screen import Output, count
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     help="Read in N lanes side by side; 1 reads in one piece.  [default: 16]",
 )
 @click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
+@backend_option
 @click.option("--per-token", is_flag=True, help="Show each symbol with its log-probability, read in one piece.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --per-token one a symbol before it.")
 def command(
@@ -40,6 +41,7 @@ def command(
     model: str | None,
     lanes: int | None,
     threads: int | None,
+    backend: str,
     per_token: bool,
     as_json: bool,
     **values: Any,
@@ -57,10 +59,11 @@ def command(
     if per_token and lanes not in (None, 1):
         raise UsageError(f"--per-token reads in one piece and excludes --lanes {lanes}.")
     refuse_missing(corpus)
+    from textgen.text.bulk import usable_cores
     from textgen.text.corpus import text_of
 
     text = text_of(corpus, ReadingOptions(**named)) if corpus else None
-    loaded = open_model(model, threads)
+    loaded = open_model(model, threads or usable_cores(), backend)
     encoded = _encoded(loaded, *text) if text else _held_out(loaded, model)
     output = Output()
     score = _by_symbol(loaded, encoded, output, as_json) if per_token else _score(loaded, encoded, lanes or 16)

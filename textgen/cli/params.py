@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from textgen.config import BACKENDS
 from textgen.errors import UsageError
 from textgen.options import Declaration, check_value, declared, default, flag, value_type
 
@@ -51,6 +52,13 @@ class Value(click.ParamType[Any]):
 def whole_number(low: int, high: int) -> Value:
     """The type of a whole number from `low` to `high`."""
     return Value(int, Declaration("", low=low, high=high))
+
+
+def backend_option(command: Command) -> Command:
+    """A decorator that gives a command the choice of what runs the model."""
+    choice = Value(str, Declaration("", choices=BACKENDS, metavar="NAME"))
+    help = "What runs the model: numpy, torch, or auto (numpy where it can).  [default: auto]"
+    return click.option("--backend", type=choice, default="auto", help=help)(command)
 
 
 def options_of(settings: type, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:

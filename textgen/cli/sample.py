@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from textgen.cli.params import given, options_of, whole_number
+from textgen.cli.params import backend_option, given, options_of, whole_number
 from textgen.cli.screen import warn
 from textgen.cli.writer import Form, Writer
 from textgen.errors import TextgenError, UsageError
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 @click.option("--load-state", metavar="FILE", help="Go on from a state that was kept; a --seed gives another text.")
 @click.option("--report-copies", is_flag=True, help="Say what the text copies of the training text.")
 @click.option("--threads", type=whole_number(1, 1024), default=1, help="Processor threads.  [default: 1]")
+@backend_option
 @click.option("-v", "--verbose", is_flag=True, help="Show speed and seed when done.")
 def command(
     model: str | None,
@@ -62,6 +63,7 @@ def command(
     prompt_file: str | None,
     num_samples: int,
     threads: int,
+    backend: str,
     interactive: bool,
     load_state: str | None,
     **values: Any,
@@ -79,7 +81,7 @@ def command(
         raise UsageError("--logprobs goes with --json.")
     _check_state(form, interactive, prompt, num_samples)
     text = read_prompt(prompt, prompt_file)
-    loaded = open_model(model, threads)
+    loaded = open_model(model, threads, backend)
     from textgen.writing.generate import sampling_options
 
     options = sampling_options(loaded, chosen)
@@ -183,14 +185,15 @@ def model_folder(name: str | None) -> Path:
     return named if named.is_dir() and not Path(chosen).is_dir() else Path(chosen)
 
 
-def open_model(name: str | None, threads: int | None) -> LanguageModel:
-    """The model of `model_folder`, at work in so many threads; None takes all cores."""
+def open_model(name: str | None, threads: int, backend: str = "auto") -> LanguageModel:
+    """The model of `model_folder`, at work in so many threads."""
+    from textgen.threads import use_threads
+
+    folder = model_folder(name)
+    use_threads(threads)
     from textgen.language_model import load
 
-    loaded = load(model_folder(name))
-    import torch  # after the folder has been looked at: a mistyped name is answered at once
-
-    from textgen.text.bulk import usable_cores
-
-    torch.set_num_threads(threads or usable_cores())
+    loaded = load(folder, backend)
+    if sys.modules.get("torch") is not None:  # which is loaded only now
+        use_threads(threads)
     return loaded

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from textgen.scoring.coder import Cumulative, Decoder, Encoder, cumulative
 from textgen.scoring.envelope import Envelope
 from textgen.scoring.evaluate import score_ids
 from textgen.text.tokenizer import Ids, Tokenizer
+from textgen.threads import one_thread
 
 LANE_BYTES = 2000
 MOST_LANES = 64
@@ -63,8 +63,8 @@ def decompress(
 ) -> bytes:
     """The bytes that `compress` was given. `name` is what messages call the archive.
 
-    Raises DamagedError for a damaged archive, TextgenError for one of another model, or of a processor or version of
-    torch on which this model computes other probabilities.
+    Raises DamagedError for a damaged archive, TextgenError for one of another model, or of a processor or versions of
+    libraries on which this model computes other probabilities.
     """
     opened = Envelope.open(archive, name)
     if not model_digest(model).startswith(opened.model):
@@ -78,7 +78,7 @@ def decompress(
     if not hashlib.sha256(content).digest().startswith(opened.content):
         raise TextgenError(
             f"{name} does not come back: this model computes other probabilities here than where it was compressed.",
-            hint="use the same version of torch and the same kind of processor.",
+            hint="use the same versions of numpy and torch and the same kind of processor.",
         )
     return content
 
@@ -116,7 +116,7 @@ def _encode(model: LanguageModel, symbols: Ids, lanes: int, units: dict[int, byt
     rows = np.full((lanes, length), model.tokenizer.boundary, np.int32)
     rows.reshape(-1)[: len(symbols)] = symbols
     encoder, inputs, every = Encoder(), np.empty(lanes, np.int32), np.arange(lanes)
-    with _one_thread():
+    with one_thread():
         for at, ends in enumerate(_steps(model, lanes, length, inputs)):
             wanted = rows[:, at]
             starts, stops = ends[every, wanted].tolist(), ends[every, wanted + 1].tolist()
@@ -139,7 +139,7 @@ def _decode(model: LanguageModel, opened: Envelope, progress: Progress) -> Ids:
     rows = np.full((lanes, length), tokenizer.boundary, np.int32)
     decoder, inputs, units = Decoder(opened.payload), np.empty(lanes, np.int32), {}
     escape = tokenizer.escape if tokenizer.raw_symbols else None
-    with _one_thread():
+    with one_thread():
         for at, ends in enumerate(_steps(model, lanes, length, inputs)):
             totals = ends[:, -1].tolist()
             for lane in range(lanes):
@@ -155,19 +155,6 @@ def _decode(model: LanguageModel, opened: Envelope, progress: Progress) -> Ids:
             inputs[:] = rows[:, at]
             progress("decompressing", at * lanes, opened.symbols)
     return _with_raw_units(tokenizer, rows.reshape(-1)[: opened.symbols], units)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, whatever the machine has."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # --- characters that the model never saw: an escape, then their bytes ---

@@ -24,12 +24,10 @@ from textgen.cell import Cell
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model, build_model
+from textgen.model_folder import CONFIG, WEIGHTS, require_weights
 from textgen.recurrence import State
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 ARGUMENTS = "training_args.json"
-GENERATION = "generation_config.json"
 METRICS = "metrics.jsonl"
 STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -218,23 +216,9 @@ def _is_metric_up_to(step: int, line: bytes) -> bool:
         return False
 
 
-def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> ModelConfig:
-    """The configuration of a model folder. Raises TextgenError naming the file."""
-    path = str(folder / CONFIG)
-    try:
-        return ModelConfig.from_json(files.parse_json(files.verified(folder, CONFIG, manifest), path))
-    except files.DamagedError:
-        raise
-    except TextgenError as error:
-        raise TextgenError(f"{path}: {error}", hint=error.hint) from None
-
-
 def load_weights(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Model:
     """The model of a folder: built, then filled with the stored weights. Raises TextgenError naming what is wrong."""
-    if WEIGHTS not in manifest["files"]:
-        raise TextgenError(
-            f"{str(folder)!r} holds no weights yet.", hint=f"go on training: textgen train --resume {folder}"
-        )
+    require_weights(folder, manifest)
     tensors = unpack(files.verified(folder, WEIGHTS, manifest), str(folder / WEIGHTS))
     with torch.device("meta"):  # sizes are compared before any memory is taken for them
         sizes = {name: t.shape for name, t in model_tensors(make_model(config)).items()}

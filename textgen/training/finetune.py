@@ -13,12 +13,13 @@ from torch import Tensor
 from textgen import files
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
+from textgen.model_folder import read_config
 from textgen.options import flag
 from textgen.settings import TrainOptions
 from textgen.text.levels import SIZED
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import Tokenizer
-from textgen.training.checkpoint import load_weights, model_tensors, read_config
+from textgen.training.checkpoint import load_weights, model_tensors
 
 INHERITED = ("hidden_size", "embedding_size", "num_layers", "residual", "layer_norm")
 Name = tuple[str, bytes, int]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from textgen import files
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 from textgen.language_model import generation_habits
+from textgen.model_folder import CONFIG, GENERATION
 from textgen.settings import TrainOptions
 from textgen.text.sources import lasting
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore
-from textgen.training.checkpoint import ARGUMENTS, CONFIG, GENERATION, Run
+from textgen.training.checkpoint import ARGUMENTS, Run
 from textgen.training.machine import compiled_with, versions
 from textgen.training.plan import Forecast
 
@@ -45,8 +46,9 @@ def create_run(
     config: ModelConfig,
     forecast: Forecast,
     store: TokenStore,
+    step: Mapping[str, bytes],
 ) -> Run:
-    """Commit the run folder with everything that is decided, before the first step."""
+    """Commit the run folder with everything that is decided, before step 1; `step` is the file of the stored step."""
     refuse_occupied(options)  # again: planning takes minutes, in which others may have come
     if (folder / ARGUMENTS).exists():
         with files.lock(folder):
@@ -69,6 +71,7 @@ def create_run(
         GENERATION: files.to_json(generation_habits(store)),
         "README.md": model_card(config, store, folder.name).encode(),
         **tokenizer.files(),
+        **step,
     }
     return Run.create(folder, contents)
 

@@ -16,6 +16,7 @@ from textgen.compiling import compiler
 from textgen.config import ModelConfig
 from textgen.dropout import keyed_seed
 from textgen.errors import TextgenError, UsageError
+from textgen.model_folder import read_config
 from textgen.options import flag, from_mapping
 from textgen.settings import DEFAULT_MINUTES, TrainOptions, check_training
 from textgen.text import corpus
@@ -23,13 +24,14 @@ from textgen.text.bulk import usable_cores
 from textgen.text.corpus_settings import CorpusOptions
 from textgen.text.split import TRAIN, VALIDATION, Progress, no_progress
 from textgen.text.store import TokenStore, open_store
-from textgen.training.checkpoint import ARGUMENTS, Run, make_model, read_config
+from textgen.training.checkpoint import ARGUMENTS, Run, make_model
 from textgen.training.events import Event
 from textgen.training.finetune import Match, adopt, inherited
 from textgen.training.machine import ThisMachine, choose_device, compilable, compiled_with, versions
 from textgen.training.new_run import create_run, next_folder, refuse_occupied
 from textgen.training.plan import COMPILE_SECONDS, Forecast, plan
 from textgen.training.reporting import reporters
+from textgen.training.stored_step import stored_step
 from textgen.training.tasks import LanguageModeling
 from textgen.training.trainer import Trainer
 
@@ -116,11 +118,11 @@ def start(
     config = replace(config, cell_distribution=owner.distribution, cell_version=owner.version)
     task = task_of(store, options)
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
-    run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, store)
-    trainer, match = make_trainer(run, task, config, options, device)
-    warnings = []
+    trainer, match = make_trainer(Run(folder), task, config, options, device)
+    step, warnings = ({}, []) if dry_run else stored_step(trainer.model, config.cell)
+    run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, store, step)
     if (forecast.train_seconds or 0) > COMPILE_SECONDS and compilable(trainer.model) and compiler() is None:
-        warnings = [f"There is no C++ compiler here: {options.cell} trains, but up to a third slower."]
+        warnings = [*warnings, f"There is no C++ compiler here: {options.cell} trains, but up to a third slower."]
     notes = [f"{options.init_from}: {match}"] if match else []
     return Session(trainer, run, store, config, options, forecast, versions(threads), warnings, notes)
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from textgen.dropout import DropoutRates, keyed_seed
 from textgen.errors import TextgenError
 from textgen.model import Model
+from textgen.model_folder import WEIGHTS
 from textgen.recurrence import State
 from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import (
     OPTIMIZER,
-    WEIGHTS,
     Checkpoint,
     Run,
     load_tensors,

@@ -48,6 +48,9 @@ class Stepper(Protocol):
     def rows(self, state: Any, indices: npt.NDArray[np.intp]) -> Any:
         """The state whose row k is row indices[k] of a state; rows may be left out, and may come several times."""
 
+    def joined(self, states: Sequence[Any]) -> Any:
+        """The state whose rows are those of several states, one after another."""
+
     def arrays(self, state: Any) -> list[npt.NDArray[Any]]:
         """A state as arrays, each (B, ...)."""
 

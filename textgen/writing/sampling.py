@@ -20,6 +20,11 @@ from textgen.writing.sampling_settings import SampleOptions, check_sampling
 Logits = npt.NDArray[np.floating]
 Steer = Callable[[Logits], Logits]
 OUT = -np.inf
+FEW_SYMBOLS = 512
+"""Up to so many it takes longer to look for those that matter than to compute all."""
+NOISE_RANGE = 21
+"""Between the smallest and the largest noise that `draw` can add to a logit, -3.9 and 16.7: no symbol further below the
+likeliest is ever drawn."""
 _NOISE_NUMBERS = {"buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
 _NOISE_ARRAYS = {"counter": 4, "key": 2, "buffer": 4}
 """The state of numpy's Philox: the highest value of each number, the size of each array of 64-bit words."""
@@ -43,8 +48,8 @@ def without(logits: Logits, ids: Sequence[int] | npt.NDArray[np.intp]) -> Logits
 
 def repetition_penalty(logits: Logits, recent: Iterable[int], penalty: float) -> Logits:
     """Divide positive logits of recent symbols by the penalty and multiply negative ones (Keskar et al. 2019)."""
-    used = sorted(set(recent))
-    if penalty == 1 or not used:
+    used = [] if penalty == 1 else sorted(set(recent))
+    if not used:
         return logits
     logits = logits.copy()
     chosen = logits[..., used]
@@ -55,8 +60,8 @@ def repetition_penalty(logits: Logits, recent: Iterable[int], penalty: float) ->
 def count_penalty(logits: Logits, recent: Iterable[int], presence: float, frequency: float) -> Logits:
     """Take `presence` once and `frequency` once for each use off the logits of recent symbols, as OpenAI's API does:
     logit - presence - uses * frequency. Negative penalties favour them."""
-    uses = Counter(recent)
-    if presence == frequency == 0 or not uses:
+    uses = Counter(() if presence == frequency == 0 else recent)
+    if not uses:
         return logits
     logits = logits.copy()
     logits[..., list(uses)] -= presence + frequency * np.array(list(uses.values()), dtype=logits.dtype)
@@ -84,14 +89,31 @@ def top_p(logits: Logits, p: float) -> Logits:
     """Keep the fewest likeliest symbols whose probabilities add up to p (Holtzman et al. 2020), at least one."""
     if p >= 1:
         return logits
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    ordered = np.take_along_axis(logits, order, axis=-1).astype(np.float64)
-    sums = np.cumsum(np.exp(ordered - ordered[..., :1]), axis=-1)
-    needed = np.ones(logits.shape, dtype=bool)
-    needed[..., 1:] = sums[..., :-1] < p * sums[..., -1:]
-    kept = np.empty(logits.shape, dtype=bool)
-    np.put_along_axis(kept, order, needed, axis=-1)
-    return np.where(kept, logits, OUT)
+    if logits.ndim > 1:
+        return np.stack([top_p(row, p) for row in logits])
+    kept = _nucleus(logits, p)
+    filtered = np.full_like(logits, OUT)
+    filtered[kept] = logits[kept]
+    return filtered
+
+
+def _nucleus(logits: Logits, p: float) -> npt.NDArray[np.intp]:
+    """The ids of the fewest likeliest symbols of logits (V,) that reach a share p.
+
+    Of many symbols, only those with at least (1 - p) / V of the probability can be among them, which leaves few to be
+    sorted. Where the border is so close that the order of a sum decides, all are sorted.
+    """
+    weights: Logits = np.exp(logits.astype(np.float64) - logits.max())
+    if len(weights) > FEW_SYMBOLS:
+        share = p * weights.sum()
+        among = np.flatnonzero(weights >= 0.999 * (1 / p - 1) * share / len(weights))
+        ordered = among[np.argsort(-logits[among], kind="stable")]
+        first, last = np.searchsorted(np.cumsum(weights[ordered]), [share * (1 - 1e-9), share * (1 + 1e-9)])
+        if first == last < len(ordered):
+            return ordered[: first + 1]
+    ordered = np.argsort(-logits, kind="stable")
+    sums: Logits = np.cumsum(weights[ordered])
+    return ordered[: int(sums[:-1].searchsorted(p * sums[-1])) + 1]
 
 
 def min_p(logits: Logits, share: float) -> Logits:
@@ -105,11 +127,20 @@ def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
     """One symbol of logits (V,): the likeliest at temperature 0, else by probability (Gumbel's maximum)."""
     if temperature == 0:
         return int(logits.argmax())
-    uniform = rng.random(logits.shape[-1], dtype=np.float32)
-    noise = -np.log(-np.log(uniform + np.float32(1e-20)) + np.float32(1e-20))
+    uniform = rng.random((logits.shape[-1],), dtype=np.float32)
     with np.errstate(over="ignore"):  # a temperature near 0 leaves all but the likeliest at -inf
         scaled = (logits.astype(np.float64) - logits.max()) / temperature
-    return int((scaled + noise).argmax())
+    if len(scaled) <= FEW_SYMBOLS:
+        return int((scaled + _gumbel(uniform)).argmax())
+    able = np.flatnonzero(scaled >= -NOISE_RANGE)
+    return int(able[(scaled[able] + _gumbel(uniform[able])).argmax()])
+
+
+def _gumbel(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Noise of Gumbel's distribution from numbers between 0 and 1."""
+    tiny = np.float32(1e-20)
+    noise: npt.NDArray[np.float32] = -np.log(-np.log(uniform + tiny) + tiny)
+    return noise
 
 
 @dataclass(frozen=True)
@@ -196,7 +227,8 @@ class Sampler:
     def filtered(self, logits: Logits) -> Logits:
         """The logits (V,) after penalties, biases and filters, before temperature, in float64."""
         o = self._options
-        kept = without(logits.astype(np.float64), self._unsampled)
+        kept: Logits = logits.astype(np.float64)
+        kept[self._unsampled] = OUT
         kept = kept if self._steer is None else self._steer(kept)
         kept = repetition_penalty(kept, self._recent, o.repetition_penalty)
         kept = count_penalty(kept, self._recent, o.presence_penalty, o.frequency_penalty)

@@ -1,0 +1,35 @@
+"""The files of a model folder that whoever uses a model reads. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from textgen import files
+from textgen.config import ModelConfig
+from textgen.errors import TextgenError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+GENERATION = "generation_config.json"
+STEP = "step.json"
+
+
+def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The configuration of a model folder. Raises TextgenError naming the file."""
+    path = str(folder / CONFIG)
+    try:
+        return ModelConfig.from_json(files.parse_json(files.verified(folder, CONFIG, manifest), path))
+    except files.DamagedError:
+        raise
+    except TextgenError as error:
+        raise TextgenError(f"{path}: {error}", hint=error.hint) from None
+
+
+def require_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise TextgenError if the folder of a run holds no weights yet."""
+    if WEIGHTS not in manifest["files"]:
+        raise TextgenError(
+            f"{str(folder)!r} holds no weights yet.", hint=f"go on training: textgen train --resume {folder}"
+        )

@@ -1,0 +1,257 @@
+"""From a stored program to numpy calls: values get places in a list, and what can be computed beforehand is.
+
+Rewritings, none of which changes more than last digits: what depends on weights alone is computed once; what depends
+on the symbol alone is computed once for every symbol, where there are few; constants are added once; several slices of
+one value that go through one function do so together; matrices lie in memory as products read them fastest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from textgen.runtime.graph import IDS, Program
+from textgen.runtime.nodes import BATCHES, Kind
+from textgen.runtime.ops import DTYPES, OPERATIONS, Array, part_of
+from textgen.runtime.shapes import Shape, at_batch
+
+MOST_SYMBOLS, LARGEST_TABLE = 1024, 1 << 22
+"""So many symbols get tables of what depends on them alone, of at most so many numbers."""
+_TOGETHER = ("sigmoid", "tanh")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation on places of the list of values."""
+
+    op: str
+    sources: tuple[int, ...]
+    target: int
+    kind: Kind
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def bound(self, batch: int) -> Callable[..., Array]:
+        """The function of the source arrays, at a batch size."""
+        if self.op == "product":
+            return np.matmul if len(self.sources) == 2 else _product
+        if self.op == "slice":
+            return itemgetter(part_of(**self.options))
+        operation, settings = OPERATIONS[self.op], dict(self.options)
+        if operation.sized:
+            settings["shape"] = at_batch(self.kind.shape, batch)
+        if operation.typed:
+            settings["dtype"] = DTYPES[self.kind.dtype]
+        return partial(operation.run, **settings) if settings else operation.run
+
+
+def _product(x: Array, weight: Array, bias: Array) -> Array:
+    """x (..., K) times a matrix that lies in memory as (K, N), plus a bias (N,)."""
+    y = np.matmul(x, weight)
+    return np.add(y, bias, out=y)
+
+
+@dataclass
+class Plan:
+    """Calls in order; `constants` are the values that are known, `inputs` and `outputs` the places of the others."""
+
+    calls: list[Call]
+    constants: dict[int, Array]
+    inputs: dict[str, int]
+    outputs: list[int]
+    kinds: dict[int, Kind]
+    places: int
+
+    def place(self, kind: Kind) -> int:
+        """A new place."""
+        self.kinds[self.places] = kind
+        self.places += 1
+        return self.places - 1
+
+    def producers(self) -> dict[int, Call]:
+        """The call behind each place."""
+        return {call.target: call for call in self.calls}
+
+    def dependents(self, places: set[int]) -> set[int]:
+        """These places and all whose values depend on them."""
+        found = set(places)
+        for call in self.calls:
+            if not found.isdisjoint(call.sources):
+                found.add(call.target)
+        return found
+
+    def needed(self, places: Sequence[int]) -> set[int]:
+        """These places and all that their values depend on."""
+        found = set(places)
+        for call in reversed(self.calls):
+            if call.target in found:
+                found.update(call.sources)
+        return found
+
+
+def lower(program: Program, arrays: Mapping[str, Array], inputs: Mapping[str, Kind], vocab_size: int = 0) -> Plan:
+    """The plan of a program over these arrays (weights by name), its other inputs named by `inputs`."""
+    plan = Plan([], {}, {}, [], {}, 0)
+    places = {}
+    for name, kind in inputs.items():
+        plan.inputs[name] = places[name] = plan.place(kind)
+    constants = {f"constant.{number}": array for number, array in enumerate(program.constants)}
+    for name, array in {**arrays, **constants}.items():
+        places[name] = _constant(plan, array)
+    for number, node in enumerate(program.nodes):
+        sources = [places[i] if isinstance(i, str) else _constant(plan, np.asarray(i)) for i in node.inputs]
+        target = places[f"node.{number}"] = plan.place(node.kind)
+        plan.calls.append(Call(node.op, tuple(sources), target, node.kind, node.options))
+    plan.outputs = [places[name] for name in program.outputs]
+    _prune(plan)
+    with np.errstate(all="ignore"):
+        _fold(plan)
+        _leave_unexpanded(plan)
+        _join_constants(plan)
+        _prune(plan)
+        _slice_later(plan)
+        if vocab_size:
+            _tabulate(plan, vocab_size)
+    _transpose_weights(plan)
+    _prune(plan)
+    _own(plan)
+    return plan
+
+
+def _constant(plan: Plan, array: Array) -> int:
+    place = plan.place(Kind(str(array.dtype), array.shape))
+    plan.constants[place] = array
+    return place
+
+
+def _prune(plan: Plan) -> None:
+    needed = plan.needed(plan.outputs)
+    plan.calls = [call for call in plan.calls if call.target in needed]
+    read = {source for call in plan.calls for source in call.sources} | set(plan.outputs)
+    plan.constants = {place: array for place, array in plan.constants.items() if place in read}
+
+
+def _fold(plan: Plan) -> None:
+    """Compute what depends on weights alone and is the same at every batch size."""
+    left = []
+    for call in plan.calls:
+        if call.kind.fixed and all(source in plan.constants for source in call.sources):
+            plan.constants[call.target] = call.bound(1)(*[plan.constants[source] for source in call.sources])
+        else:
+            left.append(call)
+    plan.calls = left
+
+
+def _leave_unexpanded(plan: Plan) -> None:
+    """x + expand(b) -> x + b, where numpy repeats b by itself."""
+    smaller = {call.target: call.sources[0] for call in plan.calls if call.op == "expand"}
+    for number, call in enumerate(plan.calls):
+        sources = tuple(smaller.get(place, place) for place in call.sources)
+        if OPERATIONS[call.op].scalars and all(
+            _combined(plan, sources, n) == at_batch(call.kind.shape, n) for n in BATCHES
+        ):
+            plan.calls[number] = replace(call, sources=sources)
+
+
+def _combined(plan: Plan, places: Sequence[int], batch: int) -> Shape:
+    return np.broadcast_shapes(*[at_batch(plan.kinds[place].shape, batch) for place in places])
+
+
+def _join_constants(plan: Plan) -> None:
+    """(x + b) + (y + c) -> (x + y) + (b + c), and x + (y + c) -> (x + c) + y where x depends on the symbol alone."""
+    reads = Counter([*plan.outputs, *(source for call in plan.calls for source in call.sources)])
+    by_state = plan.dependents({place for name, place in plan.inputs.items() if name != IDS})
+    sums: dict[int, tuple[int, int]] = {}
+    calls = []
+    for call in plan.calls:
+        x, y = call.sources if call.op == "add" else (-1, -1)
+        if y in plan.constants and x not in plan.constants and plan.kinds[x] == call.kind and reads[call.target] == 1:
+            sums[call.target] = (x, y)
+        elif y in sums and plan.kinds[x] == plan.kinds[y] and x not in by_state and x not in plan.constants:
+            between = plan.place(call.kind)
+            calls.append(Call("add", (x, sums[y][1]), between, call.kind))
+            call = replace(call, sources=(between, sums[y][0]))
+        elif x in sums and y in sums and plan.kinds[x] == plan.kinds[y]:
+            total = _constant(plan, plan.constants[sums[x][1]] + plan.constants[sums[y][1]])
+            between = plan.place(call.kind)
+            calls.append(Call("add", (sums[x][0], sums[y][0]), between, call.kind))
+            call = replace(call, sources=(between, total))
+        calls.append(call)
+    plan.calls = calls
+
+
+def _slice_later(plan: Plan) -> None:
+    """f(x[a:b]), f(x[c:d]) -> y = f(x); y[a:b], y[c:d]. One call on a little more is faster than several on less."""
+    producers, groups = plan.producers(), dict[tuple[int, str], list[Call]]()
+    for call in plan.calls:
+        cut = producers.get(call.sources[0]) if call.op in _TOGETHER else None
+        if cut is not None and cut.op == "slice" and cut.options["axis"] == len(cut.kind.shape) - 1:
+            groups.setdefault((cut.sources[0], call.op), []).append(call)
+    worth = {key for key, group in groups.items() if len(group) > 1 and _share(plan, key[0], group) >= 0.5}
+    whole: dict[tuple[int, str], int] = {}
+    calls = []
+    for call in plan.calls:
+        cut = producers.get(call.sources[0]) if call.op in _TOGETHER else None
+        key = (cut.sources[0], call.op) if cut is not None and cut.op == "slice" else (-1, "")
+        if cut is None or key not in worth or call not in groups[key]:
+            calls.append(call)
+            continue
+        if key not in whole:
+            whole[key] = plan.place(plan.kinds[key[0]])
+            calls.append(Call(call.op, (key[0],), whole[key], plan.kinds[key[0]]))
+        calls.append(replace(cut, sources=(whole[key],), target=call.target))
+    plan.calls = calls
+
+
+def _share(plan: Plan, base: int, group: list[Call]) -> float:
+    return sum(call.kind.shape[-1] for call in group) / max(1, plan.kinds[base].shape[-1])
+
+
+def _tabulate(plan: Plan, vocab_size: int) -> None:
+    """Look up in a table, a row a symbol, what depends on the symbol alone."""
+    ids, others = plan.inputs[IDS], {place for name, place in plan.inputs.items() if name != IDS}
+    by_id, by_state = plan.dependents({ids}), plan.dependents(others)
+    chain = [call for call in plan.calls if call.target not in by_state]
+    read = {source for call in plan.calls if call.target in by_state for source in call.sources} | set(plan.outputs)
+    made = [call for call in chain if call.target in read & by_id]
+    border = [call for call in made if call.op != "embedding" and call.kind.by_row]
+    numbers = vocab_size * sum(call.kind.elements for call in chain)
+    if not border or vocab_size > MOST_SYMBOLS or numbers > LARGEST_TABLE:
+        return
+    values = run(chain, vocab_size, {**plan.constants, ids: np.arange(vocab_size)})
+    for call in border:
+        table = _constant(plan, values[call.target])
+        plan.calls.remove(call)
+        plan.calls.insert(0, Call("embedding", (table, ids), call.target, call.kind))
+
+
+def _transpose_weights(plan: Plan) -> None:
+    """Streamed from memory, a matrix of (K, N) is read by a product nearly twice as fast as its transpose."""
+    turned: dict[tuple[int, str], int] = {}
+    for number, call in enumerate(plan.calls):
+        weight = call.sources[1] if call.op in ("linear", "matmul") else -1
+        if weight not in plan.constants:
+            continue
+        if (weight, call.op) not in turned:
+            matrix = plan.constants[weight]
+            matrix = np.ascontiguousarray(matrix.T if call.op == "linear" else matrix)
+            turned[weight, call.op] = _constant(plan, matrix)
+        sources = (call.sources[0], turned[weight, call.op], *call.sources[2:])
+        plan.calls[number] = replace(call, op="product", sources=sources)
+
+
+def _own(plan: Plan) -> None:
+    """Share no memory with the weights, so that what they were read into is let go."""
+    plan.constants = {p: array if array.base is None else array.copy() for p, array in plan.constants.items()}
+
+
+def run(calls: Sequence[Call], batch: int, values: dict[int, Array]) -> dict[int, Array]:
+    """The values after these calls, for once."""
+    for call in calls:
+        values[call.target] = call.bound(batch)(*[values[source] for source in call.sources])
+    return values

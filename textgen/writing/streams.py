@@ -1,0 +1,128 @@
+"""Several texts written together, a symbol each at a time: they come and go between time steps, as a server's users do.
+
+All rows share one product with each matrix, so that 64 texts take little more time than a few. Each has options, noise
+and an end of its own, and no text depends on what the others say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from textgen.errors import UsageError
+from textgen.writing.generate import choose_seed, read_on, sampling_options
+from textgen.writing.rows import Completion, Row
+from textgen.writing.sampling import Logits
+
+if TYPE_CHECKING:
+    from textgen.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one text has gained in a time step, perhaps nothing; `finish_reason` is 'stop' or 'length' at its end."""
+
+    key: int
+    text: str
+    finish_reason: str | None
+
+
+@dataclass
+class _Text:
+    row: Row
+    next: int
+    state: Any
+    """Its own state, as long as it has no row in the common one."""
+
+
+class Streams:
+    """Texts in the making. With `exact` each is bit for bit what `textgen.generate` gives alone, and speed suffers;
+    else how many texts are written beside it may decide between two symbols that are as likely to four digits.
+
+    Example:
+        >>> streams = Streams(textgen.load("runs/demo"))                       # doctest: +SKIP
+        >>> key = streams.add("Once", max_new_tokens=100, seed=1)              # doctest: +SKIP
+        >>> while len(streams):                                                # doctest: +SKIP
+        ...     for piece in streams.step():
+        ...         show(piece.key, piece.text)
+    """
+
+    def __init__(self, model: LanguageModel, exact: bool = False) -> None:
+        self._model, self._exact = model, exact
+        self._texts: dict[int, _Text] = {}
+        self._rows: list[int] = []
+        self._state: Any = None
+        self._added = 0
+
+    def __len__(self) -> int:
+        """How many texts are being written."""
+        return len(self._texts)
+
+    def add(self, prompt: str = "", **sampling: Any) -> int:
+        """Read a prompt, to be written on from the next step; returns the text's key.
+
+        Sampling options are those of `textgen.generate`. Raises UsageError for a bad one.
+        """
+        options = sampling_options(self._model, sampling)
+        if options.num_beams is not None:
+            raise UsageError(f"--num-beams {options.num_beams} cannot stream; textgen.generate gives the whole text.")
+        ids, stepper = self._model.encode_prompt(prompt), self._model.stepper
+        row = Row(self._model, Completion(prompt, choose_seed(options)), options)
+        row.sampler.see(ids.tolist())
+        if options.max_new_tokens == 0:
+            row.completion.finish_reason = "length"
+        state = read_on(stepper, ids[None, :-1], stepper.initial_state(1))
+        key, self._added = self._added, self._added + 1
+        self._texts[key] = _Text(row, int(ids[-1]), state)
+        return key
+
+    def remove(self, key: int) -> None:
+        """Stop writing a text. Raises KeyError for one that is not being written."""
+        del self._texts[key]
+
+    def completion(self, key: int) -> Completion:
+        """A text that is being written, as it is now. Raises KeyError for one that is not."""
+        return self._texts[key].row.completion
+
+    def step(self) -> list[Piece]:
+        """Write one symbol of every text; what each has gained, in the order in which they came.
+
+        A text that has come to its end is no longer written after that.
+        """
+        going = {key: text for key, text in self._texts.items() if not text.row.ended}
+        gained = dict.fromkeys(self._texts, "")
+        if going:
+            for (key, text), logits in zip(going.items(), self._logits(going), strict=True):
+                choice = text.row.sampler.choose(logits)
+                text.next = choice.id
+                gained[key] = text.row.take(choice)
+        pieces = [Piece(key, gained[key], text.row.completion.finish_reason) for key, text in self._texts.items()]
+        self._texts = {key: text for key, text in self._texts.items() if not text.row.ended}
+        return pieces
+
+    def _logits(self, texts: dict[int, _Text]) -> Iterator[Logits]:
+        """The logits (V,) of each text's next symbol, whose state then is the one after."""
+        stepper = self._model.stepper
+        if self._exact:
+            for text in texts.values():
+                logits, text.state = stepper.step(np.array([text.next], dtype=np.int32), text.state)
+                yield logits[0]
+            return
+        self._gather(texts)
+        ids = np.array([text.next for text in texts.values()], dtype=np.int32)
+        logits, self._state = stepper.step(ids, self._state)
+        yield from logits
+
+    def _gather(self, texts: dict[int, _Text]) -> None:
+        """Give these texts, and no others, a row each in the common state, in order."""
+        stepper = self._model.stepper
+        stay = [place for place, key in enumerate(self._rows) if key in texts]
+        states = [texts[key].state for key in texts if key not in self._rows]
+        if stay:
+            state = self._state
+            states.insert(0, state if len(stay) == len(self._rows) else stepper.rows(state, np.array(stay, np.intp)))
+        self._state = states[0] if len(states) == 1 else stepper.joined(states)
+        self._rows = list(texts)
