@@ -435,6 +435,8 @@ def test_labels_keep_their_order_and_their_distance(wanted, gap):
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     assert all(places[b] - places[a] >= gap * (1 - 1e-9) for a, b in pairwise(order))
     assert statistics.fmean(places) == pytest.approx(statistics.fmean(wanted))
+    above = plot.spread(wanted, gap, floor=0.3)
+    assert min(above) >= 0.3 and all(above[b] - above[a] >= gap * (1 - 1e-9) for a, b in pairwise(order))
 
 
 def test_the_plot_shows_every_cell(whole, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import warnings
 from collections.abc import Sequence
@@ -116,7 +117,7 @@ def _panel(axes: Axes, found: Sequence[Curve], across: Sequence[list[float]], la
     low, high = _range(found)
     axes.set_xlim(0, end)
     axes.set_ylim(low, high)
-    places = spread([curve.mean[-1] for curve in found], GAP * (high - low))
+    places = spread([curve.mean[-1] for curve in found], GAP * (high - low), low)
     for number, (curve, xs, place) in reversed(list(enumerate(zip(found, across, places, strict=True)))):
         colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
         axes.fill_between(xs, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
@@ -142,8 +143,9 @@ def _range(found: Sequence[Curve]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Places for labels as near to those wanted as can be, in the same order, no two nearer than `gap`.
+def spread(wanted: Sequence[float], gap: float, floor: float = -math.inf) -> list[float]:
+    """Places for labels as near to those wanted as can be, in the same order, no two nearer than `gap`, none below
+    `floor`.
 
     Neighbours that would touch form a group around the mean of what its members want.
     """
@@ -158,6 +160,8 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
         first = _start(group, wanted, gap)
         for k, index in enumerate(group):
             places[index] = first + k * gap
+    for rank, index in enumerate(order):
+        places[index] = max(places[index], floor + rank * gap)
     return places
 
 
