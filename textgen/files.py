@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import secrets
 import shutil
@@ -18,9 +17,10 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 from textgen.errors import TextgenError
+from textgen.strict_json import finite, refuse_constant, unique_keys
 
 try:
     import fcntl
@@ -281,29 +281,13 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """A JSON object from bytes: finite numbers, no duplicate keys, bounded depth. Raises DamagedError with the name."""
     try:
         content = json.loads(
-            data.decode(), parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique
+            data.decode(), parse_float=finite, parse_constant=refuse_constant, object_pairs_hook=unique_keys
         )
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{name} is damaged: {str(error) or 'nested too deeply'}.") from None
     if not isinstance(content, dict):
         raise DamagedError(f"{name} is damaged: a table is expected, not {type(content).__name__}.")
     return content
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refuse_constant(text)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        raise ValueError("a key stands twice")
-    return table
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

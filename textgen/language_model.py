@@ -26,7 +26,7 @@ from textgen.writing.generate import Stepper
 if TYPE_CHECKING:
     from textgen.writing.copies import CopyGuard, CopyIndex
 
-_TORCH = "--backend torch runs every model whose cell is installed."
+_TORCH_HINT = "--backend torch runs every model whose cell is installed."
 _NO_PART = ("README.md", "training_args.json")
 """Files of a model folder on which its predictions do not depend."""
 
@@ -152,7 +152,7 @@ def _numpy_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfi
     from textgen.runtime.folder import read_stepper
 
     if STEP not in manifest["files"]:
-        raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which numpy cannot run it.", hint=_TORCH)
+        raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which numpy cannot run it.", hint=_TORCH_HINT)
     return read_stepper(folder, manifest, config.vocab_size)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.strict_json import refuse_constant, unique_keys
 from textgen.text.archives import unpacked_name
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -119,7 +120,7 @@ def _bounded(lines: io.TextIOWrapper, name: str) -> Iterator[str]:
 
 
 def _json_rows(raw: io.BufferedReader[Any], name: str, asked: str | None) -> Iterator[bytes]:
-    decode = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique).decode
+    decode = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=unique_keys).decode
     column: str | None = None
     number = 0
     while line := raw.readline(CELL_BYTES):
@@ -158,17 +159,6 @@ def _json_problem(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at character {error.pos + 1}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        raise ValueError("a key stands twice")
-    return table
 
 
 class _Blocks(io.RawIOBase):
