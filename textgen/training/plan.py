@@ -27,7 +27,7 @@ SIZES = {"tiny": (128, 1), "small": (256, 1), "medium": (512, 1), "large": (1024
 FINETUNING_RATE = 0.3
 """The learning rate of a model that starts from another, as a part of that of a new one."""
 
-ROUGH_SIZE = 192
+ROUGH_SIZE = 384
 EVALUATIONS = 10
 QUICK_LOOK = 32_768
 """Held-out symbols counted at an evaluation during training; the last evaluation counts all."""
