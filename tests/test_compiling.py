@@ -2,6 +2,7 @@
 trace it runs as it is."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,6 +71,43 @@ def test_large_products_are_the_step_loop(name):
     assert_is_the_loop(cell, xs, state, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(cell(xs, state), Cell.forward(cell, xs, state), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_products_in_bfloat16_change_results_by_its_rounding_alone(name, monkeypatch):
+    monkeypatch.setattr(products, "LARGE", 0)
+    cell = CELLS[name](24, 32)
+    for parameter in cell.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    xs, state = torch.randn(12, 5, 24, requires_grad=True), tuple(s.requires_grad_() for s in cell.initial_state(5))
+
+    def rounded(x, s):
+        with products.reduced_precision("cpu", "bfloat16"):
+            return cell(x, s)
+
+    (near, near_gradients), (exact, gradients) = outcome(rounded, cell, xs, state), outcome(cell, cell, xs, state)
+    for found, expected in zip([*near, *near_gradients], [*exact, *gradients], strict=True):
+        assert (found - expected).norm() <= 0.04 * expected.norm() + 1e-3
+    assert {tensor.dtype for tensor in near} == {torch.float32}
+    if isinstance(cell, GatedCell) and cell.recurrent is not None:
+        assert not torch.equal(near[0], exact[0])
+    torch.testing.assert_close(outcome(cell, cell, xs, state), (exact, gradients), rtol=0, atol=0)
+
+
+@needs_compiler
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["gru", "Peephole", "Projected"])
+def test_gates_and_states_stay_float32_where_products_are_rounded(name, compiled, monkeypatch):
+    monkeypatch.setattr(products, "LARGE", 0)
+    cell = GATED[name](24, 32)
+    cell.compiled = compiled
+    with products.reduced_precision("cpu", "bfloat16"):
+        ys, after = cell(torch.randn(6, 5, 24))
+        assert isinstance(products.product_with(cell.weight_hh, cell.weight_hh.new_zeros(len(cell.weight_hh)), 5),
+                          products.Rounded)  # fmt: skip
+    assert {t.dtype for t in (ys, *after)} == {torch.float32}
+    ys.sum().backward()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in cell.parameters())
 
 
 @pytest.mark.parametrize("shape", [(200, 256), (768, 200)])
@@ -228,10 +266,10 @@ def test_a_compiled_run_needs_a_compiler_to_begin_and_to_go_on(begin, monkeypatc
 
 
 class Slow:
-    """A machine on which a step takes so long, compiled or not."""
+    """A machine on which a step takes so long, compiled or not, and in bfloat16 a part of it."""
 
-    def __init__(self, seconds, compiled_seconds=None):
-        self.seconds, self.compiled_seconds = seconds, compiled_seconds
+    def __init__(self, seconds, compiled_seconds=None, rounded=None):
+        self.seconds, self.compiled_seconds, self.rounded = seconds, compiled_seconds, rounded
 
     def parameters(self, config):
         return 10**6
@@ -239,8 +277,11 @@ class Slow:
     def can_compile(self, config):
         return self.compiled_seconds is not None
 
-    def step_seconds(self, config, batch_size, seq_length, seconds, compiled=False):
-        return self.compiled_seconds if compiled else self.seconds
+    def can_round(self):
+        return self.rounded is not None
+
+    def step_seconds(self, config, options, seconds, compiled=False, dtype="float32"):
+        return (self.compiled_seconds if compiled else self.seconds) * (1 if dtype == "float32" else self.rounded or 1)
 
 
 @pytest.mark.parametrize(("machine", "minutes", "given", "compiled"), [
@@ -256,6 +297,20 @@ def test_the_plan_compiles_where_it_pays_within_the_run(machine, minutes, given,
     planned, _, forecast = plan(options, "char", 60, 10**6, 10**4, machine, time.monotonic() + 60 * minutes)
     assert planned.compile is compiled
     assert forecast.step_seconds == (machine.compiled_seconds if compiled else machine.seconds)
+
+
+@pytest.mark.parametrize(("rounded", "given", "chosen"), [
+    (0.6, None, "bfloat16"), (0.95, None, "float32"), (1.8, None, "float32"), (None, None, "float32"),
+    (0.6, "float32", "float32"), (1.8, "bfloat16", "bfloat16"), (None, "bfloat16", "bfloat16"),
+])  # fmt: skip
+@pytest.mark.parametrize("hidden_size", [64, None])
+def test_the_plan_multiplies_in_bfloat16_where_that_is_measured_to_pay(hidden_size, rounded, given, chosen):
+    options, machine = TrainOptions(hidden_size=hidden_size, minutes=5, dtype=given), Slow(1.0, 0.8, rounded)
+    planned, _, forecast = plan(options, "char", 60, 10**6, 10**4, machine, time.monotonic() + 300)
+    assert planned.dtype == chosen
+    assert forecast.step_seconds == machine.step_seconds(None, None, 0, compiled=True, dtype=chosen)
+    steps, _, _ = plan(replace(options, minutes=None, max_steps=5), "char", 60, 10**6, 10**4, machine, time.monotonic())
+    assert steps.dtype == (given or "float32")
 
 
 @pytest.mark.parametrize(("steps", "compiled"), [(10, False), (100_000, True)])

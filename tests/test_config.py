@@ -100,6 +100,19 @@ def test_runs_lists_and_shows_every_run(corpus, capsys):
     assert shown["run"] == "lstm-notes-2" and shown["evaluations"][-1]["final"]
 
 
+@pytest.mark.parametrize(("level", "bits"), [("char", True), ("word", False)])
+def test_a_figure_that_a_level_does_not_have_is_not_shown(corpus, capsys, level, bits):
+    quiet = SMALL[: SMALL.index("--progress")]
+    assert main(["train", "notes.txt", *quiet, "--progress", "plain", "--hidden-size", "5", "--tokenizer", level]) == 0
+    lines = capsys.readouterr().err
+    assert "eval_perplexity=" in lines and ("eval_bits_per_byte=" in lines) is bits and "nan" not in lines
+    assert main(["runs", "show"]) == 0
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert (row[0], row[3] == "-", row[-1]) == ("2", not bits, "final")
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().out.split()[-1].startswith("-") is not bits
+
+
 def test_runs_without_any_is_one_sentence(corpus, capsys):
     assert main(["runs"]) == 1
     assert capsys.readouterr().err.startswith("Error: no run in runs/.")

@@ -15,7 +15,7 @@ LIBRARY = {
 }
 SHIPPED = {**LIBRARY, **{path.stem: path for path in sorted((ROOT / "plugins").glob("textgen[_-]*/*.py"))}}
 LONGEST_MODULE, LONGEST_FUNCTION = 260, 45
-LONG_MODULES = {"textgen.files": 362, "textgen.training.trainer": 261}
+LONG_MODULES = {"textgen.files": 362}
 """Modules that are longer than they should be. The numbers may fall, never rise."""
 
 LAYERS = [  # of those that DESIGN.md names; each may import its own layer and those before it

@@ -140,10 +140,11 @@ class TrainOptions(CorpusOptions):
         high=0.99999,
         default_text="off",
     )
-    dtype: str = option(
-        "float32",
-        "Precision of matrix products; bfloat16 pays on a GPU only.",
+    dtype: str | None = option(
+        None,
+        "Precision of matrix products while training; everything else is float32.",
         choices=("float32", "bfloat16"),
+        default_text="the faster on this processor; float32 when epochs or steps are given",
         also=("--precision",),
     )
     compile: bool | None = option(

@@ -1,10 +1,16 @@
 """Long short-term memory: a cell state that gates write to, keep and read."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
 import textgen
 from textgen import State
+from textgen.products import rounds
+
+LARGEST_FUSED_ROUNDED = 512
+"""Units from which torch's fused kernel is slow in bfloat16 on a CPU (AMD EPYC, torch 2.13)."""
 
 
 class LSTM(textgen.GatedCell):
@@ -34,7 +40,8 @@ class LSTM(textgen.GatedCell):
         self, xs: Tensor, state: State | None = None, recurrent_mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """The same through torch's fused kernel, which on a CPU runs this cell faster than a loop of products."""
-        if len(xs) == 0:
+        rounding = rounds(xs)
+        if len(xs) == 0 or (rounding and self.hidden_size > LARGEST_FUSED_ROUNDED):
             return super().forward(xs, state, recurrent_mask)
         state = self.initial_state(xs.shape[1]) if state is None else state
         weights: list[Tensor] = list(
@@ -42,10 +49,11 @@ class LSTM(textgen.GatedCell):
         )  # W, R and the biases, in the order that torch takes
         if recurrent_mask is not None:
             weights[1] = weights[1] * recurrent_mask
-        ys, h, c = torch.lstm(
-            xs, (state[0].unsqueeze(0), state[1].unsqueeze(0)), weights, True, 1, 0.0, True, False, False
-        )
-        return ys, (h[0], c[0])
+        with torch.autocast("cpu", torch.bfloat16) if rounding else nullcontext():
+            ys, h, c = torch.lstm(
+                xs, (state[0].unsqueeze(0), state[1].unsqueeze(0)), weights, True, 1, 0.0, True, False, False
+            )
+        return ys.to(xs), (h[0].to(xs), c[0].to(xs))
 
 
 @textgen.hookimpl

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from textgen import files
-from textgen.cli.screen import Output, count, table
+from textgen.cli.screen import Output, count, figure, table
 from textgen.errors import TextgenError
 
 ARGUMENTS, METRICS = "training_args.json", "metrics.jsonl"
@@ -42,13 +42,9 @@ def _list(folder: str, as_json: bool) -> None:
         return
     if not rows:
         raise TextgenError(f"no run in {folder}/.", hint="train one: textgen train FILE")
-    shown = [{**row, "steps": f"{count(row['step'])}/{count(row['steps'])}", **_figures(row)} for row in rows]
+    shown = [{**row, "steps": f"{count(row['step'])}/{count(row['steps'])}",
+              "nats": figure(row["best_loss"]), "bits/byte": figure(row["bits_per_byte"])} for row in rows]  # fmt: skip
     Output().write(table(shown, ["run", "cell", "steps", "nats", "bits/byte"]) + "\n")
-
-
-def _figures(row: dict[str, Any]) -> dict[str, str]:
-    pairs = {"nats": row["best_loss"], "bits/byte": row["bits_per_byte"]}
-    return {name: "-" if value is None else f"{value:.4f}" for name, value in pairs.items()}
 
 
 def summary(run: Path) -> dict[str, Any]:
@@ -107,11 +103,11 @@ def show(run: str, as_json: bool) -> None:
         shown = ", ".join(f"{k}={v}" for k, v in value.items() if v is not None) if isinstance(value, dict) else value
         Output().write(f"{name:14} {shown}\n")
     rows = [
-        {"step": count(e["step"]), "nats": f"{e['eval_loss']:.4f}", "bits/byte": f"{e['eval_bits_per_byte']:.4f}",
-         "": "final" if e.get("final") else ""} for e in evaluations
+        {"step": count(e["step"]), "nats": figure(e["eval_loss"]), "perplexity": figure(e.get("eval_perplexity"), 2),
+         "bits/byte": figure(e.get("eval_bits_per_byte")), "": "final" if e.get("final") else ""} for e in evaluations
     ]  # fmt: skip
     if rows:
-        Output().write("\n" + table(rows, ["step", "nats", "bits/byte", ""]) + "\n")
+        Output().write("\n" + table(rows, ["step", "nats", "perplexity", "bits/byte", ""]) + "\n")
 
 
 @command.command("path", context_settings=HELP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import unicodedata
 from typing import Any
@@ -56,6 +57,11 @@ def _visible(character: str) -> str:
 def count(number: float) -> str:
     """1234567 as 1,234,567."""
     return f"{number:,.0f}"
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A figure with so many digits after the point, or "-" for one that does not exist."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def plural(number: int, noun: str) -> str:

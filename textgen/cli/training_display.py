@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from textgen.cli.screen import count, say, short, visible
+from textgen.cli.screen import count, figure, say, short, visible
 from textgen.language_model import LanguageModel, generation_habits, with_habits
 from textgen.torch_stepper import TorchStepper
 from textgen.training.events import Evaluated, Event, Logged, Saved, Tick
@@ -71,10 +72,9 @@ class PlainLines:
             )
         elif isinstance(event, Evaluated):
             score, mark = event.score, " best" if event.best else " final" if event.final else ""
-            say(
-                f"step={event.step} eval_loss={score.nats_per_token:.4f} eval_perplexity={score.perplexity:.2f} "
-                f"eval_bits_per_byte={score.bits_per_byte:.4f}{mark}"
-            )
+            bits = "" if math.isnan(score.bits_per_byte) else f" eval_bits_per_byte={score.bits_per_byte:.4f}"
+            loss = f"eval_loss={score.nats_per_token:.4f} eval_perplexity={score.perplexity:.2f}"
+            say(f"step={event.step} {loss}{bits}{mark}")
         elif isinstance(event, Tick) and (text := self._samples.at(event.step)):
             say(f"step={event.step} sample: {text}")
         elif isinstance(event, Saved):
@@ -126,7 +126,7 @@ class LiveTable:
 
     def _row(self, event: Evaluated) -> str:
         score, logged = event.score, self._logged
-        figures = f"{score.nats_per_token:9.4f} {score.perplexity:10.2f} {score.bits_per_byte:9.4f}"
+        figures = f"{score.nats_per_token:9.4f} {score.perplexity:10.2f} {figure(score.bits_per_byte):>9}"
         if event.final:
             return f"[bold]{'best':>8} {'':14} {figures}[/bold]"
         before = f"{logged.epoch:6.1f} {logged.loss:7.4f}" if logged else " " * 14

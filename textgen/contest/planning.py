@@ -44,7 +44,8 @@ class Planner:
         self._store = store
         self._level = store.tokenizer.level
         self._vocab_size = store.tokenizer.vocab_size
-        self._training = replace(request.training, **_OF_THE_STORE, sample_steps=0)
+        one_precision = request.training.dtype or "float32"
+        self._training = replace(request.training, **_OF_THE_STORE, sample_steps=0, dtype=one_precision)
 
     def plan(self, corpus: list[str]) -> Record:
         """The whole contest. Raises UsageError for a cell or a budget that cannot be, TextgenError if no cell can."""
@@ -143,7 +144,7 @@ class Planner:
         seconds = session.forecast.step_seconds
         if seconds is None:
             machine = ThisMachine(options, str(session.trainer.device))
-            seconds = machine.step_seconds(session.config, options.batch_size, options.seq_length, SPEED_SECONDS)
+            seconds = machine.step_seconds(session.config, options, SPEED_SECONDS, dtype=options.dtype or "float32")
         held_out = len(self._store.model_tokens(VALIDATION))
         looked_at = held_out + EVALUATIONS * min(held_out, QUICK_LOOK)
         evaluating = EVALUATION_COST * looked_at / (options.batch_size * options.seq_length)

@@ -16,6 +16,7 @@ from textgen.compiling import compiler, compiler_version
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
+from textgen.products import has_onednn, reduced_precision
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import make_model
 from textgen.training.optimization import make_optimizer
@@ -92,20 +93,25 @@ class ThisMachine:
         with torch.device("meta"):
             return self._device == "cpu" and compiler() is not None and bool(compilable(make_model(config)))
 
+    def can_round(self) -> bool:
+        return self._device == "cpu" and has_onednn()
+
     def step_seconds(
-        self, config: ModelConfig, batch_size: int, seq_length: int, seconds: float, compiled: bool = False
+        self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool = False, dtype: str = "float32"
     ) -> float:
+        assert options.batch_size and options.seq_length
         model = make_model(config).to(self._device)
         for cell in compilable(model):
             cell.compiled = compiled
         optimizer = make_optimizer(model, self._options)
-        ids = torch.randint(config.vocab_size, (seq_length, batch_size), device=self._device)
-        carry = model.initial_state(batch_size)
+        ids = torch.randint(config.vocab_size, (options.seq_length, options.batch_size), device=self._device)
+        carry = model.initial_state(options.batch_size)
         times: list[float] = []
         while len(times) < 5 or sum(times) < seconds:
             began = time.perf_counter()
-            logits, _ = model(ids, carry)
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+            with reduced_precision(self._device, dtype):
+                logits, _ = model(ids, carry)
+                loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             loss.item()

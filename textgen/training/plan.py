@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from textgen.config import ModelConfig
-from textgen.errors import TextgenError
 from textgen.settings import TrainOptions, check_training
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.text.levels import LEVELS, SIZED
+from textgen.training.pace import Machine, with_fastest_step, with_precision
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
-PROBE_SECONDS = (1.5, 3.5)
-"""How long the two probes last: a first guess at the machine's speed, then the chosen model itself."""
+ROUGH_SIZE = 384
+ROUGH_SECONDS = 1.5
+"""The hidden size, and how long it is measured, for a first guess at the machine's speed."""
 
 SIZES = {"tiny": (128, 1), "small": (256, 1), "medium": (512, 1), "large": (1024, 2)}
 """Presets of --size: hidden size and layers."""
@@ -27,7 +28,6 @@ SIZES = {"tiny": (128, 1), "small": (256, 1), "medium": (512, 1), "large": (1024
 FINETUNING_RATE = 0.3
 """The learning rate of a model that starts from another, as a part of that of a new one."""
 
-ROUGH_SIZE = 384
 EVALUATIONS = 10
 QUICK_LOOK = 32_768
 """Held-out symbols counted at an evaluation during training; the last evaluation counts all."""
@@ -43,12 +43,6 @@ EVALUATION_COST = 0.4
 
 RESERVE_SECONDS = 2.0
 """Kept for saving, samples and leaving."""
-
-COMPILE_SECONDS = 120.0
-"""A run shorter than this is over before compiling has paid."""
-
-COMPILE_GAIN = 0.97
-"""The share of a step's time that compiling must leave at most, to be worth a second kind of last bits."""
 
 COMPILE_WORK = 1e13
 """Floating point operations from which a run of a given length is compiled: some two minutes of two cores."""
@@ -72,21 +66,6 @@ def choose_tokenizer(options: CorpusOptions, scan: Any) -> tuple[str, int]:
     if level is None:
         level = "char" if scan.total < 60_000 or scan.distinct > 1_000 else "bpe"
     return level, next(size for most, size in VOCABULARIES if scan.total <= most)
-
-
-class Machine(Protocol):
-    """What the plan asks of the machine it runs on."""
-
-    def parameters(self, config: ModelConfig) -> int:
-        """The number of weights of a model."""
-
-    def can_compile(self, config: ModelConfig) -> bool:
-        """Whether compiling would make this model faster here, or might."""
-
-    def step_seconds(
-        self, config: ModelConfig, batch_size: int, seq_length: int, seconds: float, compiled: bool = False
-    ) -> float:
-        """The seconds of one training step, measured for about `seconds` after whatever compiling there is."""
 
 
 @dataclass(frozen=True)
@@ -140,15 +119,14 @@ def plan(
     timed = options.epochs is None and options.max_steps is None
     hidden = options.hidden_size
     if hidden is None and timed:
-        hidden = _hidden_size(options, level, vocab_size, tokens, machine, deadline)
+        options, hidden = _with_hidden_size(options, level, vocab_size, tokens, machine, deadline)
     config = model_config(options, level, vocab_size, hidden or 256)
     parameters = machine.parameters(config)
     steps, forecast = options.max_steps, Forecast(parameters)
     if options.epochs is not None:
         steps = max(1, round(options.epochs * tokens / window))
     if timed:
-        compiled, seconds = _fastest(options, config, machine, deadline)
-        options = replace(options, compile=compiled)
+        options, seconds = with_fastest_step(options, config, machine, deadline)
         evaluated = held_out + EVALUATIONS * min(held_out, QUICK_LOOK)
         evaluating = evaluated / window * EVALUATION_COST
         left = deadline - RESERVE_SECONDS - time.monotonic()
@@ -159,23 +137,6 @@ def plan(
         long = 6 * parameters * steps * window >= COMPILE_WORK
         options = replace(options, compile=long and machine.can_compile(config))
     return _with_schedule(options, config, steps, tokens), config, forecast
-
-
-def _fastest(options: TrainOptions, config: ModelConfig, machine: Machine, deadline: float) -> tuple[bool, float]:
-    """Whether to compile, and the seconds of a step then. Where it is open, both ways are measured, if there is time
-    to make good for compiling; that itself happens here, on the clock of the plan."""
-    assert options.batch_size and options.seq_length
-    open_ = options.compile is None and deadline - time.monotonic() >= COMPILE_SECONDS and machine.can_compile(config)
-    probe = PROBE_SECONDS[1] / 2 if open_ else PROBE_SECONDS[1]
-    window = (config, options.batch_size, options.seq_length, probe)
-    seconds = machine.step_seconds(*window, bool(options.compile))
-    if not open_:
-        return bool(options.compile), seconds
-    try:
-        faster = machine.step_seconds(*window, True)
-    except TextgenError:  # a compiler that does not work
-        return False, seconds
-    return (True, faster) if faster < COMPILE_GAIN * seconds else (False, seconds)
 
 
 def _with_size(options: TrainOptions) -> TrainOptions:
@@ -193,23 +154,24 @@ def _with_window(options: TrainOptions, tokens: int) -> TrainOptions:
     return replace(options, batch_size=batch, seq_length=length)
 
 
-def _hidden_size(
+def _with_hidden_size(
     options: TrainOptions, level: str, vocab_size: int, tokens: int, machine: Machine, deadline: float
-) -> int:
-    """The size on the ladder at which the time left gives each parameter enough characters to read."""
-    assert options.batch_size and options.seq_length
+) -> tuple[TrainOptions, int]:
+    """The size on the ladder at which the time left gives each parameter enough characters to read, and the options
+    with the precision that is fastest near it."""
 
     def parameters(hidden: int) -> int:
         return machine.parameters(model_config(options, level, vocab_size, hidden))
 
     rough = model_config(options, level, vocab_size, ROUGH_SIZE)
-    seconds = machine.step_seconds(rough, options.batch_size, options.seq_length, PROBE_SECONDS[0])
+    options, seconds = with_precision(options, rough, machine, ROUGH_SECONDS)
+    assert options.batch_size and options.seq_length
     speed = parameters(ROUGH_SIZE) * options.batch_size * options.seq_length / seconds  # parameters x symbols a second
     characters = LEVELS[level].characters
     best = math.sqrt(speed * max(1.0, deadline - time.monotonic()) * characters / CHARACTERS_PER_PARAMETER)
     most = MOST_PARAMETERS_PER_CHARACTER * tokens * characters
     fitting = [hidden for hidden in LADDER if parameters(hidden) <= min(1.25 * best, most)]
-    return fitting[-1] if fitting else LADDER[0]
+    return options, fitting[-1] if fitting else LADDER[0]
 
 
 def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, tokens: int) -> TrainOptions:
@@ -230,6 +192,7 @@ def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, token
         residual=config.residual,
         layer_norm=config.layer_norm,
         max_steps=steps,
+        dtype=options.dtype or "float32",
         dropout=given(options.dropout, 0.0 if epochs < 3 else 0.1 if epochs < 6 else 0.25),
         learning_rate=given(options.learning_rate, learning_rate(config.hidden_size, options.init_from is not None)),
         warmup_steps=given(options.warmup_steps, min(200, steps // 20)),

@@ -29,7 +29,8 @@ from textgen.training.events import Event
 from textgen.training.finetune import Match, adopt, inherited
 from textgen.training.machine import ThisMachine, choose_device, compilable, compiled_with, versions
 from textgen.training.new_run import create_run, next_folder, refuse_occupied
-from textgen.training.plan import COMPILE_SECONDS, Forecast, plan
+from textgen.training.pace import COMPILE_SECONDS
+from textgen.training.plan import Forecast, plan
 from textgen.training.reporting import reporters
 from textgen.training.stored_step import stored_step
 from textgen.training.tasks import LanguageModeling

@@ -21,16 +21,11 @@ from textgen.dropout import DropoutRates, keyed_seed
 from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.model_folder import WEIGHTS
+from textgen.products import reduced_precision
 from textgen.recurrence import State
 from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions
-from textgen.training.checkpoint import (
-    OPTIMIZER,
-    Checkpoint,
-    Run,
-    load_tensors,
-    model_tensors,
-)
+from textgen.training.checkpoint import OPTIMIZER, Checkpoint, Run, load_tensors, model_tensors
 from textgen.training.events import Ended, Evaluated, Event, Logged, Saved, Tick
 from textgen.training.optimization import (
     WeightAverage,
@@ -154,7 +149,7 @@ class Trainer:
         for start, end in _parts(batch, options.gradient_accumulation_steps):
             lanes = slice(start, end)
             dropout = self.rates.window(options.seed, step, (batch, lanes))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            with reduced_precision(self.device.type, options.dtype or "float32"):
                 outputs, carry = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.carry), dropout)
                 loss = self.task.loss(outputs, targets[:, lanes]) * ((end - start) / batch)
             loss.backward()  # type: ignore[no-untyped-call]
