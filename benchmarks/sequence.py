@@ -1,11 +1,12 @@
 """One layer over a sequence, forward and backward: our cells beside torch.nn's of the same kind and sizes, in one run.
 
-    python benchmarks/sequence.py [--threads 2] [--rounds 11] [--cells rnn,lstm,gru]
+    python benchmarks/sequence.py [--threads 2] [--rounds 11] [--cells rnn,lstm,gru,linear]
 
 `compiled` is the cell's equations through GatedCell's engine, compiled; `engine` the same without a compiler; `loop`
 the plain step loop; `own` the cell as it ships where that is something else; `torch` the module of torch.nn. For each
 the GFLOP/s of the products (median), and in brackets torch's time divided by its own, paired round by round: lower
-quartile, median, upper quartile. Above 1 is faster than torch. The time of compiling stands last.
+quartile, median, upper quartile. Above 1 is faster than torch. The time of compiling stands last. For `linear`, a small
+LinearCell: its time divided by that of the products of its input alone, forward and backward.
 """
 
 import argparse
@@ -15,10 +16,11 @@ import time
 
 import torch
 
-from textgen import Cell, GatedCell, plugins
+from textgen import Cell, GatedCell, LinearCell, plugins
 from textgen.training.machine import keep_memory
 
 SIZES = [(64, 16, 256), (128, 32, 256), (64, 64, 512), (35, 20, 650)]
+LINEAR_SIZES = [(512, 16, 256), (512, 64, 512)]
 TORCH = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 
 
@@ -58,6 +60,30 @@ def compare(name, length, batch, hidden, rounds):
     return work, times, compiling["compiled"]
 
 
+class Leaky(LinearCell):
+    """As little as a LinearCell can do besides the products of its input."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.gate, self.value = (torch.nn.Linear(input_size, hidden_size) for _ in range(2))
+
+    def coefficients(self, xs):
+        return torch.sigmoid(self.gate(xs)), self.value(xs)
+
+
+def linear(length, batch, hidden, rounds):
+    """The times of a LinearCell over those of its input's products alone, round by round."""
+    cell, xs = Leaky(hidden, hidden), torch.randn(length, batch, hidden, requires_grad=True)
+    parameters = list(cell.parameters())
+
+    def products(given):
+        return cell.gate(given) + cell.value(given), None
+
+    for run in (cell, products):
+        seconds(run, parameters, xs)
+    return [seconds(cell, parameters, xs) / seconds(products, parameters, xs) for _ in range(rounds)]
+
+
 def shown(label, work, times):
     ratios = [theirs / ours for theirs, ours in zip(times["torch"], times[label], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
@@ -75,7 +101,10 @@ def main():
     keep_memory()  # as the command does
     print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, float32, GFLOP/s")
     for name in options.cells.split(","):
-        for size in SIZES:
+        for size in LINEAR_SIZES if name == "linear" else ():
+            low, middle, high = statistics.quantiles(linear(*size, options.rounds), n=4)
+            print(f"linear {size!s:15} {low:.2f} {middle:.2f} {high:.2f} times its input's products", flush=True)
+        for size in SIZES if name != "linear" else ():
             work, times, compiling = compare(name, *size, options.rounds)
             figures = "  ".join(shown(label, work, times) for label in times)
             print(f"{name:5}{size!s:15} {figures}  {compiling:.1f} s", flush=True)

@@ -47,7 +47,7 @@ def quick():
     """No syncing, no measuring of speed, short trials and samples."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "system", Quick())
-        patch.setattr(ThisMachine, "step_seconds", lambda *_: 0.01)
+        patch.setattr(ThisMachine, "step_seconds", lambda *_, **__: 0.01)
         patch.setattr(rates, "FEWEST_STEPS", 5)
         patch.setattr(measures, "SAMPLED", 3)
         patch.setattr(measures, "SAMPLINGS", 1)
@@ -159,7 +159,7 @@ def test_everything_but_the_cell_and_its_rate_is_equal(whole):
 
 def test_minutes_give_faster_cells_more_steps_and_the_same_cell_the_same(monkeypatch, tmp_path):
     measured = iter([0.01, 0.04])  # for rnn and gru; elman is rnn, and is not measured again
-    monkeypatch.setattr(ThisMachine, "step_seconds", lambda *_: next(measured))
+    monkeypatch.setattr(ThisMachine, "step_seconds", lambda *_, **__: next(measured))
     contest = begin(tmp_path / "contest", budget=["params=1500,minutes=0.5"])
     rnn, elman, gru = (entrant.plan.max_steps for entrant in contest.record.entrants)
     assert rnn == elman and 3 * gru < rnn < 5 * gru

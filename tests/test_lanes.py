@@ -46,9 +46,16 @@ def test_a_window_depends_on_seed_and_step_alone(size, seed, steps):
     lanes, escape = lanes_of(size, seed), 0
     for step in (*steps, *reversed(steps)):
         assert all(map(np.array_equal, lanes.window(step), lanes_of(size, seed).window(step)))
-        assert lanes.starts_epoch(step) == (step % lanes.steps_per_epoch == 0)
+        assert np.array_equal(lanes.fresh(step), lanes_of(size, seed).fresh(step))
+        assert lanes.fresh(step).all() or step % lanes.steps_per_epoch
     escaped = lanes_of(size, seed, escape)
     assert all(map(np.array_equal, escaped.window(steps[0]), lanes_of(size, seed, escape).window(steps[0])))
+
+
+def test_a_lane_begins_afresh_once_in_a_hundred_windows():
+    lanes = Lanes(np.arange(100_000, dtype=np.uint16), 20, 4, seed=7)
+    fresh = np.array([lanes.fresh(step) for step in range(1, lanes.steps_per_epoch)])
+    assert fresh.shape == (1249, 20) and 0.008 < fresh.mean() < 0.012 and fresh.any(axis=0).all()
 
 
 def test_windows_are_the_same_in_every_process():

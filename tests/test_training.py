@@ -497,8 +497,8 @@ class Repeating(Task):
     def __init__(self, scores=()):
         self.quick_scores, self.has_scores = list(scores), bool(scores)
 
-    def starts_epoch(self, step):
-        return step % 4 == 0
+    def fresh(self, step):
+        return torch.full((3,), step % 4 == 0)
 
     def window(self, step):
         ids = (torch.arange(9).view(9, 1) + torch.arange(3) + 8 * (step % 4)) % 7
@@ -511,6 +511,15 @@ class Repeating(Task):
         if not self.has_scores:
             return None
         return Score(self.quick_scores.pop(0) if quick else 0.5, tokens=1, characters=1, bytes=1)
+
+
+def test_a_fresh_lane_has_the_initial_state_and_the_others_keep_theirs():
+    initial, before = (torch.ones(3, 2), torch.ones(3, 2, 4)), (torch.zeros(3, 2), torch.zeros(3, 2, 4))
+    task = Repeating()
+    task.fresh = lambda step: torch.tensor([True, False, True]) & (step > 0)
+    assert task.carried(1, initial, ()) == initial and task.carried(0, initial, before) == before
+    for tensor in task.carried(1, initial, before):
+        assert tensor.flatten(1).tolist() == [[each] * tensor[0].numel() for each in (1.0, 0.0, 1.0)]
 
 
 def trainer_of(folder, cell=CELLS["gru"], scores=(), **options):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from textgen.language_model import generation_habits, in_context
 from textgen.model import Model
+from textgen.recurrence import State
 from textgen.scoring.evaluate import LANES, WARM, Score, score_ids
 from textgen.text.split import TRAIN, VALIDATION
 from textgen.text.store import TokenStore
@@ -34,8 +35,16 @@ class Task(ABC):
         """Steps in one pass over the training part."""
 
     @abstractmethod
-    def starts_epoch(self, step: int) -> bool:
-        """Whether the carried state is dropped before this step."""
+    def fresh(self, step: int) -> Tensor:
+        """The lanes, (B,) of bool, whose carried state is dropped before this step."""
+
+    def carried(self, step: int, initial: State, before: State) -> State:
+        """The state into a step: what the step before left, and the initial one in lanes that begin afresh."""
+        fresh = self.fresh(step)
+        if not before or not fresh.any():
+            return before or initial
+        wide = [fresh.to(old.device).view(-1, *[1] * (old.dim() - 1)) for old in before]
+        return tuple(torch.where(*each) for each in zip(wide, initial, before, strict=True))
 
     @abstractmethod
     def window(self, step: int) -> tuple[Tensor, Tensor]:
@@ -68,8 +77,8 @@ class LanguageModeling(Task):
     def steps_per_epoch(self) -> int:
         return self.lanes.steps_per_epoch
 
-    def starts_epoch(self, step: int) -> bool:
-        return self.lanes.starts_epoch(step)
+    def fresh(self, step: int) -> Tensor:
+        return torch.from_numpy(self.lanes.fresh(step))
 
     def window(self, step: int) -> tuple[Tensor, Tensor]:
         inputs, targets = self.lanes.window(step)

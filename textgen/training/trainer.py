@@ -121,8 +121,7 @@ class Trainer:
         """One window: forward, backward, update. Returns the loss and the length of the gradient."""
         torch.manual_seed(keyed_seed(self.options.seed, step))  # for cells that draw noise of their own
         inputs, targets = (tensor.to(self.device) for tensor in self.task.window(step))
-        if self.task.starts_epoch(step) or not self.carry:
-            self.carry = self.model.initial_state(inputs.shape[1])
+        self.carry = self.task.carried(step, self.model.initial_state(inputs.shape[1]), self.carry)
         rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
