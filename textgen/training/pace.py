@@ -14,7 +14,7 @@ from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 from textgen.settings import TrainOptions
 
-PROBE_SECONDS = 3.5
+PROBE_SECONDS = 4.0
 """How long the speed of a step is measured, all ways of running it together."""
 
 PRECISION_GAIN = 0.9
@@ -45,16 +45,10 @@ class Machine(Protocol):
         """The seconds of one training step, measured for about `seconds` after whatever compiling there is."""
 
 
-def with_precision(
-    options: TrainOptions, config: ModelConfig, machine: Machine, probe: float
-) -> tuple[TrainOptions, float]:
-    """The options with a precision, and the seconds of an eager step in it; both are measured where it is open."""
-    if options.dtype is not None or not machine.can_round():
-        dtype = options.dtype or "float32"
-        return replace(options, dtype=dtype), machine.step_seconds(config, options, probe, dtype=dtype)
-    exact, rounded = (machine.step_seconds(config, options, probe / 2, dtype=d) for d in ("float32", "bfloat16"))
-    pays = rounded < PRECISION_GAIN * exact
-    return replace(options, dtype="bfloat16" if pays else "float32"), rounded if pays else exact
+def rough_seconds(options: TrainOptions, config: ModelConfig, machine: Machine, probe: float) -> float:
+    """The seconds of an eager step in the faster of the precisions that are open, for a first guess."""
+    precisions = _precisions(options, machine)
+    return min(machine.step_seconds(config, options, probe / len(precisions), dtype=dtype) for dtype in precisions)
 
 
 def with_fastest_step(
@@ -62,21 +56,31 @@ def with_fastest_step(
 ) -> tuple[TrainOptions, float]:
     """The options with a precision and a choice for or against compiling, and the seconds of a step then.
 
-    Compiling is tried where it is open, if there is time until the deadline to make good for it; that itself happens
-    here, on the clock of the plan.
+    Whatever is open is measured, one beside the other. Compiling is tried if there is time until the deadline to make
+    good for it; that itself happens here, on the clock of the plan.
     """
     in_time = deadline - time.monotonic() >= COMPILE_SECONDS
     is_open = options.compile is None and in_time and machine.can_compile(config)
-    probe = PROBE_SECONDS / 2 if is_open else PROBE_SECONDS
-    if options.compile:
-        dtype = options.dtype or "float32"
-        return replace(options, dtype=dtype), machine.step_seconds(config, options, probe, compiled=True, dtype=dtype)
-    options, seconds = with_precision(replace(options, compile=False), config, machine, probe)
-    if not is_open:
-        return options, seconds
-    assert options.dtype
-    try:
-        faster = machine.step_seconds(config, options, probe, compiled=True, dtype=options.dtype)
-    except TextgenError:  # a compiler that does not work
-        return options, seconds
-    return (replace(options, compile=True), faster) if faster < COMPILE_GAIN * seconds else (options, seconds)
+    ways = [(way, dtype) for way in ((False, True) if is_open else (bool(options.compile),))
+            for dtype in _precisions(options, machine)]  # fmt: skip
+    measured: dict[tuple[bool, str], float] = {}
+    for compiled, dtype in ways:
+        try:
+            probe = PROBE_SECONDS / len(ways)
+            measured[compiled, dtype] = machine.step_seconds(config, options, probe, compiled=compiled, dtype=dtype)
+        except TextgenError:  # a compiler that does not work
+            if not is_open:
+                raise
+    compiled, dtype = min(measured, key=lambda way: measured[way] / _worth(*way))
+    return replace(options, compile=compiled, dtype=dtype), measured[compiled, dtype]
+
+
+def _precisions(options: TrainOptions, machine: Machine) -> tuple[str, ...]:
+    if options.dtype is not None:
+        return (options.dtype,)
+    return ("float32", "bfloat16") if machine.can_round() else ("float32",)
+
+
+def _worth(compiled: bool, dtype: str) -> float:
+    """The share of the plainest way's time that another must beat."""
+    return (COMPILE_GAIN if compiled else 1.0) * (PRECISION_GAIN if dtype == "bfloat16" else 1.0)

@@ -15,7 +15,7 @@ from textgen.config import ModelConfig
 from textgen.settings import TrainOptions, check_training
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.text.levels import LEVELS, SIZED
-from textgen.training.pace import Machine, with_fastest_step, with_precision
+from textgen.training.pace import Machine, rough_seconds, with_fastest_step
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 ROUGH_SIZE = 384
@@ -119,7 +119,7 @@ def plan(
     timed = options.epochs is None and options.max_steps is None
     hidden = options.hidden_size
     if hidden is None and timed:
-        options, hidden = _with_hidden_size(options, level, vocab_size, tokens, machine, deadline)
+        hidden = _hidden_size(options, level, vocab_size, tokens, machine, deadline)
     config = model_config(options, level, vocab_size, hidden or 256)
     parameters = machine.parameters(config)
     steps, forecast = options.max_steps, Forecast(parameters)
@@ -154,24 +154,23 @@ def _with_window(options: TrainOptions, tokens: int) -> TrainOptions:
     return replace(options, batch_size=batch, seq_length=length)
 
 
-def _with_hidden_size(
+def _hidden_size(
     options: TrainOptions, level: str, vocab_size: int, tokens: int, machine: Machine, deadline: float
-) -> tuple[TrainOptions, int]:
-    """The size on the ladder at which the time left gives each parameter enough characters to read, and the options
-    with the precision that is fastest near it."""
+) -> int:
+    """The size on the ladder at which the time left gives each parameter enough characters to read."""
 
     def parameters(hidden: int) -> int:
         return machine.parameters(model_config(options, level, vocab_size, hidden))
 
     rough = model_config(options, level, vocab_size, ROUGH_SIZE)
-    options, seconds = with_precision(options, rough, machine, ROUGH_SECONDS)
+    seconds = rough_seconds(options, rough, machine, ROUGH_SECONDS)
     assert options.batch_size and options.seq_length
     speed = parameters(ROUGH_SIZE) * options.batch_size * options.seq_length / seconds  # parameters x symbols a second
     characters = LEVELS[level].characters
     best = math.sqrt(speed * max(1.0, deadline - time.monotonic()) * characters / CHARACTERS_PER_PARAMETER)
     most = MOST_PARAMETERS_PER_CHARACTER * tokens * characters
     fitting = [hidden for hidden in LADDER if parameters(hidden) <= min(1.25 * best, most)]
-    return options, fitting[-1] if fitting else LADDER[0]
+    return fitting[-1] if fitting else LADDER[0]
 
 
 def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, tokens: int) -> TrainOptions:
