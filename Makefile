@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_MINUTES ?= 1.5
 
-.PHONY: demo test test-slow lint clean
+# Tiny Shakespeare, as a file or by its name; then it is downloaded.
+CORPUS ?= tiny-shakespeare
+
+.PHONY: demo test test-slow bench torture torture-ci mutate lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +28,21 @@ test: $(VENV)/worked
 
 test-slow: $(VENV)/ready
 	$(BIN)/pytest -n 2 -q -m slow
+
+# What the documentation promises, tried thousands of times; the figures go to tests/torture/RESULTS.md.
+torture: $(VENV)/ready
+	$(BIN)/python -m tests.torture --output tests/torture/RESULTS.md
+
+torture-ci: $(VENV)/ready
+	$(BIN)/python -m tests.torture --ci
+
+# Each fault put into a copy of the code must be caught by the test that is named for it.
+mutate: $(VENV)/ready
+	$(BIN)/python -m tests.torture.mutate --unmutated --output tests/torture/MUTATIONS.md
+
+# Nothing else should run on the machine meanwhile (some twelve minutes).
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/bench.py $(CORPUS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

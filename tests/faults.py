@@ -8,7 +8,7 @@ import warnings
 
 from textgen import files
 
-CALLS = ("open", "write", "fsync", "close", "rename", "mkdir", "sync_folder")
+CALLS = ("open", "append", "write", "fsync", "close", "rename", "mkdir", "unlink", "rmdir", "sync_folder")
 
 
 class Quick(files.System):
@@ -59,14 +59,16 @@ class Short(Quick):
 
 
 class Failing(Watched):
-    """Raises OSError at call `at`, and at all later ones if `lasting`; a write that fails does half its work."""
+    """Raises OSError at call `at`, and at all later ones if `lasting`, but for those that remove; a write that fails
+    does half its work."""
 
     def __init__(self, at, error, lasting=False):
         super().__init__()
         self.at, self.error, self.lasting = at, error, lasting
 
     def before(self, name, *args):
-        if self.count == self.at or (self.lasting and self.count > self.at):
+        lasting = self.lasting and self.count > self.at and name not in ("unlink", "rmdir")
+        if self.count == self.at or lasting:
             if name == "write":
                 os.write(args[0], bytes(args[1][: len(args[1]) // 2]))
             if name == "close":
@@ -75,13 +77,17 @@ class Failing(Watched):
 
 
 class Dying(Watched):
-    """Kills its process at call `at`."""
+    """Kills its process at call `at`: before it is made, or when it has been."""
 
-    def __init__(self, at):
+    def __init__(self, at, done=False):
         super().__init__()
-        self.at = at
+        self.at, self.done = at, done
 
     def before(self, name, *args):
+        if self.count == self.at and not self.done:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def after(self, name, result, *args):
         if self.count == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -111,7 +117,7 @@ class Disk(Watched):
             self._replaced = _inside(now, self._name(args[1]))
 
     def after(self, name, result, *args):
-        if name == "open":
+        if name in ("open", "append"):
             self._path_of[result] = self._name(args[0])
         if name in ("open", "mkdir"):
             self.unnamed[self._name(args[0])] = {}

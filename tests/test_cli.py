@@ -20,6 +20,7 @@ from terminal import refusal, run
 
 from textgen.cli import VERBS, group, main
 from textgen.cli.params import Value
+from textgen.errors import LONGEST_END
 from textgen.options import declared, flag, value_type
 from textgen.settings import SampleOptions, TrainOptions
 from textgen.training.trainer import Trainer
@@ -231,7 +232,8 @@ def test_a_number_outside_its_declaration_is_named_with_what_is_allowed(name, op
             said, hint = refusal(run(*name.split(), "x", spelling, number), 2)
             assert re.match(rf"{first} must be a (whole )?number.* (from|above|of at (least|most)) .*, not .*\.$", said)
             wrong = number.split(",")[-1] if option.type.declaration.cycle else number
-            assert hint is None and said.endswith((f"not {wrong!r}.", f"not {wrong}.", f"not {wrong}.0."))
+            ends = (f"not {wrong!r}.", f"not {wrong}.", f"not {wrong}.0.")
+            assert hint is None and said.endswith(tuple(end[-LONGEST_END:] for end in ends))
     assert not runs()
 
 
@@ -633,7 +635,7 @@ def test_ctrl_c_before_training_or_while_writing_leaves_quietly(trained):
         ("textgen.writing.generate", "stream_rows", ["sample", "-m", trained]),
     ):
         with mock.patch(f"{home}.{name}", side_effect=KeyboardInterrupt):
-            assert run(*command) == (130, b"", "\n")
+            assert run(*command) == (130, b"", "\nStopped.\n")
     assert runs() <= {".tokens"}
 
 
@@ -670,7 +672,7 @@ def test_a_full_device_is_a_sentence(trained, capfd):
         assert main(["sample", "-m", str(trained), "-n", "5"]) == 1
     with suppress(OSError):
         full.close()
-    assert capfd.readouterr().err == "Error: the operating system: No space left on device.\n"
+    assert capfd.readouterr().err == "Error: standard output: No space left on device.\n"
 
 
 def test_without_a_standard_output_the_result_cannot_be_given(trained, capfd):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from textgen.errors import TextgenError
+from textgen.files import DamagedError, replace_in_folder
 from textgen.text import bulk, encoding, split, subword
 from textgen.text.corpus import survey, text_of, tokenize
 from textgen.text.corpus_settings import CorpusOptions, ReadingOptions
 from textgen.text.encoding import count_characters, encode_documents
 from textgen.text.split import TRAIN, VALIDATION, Split, choose_split, scan
-from textgen.text.store import open_store, tokenizer_of
+from textgen.text.store import COUNTS, open_store, tokenizer_of
 from textgen.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -210,3 +212,24 @@ def test_reading_options_reach_what_is_evaluated(tmp_path):
 @given(text=st.text())
 def test_characters_are_counted(text):
     assert count_characters(text.encode()) == len(text)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_symbols_are_counted_as_they_are_encoded(tmp_path, level):
+    (tmp_path / "text.txt").write_text(SAMPLE * 3 + "☃" * 40)
+    options = CorpusOptions(
+        tokenizer=level, vocab_size=None if level in ("char", "byte") else 330, validation_split=0.5
+    )
+    store = tokenize(survey([str(tmp_path / "text.txt")], options, seed=1), tmp_path / "store")
+    expected = np.bincount(store.model_tokens(TRAIN), minlength=store.tokenizer.vocab_size)
+    np.testing.assert_array_equal(store.frequencies, expected)
+    older = {name: entry for name, entry in store.about["files"].items() if name != COUNTS}
+    np.testing.assert_array_equal(replace(store, about={**store.about, "files": older}).frequencies, expected)
+
+
+def test_counts_that_fit_no_tokenizer_are_damage(tmp_path):
+    (tmp_path / "text.txt").write_text(SAMPLE)
+    tokenize(survey([str(tmp_path / "text.txt")], CorpusOptions(tokenizer="char"), seed=1), tmp_path / "store")
+    replace_in_folder(tmp_path / "store", COUNTS, b"\0" * 16)
+    with pytest.raises(DamagedError, match=rf"{COUNTS} is damaged"):
+        open_store(tmp_path / "store").frequencies

@@ -151,11 +151,11 @@ def test_copies_are_reported_and_steered_away_from(sample, run):
     assert err.startswith("longest copy: ") and "of document 0 of the training text: " in err
     content = json.loads(sample("-p", "the cat", "-n", "40", "--greedy", "--report-copies", "--json")[1])
     copy = content["longest_copy"]
-    assert copy["characters"] == len(copy["text"]) > 12
+    assert copy["characters"] == len(copy["text"]) > 8
     assert text[copy["character"] :].startswith(copy["text"]) and copy["document"] == 0
     for seed in range(4):
-        guarded = "the cat" + sample("-p", "the cat", "-n", "40", "-s", seed, "--max-copy", "12")[1][:-1]
-        assert not any(guarded[a : a + 13] in text for a in range(len(guarded) - 12))
+        guarded = "the cat" + sample("-p", "the cat", "-n", "40", "-s", seed, "--max-copy", "8")[1][:-1]
+        assert not any(guarded[a : a + 9] in text for a in range(len(guarded) - 8))
 
 
 def test_a_model_whose_text_is_gone_says_so(sample, run):

@@ -104,9 +104,9 @@ def test_a_corpus_too_short_is_refused_with_sizes_that_fit(tokens, batch, length
 
 
 @pytest.mark.parametrize(("escapes", "missing"), [(0, 5), (9, 5), (10, None), (500, None)])
-def test_a_text_that_holds_enough_escapes_gets_no_more(monkeypatch, escapes, missing):
-    monkeypatch.setattr("textgen.training.lanes.PIECE", 64)
+def test_a_text_that_holds_enough_escapes_gets_no_more(escapes, missing):
     tokens = np.full(10_000, 7)
     tokens[:: 10_000 // max(1, escapes)][:escapes] = 5
     tokens[0] = 5 if escapes else 7
-    assert missing_escape(tokens, 5) == missing and missing_escape(tokens, None) is None
+    frequencies = np.bincount(tokens)
+    assert missing_escape(frequencies, 5) == missing and missing_escape(frequencies, None) is None

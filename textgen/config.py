@@ -9,8 +9,9 @@ from typing import Any
 from textgen.errors import TextgenError
 
 FORMAT_VERSION = 1
-BACKENDS = ("auto", "numpy", "torch")
-"""What may run a model: its stored step by numpy, or the model itself by torch; auto takes the first that is there."""
+BACKENDS = ("auto", "numpy", "torch", "int8")
+"""What may run a model: its stored step by numpy, the model itself by torch, or the stored step with weights in eight
+bits; auto takes the stored step, as it is stored, where there is one, else torch."""
 
 LARGEST = {"vocab_size": 10_000_000, "embedding_size": 65_536, "hidden_size": 65_536, "num_layers": 64}
 """Sizes above these are refused, so that a damaged file costs neither time nor memory."""

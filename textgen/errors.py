@@ -5,15 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_BEGIN, LONGEST_END = 1200, 300
+"""Characters of a message that are shown of a longer one: what a file holds may be of any length."""
+
 
 class TextgenError(ValueError):
-    """An error in one sentence that names the value; `hint`, if any, says what to do."""
+    """An error in one sentence that names the value; `hint`, if any, says what to do.
+
+    Both are made safe to show: what a terminal could take for a command is escaped, and what is endless is cut.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(showable(message))
+        self.hint = None if hint is None else showable(hint)
 
 
 class UsageError(TextgenError):
@@ -26,3 +32,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean 'x'?' for the nearest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def showable(message: str) -> str:
+    """A message on one line of printable characters, its middle left out if it is very long."""
+    if len(message) > LONGEST_BEGIN + LONGEST_END:
+        message = f"{message[:LONGEST_BEGIN]} ... {message[-LONGEST_END:]}"
+    if message.isprintable():
+        return message
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)

@@ -12,25 +12,22 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from textgen.disk import PASSING, System, naming
+from textgen.disk import lock as lock
 from textgen.errors import TextgenError
 from textgen.strict_json import finite, refuse_constant, unique_keys
-
-try:
-    import fcntl
-except ImportError:  # Windows, where two trainings into one folder are not told apart
-    fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 PIECE = 1 << 16
-JSON_LIMIT = 64 << 20
+JSON_LIMIT, MOST_TABLES = 32 << 20, 1 << 21
+"""Bytes of the longest JSON that is read, and how many lists and tables it may hold: each takes a hundred bytes."""
 _TEMPORARY = ".tmp-"
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -39,54 +36,26 @@ class DamagedError(TextgenError):
     """A file is missing, cut short or changed; the message names it."""
 
 
-class System:
-    """The calls by which bytes become durable. Tests put a faulty one in `system`'s place."""
-
-    def open(self, path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-
-    def write(self, handle: int, data: bytes | memoryview) -> int:
-        return os.write(handle, data)
-
-    def fsync(self, handle: int) -> None:
-        os.fsync(handle)
-
-    def close(self, handle: int) -> None:
-        os.close(handle)
-
-    def rename(self, old: Path, new: Path) -> None:
-        old.replace(new)
-
-    def mkdir(self, path: Path) -> None:
-        path.mkdir()
-
-    def sync_folder(self, path: Path) -> None:
-        if os.name == "nt":  # a folder cannot be synced there
-            return
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            self.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 system = System()
 
 
 class FileWriter:
-    """A new file, written in pieces; knows its size and digest."""
+    """A new file, written in pieces; knows its size and digest. Errors name `target`, which it is going to be."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, target: Path) -> None:
         self.size = 0
         self._digest = hashlib.sha256()
-        self._handle: int | None = system.open(path)
+        self._target = target
+        with naming(target):
+            self._handle: int | None = system.open(path)
 
     def write(self, data: bytes) -> None:
         """Append data; a short write is continued, never ignored."""
         assert self._handle is not None
         view = memoryview(data)
         while view:
-            written = system.write(self._handle, view[:PIECE])
+            with naming(self._target, missing=len(view)):
+                written = system.write(self._handle, view[:PIECE])
             self._digest.update(view[:written])
             self.size += written
             view = view[written:]
@@ -94,9 +63,10 @@ class FileWriter:
     def finish(self) -> dict[str, Any]:
         """Sync and close; returns what the manifest says of the file."""
         assert self._handle is not None
-        system.fsync(self._handle)
-        handle, self._handle = self._handle, None
-        system.close(handle)
+        with naming(self._target):
+            system.fsync(self._handle)
+            handle, self._handle = self._handle, None
+            system.close(handle)
         return {"size": self.size, "sha256": self._digest.hexdigest()}
 
     def abandon(self) -> None:
@@ -111,31 +81,48 @@ def write_file(path: Path, content: bytes) -> dict[str, Any]:
     """Create or replace one file: whole or not at all. Returns its size and digest."""
     temporary = path.with_name(f".{path.name}{_TEMPORARY}{secrets.token_hex(4)}")
     try:
-        writer = FileWriter(temporary)
+        writer = FileWriter(temporary, path)
         try:
             writer.write(content)
             entry = writer.finish()
         finally:
             writer.abandon()
-        system.rename(temporary, path)
+        with naming(path):
+            system.rename(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            system.unlink(temporary)
         raise
-    system.sync_folder(path.parent)
+    with naming(path):
+        system.sync_folder(path.parent)
     return entry
+
+
+def append(path: Path, content: bytes, durable: bool = False) -> None:
+    """Add to the end of a file that only grows. Until something durable is added, a power cut may take its end."""
+    with naming(path, missing=len(content)):
+        handle = system.append(path)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[system.write(handle, view) :]
+            if durable:
+                system.fsync(handle)
+        finally:
+            system.close(handle)
 
 
 class FolderWriter:
     """A folder under construction: `create` files, then leave the `new_folder` block to make it appear."""
 
-    def __init__(self, temporary: Path) -> None:
-        self._temporary = temporary
+    def __init__(self, temporary: Path, target: Path) -> None:
+        self._temporary, self._target = temporary, target
         self._open: dict[str, FileWriter] = {}
         self.about: dict[str, Any] = {}
 
     def create(self, name: str) -> FileWriter:
         """A new file to write to in pieces."""
-        self._open[name] = FileWriter(self._temporary / name)
+        self._open[name] = FileWriter(self._temporary / name, self._target / name)
         return self._open[name]
 
     def write(self, name: str, content: bytes) -> None:
@@ -144,13 +131,14 @@ class FolderWriter:
 
     def finish(self) -> None:
         entries = {name: writer.finish() for name, writer in self._open.items()}
-        manifest = FileWriter(self._temporary / MANIFEST)
+        manifest = FileWriter(self._temporary / MANIFEST, self._target / MANIFEST)
         try:
             manifest.write(_sealed({"format_version": FORMAT_VERSION, "files": entries, **self.about}))
             manifest.finish()
         finally:
             manifest.abandon()
-        system.sync_folder(self._temporary)
+        with naming(self._target):
+            system.sync_folder(self._temporary)
 
     def abandon(self) -> None:
         for writer in self._open.values():
@@ -167,25 +155,31 @@ def new_folder(target: Path) -> Iterator[FolderWriter]:
     if target.exists():
         raise FileExistsError(f"{target} exists already")
     temporary = target.with_name(f".{target.name}{_TEMPORARY}{secrets.token_hex(4)}")
-    system.mkdir(temporary)
-    writer = FolderWriter(temporary)
+    with naming(target):
+        system.mkdir(temporary)
+    writer = FolderWriter(temporary, target)
     try:
         yield writer
         writer.finish()
-        system.rename(temporary, target)
+        with naming(target):
+            system.rename(temporary, target)
     except BaseException:
         writer.abandon()
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            _remove_all(temporary)
         raise
-    system.sync_folder(target.parent)
+    with naming(target):
+        system.sync_folder(target.parent)
 
 
 def make_parents(folder: Path) -> None:
     """Create a folder and those above it, each synced into its parent."""
     if not folder.is_dir():
         make_parents(folder.parent)
-        folder.mkdir(exist_ok=True)
-        system.sync_folder(folder.parent)
+        with naming(folder):
+            with suppress(FileExistsError):
+                system.mkdir(folder)
+            system.sync_folder(folder.parent)
 
 
 def replace_in_folder(folder: Path, name: str, content: bytes) -> None:
@@ -206,39 +200,35 @@ def replace_in_folder(folder: Path, name: str, content: bytes) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a committed folder; it stops being visible in one step."""
+    """Remove a committed folder; it stops being visible in one step, and before its files go."""
     hidden = folder.with_name(f".{folder.name}{_TEMPORARY}{secrets.token_hex(4)}")
-    system.rename(folder, hidden)
-    shutil.rmtree(hidden)
+    with naming(folder):
+        system.rename(folder, hidden)
+        system.sync_folder(folder.parent)
+        _remove_all(hidden)
+
+
+def _remove_all(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        for each in path.iterdir():
+            _remove_all(each)
+        system.rmdir(path)
+    else:
+        system.unlink(path)
 
 
 def clean(folder: Path) -> None:
     """Remove what interrupted writes left behind. Call it only while holding the folder's lock."""
     for left in folder.glob(f".*{_TEMPORARY}*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold a folder for writing. Raises TextgenError if another process does; a dead owner frees it."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TextgenError(f"another process is training into {str(folder)!r}.") from None
-        yield
-    finally:
-        os.close(handle)
+        with suppress(OSError):
+            _remove_all(left)
 
 
 def to_json(content: Any) -> bytes:
-    """Strict, stable JSON: sorted as given, no NaN, a final newline."""
-    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Strict, stable JSON: sorted as given, no NaN, a final newline; what is no Unicode (as in a name) escaped."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:
@@ -252,23 +242,25 @@ def _seal(manifest: Mapping[str, Any]) -> str:
 
 @contextmanager
 def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
-    """A regular file of at most `limit` bytes, for reading. Raises DamagedError naming what is anything else."""
+    """A regular file of at most `limit` bytes, for reading. Raises DamagedError naming what is anything else, and
+    what cannot be read to its end; TextgenError where that is no fault of the file."""
     try:
         handle = os.open(path, _READ_FLAGS)
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise DamagedError(f"{path} is not a regular file.")
+            if status.st_size > limit:
+                raise DamagedError(f"{path} is damaged: it has {status.st_size:,} bytes, more than {limit:,}.")
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing.") from None
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror}.") from error
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise DamagedError(f"{path} is not a regular file.")
-        if status.st_size > limit:
-            raise DamagedError(f"{path} is damaged: it has {status.st_size:,} bytes, more than {limit:,}.")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            yield file
-    finally:
-        os.close(handle)
+        kind = TextgenError if error.errno in PASSING else DamagedError
+        raise kind(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -279,6 +271,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """A JSON object from bytes: finite numbers, no duplicate keys, bounded depth. Raises DamagedError with the name."""
+    if data.count(b"[") + data.count(b"{") > MOST_TABLES:
+        raise DamagedError(f"{name} is damaged: it holds more than {MOST_TABLES:,} lists and tables.")
     try:
         content = json.loads(
             data.decode(), parse_float=finite, parse_constant=refuse_constant, object_pairs_hook=unique_keys
@@ -318,10 +312,13 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and type(entry.get("size")) is int and type(entry.get("sha256")) is str
 
 
-def verified(folder: Path, name: str, manifest: Mapping[str, Any] | None = None) -> bytes:
-    """The content of one file of a committed folder, held to its digest. Raises DamagedError naming the file."""
+def verified(folder: Path, name: str, manifest: Mapping[str, Any] | None = None, limit: int | None = None) -> bytes:
+    """The content of one file of a committed folder, held to its digest and to `limit` bytes, if that is given.
+
+    Raises DamagedError naming the file."""
     allowed = _allowed(folder, name, manifest or read_manifest(folder))
-    with opened(folder / name, limit=max(entry["size"] for entry in allowed)) as file:
+    largest = max(entry["size"] for entry in allowed)
+    with opened(folder / name, largest if limit is None else min(limit, largest)) as file:
         content = file.read()
     _hold_to(allowed, folder / name, len(content), hashlib.sha256(content).hexdigest())
     return content

@@ -30,6 +30,9 @@ _TORCH_HINT = "--backend torch runs every model whose cell is installed."
 _NO_PART = ("README.md", "training_args.json")
 """Files of a model folder on which its predictions do not depend."""
 
+MOST_BEGIN = 1024
+"""So many symbols may stand before every text, which are read before the first one is written."""
+
 FEW_DOCUMENTS = 10
 """With fewer training documents than this a model has hardly met the boundary symbol: it would go astray after one.
 A line end, or else the commonest symbol, then stands before a text, and the boundary is never drawn."""
@@ -97,11 +100,7 @@ SUBWORD_SAMPLING = {"temperature": 0.7, "min_p": 0.1}
 
 def generation_habits(store: TokenStore) -> dict[str, Any]:
     """What generation_config.json says of a corpus: how to begin, and which symbols it never showed."""
-    tokenizer = store.tokenizer
-    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-    tokens = store.model_tokens(TRAIN)
-    for start in range(0, len(tokens), 1 << 22):
-        counts += np.bincount(tokens[start : start + (1 << 22)], minlength=tokenizer.vocab_size)
+    tokenizer, counts = store.tokenizer, store.frequencies
     newline = tokenizer.encode("\n")
     many = store.about["documents"][TRAIN] >= FEW_DOCUMENTS
     seen_newline = len(newline) == 1 and counts[newline[0]] > 0
@@ -118,8 +117,9 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
     """Open a model folder. Runs no code from it.
 
     With `backend` 'numpy' the step that is stored in the folder is run, with neither torch nor the cell's plugin; with
-    'torch' the model is built of its cell, which must be installed; 'auto' takes numpy where a step is stored. Raises
-    TextgenError for a missing or damaged folder, naming the file, and for what the backend lacks.
+    'torch' the model is built of its cell, which must be installed; with 'int8' the stored step is run with weights in
+    eight bits, by onnxruntime; 'auto' takes the stored step, as it is stored, where there is one. Raises TextgenError
+    for a missing or damaged folder, naming the file, and for what the backend lacks.
 
     Example:
         >>> model = load("runs/demo")                                          # doctest: +SKIP
@@ -134,7 +134,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
         raise TextgenError(f"{str(path)!r} is not a model folder (it has no {files.MANIFEST}).")
     manifest = files.read_manifest(path)
     config = read_config(path, manifest)
-    habits = files.parse_json(files.verified(path, GENERATION, manifest), str(path / GENERATION))
+    habits = files.parse_json(files.verified(path, GENERATION, manifest, files.JSON_LIMIT), str(path / GENERATION))
     tokenizer = tokenizer_of(path)
     if tokenizer.vocab_size != config.vocab_size:
         raise files.DamagedError(
@@ -143,17 +143,18 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
         )
     require_weights(path, manifest)
     stored = STEP in manifest["files"]
-    stepper = _numpy_stepper if backend == "numpy" or (backend == "auto" and stored) else _torch_stepper
-    model = with_habits(config, tokenizer, stepper(path, manifest, config), habits)
+    by_torch = backend == "torch" or (backend == "auto" and not stored)
+    stepper = _torch_stepper(path, manifest, config) if by_torch else _stored(path, manifest, config, backend)
+    model = with_habits(config, tokenizer, stepper, habits)
     return replace(model, digest=_digest(manifest), folder=path)
 
 
-def _numpy_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Stepper:
+def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> Stepper:
     from textgen.runtime.folder import read_stepper
 
     if STEP not in manifest["files"]:
-        raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which numpy cannot run it.", hint=_TORCH_HINT)
-    return read_stepper(folder, manifest, config.vocab_size)
+        raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which {backend} cannot run it.", hint=_TORCH_HINT)
+    return read_stepper(folder, manifest, config.vocab_size, backend)
 
 
 def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Stepper:
@@ -175,6 +176,8 @@ def with_habits(config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, hab
     for ids in (begin, unsampled):
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < config.vocab_size for i in ids):
             raise files.DamagedError("generation_config.json is damaged: it names symbols that do not exist.")
+    if len(begin) > MOST_BEGIN:
+        raise files.DamagedError(f"generation_config.json is damaged: a text begins with {len(begin):,} symbols.")
     if {*unsampled, tokenizer.boundary}.issuperset(range(config.vocab_size)):
         raise files.DamagedError("generation_config.json is damaged: it leaves no symbol to write.")
     defaults = habits.get("sampling", {})

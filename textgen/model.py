@@ -7,6 +7,7 @@ layers' states one after another, as one flat tuple.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -83,6 +84,14 @@ class Stack(Cell):
         return [*groups, {"params": norms, "decay": 0.0, "rate": 1.0}]
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Some symbols (N,), and what is added to the logit of each (N,)."""
+
+    ids: Tensor
+    corrections: Tensor
+
+
 class Readout(nn.Module):
     """Hidden state to logits: a linear layer, through a projection where tied weights of another width ask for it."""
 
@@ -95,8 +104,14 @@ class Readout(nn.Module):
         if tied_to is not None:
             self.linear.weight = tied_to.weight
 
-    def forward(self, ys: Tensor) -> Tensor:
-        return linear(self.project(ys), self.linear.weight, self.linear.bias)
+    def forward(self, ys: Tensor, candidates: Candidates | None = None) -> Tensor:
+        """The logits of all symbols, or of some, corrected."""
+        weight: Tensor = self.linear.weight
+        bias: Tensor = self.linear.bias
+        if candidates is not None:
+            weight = weight.index_select(0, candidates.ids)
+            bias = bias.index_select(0, candidates.ids) + candidates.corrections
+        return linear(self.project(ys), weight, bias)
 
 
 class Model(Cell):
@@ -115,13 +130,19 @@ class Model(Cell):
         y, state = self.stack.step(self.encoder(x), state)
         return self.readout(y), state
 
-    def forward(self, xs: Tensor, state: State | None = None, dropout: Dropout | None = None) -> tuple[Tensor, State]:
-        """ids (T, B) to logits (T, B, vocab_size) and the final state."""
+    def forward(
+        self,
+        xs: Tensor,
+        state: State | None = None,
+        dropout: Dropout | None = None,
+        candidates: Candidates | None = None,
+    ) -> tuple[Tensor, State]:
+        """ids (T, B) to logits (T, B, vocab_size) and the final state; with N candidates, to their logits (T, B, N)."""
         embedded = self.encoder(xs)
         if dropout:
             embedded = dropout.symbols(embedded, xs, self.input_size)
         ys, state = self.stack(embedded, state, dropout)
-        return self.readout(dropout.units(ys) if dropout else ys), state
+        return self.readout(dropout.units(ys) if dropout else ys, candidates), state
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The cells' own groups; the embedding and the readout's matrices decay, its bias does not."""

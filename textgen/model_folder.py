@@ -14,13 +14,15 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 GENERATION = "generation_config.json"
 STEP = "step.json"
+LARGEST_HEADER = 4 << 20
+"""Bytes that a file of weights may have besides its numbers."""
 
 
 def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> ModelConfig:
     """The configuration of a model folder. Raises TextgenError naming the file."""
     path = str(folder / CONFIG)
     try:
-        return ModelConfig.from_json(files.parse_json(files.verified(folder, CONFIG, manifest), path))
+        return ModelConfig.from_json(files.parse_json(files.verified(folder, CONFIG, manifest, files.JSON_LIMIT), path))
     except files.DamagedError:
         raise
     except TextgenError as error:

@@ -152,6 +152,13 @@ class TrainOptions(CorpusOptions):
         "Compile what gated cells do at each step (needs a C++ compiler).",
         default_text="where it pays within the run",
     )
+    sampled_softmax: int | None = option(
+        None,
+        "Compare the right symbols with this many others a step, not with all: for vocabularies of many thousands.",
+        low=1,
+        high=10_000_000,
+        default_text="all",
+    )
     early_stopping_patience: int | None = option(
         None,
         "Stop after this many evaluations without a better one.",
@@ -184,6 +191,13 @@ class TrainOptions(CorpusOptions):
         high=1_000_000_000,
         also=("--save-every",),
         default_text="as evaluations",
+    )
+    verify_steps: int | None = option(
+        None,
+        "Steps between those made twice and compared bit by bit, to find a machine that computes wrongly.",
+        low=1,
+        high=1_000_000_000,
+        default_text="never",
     )
     save_total_limit: int = option(2, "Checkpoints kept.", low=2, high=1_000_000)
     sample_steps: int | None = option(

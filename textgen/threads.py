@@ -64,9 +64,9 @@ class _OneThreadOfAll(_OneThread):
 
 
 class _Chosen:
-    """Whether `use_threads` was called."""
+    """What `use_threads` was called with; 0 until then."""
 
-    by_hand = False
+    threads = 0
 
 
 _numpy_alone, _everything = _OneThread(), _OneThreadOfAll()
@@ -80,12 +80,17 @@ def one_thread() -> AbstractContextManager[None]:
 def few_rows() -> AbstractContextManager[None]:
     """A block in which numpy's products take one thread, which for a few rows is fastest; unless `use_threads` has
     said how many."""
-    return nullcontext() if _Chosen.by_hand else _numpy_alone
+    return nullcontext() if _Chosen.threads else _numpy_alone
+
+
+def chosen() -> int | None:
+    """How many `use_threads` was told, None if it was not called."""
+    return _Chosen.threads or None
 
 
 def use_threads(threads: int) -> None:
     """Let every product of this process take so many threads; before numpy is imported it costs nothing."""
-    _Chosen.by_hand = True
+    _Chosen.threads = threads
     if "numpy" not in sys.modules:
         os.environ.update(dict.fromkeys(_VARIABLES, str(threads)))
         return

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import import_module
+from pathlib import Path
 
 import click
 from click.exceptions import NoSuchCommand
 
 from textgen import __version__
+from textgen.cli.screen import ClosedOutput, say
 from textgen.errors import TextgenError
+from textgen.stopping import INTERRUPTED, TERMINATED, Terminated, handling, leave
 
 STARTED = time.monotonic()
 """When the command began, for everything that is promised in minutes."""
@@ -22,6 +28,7 @@ VERBS = {
     "tokenize": "Turn a corpus into tokens once, for several trainings.",
     "evaluate": "Measure how well a model predicts a text.",
     "compare": "Let cells compete on your text: same size, same budget.",
+    "quantize": "Write a model with weights in eight bits: a quarter of the size.",
     "compress": "Make a file as small as a model can.",
     "decompress": "Bring a compressed file back.",
     "runs": "List trainings with how far and how well each got.",
@@ -72,9 +79,18 @@ def group(ctx: click.Context, config: str | None, traceback: bool) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return
+    _refuse_no_place()
     from textgen.cli.config import defaults_from
 
     ctx.default_map = defaults_from(config, group, ctx)
+
+
+def _refuse_no_place() -> None:
+    """Raise TextgenError if the folder that a person is in is gone: libraries below end the process over it."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise TextgenError("the folder that you are in is gone.", hint="cd to one that is there.") from None
 
 
 def prepare_threads() -> None:
@@ -88,13 +104,30 @@ def prepare_threads() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed at work, 2 wrong usage, 130 or 143 stopped."""
     prepare_threads()
+    with ExitStack() as places:
+        if sys.stdout is None:
+            places.enter_context(redirect_stdout(ClosedOutput()))
+        if sys.stderr is None:
+            places.enter_context(redirect_stderr(places.enter_context(Path(os.devnull).open("w"))))
+        places.enter_context(handling(leave))
+        try:
+            return _run(arguments)
+        except (KeyboardInterrupt, click.Abort):
+            say("Stopped.")
+            return INTERRUPTED
+        except Terminated:
+            say("Stopped.")
+            return TERMINATED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = group.main(arguments, prog_name="textgen", standalone_mode=False, auto_envvar_prefix="TEXTGEN")
         return code if isinstance(code, int) else 0
     except SystemExit as end:  # click's way to end quietly when whoever read our output has had enough
         return end.code if isinstance(end.code, int) else 1
-    except (KeyboardInterrupt, click.Abort):
-        return 130
+    except click.Abort:
+        raise
     except Exception as error:
         if os.environ.get("TEXTGEN_RAISE_ERRORS") == "1":
             raise
@@ -112,14 +145,16 @@ def complain(error: Exception) -> int:
         message, hint, code = str(error), error.hint, error.exit_code
     elif isinstance(error, OSError):
         message = f"{error.filename or 'the operating system'}: {error.strerror or error}."
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename not in (None, "standard output")
+        hint = "free some space on that disk; a training goes on with --resume." if full else None
     elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         message, hint = "out of memory.", "a smaller --batch-size, --seq-length or --hidden-size needs less."
     else:
         message = _sentence(f"this is a fault of textgen: {type(error).__name__}: {error}")
         hint = "textgen --traceback COMMAND ... shows where; please report it."
-    click.echo(f"Error: {message}", err=True)
+    say(f"Error: {message}")
     if hint:
-        click.echo(f"Hint: {hint}", err=True)
+        say(f"Hint: {hint}")
     return code
 
 

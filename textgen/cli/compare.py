@@ -18,6 +18,7 @@ from textgen.contest.settings import DECIDED, ContestOptions, Request, request
 from textgen.errors import UsageError
 from textgen.options import from_mapping
 from textgen.settings import TrainOptions
+from textgen.stopping import INTERRUPTED, exit_code, handling
 from textgen.text.sources import refuse_missing
 
 if TYPE_CHECKING:
@@ -86,23 +87,21 @@ def _follow(contest: Contest, quiet: bool) -> int:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if received and number == signal.SIGINT:
-            say(f"\nLeaving at once; {contest.folder} keeps what was done.")
             raise KeyboardInterrupt
         received.append(number)
         contest.stop = True
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with display(contest, quiet) as show:
+        with handling(stop), display(contest, quiet) as show:
             for event in contest.events():
                 show(event)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except KeyboardInterrupt:
+        say(f"\nLeaving at once; {contest.folder} keeps what was done.")
+        return INTERRUPTED
     if not received:
         return 0
     say(f"Stopped; {contest.folder} keeps what was done. The same command goes on.")
-    return 128 + received[0]
+    return exit_code(received[0])
 
 
 def _draw(contest: Contest, quiet: bool) -> None:

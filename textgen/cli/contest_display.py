@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
-
-from textgen.cli.screen import count, duration, plural, say, short
+from textgen.cli.screen import count, duration, plural, rewrite_line, say, short
 
 if TYPE_CHECKING:
     from textgen.contest.contest import Contest
@@ -129,7 +127,7 @@ class _Lines:
     def _move(self, step: int, steps: int) -> None:
         if self._moving and time.monotonic() - self._shown > 0.2:
             self._shown = time.monotonic()
-            click.echo(f"\r\x1b[K        {self._what}  step {count(step)} of {count(steps)}", nl=False, err=True)
+            rewrite_line(f"        {self._what}  step {count(step)} of {count(steps)}")
 
     def _line(self, text: str) -> None:
         self.clear()
@@ -137,4 +135,4 @@ class _Lines:
 
     def clear(self) -> None:
         if self._moving:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            rewrite_line("")

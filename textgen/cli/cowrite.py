@@ -165,22 +165,27 @@ class CoWriting:
         return session.fork((self._start.seed + self._forks) % 2**63)
 
 
-def cowrite(session: Session, prompt: str, options: SampleOptions, save_state: str | None) -> None:
-    """Read lines from standard input and write with them until they end; then keep the state, if that was asked for."""
-    output = Output()
+def cowrite(session: Session, prompt: str, options: SampleOptions, save_state: str | None, raw: bool = False) -> None:
+    """Read lines from standard input and write with them until they end, or the terminal goes; then keep the state,
+    if that was asked for."""
+    output = Output(raw)
     writing = CoWriting(session, options, output)
     terminal = sys.stdin is not None and sys.stdin.isatty()
     if terminal:
         say("Writing together: /help tells how.")
         output.write(prompt + "\n" if prompt else "")
-    while (line := _line(terminal)) is not None:
-        try:
-            if not writing.command(line):
-                break
-        except (TextgenError, OSError) as error:
-            warn(str(error))
-    if save_state is not None:
-        writing.session.save(save_state)
+    try:
+        while (line := _line(terminal)) is not None:
+            try:
+                if not writing.command(line):
+                    break
+            except BrokenPipeError:
+                raise
+            except (TextgenError, OSError) as error:
+                warn(str(error))
+    finally:
+        if save_state is not None:
+            writing.session.save(save_state)
 
 
 def _line(terminal: bool) -> str | None:

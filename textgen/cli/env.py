@@ -13,6 +13,8 @@ from textgen import __version__
 from textgen.cli.screen import Output
 
 PACKAGES = ("torch", "numpy", "click", "datasets", "sentencepiece", "pluggy", "safetensors", "huggingface-hub", "rich")
+SHOWN = ("TEXTGEN_LOAD_PLUGINS", "TEXTGEN_MODEL", "TEXTGEN_DATA", "TEXTGEN_RAISE_ERRORS")
+"""Variables whose values may stand in a public bug report; of others, such as a key, it is said that they are set."""
 
 
 @click.command("env", context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,7 +28,8 @@ def command(as_json: bool) -> None:
             content[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             content[package] = "not installed"
-    content |= {name: value for name, value in sorted(os.environ.items()) if name.startswith(("TEXTGEN_", "OMP_"))}
+    told = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("TEXTGEN_", "OMP_"))}
+    content |= {name: value if name in SHOWN or name.startswith("OMP_") else "(set)" for name, value in told.items()}
     if as_json:
         Output().write(json.dumps(content) + "\n")
     else:

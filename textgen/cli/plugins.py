@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import click
 
 from textgen import plugins
+from textgen.cli.load_plugins import READY
 from textgen.cli.plugins_check import command as check_command
 from textgen.cli.plugins_new import command as new_command
 from textgen.cli.screen import Output, table
@@ -75,17 +78,50 @@ def _load_elsewhere(entries: list[Entry]) -> dict[Entry, str | None]:
     problems: dict[Entry, str | None] = {}
     waiting = list(entries)
     while waiting:
-        wanted = [[e.name, e.module, e.distribution, e.version] for e in waiting]
-        child = [sys.executable, "-m", "textgen.cli.load_plugins", json.dumps(wanted)]
-        try:
-            done = subprocess.run(child, capture_output=True, timeout=SECONDS_EACH, env=dict(os.environ))
-            said, end = done.stdout, f"it ends the process (exit code {done.returncode})"
-        except subprocess.TimeoutExpired as error:
-            said, end = error.stdout or b"", f"it takes longer than {SECONDS_EACH:.0f} s to import"
-        results = [json.loads(line) for line in said.splitlines() if line.startswith(b'{"problem"')]
-        for entry, result in zip(waiting, results, strict=False):
-            problems[entry] = result["problem"]
-        if len(results) < len(waiting):
-            problems[waiting[len(results)]] = end
-        waiting = waiting[len(results) + 1 :]
+        found, end = _answers(waiting)
+        problems.update(zip(waiting, found, strict=False))
+        if len(found) < len(waiting):
+            problems[waiting[len(found)]] = end
+        waiting = waiting[len(found) + 1 :]
     return problems
+
+
+def _answers(entries: list[Entry]) -> tuple[list[str | None], str]:
+    """What is wrong with each of these plugins, as far as a child process got with them, and how it ended."""
+    wanted = json.dumps([[e.name, e.module, e.distribution, e.version] for e in entries])
+    child = subprocess.Popen(
+        [sys.executable, "-m", "textgen.cli.load_plugins", wanted],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ),
+    )
+    assert child.stdout is not None
+    found: list[str | None] = []
+    late = threading.Event()
+    while (line := _next_line(child, late)).startswith(b'{"problem"') or line == READY:
+        found += [] if line == READY else [json.loads(line)["problem"]]
+    child.stdout.close()
+    code = child.wait()
+    return found, f"it takes longer than {SECONDS_EACH:.0f} s to import" if late.is_set() else _ending(code)
+
+
+def _next_line(child: subprocess.Popen[bytes], late: threading.Event) -> bytes:
+    """What the child says next; nothing at its end, which comes at once if it takes too long."""
+
+    def stop() -> None:
+        late.set()
+        child.kill()
+
+    assert child.stdout is not None
+    clock = threading.Timer(SECONDS_EACH, stop)
+    clock.start()
+    try:
+        return child.stdout.readline()
+    finally:
+        clock.cancel()
+
+
+def _ending(code: int) -> str:
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"it ends the process ({how})"

@@ -1,4 +1,4 @@
-"""textgen runs: the trainings of this folder, with how far and how well each got."""
+"""textgen runs: the trainings of this folder, how far and how well each got, and whether its files are whole."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from textgen import files
-from textgen.cli.screen import Output, count, figure, table
+from textgen import files, integrity
+from textgen.cli.screen import Output, count, figure, plural, table
 from textgen.errors import TextgenError
+from textgen.integrity import ARGUMENTS, METRICS
 
-ARGUMENTS, METRICS = "training_args.json", "metrics.jsonl"
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -93,21 +93,77 @@ def show(run: str, as_json: bool) -> None:
 
     folder = find_run(run)
     arguments = files.read_json(folder / ARGUMENTS)
-    content = {**summary(folder), "folder": str(folder), "corpus": arguments.get("corpus"),
-               "made_with": arguments.get("made_with"), "options": arguments.get("options")}  # fmt: skip
+    content = {
+        **summary(folder),
+        "folder": str(folder),
+        "checkpoints": [int(path.name.rpartition("-")[2]) for path in integrity.checkpoints(folder)],
+        **{name: arguments.get(name) for name in ("corpus", "store", "digests", "made_with", "forecast", "options")},
+    }
     evaluations = [line for line in metrics(folder) if "eval_loss" in line]
     if as_json:
         Output().write(json.dumps({**content, "evaluations": evaluations}) + "\n")
         return
-    for name, value in content.items():
-        shown = ", ".join(f"{k}={v}" for k, v in value.items() if v is not None) if isinstance(value, dict) else value
-        Output().write(f"{name:14} {shown}\n")
+    Output().write("".join(f"{line}\n" for name, value in content.items() for line in _described(name, value)))
     rows = [
         {"step": count(e["step"]), "nats": figure(e["eval_loss"]), "perplexity": figure(e.get("eval_perplexity"), 2),
          "bits/byte": figure(e.get("eval_bits_per_byte")), "": "final" if e.get("final") else ""} for e in evaluations
     ]  # fmt: skip
     if rows:
         Output().write("\n" + table(rows, ["step", "nats", "perplexity", "bits/byte", ""]) + "\n")
+
+
+def _described(name: str, value: Any) -> list[str]:
+    """A name beside its value, or beside each of several values, one a line."""
+    if isinstance(value, dict):
+        shown = [f"{key}: {each}" for key, each in value.items() if each is not None]
+    else:
+        shown = [str(each) for each in value] if isinstance(value, list) else [str(value)]
+    first, *others = shown or ["-"]
+    return [f"{name:14} {first}", *(f"{'':14} {other}" for other in others)]
+
+
+@command.command("verify", context_settings=HELP)
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a folder.")
+def verify(runs: tuple[str, ...], as_json: bool) -> None:
+    """Hold every file of RUN (default: all in runs/), of its checkpoints and its tokens to its SHA-256.
+
+    Each damaged file is named; the exit code is 1 if there is any. A model folder or tokens may stand for RUN.
+    """
+    from textgen.cli.train import find_run
+
+    folders = [find_run(name) for name in runs] or _committed(Path("runs"))
+    seen: dict[Path, integrity.Examined] = {}
+    for folder in folders:
+        for examined in integrity.examine_run(folder):
+            if examined.folder not in seen:
+                seen[examined.folder] = examined
+                _report(examined, as_json)
+    damaged = sum(len(examined.damaged) for examined in seen.values())
+    if damaged:
+        are = "file is" if damaged == 1 else "files are"
+        raise TextgenError(
+            f"{count(damaged)} {are} damaged.",
+            hint="--resume falls back to a checkpoint that is whole; tokens are made again from their corpus.",
+        )
+
+
+def _committed(root: Path) -> list[Path]:
+    """The runs and other committed folders in a folder. Raises TextgenError if there is none."""
+    places = (f"*/{ARGUMENTS}", f"*/{files.MANIFEST}", f"*/*/{ARGUMENTS}")  # the last are the runs of a contest
+    found = {path.parent for place in places for path in root.glob(place) if ".tmp-" not in str(path)}
+    if not found:
+        raise TextgenError(f"no run in {root}/.", hint="train one: textgen train FILE")
+    return sorted(found)
+
+
+def _report(examined: integrity.Examined, as_json: bool) -> None:
+    if as_json:
+        content = {"folder": str(examined.folder), "files": examined.files, "damaged": examined.damaged}
+        Output().write(json.dumps(content) + "\n")
+    else:
+        whole = f"{examined.folder}: {plural(examined.files, 'file')}, all whole"
+        Output().write("".join(f"{line}\n" for line in examined.damaged or [whole]))
 
 
 @command.command("path", context_settings=HELP)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     help="Show the prompt too.  [default: on a terminal]",
 )
 @click.option("--stream/--no-stream", default=None, help="Show text as it is written.  [default: yes]")
+@click.option("--raw", is_flag=True, help="Write control characters to a terminal as they are, not as escapes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a text and line.")
 @click.option("-0", "--null", is_flag=True, help="End each of several texts with a NUL instead of a heading.")
 @click.option("-i", "--interactive", is_flag=True, help="Write together, line by line; /help tells how.")
@@ -92,7 +93,7 @@ def command(
     if interactive and session is not None:
         from textgen.cli.cowrite import cowrite
 
-        cowrite(session, text, options, form.save_state)
+        cowrite(session, text, options, form.save_state, form.raw)
         return 0
     Writer(loaded, text, options, form, session).write(num_samples)
     return 0
@@ -157,6 +158,8 @@ def read_prompt(prompt: str | None, prompt_file: str | None) -> str:
         except FileNotFoundError:
             raise UsageError(f"prompt file {prompt_file!r} does not exist.") from None
     if prompt == "-":
+        if sys.stdin is None:
+            raise TextgenError("standard input is closed.")
         return _decoded(sys.stdin.buffer.read(), "standard input")
     prompt = prompt or ""
     bad = next((i for i, c in enumerate(prompt) if 0xD800 <= ord(c) <= 0xDFFF), None)

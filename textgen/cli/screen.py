@@ -2,53 +2,101 @@
 
 from __future__ import annotations
 
+import io
 import math
+import select
 import sys
 import unicodedata
-from typing import Any
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 import click
 
 from textgen.errors import TextgenError
 
+_HARMLESS = "\n\t\u200c\u200d"
+_PIECE = 4096  # less than the buffer below, which then holds back what cannot be given away yet
+
 
 def say(text: str = "") -> None:
-    """A line on standard error."""
-    click.echo(text, err=True)
+    """A line on standard error, what could move the cursor as escapes. Where nobody can hear it any more, the work
+    goes on all the same."""
+    with suppress(OSError):
+        click.echo(visible(text), err=True)
 
 
 def warn(text: str) -> None:
     """A warning on standard error."""
-    click.echo(f"Warning: {text}", err=True)
+    say(f"Warning: {text}")
+
+
+def rewrite_line(text: str) -> None:
+    """Put a text in the place of the line at hand, on a terminal's standard error."""
+    with suppress(OSError):
+        click.echo(f"\r\x1b[K{visible(text)}", nl=False, err=True)
+
+
+class ClosedOutput(io.TextIOBase):
+    """Stands where a command has no standard output: what is written to it is refused, not lost."""
+
+    def write(self, text: str) -> int:
+        raise TextgenError("standard output is closed.")
 
 
 class Output:
     """Text to standard output as UTF-8, whatever the terminal's encoding. On a terminal, control characters show as
-    escapes: a model must not move the cursor."""
+    escapes: a model must not move the cursor. With `raw` they do not."""
 
-    def __init__(self) -> None:
-        if sys.stdout is None:
-            raise TextgenError("standard output is closed.")
+    def __init__(self, raw: bool = False) -> None:
         self.terminal = sys.stdout.isatty()
+        self._escaped = self.terminal and not raw
         self._bytes = getattr(sys.stdout, "buffer", None)
 
     def write(self, text: str) -> None:
-        if self.terminal:
+        if self._escaped:
             text = visible(text)
         if self._bytes is None:  # a test's or notebook's stand-in
             sys.stdout.write(text)
             return
-        self._bytes.write(text.encode("utf-8", "replace"))
-        self._bytes.flush()
+        left = memoryview(encoded(text))
+        try:
+            while left:
+                taken = self._bytes.write(left[:_PIECE])  # an unbuffered file takes what it can, and may take nothing
+                if not taken:
+                    select.select([], [self._bytes], [])
+                left = left[taken or 0 :]
+                self._flush(self._bytes)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+    def _flush(self, stream: BinaryIO) -> None:
+        """Give everything away, to a reader too that takes it in its own time and asked not to be waited for."""
+        while True:
+            try:
+                stream.flush()
+                return
+            except BlockingIOError:
+                select.select([], [stream], [])
+
+
+def encoded(text: str) -> bytes:
+    """The text as UTF-8. The name of a file that is none gets its own bytes back."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
 
 
 def visible(text: str) -> str:
-    """The text with control characters, line ends and tabs apart, as escapes."""
+    """The text with control characters as escapes, apart from line ends, tabs, and the joiners inside words and
+    emoji."""
     return "".join(_visible(character) for character in text)
 
 
 def _visible(character: str) -> str:
-    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf"):
+    if character in _HARMLESS or unicodedata.category(character) not in ("Cc", "Cf"):
         return character
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
@@ -105,8 +153,8 @@ class ReadingProgress:
         if self._shown and (megabytes - self._last >= 1 or done < self._last * 1e6):
             self._last = megabytes
             of = f" of {total / 1e6:,.1f}" if total else ""
-            click.echo(f"\r\x1b[K{what} {megabytes:,.1f}{of} MB", nl=False, err=True)
+            rewrite_line(f"{what} {megabytes:,.1f}{of} MB")
 
     def finish(self) -> None:
         if self._shown and self._last >= 0:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            rewrite_line("")

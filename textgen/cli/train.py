@@ -18,6 +18,7 @@ from textgen.cli.screen import ReadingProgress, count, duration, plural, say, sh
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag, from_mapping
 from textgen.settings import TrainOptions, check_training
+from textgen.stopping import INTERRUPTED, exit_code, handling
 from textgen.text.sources import refuse_missing
 
 if TYPE_CHECKING:
@@ -196,25 +197,23 @@ def follow(session: Session, style: str) -> int:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if received and number == signal.SIGINT:
-            say(f"\nLeaving at once; {session.run.folder} keeps its last checkpoint.")
             raise KeyboardInterrupt
         received.append(number)
         session.trainer.stop = True
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ended = None
-        with display(session, style) as show:
+        with handling(stop), display(session, style) as show:
             for event in session.events():
                 show(event)
                 ended = event if isinstance(event, Ended) else ended
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except KeyboardInterrupt:
+        say(f"\nLeaving at once; {session.run.folder} keeps its last checkpoint.")
+        return INTERRUPTED
     assert ended is not None
-    if style != "none":
+    if style != "none" or ended.reason in ("interrupted", "time"):
         _farewell(session, ended.reason, ended.step, ended.seconds)
-    return 128 + received[0] if ended.reason == "interrupted" else 0
+    return exit_code(received[0]) if ended.reason == "interrupted" else 0
 
 
 def _farewell(session: Session, reason: str, step: int, seconds: float) -> None:

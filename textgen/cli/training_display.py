@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -33,9 +33,28 @@ def display(session: Session, style: str) -> Iterator[Show]:
         yield lambda event: None
     elif style == "rich" or (style == "auto" and sys.stderr.isatty()):
         with LiveTable(session) as table:
-            yield table.show
+            yield _while_seen(table.show)
     else:
         yield PlainLines(session).show
+
+
+_UNSEEN = (OSError, SystemExit)
+"""What is raised where a terminal has gone; `rich` would end the process over it."""
+
+
+def _while_seen(show: Show) -> Show:
+    """The same, until nobody can see it any more: training goes on, or ends as it was asked to."""
+    gone = False
+
+    def shown(event: Event) -> None:
+        nonlocal gone
+        try:
+            if not gone:
+                show(event)
+        except _UNSEEN:
+            gone = True
+
+    return shown
 
 
 class _Samples:
@@ -110,7 +129,8 @@ class LiveTable:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        with suppress(*_UNSEEN):
+            self._bar.stop()
 
     def show(self, event: Event) -> None:
         self._speed.see(event)

@@ -29,6 +29,7 @@ class Form:
 
     echo: bool | None
     stream: bool | None
+    raw: bool
     as_json: bool
     null: bool
     verbose: bool
@@ -45,7 +46,7 @@ class Writer:
         self._model, self._prompt, self._options, self._form = model, prompt, options, form
         self._session = session
         self._before = prompt if session is None else session.open.tail
-        self._output = Output()
+        self._output = Output(form.raw)
         self._echo = (self._output.terminal if form.echo is None else form.echo) and not form.as_json
         self._stream = form.stream is not False and not form.as_json
         if form.report_copies or options.max_copy is not None:

@@ -28,8 +28,9 @@ from textgen.settings import DEFAULT_MINUTES, TrainOptions
 from textgen.text.sources import lasting
 from textgen.text.split import TRAIN, VALIDATION
 from textgen.text.store import TokenStore
-from textgen.training.machine import ThisMachine, versions
+from textgen.training.machine import ThisMachine
 from textgen.training.plan import EVALUATION_COST, EVALUATIONS, QUICK_LOOK, embedding_for, model_config
+from textgen.training.provenance import versions
 from textgen.training.train import Session, start
 
 SPEED_SECONDS = 1.0

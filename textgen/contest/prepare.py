@@ -14,8 +14,8 @@ from textgen.errors import TextgenError, UsageError
 from textgen.options import flag
 from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
-from textgen.training.machine import versions
 from textgen.training.new_run import next_folder
+from textgen.training.provenance import versions
 from textgen.training.train import CACHE, stored_corpus
 
 

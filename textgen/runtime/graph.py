@@ -17,14 +17,17 @@ import numpy as np
 
 from textgen.errors import TextgenError
 from textgen.files import DamagedError
-from textgen.runtime.nodes import Kind, Node, items, number, stored_number, table
+from textgen.runtime.nodes import Kind, Node, items, number, stored_number, table, work
 from textgen.runtime.ops import DTYPES, Array
 
-FORMAT, VERSION = "textgen step", 1
+FORMAT, VERSION = "textgen step", 2
 MOST_NODES, MOST_STATES = 20_000, 1024
 MOST_CONSTANTS = 1 << 16
 LARGEST_SUM = 1 << 26
 """Elements a row of the batch that all values of a program may have together."""
+FREE_WORK, WORK_A_WEIGHT = 1 << 22, 32
+"""Numbers that a program may make, read or multiply for a row of the batch, in all and for each weight: so that the
+time it takes is in keeping with the size of the model."""
 IDS = "ids"
 
 
@@ -57,6 +60,9 @@ class Program:
             kinds[f"node.{place}"] = nodes[-1].kind
         if sum(node.kind.elements for node in nodes) > LARGEST_SUM:
             raise ValueError(f"its {name} program makes more than {LARGEST_SUM:,} numbers a row")
+        weights = sum(kind.elements for place, kind in known.items() if place.startswith("weight."))
+        if sum(work(node, kinds) for node in nodes) > FREE_WORK + WORK_A_WEIGHT * weights:
+            raise ValueError(f"its {name} program works more than a model of {weights:,} weights has to")
         outputs = items(entry.get("outputs"), 1 + MOST_STATES)
         if any(not isinstance(output, str) or output not in kinds for output in outputs):
             raise ValueError(f"an output of its {name} program is nothing that it has")
@@ -67,24 +73,27 @@ class Program:
 
 @dataclass(frozen=True)
 class StepGraph:
-    """All that `step.json` holds. `logits` is the kind of what the step gives first, (B, V)."""
+    """All that `step.json` holds. `logits` is the kind of what the step gives first, (B, V); `int8` names the weights
+    that are stored in eight bits (format 2)."""
 
     weights: dict[str, Kind]
     state: tuple[Kind, ...]
     logits: Kind
     initial: Program
     step: Program
+    int8: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The content of `step.json`."""
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if self.int8 else 1,
             "weights": {name: kind.to_json() for name, kind in self.weights.items()},
             "state": [kind.to_json() for kind in self.state],
             "logits": self.logits.to_json(),
             "initial": self.initial.to_json(),
             "step": self.step.to_json(),
+            **({"int8": list(self.int8)} if self.int8 else {}),
         }
 
     @classmethod
@@ -115,7 +124,16 @@ class StepGraph:
         initial = Program.from_json("initial", content.get("initial"), known, state)
         known |= {IDS: Kind("int64", (-1,)), **{f"state.{place}": kind for place, kind in enumerate(state)}}
         step = Program.from_json("step", content.get("step"), known, [logits, *state])
-        return cls(weights, state, logits, initial, step)
+        return cls(weights, state, logits, initial, step, _in_int8(content.get("int8", []), weights))
+
+
+def _in_int8(stored: Any, weights: Mapping[str, Kind]) -> tuple[str, ...]:
+    names = tuple(items(stored, len(weights)))
+    if any(type(name) is not str or name not in weights for name in names) or len({*names}) < len(names):
+        raise ValueError("it has something in eight bits that is no weight of it")
+    if any(weights[name].dtype != "float32" or len(weights[name].shape) < 2 for name in names):
+        raise ValueError("it has something in eight bits that is no matrix")
+    return names
 
 
 def _constant(stored: Any) -> Array:

@@ -91,6 +91,12 @@ class Node:
         return cls(str(name), inputs, kind, options)
 
 
+def work(node: Node, known: Mapping[str, Kind]) -> int:
+    """How many numbers a node makes, reads or multiplies for each row of the batch."""
+    kinds = [known[each] for each in node.inputs if isinstance(each, str)]
+    return OPERATIONS[node.op].work([at_batch(kind.shape, 1) for kind in kinds], at_batch(node.kind.shape, 1))
+
+
 def _hold_shape(operation: Operation, kinds: Sequence[Kind | None], kind: Kind, options: Mapping[str, Any]) -> None:
     for batch in BATCHES:
         sizes = [() if each is None else at_batch(each.shape, batch) for each in kinds]

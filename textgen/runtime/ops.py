@@ -25,7 +25,8 @@ LETTERS = {"f": ["float32"], "i": ["int64"], "b": ["bool"], "n": ["float32", "in
 @dataclass(frozen=True)
 class Operation:
     """An operation. `options` names its settings and what kind each is; a `sized` one is also given its result's shape,
-    a `typed` one its result's type; `scalars` may stand in the place of arrays."""
+    a `typed` one its result's type; `scalars` may stand in the place of arrays. `work` is how many numbers are made,
+    read or multiplied, by the shapes of the inputs and the result."""
 
     types: str
     shape: ShapeRule
@@ -34,6 +35,7 @@ class Operation:
     sized: bool = False
     typed: bool = False
     scalars: bool = False
+    work: Callable[[Sequence[shapes.Shape], shapes.Shape], int] = shapes.made
 
     @property
     def inputs(self) -> list[str]:
@@ -73,6 +75,12 @@ def erf(x: Array) -> Array:
 def _linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     y = np.matmul(x, weight.T)
     return y if bias is None else np.add(y, bias, out=y)
+
+
+def product(x: Array, weight: Array, bias: Array) -> Array:
+    """x (..., K) times a matrix that lies in memory as (K, N), plus a bias (N,)."""
+    y = np.matmul(x, weight)
+    return np.add(y, bias, out=y)
 
 
 def _layer_norm(x: Array, *affine: Array, axes: int, eps: float) -> Array:
@@ -178,17 +186,17 @@ OPERATIONS: dict[str, Operation] = {
     "erf": _pointwise("f->f", erf),
     "where": _pointwise("b,a,a->a", np.where),
     "lerp": _pointwise("f,f,f->f", _lerp),
-    "linear": Operation("f,f,f?->f", shapes.linear, _linear),
-    "matmul": Operation("f,f->f", shapes.matmul, np.matmul),
+    "linear": Operation("f,f,f?->f", shapes.linear, _linear, work=shapes.multiplied),
+    "matmul": Operation("f,f->f", shapes.matmul, np.matmul, work=shapes.multiplied),
     "embedding": Operation("f,i->f", shapes.embedding, _embedding),
     "layer_norm": Operation("f,f?,f?->f", shapes.normalized, _layer_norm, {"axes": "last axes", "eps": "number"}),
     "softmax": Operation("f->f", shapes.same, _softmax, _AXIS),
     "log_softmax": Operation("f->f", shapes.same, _log_softmax, _AXIS),
     "cumsum": Operation("n->n", shapes.same, _cumsum, _AXIS),
-    "sum": Operation("n->n", shapes.reduced, _reduction(np.sum), _AXES),
-    "mean": Operation("f->f", shapes.reduced, _reduction(np.mean), _AXES),
-    "amax": Operation("n->n", shapes.reduced, _reduction(np.max), _AXES),
-    "amin": Operation("n->n", shapes.reduced, _reduction(np.min), _AXES),
+    "sum": Operation("n->n", shapes.reduced, _reduction(np.sum), _AXES, work=shapes.read),
+    "mean": Operation("f->f", shapes.reduced, _reduction(np.mean), _AXES, work=shapes.read),
+    "amax": Operation("n->n", shapes.reduced, _reduction(np.max), _AXES, work=shapes.read),
+    "amin": Operation("n->n", shapes.reduced, _reduction(np.min), _AXES, work=shapes.read),
     "slice": Operation("a->a", shapes.sliced, _slice, _RANGE),
     "cat": Operation("a,a*->a", shapes.joined, _cat, _AXIS),
     "take": Operation("a,i->a", shapes.taken, _take, _AXIS),

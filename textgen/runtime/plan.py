@@ -18,7 +18,7 @@ import numpy as np
 
 from textgen.runtime.graph import IDS, Program
 from textgen.runtime.nodes import BATCHES, Kind
-from textgen.runtime.ops import DTYPES, OPERATIONS, Array, part_of
+from textgen.runtime.ops import DTYPES, OPERATIONS, Array, part_of, product
 from textgen.runtime.shapes import Shape, at_batch
 
 MOST_SYMBOLS, LARGEST_TABLE = 1024, 1 << 22
@@ -39,7 +39,9 @@ class Call:
     def bound(self, batch: int) -> Callable[..., Array]:
         """The function of the source arrays, at a batch size."""
         if self.op == "product":
-            return np.matmul if len(self.sources) == 2 else _product
+            return np.matmul if len(self.sources) == 2 else product
+        if "run" in self.options:
+            return self.options["run"]  # type: ignore[no-any-return]
         if self.op == "slice":
             return itemgetter(part_of(**self.options))
         operation, settings = OPERATIONS[self.op], dict(self.options)
@@ -48,12 +50,6 @@ class Call:
         if operation.typed:
             settings["dtype"] = DTYPES[self.kind.dtype]
         return partial(operation.run, **settings) if settings else operation.run
-
-
-def _product(x: Array, weight: Array, bias: Array) -> Array:
-    """x (..., K) times a matrix that lies in memory as (K, N), plus a bias (N,)."""
-    y = np.matmul(x, weight)
-    return np.add(y, bias, out=y)
 
 
 @dataclass
@@ -94,8 +90,11 @@ class Plan:
         return found
 
 
-def lower(program: Program, arrays: Mapping[str, Array], inputs: Mapping[str, Kind], vocab_size: int = 0) -> Plan:
-    """The plan of a program over these arrays (weights by name), its other inputs named by `inputs`."""
+def lower(
+    program: Program, arrays: Mapping[str, Array], inputs: Mapping[str, Kind], vocab_size: int = 0, rewrite: Any = None
+) -> Plan:
+    """The plan of a program over these arrays (weights by name), its other inputs named by `inputs`. `rewrite` may
+    change a plan's calls while its matrices are still the arrays that were given."""
     plan = Plan([], {}, {}, [], {}, 0)
     places = {}
     for name, kind in inputs.items():
@@ -117,6 +116,8 @@ def lower(program: Program, arrays: Mapping[str, Array], inputs: Mapping[str, Ki
         _slice_later(plan)
         if vocab_size:
             _tabulate(plan, vocab_size)
+    if rewrite is not None:
+        rewrite(plan)
     _transpose_weights(plan)
     _prune(plan)
     _own(plan)

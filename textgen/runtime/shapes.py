@@ -150,3 +150,18 @@ def taken(inputs: Sequence[Shape], target: Shape, axis: int) -> Shape:
     if len(places) != 1 or not x[axis]:
         raise ValueError(f"takes places {places} of {x}")
     return (*x[:axis], places[0], *x[axis + 1 :])
+
+
+def made(inputs: Sequence[Shape], target: Shape) -> int:
+    """The work of most operations: as many numbers as come out."""
+    return math.prod(target)
+
+
+def read(inputs: Sequence[Shape], target: Shape) -> int:
+    """The work of reductions: as many numbers as go in."""
+    return math.prod(inputs[0])
+
+
+def multiplied(inputs: Sequence[Shape], target: Shape) -> int:
+    """The work of products: a multiplication for each number that comes out and each that goes into it."""
+    return math.prod(target) * inputs[0][-1]

@@ -13,6 +13,7 @@ from textgen import threads
 from textgen.errors import TextgenError
 from textgen.runtime.execution import Execution
 from textgen.runtime.graph import IDS, StepGraph
+from textgen.runtime.int8 import Int8Rows, in_int8
 from textgen.runtime.nodes import Kind
 from textgen.runtime.ops import Array
 from textgen.runtime.plan import lower
@@ -20,6 +21,7 @@ from textgen.runtime.sequence import SequencePlan, State
 
 FEW_ROWS = 8
 """So many rows are stepped in one thread, which is then fastest, and always gives the same last digits."""
+Weights = Mapping[str, Array | Int8Rows]
 LARGEST_LOGITS = 1 << 22
 """Numbers of the logits that are held at once while a text is scored."""
 
@@ -30,12 +32,14 @@ class NumpyStepper:
     A state is a tuple of arrays, (B, ...) each, never changed once it is given. Several threads may step at once.
     """
 
-    def __init__(self, graph: StepGraph, weights: Mapping[str, Array]) -> None:
-        """`weights` by name, as the graph wants them; they are copied."""
-        arrays = {f"weight.{name}": array for name, array in weights.items()}
+    def __init__(self, graph: StepGraph, weights: Weights, backend: str = "numpy") -> None:
+        """`weights` by name, as the graph wants them; they are copied. With `backend` 'int8' those in eight bits are
+        run as they are, by onnxruntime; else floats are made of them."""
+        small = {name: weight for name, weight in weights.items() if isinstance(weight, Int8Rows)}
+        arrays = {f"weight.{name}": w.floats if isinstance(w, Int8Rows) else w for name, w in weights.items()}
         inputs = {IDS: Kind("int64", (-1,)), **{f"state.{number}": kind for number, kind in enumerate(graph.state)}}
         initial = lower(graph.initial, arrays, {})
-        step = lower(graph.step, arrays, inputs, vocab_size=graph.logits.shape[1])
+        step = lower(graph.step, arrays, inputs, graph.logits.shape[1], in_int8(small) if backend == "int8" else None)
         self._vocab_size = graph.logits.shape[1]
         self._initial, self._initial_places = Execution(initial, initial.calls), initial.outputs
         self._step, self._inputs, self._outputs = Execution(step, step.calls), [*step.inputs.values()], step.outputs

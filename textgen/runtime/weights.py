@@ -11,10 +11,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from textgen.files import DamagedError, parse_json
+from textgen.model_folder import LARGEST_HEADER
 from textgen.runtime.nodes import Kind
 from textgen.runtime.ops import DTYPES, Array
 
-_TYPES = {"float32": "F32", "int64": "I64", "bool": "BOOL"}
+_TYPES = {"float32": "F32", "int64": "I64", "bool": "BOOL", "int8": "I8"}
+_DTYPES = {**DTYPES, "int8": np.int8}
+
+
+def largest_file(wanted: Mapping[str, Kind]) -> int:
+    """The most bytes that a file of these tensors has; one that is longer need not be read."""
+    return LARGEST_HEADER + sum(map(_bytes, wanted.values()))
 
 
 def read_weights(content: bytes, name: str, wanted: Mapping[str, Kind]) -> dict[str, Array]:
@@ -34,13 +41,13 @@ def read_weights(content: bytes, name: str, wanted: Mapping[str, Kind]) -> dict[
             raise DamagedError(
                 f"{name} does not fit the stored step: {key!r} is not {list(kind.shape)} of {kind.dtype}."
             )
-        found[key] = np.frombuffer(content, DTYPES[kind.dtype], math.prod(kind.shape), begin + place)
+        found[key] = np.frombuffer(content, _DTYPES[kind.dtype], math.prod(kind.shape), begin + place)
         found[key] = found[key].reshape(kind.shape)
     return found
 
 
 def _bytes(kind: Kind) -> int:
-    return math.prod(kind.shape) * int(np.dtype(DTYPES[kind.dtype]).itemsize)
+    return math.prod(kind.shape) * int(np.dtype(_DTYPES[kind.dtype]).itemsize)
 
 
 def _place(entry: object, kind: Kind) -> int | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+
 from textgen import files
 from textgen.errors import TextgenError, UsageError
 from textgen.text import recipes
@@ -21,7 +23,7 @@ from textgen.text.encoding import encode_parts
 from textgen.text.levels import LEVELS
 from textgen.text.sources import Source, SourceOptions, find_sources, read
 from textgen.text.split import TRAIN, VALIDATION, Progress, Scan, Split, choose_split, no_progress, scan
-from textgen.text.store import FORMAT_VERSION, KIND, TokenStore, open_store, tokenizer_of
+from textgen.text.store import COUNTS, FORMAT_VERSION, KIND, TokenStore, count, open_store, tokenizer_of
 from textgen.text.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -155,6 +157,7 @@ def tokenize(corpus: Corpus, folder: Path, progress: Progress = no_progress) -> 
     dtype = "<u2" if tokenizer.vocab_size + 256 <= 1 << 16 else "<u4"
     counted = ("tokens", "raw", "bytes", "characters", "documents")
     counts = {part: dict.fromkeys(counted, 0) for part in (TRAIN, VALIDATION)}
+    frequencies = np.zeros(tokenizer.vocab_size, dtype="<i8")
     with files.new_folder(folder) as store:
         for name, content in tokenizer.files().items():
             store.write(name, content)
@@ -162,10 +165,12 @@ def tokenize(corpus: Corpus, folder: Path, progress: Progress = no_progress) -> 
         done = 0
         for part, begins, (ids, size, characters) in encode_parts(tokenizer, corpus.documents(), corpus.total):
             outputs[part].write(ids.astype(dtype).tobytes())
+            frequencies += count(ids, len(frequencies)) if part == TRAIN else 0
             for what, more in zip(counted, (len(ids), tokenizer.raw_count(ids), size, characters, begins), strict=True):
                 counts[part][what] += more
             done += size
             progress("encoding", done, corpus.total)
+        store.write(COUNTS, frequencies.tobytes())
         store.about = {
             "kind": KIND,
             "store_version": FORMAT_VERSION,

@@ -119,9 +119,9 @@ class Split:
 
 def choose_split(sizes: Sequence[int], share: float, seed: int) -> Split:
     """Hold out `share` of the bytes: whole documents spread by seed if such a set comes near it, else the tail."""
-    if share == 0:
-        return Split()
     total = sum(sizes)
+    if share == 0 or total == 1:  # a byte is not divided: it is trained on
+        return Split()
     wanted = share * total
     order = list(range(len(sizes)))
     random.Random(f"{seed}/held out").shuffle(order)
@@ -133,7 +133,8 @@ def choose_split(sizes: Sequence[int], share: float, seed: int) -> Split:
             held += sizes[document]
         if held >= 0.95 * wanted:
             return Split(held_out=frozenset(chosen))
-    start = min(total - int(wanted) if len(sizes) > 1 else int(sizes[0] * (1 - share)), total - 1)
+    start = total - int(wanted) if len(sizes) > 1 else int(sizes[0] * (1 - share))
+    start = min(max(start, 1), total - 1)
     for document, size in enumerate(sizes):
         if start < size:
             return Split(tail_document=document, tail_offset=start)

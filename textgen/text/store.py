@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,25 @@ import numpy.typing as npt
 
 from textgen import files
 from textgen.text.split import TRAIN, VALIDATION
+from textgen.text.subword import MODEL_FILE
+from textgen.text.symbols import CONFIG_FILE
 from textgen.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
+COUNTS = "frequencies.bin"
+"""How often each symbol occurs in the training part: little-endian int64. Stores from before it are counted anew."""
+PIECE = 1 << 22
 KIND = "token store"
 Tokens = npt.NDArray[Any]
-_ABOUT = {"key": str, "dtype": str, "level": str, "vocab_size": int, "corpus_documents": int, "tokens": dict,
-          "raw": dict, "bytes": dict, "characters": dict, "documents": dict}  # fmt: skip
+DTYPES = ("<u2", "<u4")
+COUNTED = ("tokens", "raw", "bytes", "characters", "documents")
+_ABOUT = dict.fromkeys(COUNTED, dict) | {
+    "key": str,
+    "dtype": str,
+    "level": str,
+    "vocab_size": int,
+    "corpus_documents": int,
+}
 """What the manifest of a store says beyond its files."""
 
 
@@ -33,16 +47,34 @@ class TokenStore:
     def key(self) -> str:
         return str(self.about["key"])
 
+    @cached_property
+    def frequencies(self) -> npt.NDArray[np.int64]:
+        """How often each symbol (V,) occurs in the training part. Raises DamagedError."""
+        symbols = self.tokenizer.vocab_size
+        if COUNTS not in self.about["files"]:
+            tokens = self.tokens(TRAIN)
+            pieces = (tokens[start : start + PIECE] for start in range(0, len(tokens), PIECE))
+            return sum((count(piece, symbols) for piece in pieces), np.zeros(symbols, np.int64))
+        content = files.verified(self.folder, COUNTS, self.about, 8 * symbols)
+        if len(content) != 8 * symbols:
+            raise files.DamagedError(f"{self.folder / COUNTS} is damaged: it does not count {symbols:,} symbols.")
+        return np.frombuffer(content, "<i8").astype(np.int64)
+
     def tokens(self, part: str) -> Tokens:
         """All ids of a part, memory-mapped, raw bytes of unseen characters included."""
         if not self.about["tokens"][part]:
             return np.zeros(0, dtype=self.about["dtype"])
-        return np.memmap(self.folder / f"{part}.bin", dtype=self.about["dtype"], mode="r")
+        return np.memmap(self.folder / f"{part}.bin", dtype=self.about["dtype"], mode="r").view(np.ndarray)
 
     def model_tokens(self, part: str) -> Tokens:
         """The ids that a model is shown. Memory-mapped, unless characters that the tokenizer never saw are left out."""
         tokens = self.tokens(part)
         return tokens if not self.about["raw"][part] else self.tokenizer.model_ids(np.asarray(tokens))
+
+
+def count(ids: Tokens, symbols: int) -> npt.NDArray[np.int64]:
+    """How often each of the first `symbols` ids occurs, (symbols,)."""
+    return np.bincount(ids, minlength=symbols)[:symbols].astype(np.int64)
 
 
 def open_store(folder: Path) -> TokenStore:
@@ -53,15 +85,38 @@ def open_store(folder: Path) -> TokenStore:
     for name, kind in _ABOUT.items():
         if not isinstance(manifest.get(name), kind):
             raise files.DamagedError(f"{folder / files.MANIFEST} is damaged: {name} is missing.")
-    names = [name for name in manifest["files"] if not name.endswith(".bin")]
-    tokenizer = load_tokenizer({name: files.verified(folder, name, manifest) for name in names})
+    tokenizer = _tokenizer(folder, manifest)
+    binary = [name for name in manifest["files"] if name.endswith(".bin")]
+    for name in dict.fromkeys([f"{TRAIN}.bin", f"{VALIDATION}.bin", *binary]):
+        files.check_file(folder, name, manifest)
+    store = TokenStore(folder, manifest, tokenizer)
+    _hold_to_manifest(store)
+    return store
+
+
+def _hold_to_manifest(store: TokenStore) -> None:
+    """Raise DamagedError if the tokens are not of the type, number and range that they have to be."""
+    about, tokenizer, manifest = store.about, store.tokenizer, store.folder / files.MANIFEST
+    counts = [about[name].get(part) for name in COUNTED for part in (TRAIN, VALIDATION)]
+    if about["dtype"] not in DTYPES or any(type(each) is not int or each < 0 for each in counts):
+        raise files.DamagedError(f"{manifest} is damaged: its type or its counts cannot be.")
+    if (about["vocab_size"], about["level"]) != (tokenizer.vocab_size, tokenizer.level):
+        raise files.DamagedError(f"{manifest} is damaged: it tells of another tokenizer.")
+    highest = tokenizer.vocab_size + tokenizer.raw_symbols - 1
     for part in (TRAIN, VALIDATION):
-        files.check_file(folder, f"{part}.bin", manifest)
-    return TokenStore(folder, manifest, tokenizer)
+        path = store.folder / f"{part}.bin"
+        if path.stat().st_size != about["tokens"][part] * np.dtype(about["dtype"]).itemsize:
+            raise files.DamagedError(f"{path} is damaged: it does not hold {about['tokens'][part]:,} tokens.")
+        tokens = store.tokens(part)
+        if any(int(tokens[start : start + PIECE].max()) > highest for start in range(0, len(tokens), PIECE)):
+            raise files.DamagedError(f"{path} is damaged: it holds an id above {highest:,}.")
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder or a token store. Raises TextgenError for a damaged file, by name."""
-    manifest = files.read_manifest(folder)
-    names = [name for name in manifest["files"] if name.startswith("tokenizer")]
-    return load_tokenizer({name: files.verified(folder, name, manifest) for name in names})
+    return _tokenizer(folder, files.read_manifest(folder))
+
+
+def _tokenizer(folder: Path, manifest: Mapping[str, Any]) -> Tokenizer:
+    names = [name for name in (CONFIG_FILE, MODEL_FILE) if name in manifest["files"]]
+    return load_tokenizer({name: files.verified(folder, name, manifest, files.JSON_LIMIT) for name in names})

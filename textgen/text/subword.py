@@ -36,6 +36,7 @@ SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
 _CLASS = r"\n\u2581\u2585\udc80-\udcff"
 _STRETCH = re.compile(rf"[^{_CLASS}]{{1,{SOFT_CUT}}}[^ {_CLASS}]{{0,{HARD_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
 _WORD = re.compile(rf" ?[^ {_CLASS}]{{1,{SOFT_CUT}}}| |[{_CLASS}]{{1,{SOFT_CUT}}}")
+_ANY_TEXT = "--tokenizer byte takes any text."
 _PROBE = "  a\u00a0 \u1e9b\u0323 \ufb01\r\t\x00\U0001f600 "
 
 LOSSLESS: dict[str, Any] = {
@@ -67,8 +68,7 @@ class SubwordTokenizer(Tokenizer):
         """`model`: what sentencepiece wrote. Raises TextgenError if it is none, or not one without loss."""
         self._model = model
         self._processor = _processor(model)
-        pieces = map(self._processor.id_to_piece, range(SPECIALS, self._processor.get_piece_size()))
-        learned = [piece.replace("\u2581", " ").encode() for piece in pieces]
+        learned = [piece.replace("\u2581", " ").encode() for piece in _pieces(self._processor)]
         symbols = [b"", b"", *(bytes([byte]) for byte in range(256)), *learned]
         self._memory = WordMemory(self._encode_many)
         self._apart = _STRETCH if crosses_words(learned) else _WORD
@@ -89,7 +89,7 @@ class SubwordTokenizer(Tokenizer):
         sentences = _sample(stretch for stretch in stretches if stretch[0] not in SPELLED)
         sentences = _without_rare_characters(sentences, (vocab_size - SPECIALS) // 2)
         if not sentences:
-            raise TextgenError("there is no text to learn a tokenizer from.")
+            raise TextgenError(f"there is no text to learn {cls.level} pieces from.", hint=_ANY_TEXT)
         return cls(_learn(sentences, cls.level, vocab_size))
 
     @classmethod
@@ -199,8 +199,16 @@ def _learn(sentences: list[str], level: str, vocab_size: int) -> bytes:
             **LOSSLESS,
         )
     except RuntimeError as error:
-        raise TextgenError(f"this text is too little to learn {level} from.") from error
+        raise TextgenError(f"this text is too little to learn {level} from.", hint=_ANY_TEXT) from error
     return model.getvalue()
+
+
+def _pieces(processor: Any) -> list[str]:
+    """What a model has learned, U+2581 for a space. Raises TextgenError for a piece that is no text."""
+    try:
+        return [processor.id_to_piece(piece) for piece in range(SPECIALS, processor.get_piece_size())]
+    except UnicodeDecodeError:
+        raise TextgenError(f"{MODEL_FILE} has a piece that is no text.") from None
 
 
 def _processor(model: bytes) -> Any:

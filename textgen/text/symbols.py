@@ -126,7 +126,7 @@ class Tokenizer(ABC):
             "vocab_size": self.vocab_size,
             **self._settings(),
         }
-        return {CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n"}
+        return {CONFIG_FILE: json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"}
 
     def _settings(self) -> dict[str, Any]:
         """What a level adds to the configuration, as JSON values."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.strict_json import refuse_constant, unique_keys
 from textgen.text.levels import LEVELS
 from textgen.text.subword import BpeTokenizer, UnigramTokenizer
 from textgen.text.symbols import (
@@ -172,7 +173,7 @@ def _read_config(files: Mapping[str, bytes]) -> dict[str, Any]:
     if CONFIG_FILE not in files:
         raise TextgenError(f"{CONFIG_FILE} is missing.")
     try:
-        config = json.loads(files[CONFIG_FILE])
+        config = json.loads(files[CONFIG_FILE].decode(), parse_constant=refuse_constant, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise TextgenError(f"{CONFIG_FILE} is not JSON: {error}.") from None
     if not isinstance(config, dict):

@@ -24,7 +24,7 @@ from textgen.cell import Cell
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model, build_model
-from textgen.model_folder import CONFIG, WEIGHTS, require_weights
+from textgen.model_folder import CONFIG, LARGEST_HEADER, WEIGHTS, require_weights
 from textgen.recurrence import State
 
 ARGUMENTS = "training_args.json"
@@ -149,7 +149,9 @@ class Run:
         return sorted(int(match.group(1)) for match in found if match)
 
     def save(self, checkpoint: Checkpoint, keep: int) -> Path:
-        """Commit a checkpoint, then remove the oldest ones beyond `keep`."""
+        """Commit a checkpoint, and the metrics until then; then remove the oldest ones beyond `keep`."""
+        if (self.folder / METRICS).exists():
+            files.append(self.folder / METRICS, b"", durable=True)
         folder = self.folder / f"checkpoint-{checkpoint.step}"
         carry = {f"carry/{k}": tensor for k, tensor in enumerate(checkpoint.carry)}
         average = {f"{AVERAGE}{name}": tensor for name, tensor in checkpoint.average.items()}
@@ -204,8 +206,7 @@ class Run:
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with open(self.folder / METRICS, "ab") as file:
-            file.write(json.dumps(metrics, allow_nan=False).encode() + b"\n")
+        files.append(self.folder / METRICS, json.dumps(metrics, allow_nan=False).encode() + b"\n")
 
 
 def _is_metric_up_to(step: int, line: bytes) -> bool:
@@ -219,9 +220,16 @@ def _is_metric_up_to(step: int, line: bytes) -> bool:
 def load_weights(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Model:
     """The model of a folder: built, then filled with the stored weights. Raises TextgenError naming what is wrong."""
     require_weights(folder, manifest)
-    tensors = unpack(files.verified(folder, WEIGHTS, manifest), str(folder / WEIGHTS))
     with torch.device("meta"):  # sizes are compared before any memory is taken for them
-        sizes = {name: t.shape for name, t in model_tensors(make_model(config)).items()}
+        expected = model_tensors(make_model(config))
+    largest = LARGEST_HEADER + sum(t.numel() * t.element_size() for t in expected.values())
+    tensors = unpack(files.verified(folder, WEIGHTS, manifest, largest), str(folder / WEIGHTS))
+    if any(tensor.dtype == torch.int8 for tensor in tensors.values()):
+        raise TextgenError(
+            f"{str(folder)!r} holds weights in eight bits, which torch does not run.",
+            hint="take the folder that it was made from.",
+        )
+    sizes = {name: t.shape for name, t in expected.items()}
     if sizes != {name: t.shape for name, t in tensors.items()}:
         different = next(n for n in [*sizes, *tensors] if n not in tensors or sizes.get(n) != tensors[n].shape)
         raise files.DamagedError(f"{folder / WEIGHTS} does not fit {CONFIG}: {different!r} differs.")

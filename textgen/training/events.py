@@ -7,6 +7,20 @@ from dataclasses import dataclass
 from textgen.scoring.evaluate import Score
 
 
+@dataclass
+class Progress:
+    """The counters that a checkpoint stores beside the tensors."""
+
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    worse_evaluations: int = 0
+    reductions: int = 0
+    loss_sum: float = 0.0
+    norm_sum: float = 0.0
+    summed: int = 0
+
+
 @dataclass(frozen=True)
 class Tick:
     """One step done."""

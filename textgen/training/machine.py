@@ -5,14 +5,12 @@ from __future__ import annotations
 import ctypes
 import platform
 import time
-from typing import Any
 
 import numpy as np
 import torch
 
-from textgen import __version__
 from textgen.cell import GatedCell
-from textgen.compiling import compiler, compiler_version
+from textgen.compiling import compiler
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
@@ -20,6 +18,8 @@ from textgen.products import has_onednn, reduced_precision
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import make_model
 from textgen.training.optimization import make_optimizer
+from textgen.training.sampled_softmax import SampledSoftmax
+from textgen.training.soundness import enough_memory
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Numbers of `mallopt`'s settings, from malloc.h."""
@@ -47,30 +47,6 @@ def keep_memory() -> None:
         process = ctypes.CDLL(None)
         process.mallopt(_MMAP_MAX, 0)
         process.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def versions(threads: int) -> dict[str, Any]:
-    """What the bits of a run depend on besides its options and its data."""
-    return {
-        "textgen": __version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": threads,
-    }
-
-
-def compiled_with(options: TrainOptions) -> dict[str, Any]:
-    """What else they depend on where cells are compiled. Raises TextgenError without a C++ compiler."""
-    if not options.compile:
-        return {}
-    if compiler() is None:
-        raise TextgenError(
-            "this run compiles its cells, and there is no C++ compiler on this machine.",
-            hint="install g++, or train a new run with --no-compile.",
-        )
-    return {"compiler": compiler_version()}
 
 
 def compilable(model: Model) -> list[GatedCell]:
@@ -105,13 +81,17 @@ class ThisMachine:
             cell.compiled = compiled
         optimizer = make_optimizer(model, self._options)
         ids = torch.randint(config.vocab_size, (options.seq_length, options.batch_size), device=self._device)
+        sampled = options.sampled_softmax and SampledSoftmax(
+            np.ones(config.vocab_size), options.sampled_softmax, options.seed
+        )
         carry = model.initial_state(options.batch_size)
         times: list[float] = []
         while len(times) < 5 or sum(times) < seconds:
             began = time.perf_counter()
-            with reduced_precision(self._device, dtype):
-                logits, _ = model(ids, carry)
-                loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+            with enough_memory(model, options), reduced_precision(self._device, dtype):
+                candidates, targets = sampled.draw(len(times), ids) if sampled else (None, ids)
+                logits, _ = model(ids, carry, None, candidates)
+                loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             loss.item()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,9 +16,12 @@ from textgen.settings import TrainOptions
 from textgen.text.sources import lasting
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore
-from textgen.training.checkpoint import ARGUMENTS, Run
-from textgen.training.machine import compiled_with, versions
+from textgen.training.checkpoint import ARGUMENTS, METRICS, Run
 from textgen.training.plan import Forecast
+from textgen.training.provenance import digests, made_with
+
+_UNFINISHED = re.compile(r"\..*\.tmp-[0-9a-f]+")
+"""What a killed process leaves behind where it was writing (see `textgen.files`)."""
 
 
 def refuse_occupied(options: TrainOptions) -> None:
@@ -35,8 +38,25 @@ def refuse_occupied(options: TrainOptions) -> None:
         )
     if folder.is_symlink() or not all((folder / name).is_file() for name in (ARGUMENTS, files.MANIFEST)):
         raise TextgenError(f"{str(folder)!r} is not a run of textgen and is not going to be replaced.")
+    if strange := next(_strange(folder), None):
+        raise TextgenError(
+            f"{str(folder)!r} holds {strange!r}, which textgen did not write, and is not going to be replaced.",
+            hint=f"move {strange} to another folder, or choose another --output-dir.",
+        )
     if options.init_from and Path(options.init_from).resolve().is_relative_to(folder.resolve()):
         raise TextgenError(f"{str(folder)!r} is what this run starts from and is not going to be replaced.")
+
+
+def _strange(folder: Path) -> Iterator[str]:
+    """What a run folder holds that no training has put there."""
+    listed = {*files.read_manifest(folder)["files"], files.MANIFEST, METRICS, ".lock", "tensorboard"}
+    for path in sorted(folder.iterdir()):
+        ours = path.name in listed or _UNFINISHED.fullmatch(path.name)
+        if path.name.startswith("checkpoint-") and (path / files.MANIFEST).is_file():
+            known = {*files.read_manifest(path)["files"], files.MANIFEST}
+            yield from (f"{path.name}/{each.name}" for each in sorted(path.iterdir()) if each.name not in known)
+        elif not ours:
+            yield path.name
 
 
 def create_run(
@@ -61,7 +81,8 @@ def create_run(
         "store": store.key,
         "options": asdict(options),
         "forecast": asdict(forecast),
-        "made_with": versions(options.threads or 1) | compiled_with(options),
+        "digests": digests(store),
+        "made_with": made_with(options),
     }
     contents = {
         CONFIG: files.to_json(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from textgen.language_model import generation_habits, in_context
-from textgen.model import Model
+from textgen.model import Candidates, Model
 from textgen.recurrence import State
 from textgen.scoring.evaluate import LANES, WARM, Score, score_ids
 from textgen.text.split import TRAIN, VALIDATION
@@ -20,6 +20,7 @@ from textgen.text.tokenizer import Ids
 from textgen.torch_stepper import TorchStepper
 from textgen.training.lanes import Lanes, missing_escape
 from textgen.training.plan import QUICK_LOOK
+from textgen.training.sampled_softmax import SampledSoftmax
 
 QUICK_WARM = 128
 """Symbols that a lane reads, uncounted, before a quick look: without them a short text is scored mostly cold, and the
@@ -50,6 +51,10 @@ class Task(ABC):
     def window(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs (T, B, ...) and targets (T, B, ...) of a step."""
 
+    def candidates(self, step: int, targets: Tensor) -> tuple[Candidates | None, Tensor]:
+        """Which symbols the outputs of a step are computed for, None for all, and the targets as places among them."""
+        return None, targets
+
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of one window, a scalar."""
@@ -66,12 +71,16 @@ class LanguageModeling(Task):
     store: TokenStore
     lanes: Lanes
     begin: tuple[int, ...] = ()
+    sampled: SampledSoftmax | None = None
 
     @classmethod
-    def of(cls, store: TokenStore, batch_size: int, seq_length: int, seed: int) -> LanguageModeling:
+    def of(
+        cls, store: TokenStore, batch_size: int, seq_length: int, seed: int, sampled_softmax: int | None = None
+    ) -> LanguageModeling:
         tokens = store.model_tokens(TRAIN)
-        escape = missing_escape(tokens, store.tokenizer.escape)
-        return cls(store, Lanes(tokens, batch_size, seq_length, seed, escape), tuple(generation_habits(store)["begin"]))
+        lanes = Lanes(tokens, batch_size, seq_length, seed, missing_escape(store.frequencies, store.tokenizer.escape))
+        sampled = SampledSoftmax(store.frequencies, sampled_softmax, seed) if sampled_softmax else None
+        return cls(store, lanes, tuple(generation_habits(store)["begin"]), sampled)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,6 +92,9 @@ class LanguageModeling(Task):
     def window(self, step: int) -> tuple[Tensor, Tensor]:
         inputs, targets = self.lanes.window(step)
         return torch.from_numpy(inputs), torch.from_numpy(targets).long()
+
+    def candidates(self, step: int, targets: Tensor) -> tuple[Candidates | None, Tensor]:
+        return self.sampled.draw(step, targets) if self.sampled else (None, targets)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from textgen import cell_options, files, plugins
 from textgen.compiling import compiler
 from textgen.config import ModelConfig
+from textgen.disk import sweep
 from textgen.dropout import keyed_seed
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import read_config
@@ -27,17 +28,20 @@ from textgen.text.store import TokenStore, open_store
 from textgen.training.checkpoint import ARGUMENTS, Run, make_model
 from textgen.training.events import Event
 from textgen.training.finetune import Match, adopt, inherited
-from textgen.training.machine import ThisMachine, choose_device, compilable, compiled_with, versions
+from textgen.training.machine import ThisMachine, choose_device, compilable
 from textgen.training.new_run import create_run, next_folder, refuse_occupied
 from textgen.training.pace import COMPILE_SECONDS
 from textgen.training.plan import Forecast, plan
+from textgen.training.provenance import changes, made_with, refuse_other_tokens
 from textgen.training.reporting import reporters
+from textgen.training.sampled_softmax import refuse_few_symbols
+from textgen.training.soundness import refuse_small_disk
 from textgen.training.stored_step import stored_step
 from textgen.training.tasks import LanguageModeling
 from textgen.training.trainer import Trainer
 
 CACHE = ".tokens"
-CHANGEABLE = ("max_time", "save_total_limit", "early_stopping_patience", "output_dir", "overwrite_output_dir")
+CHANGEABLE = ("max_time", "save_total_limit", "early_stopping_patience")
 """Options that a resumed run may be given anew; the others are part of what it is."""
 
 
@@ -96,16 +100,16 @@ def start(
     check_training(options)
     options = _with_cell_options(inherited(options))
     device = choose_device(options.device)
-    threads = options.threads or usable_cores()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads := options.threads or usable_cores())
     root = Path(options.output_dir).parent if options.output_dir else Path("runs")
     refuse_occupied(options)
     store = stored_corpus(paths, options, root / CACHE, progress)
     tokens, held_out = len(store.model_tokens(TRAIN)), len(store.model_tokens(VALIDATION))
     if tokens < 2:
         raise TextgenError(f"the training part has {tokens} tokens; that is nothing to learn from.")
+    if options.sampled_softmax:
+        refuse_few_symbols(options.sampled_softmax, store.tokenizer.vocab_size)
     machine = ThisMachine(options, device)
-    deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
     options, config, forecast = plan(
         replace(options, threads=threads),
         store.tokenizer.level,
@@ -113,19 +117,20 @@ def start(
         tokens,
         held_out,
         machine,
-        deadline,
+        deadline=began + 60 * (options.minutes or DEFAULT_MINUTES),
     )
     owner = plugins.owner(options.cell)
     config = replace(config, cell_distribution=owner.distribution, cell_version=owner.version)
     task = task_of(store, options)
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
     trainer, match = make_trainer(Run(folder), task, config, options, device)
+    refuse_small_disk(folder, trainer.model, options, kept=0)
     step, warnings = ({}, []) if dry_run else stored_step(trainer.model, config.cell)
     run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, store, step)
     if (forecast.train_seconds or 0) > COMPILE_SECONDS and compilable(trainer.model) and compiler() is None:
         warnings = [*warnings, f"There is no C++ compiler here: {options.cell} trains, but up to a third slower."]
     notes = [f"{options.init_from}: {match}"] if match else []
-    return Session(trainer, run, store, config, options, forecast, versions(threads), warnings, notes)
+    return Session(trainer, run, store, config, options, forecast, made_with(options), warnings, notes)
 
 
 def _with_cell_options(options: TrainOptions) -> TrainOptions:
@@ -141,7 +146,7 @@ def _with_cell_options(options: TrainOptions) -> TrainOptions:
 def task_of(store: TokenStore, options: TrainOptions) -> LanguageModeling:
     """The task of these options. Raises TextgenError if the corpus does not fill one batch."""
     assert options.batch_size and options.seq_length
-    return LanguageModeling.of(store, options.batch_size, options.seq_length, options.seed)
+    return LanguageModeling.of(store, options.batch_size, options.seq_length, options.seed, options.sampled_softmax)
 
 
 def make_trainer(
@@ -159,12 +164,12 @@ def make_trainer(
 def stored_corpus(paths: Sequence[str], options: CorpusOptions, cache: Path, progress: Progress) -> TokenStore:
     """The token store of a corpus: the folder given, if it is one, else the cached one, else a new one."""
     if len(paths) == 1 and (Path(paths[0]) / files.MANIFEST).is_file():
-        given = [flag(f) for f in ("tokenizer", "vocab_size", "encoding", "document_separator", "text_column",
-                                 "validation_file")
-                 if getattr(options, f) is not None]  # fmt: skip
+        given = [flag(f.name) for f in fields(CorpusOptions) if getattr(options, f.name) != f.default]
         if given:
             raise UsageError(f"{given[0]} was decided when {paths[0]!r} was tokenized; leave it out here.")
         return open_store(Path(paths[0]))
+    for place in (cache, cache.parent):
+        sweep(place)
     seed = getattr(options, "seed", TrainOptions.seed)
     return corpus.cached_store(corpus.survey(paths, options, seed, progress), cache, progress)
 
@@ -179,25 +184,34 @@ def resume(folder: Path, given: Mapping[str, Any], progress: Progress = no_progr
     if not (folder / ARGUMENTS).is_file():
         raise TextgenError(f"there is no run to resume in {str(folder)!r}.", hint="train one: textgen train FILE")
     arguments = run.arguments()
-    options = _resumed_options(arguments["options"], given)
+    options = _resumed_options(arguments["options"], _within(folder, given))
     device = choose_device(options.device)
     torch.set_num_threads(options.threads or usable_cores())
     store = store_of(run, progress)
+    refuse_other_tokens(arguments.get("digests", {}), store)
     config = read_config(folder)
     checkpoint, wrong = run.latest()
     begun_from = None if checkpoint else options.init_from  # whose weights a checkpoint has no need of
     trainer, _ = make_trainer(run, task_of(store, options), config, replace(options, init_from=begun_from), device)
+    refuse_small_disk(folder, trainer.model, options, kept=len(run.checkpoints()))
     instead = "An older checkpoint is used." if checkpoint else "The run starts again from step 0."
     warnings = [f"{error} {instead}" for error in wrong]
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    now = versions(options.threads or 1) | compiled_with(options)
-    warnings += [
-        f"{name} is now {now[name]}, it was {then}: the result will agree in quality, not bit for bit."
-        for name, then in arguments["made_with"].items()
-        if now.get(name) != then
-    ]
+    now = made_with(options)
+    warnings += changes(arguments["made_with"], now)
     return Session(trainer, run, store, config, options, Forecast(**arguments["forecast"]), now, warnings)
+
+
+def _within(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What else is given anew. Raises UsageError if another folder than the run's is named, or it is to be replaced."""
+    given = dict(given)
+    if given.pop("overwrite_output_dir", False):
+        raise UsageError("--resume and --overwrite-output-dir exclude each other.")
+    named = given.pop("output_dir", None)
+    if named is not None and Path(named).resolve() != folder.resolve():
+        raise UsageError(f"--output-dir {named} cannot change on --resume (the run is in {str(folder)!r}).")
+    return given
 
 
 def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> TrainOptions:

@@ -11,8 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -25,8 +24,10 @@ from textgen.products import reduced_precision
 from textgen.recurrence import State
 from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions
+from textgen.training import soundness
 from textgen.training.checkpoint import OPTIMIZER, Checkpoint, Run, load_tensors, model_tensors
-from textgen.training.events import Ended, Evaluated, Event, Logged, Saved, Tick
+from textgen.training.events import Ended, Evaluated, Event, Logged, Progress, Saved, Tick
+from textgen.training.lanes import parts
 from textgen.training.optimization import (
     WeightAverage,
     load_optimizer_state,
@@ -34,21 +35,8 @@ from textgen.training.optimization import (
     named_optimizer_state,
     schedule,
 )
+from textgen.training.repetition import repeated
 from textgen.training.tasks import Task
-
-
-@dataclass
-class Progress:
-    """The counters that a checkpoint stores beside the tensors."""
-
-    step: int = 0
-    best_loss: float | None = None
-    best_step: int | None = None
-    worse_evaluations: int = 0
-    reductions: int = 0
-    loss_sum: float = 0.0
-    norm_sum: float = 0.0
-    summed: int = 0
 
 
 class Trainer:
@@ -65,6 +53,7 @@ class Trainer:
         self.average = WeightAverage(self.model, options.average_weights) if options.average_weights else None
         self.progress = Progress()
         self.carry: State = ()
+        self.finite_loss: float | None = None
         self.stop = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -87,7 +76,8 @@ class Trainer:
         reason = "early stopping" if self._is_stopping_early() else ""
         while progress.step < options.max_steps and not reason:
             step_began = time.monotonic()
-            loss, norm = self._step(progress.step)
+            with soundness.enough_memory(self.model, options):
+                loss, norm = self._checked_step(progress.step)
             busy, busy_steps = busy + time.monotonic() - step_began, busy_steps + 1
             progress.step += 1
             progress.loss_sum, progress.norm_sum = progress.loss_sum + loss, progress.norm_sum + norm
@@ -117,6 +107,25 @@ class Trainer:
             return "interrupted"
         return "time" if self.options.max_time is not None and seconds >= 60 * self.options.max_time else ""
 
+    def _checked_step(self, step: int) -> tuple[float, float]:
+        """A step; every `verify_steps` of them is made twice, and must leave the same bits both times."""
+        every, carry, results = self.options.verify_steps, self.carry, []
+        if not every or (step + 1) % every:
+            return self._step(step)
+
+        def take() -> dict[str, Tensor]:
+            self.carry = carry
+            results.append(self._step(step))
+            return self._learned() | {f"carry/{k}": tensor for k, tensor in enumerate(self.carry)}
+
+        repeated(step + 1, take, self._learned())
+        return results[-1]
+
+    def _learned(self) -> dict[str, Tensor]:
+        """Every tensor that a step changes in its place."""
+        average = {f"average/{name}": tensor for name, tensor in self.average.tensors.items()} if self.average else {}
+        return model_tensors(self.model) | named_optimizer_state(self.model, self.optimizer) | average
+
     def _step(self, step: int) -> tuple[float, float]:
         """One window: forward, backward, update. Returns the loss and the length of the gradient."""
         torch.manual_seed(keyed_seed(self.options.seed, step))  # for cells that draw noise of their own
@@ -128,7 +137,9 @@ class Trainer:
         loss, carry = self._backward(step, inputs, targets)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self._refuse_nonsense(step + 1, loss, norm)
+        if fault := soundness.not_finite(self.model, loss, norm):
+            raise self._error(step + 1, fault)
+        self.finite_loss = loss.item()
         torch.nn.utils.clip_grads_with_norm_(parameters, self.options.max_grad_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -144,12 +155,13 @@ class Trainer:
         those of the whole batch.
         """
         batch, options = inputs.shape[1], self.options
+        candidates, targets = self.task.candidates(step, targets)
         losses, carries = [], []
-        for start, end in _parts(batch, options.gradient_accumulation_steps):
+        for start, end in parts(batch, options.gradient_accumulation_steps):
             lanes = slice(start, end)
             dropout = self.rates.window(options.seed, step, (batch, lanes))
             with reduced_precision(self.device.type, options.dtype or "float32"):
-                outputs, carry = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.carry), dropout)
+                outputs, carry = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.carry), dropout, candidates)
                 loss = self.task.loss(outputs, targets[:, lanes]) * ((end - start) / batch)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
@@ -165,18 +177,16 @@ class Trainer:
         with self.average.applied(self.model) if self.average else nullcontext():
             yield
 
-    def _refuse_nonsense(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Raise TextgenError before an update that would make the weights NaN."""
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            return
-        bad = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        kept = self.run_folder.checkpoints()
-        where = f"the gradient of {bad[0]}" if bad and torch.isfinite(loss) else "the loss"
-        whole = f"checkpoint-{kept[-1]} is whole" if kept else "nothing is saved yet"
-        raise TextgenError(
-            f"{where} is not finite at step {step:,} (learning rate {self._learning_rate(step - 1):.2g}).",
-            hint=f"nothing was changed by this step; {whole}; a lower --learning-rate may help.",
-        )
+    def _error(self, step: int, fault: str) -> TextgenError:
+        """What is said when a step is not to be taken, or its outcome not to be kept."""
+        good, _ = self.run_folder.latest()
+        rate = self._learning_rate(step - 1)
+        return soundness.stopped(fault, step, rate, self.finite_loss, good.step if good else None)
+
+    def _refuse_unsound_weights(self) -> None:
+        """Raise TextgenError before weights that are not finite are stored."""
+        if fault := soundness.weights_not_finite(self.model):
+            raise self._error(self.progress.step, fault)
 
     def _log(self, steps_per_second: float) -> Logged:
         progress, options = self.progress, self.options
@@ -204,14 +214,12 @@ class Trainer:
         """Publish the model if no score was better, else count it against it."""
         progress = self.progress
         if not math.isfinite(score.nats):
-            raise TextgenError(f"the held-out loss is not finite at step {progress.step:,}.")
+            raise self._error(progress.step, "the held-out loss")
         best = progress.best_loss is None or score.nats_per_token < progress.best_loss
         if best:
-            progress.best_loss, progress.best_step, progress.worse_evaluations = (
-                score.nats_per_token,
-                progress.step,
-                0,
-            )
+            progress.best_loss, progress.best_step = score.nats_per_token, progress.step
+            progress.worse_evaluations = 0
+            self._refuse_unsound_weights()
             self.run_folder.publish(self.model)
         else:
             progress.worse_evaluations += 1
@@ -225,6 +233,7 @@ class Trainer:
 
     def _save(self) -> int:
         """Commit a checkpoint; without a held-out part, or before the first evaluation, its weights are the model."""
+        self._refuse_unsound_weights()
         step = self.progress.step
         checkpoint = Checkpoint(
             step,
@@ -247,9 +256,3 @@ class Trainer:
         score = self.task.evaluate(self.model, quick=False)
         if score is not None:
             yield self._scored(score, best=False, final=True)
-
-
-def _parts(batch: int, parts: int) -> list[tuple[int, int]]:
-    """The first and last lane of each of `parts` nearly equal parts of a batch."""
-    edges = [round(part * batch / parts) for part in range(parts + 1)]
-    return list(pairwise(edges))

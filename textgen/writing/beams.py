@@ -14,7 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.text.tokenizer import Ids
-from textgen.writing.sampling import Choice, Logits, add_bias, biases_by_id, choice_of, log_softmax, without
+from textgen.writing.sampling import (
+    Choice,
+    Logits,
+    add_bias,
+    biases_by_id,
+    choice_of,
+    log_softmax,
+    require_choice,
+    without,
+)
 from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:
@@ -61,7 +70,9 @@ def search(
     ended: Beam | None = None
     for _ in range(options.max_new_tokens):
         logits, state = model.step(ids, state)
-        logprobs = without(log_softmax(add_bias(logits.astype(np.float64), biases)), unsampled)
+        logits = logits.astype(np.float64)
+        require_choice(without(logits, unsampled))
+        logprobs = without(log_softmax(add_bias(logits, biases)), unsampled)
         parents, symbols = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
         grown = [
             Beam(

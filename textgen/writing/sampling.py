@@ -30,6 +30,15 @@ _NOISE_ARRAYS = {"counter": 4, "key": 2, "buffer": 4}
 """The state of numpy's Philox: the highest value of each number, the size of each array of 64-bit words."""
 
 
+def require_choice(logits: Logits) -> None:
+    """Raise TextgenError for logits (..., V) from which nothing can be drawn: the likeliest one is no finite number."""
+    if not np.isfinite(logits.max(axis=-1)).all():
+        raise TextgenError(
+            "the model computes no probabilities: its numbers overflow, or are none.",
+            hint="its weights are damaged, or training went astray; use another one.",
+        )
+
+
 def log_softmax(logits: Logits) -> Logits:
     """Log-probabilities along the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
@@ -229,6 +238,7 @@ class Sampler:
         o = self._options
         kept: Logits = logits.astype(np.float64)
         kept[self._unsampled] = OUT
+        require_choice(kept)
         kept = kept if self._steer is None else self._steer(kept)
         kept = repetition_penalty(kept, self._recent, o.repetition_penalty)
         kept = count_penalty(kept, self._recent, o.presence_penalty, o.frequency_penalty)
@@ -236,7 +246,7 @@ class Sampler:
         return min_p(top_p(top_k(kept, o.top_k), o.top_p), o.min_p)
 
     def choose(self, logits: Logits) -> Choice:
-        """Draw the next symbol from logits (V,)."""
+        """Draw the next symbol from logits (V,). Raises TextgenError if they hold none."""
         temperature = self._temperatures[self._drawn % len(self._temperatures)]
         chosen = draw(self.filtered(logits), temperature, self._rng)
         self._recent.append(chosen)

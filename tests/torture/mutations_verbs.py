@@ -1,0 +1,160 @@
+"""Faults in how the command stops, speaks, keeps its records and checks its files."""
+
+from __future__ import annotations
+
+from torture.mutate import Mutation
+
+MAIN, SCREEN, STOPPING = "textgen/cli/__init__.py", "textgen/cli/screen.py", "textgen/stopping.py"
+TRAIN, NEW_RUN, INTEGRITY = "textgen/training/train.py", "textgen/training/new_run.py", "textgen/integrity.py"
+PROVENANCE = "textgen/training/provenance.py"
+
+
+def tests(name):
+    return f"tests/test_robustness.py -k {name}"
+
+
+MUTATIONS = [
+    Mutation(
+        "SIGTERM and a closed terminal end the process as they like",
+        STOPPING,
+        '("SIGINT", "SIGTERM", "SIGHUP")',
+        '("SIGINT",)',
+        tests("stops_where_it_is"),
+    ),
+    Mutation(
+        "an ignored signal is heard",
+        STOPPING,
+        "if signal.getsignal(number) != signal.SIG_IGN:",
+        "if True:",
+        tests("ignored_stays"),
+    ),
+    Mutation(
+        "signal handlers are not given back",
+        STOPPING,
+        "            signal.signal(number, handled)\n",
+        "            pass\n",
+        tests("stops_where_it_is"),
+    ),
+    Mutation(
+        "SIGTERM ends with the code of Ctrl-C",
+        STOPPING,
+        "INTERRUPTED, TERMINATED = 130, 143",
+        "INTERRUPTED, TERMINATED = 130, 130",
+        tests("stops_where_it_is"),
+    ),
+    Mutation(
+        "a stop under -q is silent",
+        "textgen/cli/train.py",
+        'if style != "none" or ended.reason in ("interrupted", "time"):',
+        'if style != "none":',
+        tests("even_if_quiet"),
+    ),
+    Mutation(
+        "training ends when nobody listens",
+        SCREEN,
+        "    with suppress(OSError):\n        click.echo(visible(text), err=True)",
+        "    click.echo(visible(text), err=True)",
+        tests("nobody_listens"),
+    ),
+    Mutation(
+        "what cannot be given away at once is dropped",
+        SCREEN,
+        "                select.select([], [stream], [])",
+        "                return",
+        tests("must_not_be_waited"),
+    ),
+    Mutation(
+        "control characters reach a terminal",
+        SCREEN,
+        "        if self._escaped:\n",
+        "        if False:\n",
+        tests("control_characters"),
+    ),
+    Mutation(
+        "joiners inside emoji are escaped",
+        SCREEN,
+        '_HARMLESS = "\\n\\t\\u200c\\u200d"',
+        '_HARMLESS = "\\n\\t"',
+        tests("control_characters"),
+    ),
+    Mutation(
+        "messages carry control characters",
+        SCREEN,
+        "click.echo(visible(text), err=True)",
+        "click.echo(text, err=True)",
+        tests("names_do_not"),
+    ),
+    Mutation(
+        "a full disk under the output has no name",
+        SCREEN,
+        'raise OSError(error.errno, error.strerror, "standard output") from error',
+        "return",
+        tests("full_disk_below"),
+    ),
+    Mutation(
+        "Python speaks at the end",
+        STOPPING,
+        "            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())\n",
+        "            pass\n",
+        tests("python_itself"),
+    ),
+    Mutation(
+        "a folder that is gone is found out by a library",
+        MAIN,
+        "    _refuse_no_place()\n",
+        "",
+        tests("place_that_is_gone"),
+    ),
+    Mutation(
+        "a run is replaced with whatever it holds",
+        NEW_RUN,
+        "if strange := next(_strange(folder), None):",
+        "if strange := None:",
+        tests("only_what_training_wrote"),
+    ),
+    Mutation(
+        "--output-dir is passed over on --resume",
+        TRAIN,
+        "if named is not None and Path(named).resolve() != folder.resolve():",
+        "if False:",
+        tests("stays_where_it_is"),
+    ),
+    Mutation(
+        "the cell's package is not recorded",
+        PROVENANCE,
+        "versions(options.threads or 1, [options.cell])",
+        "versions(options.threads or 1)",
+        tests("another_version"),
+    ),
+    Mutation(
+        "other tokens under the same name are taken",
+        TRAIN,
+        '    refuse_other_tokens(arguments.get("digests", {}), store)\n',
+        "",
+        tests("gives_other_tokens"),
+    ),
+    Mutation(
+        "verify stops at the first damaged file",
+        INTEGRITY,
+        "            found.damaged.append(str(error))\n",
+        "            found.damaged.append(str(error))\n            return found\n",
+        tests("every_damaged"),
+    ),
+    Mutation(
+        "verify passes checkpoints over",
+        INTEGRITY,
+        "    for checkpoint in checkpoints(run):\n",
+        "    for checkpoint in ():\n",
+        tests("every_damaged"),
+    ),
+    Mutation(
+        "verify passes tokens over", INTEGRITY, "    if store is not None:\n", "    if False:\n", tests("every_damaged")
+    ),
+    Mutation(
+        "a report shows every value",
+        "textgen/cli/env.py",
+        'value if name in SHOWN or name.startswith("OMP_") else "(set)"',
+        "value",
+        tests("no_secret"),
+    ),
+]
