@@ -6,7 +6,8 @@ For each size (units x symbols) symbols a second of the whole loop, with tempera
 `torch.nn.LSTM` called a step at a time, as most people write it; the same with oneDNN off; `LSTMCell`; and the model's
 own torch step (`textgen sample --backend torch`). All in turns, medians of the rounds. Then the bare step, and the
 share it reaches of the speed at which a matrix of as many bytes is multiplied by a vector; 64 texts at once, and the
-share of the speed of their matrix products alone; and the command: seconds to the first character, and memory.
+share of the speed of their matrix products alone; weights in eight bits (`--backend int8`, where onnxruntime is
+installed) in turns with floats, with one text and 64; and the command: seconds to the first character, and memory.
 """
 
 import argparse
@@ -25,12 +26,15 @@ from pathlib import Path
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 import numpy as np
 import torch
+from targets import Results
 
 import textgen
 from textgen import files, plugins
 from textgen.config import ModelConfig
+from textgen.errors import TextgenError
 from textgen.model import build_model
 from textgen.model_folder import CONFIG, GENERATION
+from textgen.runtime.quantize import quantize
 from textgen.text.tokenizer import CharTokenizer
 from textgen.text.words import WordTokenizer
 from textgen.training.checkpoint import Run
@@ -131,7 +135,7 @@ def products(weights, batch):
     return run
 
 
-def of_one_size(hidden, symbols, rounds, scratch):
+def of_one_size(hidden, symbols, rounds, scratch, results):
     folder = Path(scratch) / f"{hidden}x{symbols}"
     model = made(folder, hidden, symbols)
     ours, torchs = textgen.load(folder, "numpy"), textgen.load(folder, "torch")
@@ -150,6 +154,8 @@ def of_one_size(hidden, symbols, rounds, scratch):
     print(f"\n{hidden} units, {symbols:,} symbols: the loop, symbols a second")
     print("  " + " · ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items()))
     print(f"  ours is {speeds['ours'] / best:.1f} times the best of torch's three")
+    what = f"2 x {hidden}, {symbols:,} symbols:"
+    results.add(f"{what} sampling / best torch loop", speeds["ours"] / best, at_least=4)
     weights = matrices(ours.stepper)
     size = sum(weight.nbytes for weight in weights)
     one = np.ones((size // 4 // (4 * hidden), 4 * hidden), np.float32)
@@ -158,12 +164,32 @@ def of_one_size(hidden, symbols, rounds, scratch):
     limit = size * max(few["vector"], few["turned"]) / 1e9
     print(f"  bare step {1e6 / few['step']:,.0f} µs: {size / 1e6:.1f} MB at {size * few['step'] / 1e9:.1f} GB/s, "
           f"{size * few['step'] / 1e9 / limit:.0%} of the {limit:.1f} GB/s of a product with a vector")  # fmt: skip
+    results.add(f"{what} share of the memory limit", size * few["step"] / 1e9 / limit, at_least=0.6)
     many = in_turns({"step": steps(ours.stepper, STREAMS), "products": products(weights, STREAMS)}, rounds, 0.12)
     speed = 2 * STREAMS * size / 4 * many["step"] / 1e9
     print(f"  {STREAMS} texts: {STREAMS * many['step']:,.0f} symbols a second, {speed:.0f} GFLOP/s, "
           f"{many['step'] / many['products']:.0%} of its matrix products alone")  # fmt: skip
+    results.add(f"{what} {STREAMS} texts, share of the products alone", many["step"] / many["products"], at_least=0.7)
+    of_eight_bits(folder, ours, rounds, what, results)
     if symbols < 1000:
-        of_the_command(folder)
+        of_the_command(folder, what, results)
+
+
+def of_eight_bits(folder, floats, rounds, what, results):
+    try:
+        small = textgen.load(folder, "int8")
+    except TextgenError as reason:
+        print(f"  eight bits: {reason}")
+        return
+    models = {"floats": floats, "eight bits": small}
+    one = {name: lambda n, m=m: textgen.generate(m, "", max_new_tokens=n, **SAMPLING) for name, m in models.items()}
+    loop = in_turns(one, rounds, 0.2)
+    many = in_turns({name: steps(model.stepper, STREAMS) for name, model in models.items()}, rounds, 0.2)
+    before, after = quantize(folder, folder.parent / f"{folder.name}-small")
+    print(f"  eight bits: {loop['eight bits']:,.0f} symbols a second beside {loop['floats']:,.0f} in floats, "
+          f"{loop['eight bits'] / loop['floats']:.1f} times; {STREAMS} texts {STREAMS * many['eight bits']:,.0f} "
+          f"beside {STREAMS * many['floats']:,.0f}; {after / 1e6:.1f} MB instead of {before / 1e6:.1f}")  # fmt: skip
+    results.add(f"{what} eight bits / floats", loop["eight bits"] / loop["floats"], at_least=1.3)
 
 
 def matrices(stepper):
@@ -180,7 +206,7 @@ print(*[line for line in open("/proc/self/status") if line.startswith("VmHWM")],
 """
 
 
-def of_the_command(folder):
+def of_the_command(folder, what, results):
     words = ["sample", "-m", str(folder), "-n", "50", "--seed", "1"]
     firsts = []
     for _ in range(5):
@@ -191,22 +217,39 @@ def of_the_command(folder):
             child.stdout.read()
     told = subprocess.run([sys.executable, "-c", MEMORY, *words], capture_output=True, text=True, check=True).stderr
     stored = (folder / "model.safetensors").stat().st_size / 1e6
+    memory = int(told.split()[-2]) / 1e3
     print(f"  the command: first character after {statistics.median(firsts):.2f} s, "
-          f"at most {int(told.split()[-2]) / 1e3:.0f} MB of memory with {stored:.0f} MB of weights")  # fmt: skip
+          f"at most {memory:.0f} MB of memory with {stored:.0f} MB of weights")  # fmt: skip
+    results.add(f"{what} first character of the command", statistics.median(firsts), "s", at_most=0.6)
+    results.add(f"{what} memory besides the weights", memory - stored, "MB", at_most=150)
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "textgen", "--help"], stdout=subprocess.DEVNULL, check=True)
+    results.add("textgen --help", time.perf_counter() - began, "s", at_most=0.3)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="512x65,1024x65,512x8000,1024x8000")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--eight-bits-only", action="store_true", help="only floats and eight bits, in turns")
+    parser.add_argument("--results", help="append the figures to this file")
     options = parser.parse_args()
+    results = Results()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "TF32 acceleration")
     print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, one thread; "
           f"numpy {np.__version__}, torch {torch.__version__}, Python {platform.python_version()}")  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         for size in options.sizes.split(","):
-            of_one_size(*map(int, size.split("x")), options.rounds, scratch)
+            hidden, symbols = map(int, size.split("x"))
+            if options.eight_bits_only:
+                folder = Path(scratch) / size
+                made(folder, hidden, symbols)
+                print(f"\n{hidden} units, {symbols:,} symbols", flush=True)
+                of_eight_bits(folder, textgen.load(folder, "numpy"), options.rounds, f"{size}:", results)
+            else:
+                of_one_size(hidden, symbols, options.rounds, scratch, results)
+    results.close(options.results)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,19 @@ import statistics
 import time
 
 import torch
+from targets import Results
 
 from textgen import Cell, GatedCell, LinearCell, plugins
 from textgen.training.machine import keep_memory
 
 SIZES = [(64, 16, 256), (128, 32, 256), (64, 64, 512), (35, 20, 650)]
 LINEAR_SIZES = [(512, 16, 256), (512, 64, 512)]
+ASKED = {
+    "lstm": dict(zip(SIZES, (0.65, 0.8, 0.95, 0.8), strict=True)),
+    "gru": dict.fromkeys(SIZES, 1.1),
+    "rnn": dict.fromkeys(SIZES, 1.1),
+}
+"""The speed of `compiled` asked for, as a multiple of torch.nn's."""
 TORCH = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 
 
@@ -84,9 +91,13 @@ def linear(length, batch, hidden, rounds):
     return [seconds(cell, parameters, xs) / seconds(products, parameters, xs) for _ in range(rounds)]
 
 
+def quartiles(label, times):
+    """Torch's time over its own, paired round by round."""
+    return statistics.quantiles([a / b for a, b in zip(times["torch"], times[label], strict=True)], n=4)
+
+
 def shown(label, work, times):
-    ratios = [theirs / ours for theirs, ours in zip(times["torch"], times[label], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    low, middle, high = quartiles(label, times)
     speed = work / statistics.median(times[label])
     return f"{label} {speed:4.0f}" + (f" ({low:.2f} {middle:.2f} {high:.2f})" if label != "torch" else "")
 
@@ -96,18 +107,28 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--cells", default="rnn,lstm,gru")
+    parser.add_argument("--results", help="append the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_memory()  # as the command does
     print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, float32, GFLOP/s")
+    results, threads = Results(), f"{options.threads} threads"
     for name in options.cells.split(","):
-        for size in LINEAR_SIZES if name == "linear" else ():
-            low, middle, high = statistics.quantiles(linear(*size, options.rounds), n=4)
-            print(f"linear {size!s:15} {low:.2f} {middle:.2f} {high:.2f} times its input's products", flush=True)
-        for size in SIZES if name != "linear" else ():
+        if name == "linear":
+            for size in LINEAR_SIZES:
+                low, middle, high = statistics.quantiles(linear(*size, options.rounds), n=4)
+                print(f"linear {size!s:15} {low:.2f} {middle:.2f} {high:.2f} times its input's products", flush=True)
+                results.add(f"LinearCell {size}, {threads}: time / its input's products", middle, at_most=1.5)
+            continue
+        for size in SIZES:
             work, times, compiling = compare(name, *size, options.rounds)
             figures = "  ".join(shown(label, work, times) for label in times)
             print(f"{name:5}{size!s:15} {figures}  {compiling:.1f} s", flush=True)
+            speed = quartiles("compiled", times)[1]
+            results.add(f"{name} {size}, {threads}: compiled / torch.nn", speed, at_least=ASKED[name][size])
+            if "own" in times:
+                results.add(f"{name} {size}, {threads}: as it ships / torch.nn", quartiles("own", times)[1], at_least=1)
+    results.close(options.results)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import statistics
 import time
 
 import torch
+from targets import Results
 from torch.profiler import ProfilerActivity, profile
 
 from textgen.config import ModelConfig
@@ -94,7 +95,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--plain-memory", action="store_true", help="leave the memory allocator as it is")
+    parser.add_argument("--results", help="append the figures to this file")
     options = parser.parse_args()
+    results = Results()
     torch.set_num_threads(options.threads)
     if not options.plain_memory:
         keep_memory()
@@ -103,6 +106,8 @@ def main():
         speed, operations = measure(options.cell, vocab_size, options.compile, options.rounds)
         best = best_product()
         print(f"{vocab_size:6,} symbols: {speed:4.0f} GFLOP/s of {best:.0f} ({speed / best:.0%})  {shown(operations)}")
+        results.add(f"{options.cell} 2 x 512, {vocab_size:,} symbols: step / best product", speed / best, at_least=0.7)
+    results.close(options.results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""Training a word model with the whole softmax and with a sampled one (`--sampled-softmax N`), for the same time.
+
+    python benchmarks/large_vocabulary.py CORPUS --validation-file FILE [--vocab-size 10000] [--hidden-size 512]
+        [--num-layers 1] [--counts 0,1000] [--seconds 200]
+
+Each contestant (0 is the whole softmax) gets as many steps as fit into so many seconds of one processor, by its own
+speed, each with the whole cosine of learning rates; then the whole of the held-out text is scored with the whole
+softmax. Seconds are those that the process was at work, so that others on the machine matter less.
+"""
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+import torch
+
+from textgen.options import from_mapping
+from textgen.settings import TrainOptions
+from textgen.training.checkpoint import Run
+from textgen.training.machine import keep_memory
+from textgen.training.train import make_trainer, start, task_of
+
+WARM, TIMED = 3, 12
+
+
+def seconds_of_a_step(session, options):
+    trainer, _ = make_trainer(session.run, task_of(session.store, options), session.config, options, "cpu")
+    for step in range(WARM + TIMED):
+        if step == WARM:
+            began = time.process_time()
+        trainer._step(step)
+    return (time.process_time() - began) / TIMED
+
+
+def contestant(session, count, seconds):
+    options = replace(session.options, sampled_softmax=count or None)
+    step = seconds_of_a_step(session, options)
+    steps = max(1, round(seconds / step))
+    options = replace(options, max_steps=steps, warmup_steps=min(200, steps // 20))
+    trainer, _ = make_trainer(session.run, task_of(session.store, options), session.config, options, "cpu")
+    began = time.process_time()
+    for number in range(steps):
+        trainer._step(number)
+    took = time.process_time() - began
+    score = trainer.task.evaluate(trainer.model, quick=False)
+    words = steps * options.batch_size * options.seq_length
+    name = f"{count:,} sampled" if count else "whole softmax"
+    print(f"  {name:14}  {words / took:7,.0f} words a second  {steps:6,} steps  {words / 1e6:5.2f} million words in "
+          f"{took:4.0f} s  held-out perplexity {score.perplexity:7.2f}", flush=True)  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus")
+    parser.add_argument("--validation-file")
+    parser.add_argument("--vocab-size", type=int, default=10_000)
+    parser.add_argument("--hidden-size", type=int, default=512)
+    parser.add_argument("--num-layers", type=int, default=1)
+    parser.add_argument("--counts", default="0,1000")
+    parser.add_argument("--seconds", type=float, default=200)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_memory()
+    with tempfile.TemporaryDirectory() as scratch:
+        options = from_mapping(TrainOptions, {
+            "tokenizer": "word", "vocab_size": given.vocab_size, "validation_file": given.validation_file,
+            "hidden_size": given.hidden_size, "num_layers": given.num_layers, "max_steps": 1, "threads": 1,
+            "dropout": 0.0, "batch_size": 20, "seq_length": 35, "output_dir": str(Path(scratch) / "run"),
+            "compile": False,
+        })  # fmt: skip
+        session = start([given.corpus], options, time.monotonic(), dry_run=True)
+        session.run = Run(Path(scratch))
+        config = session.config
+        print(f"{date.today()}, {platform.machine()}, one thread, torch {torch.__version__}: {config.cell}, "
+              f"{config.num_layers} x {config.hidden_size}, {config.vocab_size:,} words, tied, 20 x 35")  # fmt: skip
+        for count in given.counts.split(","):
+            contestant(session, int(count), given.seconds)
+
+
+if __name__ == "__main__":
+    main()

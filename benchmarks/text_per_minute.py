@@ -1,0 +1,57 @@
+"""Good text per minute: `textgen train` with so many minutes and nothing else chosen, Tiny Shakespeare by characters.
+
+    python benchmarks/text_per_minute.py [CORPUS] [--minutes 3.33] [--cell gru]
+
+CORPUS is a file, or the name of a corpus that `textgen train` knows. The last tenth is held out and never trained on;
+the figure is nats a character over all of it, beside those asked of 200 seconds and of ten minutes. Also the wall
+time of the whole command beside the minutes asked for.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+from targets import Results
+
+ASKED = {3.33: 1.50, 10: 1.4697}
+"""Minutes, and the nats a character asked of them."""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", nargs="?", default="tiny-shakespeare")
+    parser.add_argument("--minutes", type=float, default=3.33)
+    parser.add_argument("--cell", default="gru")
+    parser.add_argument("--results", help="append the figures to this file")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run"
+        words = [asked.corpus, "--tokenizer", "char", "--cell", asked.cell, "--minutes", str(asked.minutes)]
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "textgen", "train", *words, "--output-dir", str(folder)], check=True)
+        seconds = time.perf_counter() - began
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        plan = json.loads((folder / "training_args.json").read_text())["options"]
+    nats = next(line["eval_loss"] for line in reversed(lines) if line.get("final"))
+    made = f"{plan['num_layers']} x {plan['hidden_size']}, {plan['max_steps']:,} steps, {plan['dtype']}, " + (
+        "compiled" if plan["compile"] else "not compiled"
+    )
+    machine = f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores"
+    print(f"{machine}: {asked.cell} {made}: {nats:.4f} nats a character in {seconds:.0f} s")
+    results = Results()
+    if asked.minutes in ASKED:
+        results.add(f"{asked.cell}, {asked.minutes:g} minutes: nats a character", nats, at_most=ASKED[asked.minutes])
+    off = abs(seconds / (60 * asked.minutes) - 1)
+    results.add(f"{asked.cell}, {asked.minutes:g} minutes: wall time off by", 100 * off, "%", at_most=5)
+    results.close(asked.results)
+
+
+if __name__ == "__main__":
+    main()
