@@ -62,7 +62,9 @@ def _suits_onednn(weight: Tensor, rows: int) -> bool:
 
 def rounds(tensor: Tensor) -> bool:
     """Whether products with this tensor are to be made in bfloat16 here."""
-    return _rounding.get() and tensor.dtype == torch.float32 and tensor.device.type == "cpu" and has_onednn()
+    if torch.compiler.is_compiling() or not _rounding.get():  # a traced cell cannot ask for the context
+        return False
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and has_onednn()
 
 
 @contextmanager

@@ -86,14 +86,25 @@ def line(row, told):
     return f"| {row.id} | {row.what} | {row.target} | {figure} | {times} | {passed} |"
 
 
-def heading(arguments):
+def heading():
+    """By which command, when, and on what."""
     from importlib.metadata import version
 
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "safetensors", "sentencepiece"))
     processor = next((each.split(":")[1].strip() for each in cpuinfo() if each.startswith("model name")), "")
     machine = f"{processor or platform.machine()}, {os.cpu_count()} cores"
-    command = " ".join(["python -m tests.torture", *arguments])
-    return f"`{command}`, {date.today()}, {machine}, Python {platform.python_version()}, {versions}."
+    return f"`make torture`, {date.today()}, {machine}, Python {platform.python_version()}, {versions}."
+
+
+def write_table(path, rows, took):
+    """The figures of all rows: those reached now, and the last ones of rows that were not run."""
+    known = path.read_text().splitlines() if path.is_file() else []
+    known = {line.split(" | ")[0].removeprefix("| "): line for line in known if line.startswith("| R")}
+    lines = [(known | rows)[row.id] for row in all_rows() if row.id in known | rows]
+    passed = sum(line.endswith("| pass |") for line in lines)
+    head = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---|--:|--:|---|"]
+    end = f"{passed} of {len(lines)} rows passed; the last {len(rows)} were run in {took}."
+    path.write_text("\n".join(["# The figures reached", "", heading(), "", *head, *lines, "", end, ""]))
 
 
 def cpuinfo():
@@ -124,15 +135,10 @@ def main(arguments):
         done[row.id] = told
         print(line(row, told), flush=True)
     failed = [name for name, told in done.items() if not told["passed"]]
-    head = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---|--:|--:|---|"]
-    table = [*head, *(line(row, done[row.id]) for row in rows)]
     took = f"{time.monotonic() - began:.0f} s (seed {chosen.seed})"
-    end = f"{len(rows) - len(failed)} of {len(rows)} rows passed in {took}."
+    print(f"{len(rows) - len(failed)} of {len(rows)} rows passed in {took}.")
     if chosen.output:
-        given = [each for each in arguments if not each.startswith("--output")]
-        text = ["# The figures reached", "", heading(given), "", *table, "", end, ""]
-        chosen.output.write_text("\n".join(text))
-    print(end)
+        write_table(chosen.output, {row.id: line(row, done[row.id]) for row in rows}, took)
     return 1 if failed else 0
 
 
