@@ -57,7 +57,7 @@ def plain(data: bytes, name: str, **options: object) -> Case:
     if not marked and not options.get("encoding") and data[:4096].count(0) > 0.2 * len(data[:4096]):
         return Case({name: data}, None, options, said=[name])
     try:
-        document = rest.decode(encoding).removeprefix("\ufeff" if not marked else "").encode()
+        document = rest.decode(encoding).removeprefix("\ufeff" if len(rest) == len(data) else "").encode()
     except UnicodeDecodeError as error:
         return Case({name: data}, None, options, error.start + len(data) - len(rest), [name])
     except UnicodeError:
@@ -136,12 +136,17 @@ def packed(chance: random.Random) -> Case:
     if what == 1:
         at = chance.randrange(10, len(whole))
         spoiled = whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]
-        return Case({name: spoiled}, [data], said=[name], may_refuse=True)
+        return Case({name: spoiled}, [unmarked(data)], said=[name], may_refuse=True)
     if what == 2:
-        return Case({name: whole + whole}, [data + data])
+        return Case({name: whole + whole}, [unmarked(data + data)])
     if what == 3:
         return Case({name: PACK[chance.choice([*PACK])](whole)}, None, said=[name])
-    return Case({name: whole}, [data])
+    return Case({name: whole}, [unmarked(data)])
+
+
+def unmarked(data: bytes) -> bytes:
+    """What is read of UTF-8: all but a mark at its beginning."""
+    return data.removeprefix(MARKS["utf-8"])
 
 
 def table(chance: random.Random) -> Case:
