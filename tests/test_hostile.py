@@ -251,14 +251,15 @@ def test_characters_are_stored_as_they_are():
     assert len(stored) < 4 * len(characters) and characters.encode() in stored
 
 
-def test_a_piece_that_is_no_text_is_refused():
-    with pytest.raises(TextgenError, match="has a piece that is no text"):
-        BpeTokenizer(_with_piece(b"\xff\xfe"))
+@pytest.mark.parametrize(("which", "said"), [(-1, "has a piece that is no text"), (30, "is not a model")])
+def test_a_piece_that_is_no_text_is_refused(which, said):
+    with pytest.raises(TextgenError, match=said):
+        BpeTokenizer(_with_piece(b"\xff\xfe", which))
 
 
-def _with_piece(content):
+def _with_piece(content, which=-1):
     fields = mutants.fields_of(_pieces_model()["tokenizer.model"])
-    place = [k for k, field in enumerate(fields) if field[0] == mutants.PIECES][-1]
+    place = [k for k, field in enumerate(fields) if field[0] == mutants.PIECES][which]
     piece = mutants.fields_of(fields[place][2])
     fields[place] = (mutants.PIECES, 2, mutants.message_of([(1, 2, content), *piece[1:]]))
     return mutants.message_of(fields)

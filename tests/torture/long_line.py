@@ -54,12 +54,14 @@ def words(path: Path, size: int, seed: int) -> None:
     """One line of words, characters of several bytes among them."""
     chance = random.Random(seed)
     known = ["".join(chance.choices("abcdefghijklmnopé漢👩", k=chance.randrange(1, 12))) for _ in range(3000)]
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         while file.tell() < size:
             file.write(" ".join(chance.choices(known, k=20_000)).encode() + b" ")
         file.truncate(size)
-        file.seek(-8, 2)
-        file.write(b"the end.")
+        file.seek(-12, 2)
+        begun = next(k for k, byte in enumerate(file.read(5)[::-1]) if byte & 0xC0 != 0x80)  # where a character begins
+        file.seek(-8 - begun, 2)
+        file.write(b" " * begun + b"the end.")
 
 
 def zeros(path: Path, size: int, seed: int) -> None:

@@ -128,6 +128,8 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 def packed(chance: random.Random) -> Case:
     ending = chance.choice([*PACK])
     data = text(chance).encode()
+    while plain(data, "a.txt").documents is None:  # such as NUL alone
+        data = text(chance).encode()
     whole = PACK[ending](data)
     name = chance.choice(["a.txt" + ending, "a.txt", "a" + ending])
     what = chance.randrange(5)

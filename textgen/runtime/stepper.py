@@ -36,7 +36,8 @@ class NumpyStepper:
         """`weights` by name, as the graph wants them; they are copied. With `backend` 'int8' those in eight bits are
         run as they are, by onnxruntime; else floats are made of them."""
         small = {name: weight for name, weight in weights.items() if isinstance(weight, Int8Rows)}
-        arrays = {f"weight.{name}": w.floats if isinstance(w, Int8Rows) else w for name, w in weights.items()}
+        with np.errstate(all="ignore"):  # what is not finite is found in the logits
+            arrays = {f"weight.{name}": w.floats if isinstance(w, Int8Rows) else w for name, w in weights.items()}
         inputs = {IDS: Kind("int64", (-1,)), **{f"state.{number}": kind for number, kind in enumerate(graph.state)}}
         initial = lower(graph.initial, arrays, {})
         step = lower(graph.step, arrays, inputs, graph.logits.shape[1], in_int8(small) if backend == "int8" else None)

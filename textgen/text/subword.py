@@ -205,8 +205,13 @@ def _learn(sentences: list[str], level: str, vocab_size: int) -> bytes:
 
 def _pieces(processor: Any) -> list[str]:
     """What a model has learned, U+2581 for a space. Raises TextgenError for a piece that is no text."""
+    return [_piece(processor, number) for number in range(SPECIALS, processor.get_piece_size())]
+
+
+def _piece(processor: Any, number: int) -> str:
     try:
-        return [processor.id_to_piece(piece) for piece in range(SPECIALS, processor.get_piece_size())]
+        piece: str = processor.id_to_piece(number)
+        return piece
     except UnicodeDecodeError:
         raise TextgenError(f"{MODEL_FILE} has a piece that is no text.") from None
 
@@ -218,10 +223,10 @@ def _processor(model: bytes) -> Any:
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # its own words may be no text either
         raise TextgenError(f"{MODEL_FILE} is not a model of sentencepiece.") from error
     size = processor.get_piece_size()
     in_place = size >= SPECIALS and processor.is_unknown(UNKNOWN) and processor.is_control(BOUNDARY)
-    if not in_place or any(processor.id_to_piece(FIRST_BYTE + b) != f"<0x{b:02X}>" for b in range(256)):
+    if not in_place or any(_piece(processor, FIRST_BYTE + b) != f"<0x{b:02X}>" for b in range(256)):
         raise TextgenError(f"{MODEL_FILE} has not the symbols of a tokenizer that textgen wrote.")
     return processor
