@@ -93,7 +93,8 @@ def heading():
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "safetensors", "sentencepiece"))
     processor = next((each.split(":")[1].strip() for each in cpuinfo() if each.startswith("model name")), "")
     machine = f"{processor or platform.machine()}, {os.cpu_count()} cores"
-    return f"`make torture`, {date.today()}, {machine}, Python {platform.python_version()}, {versions}."
+    how = "The last figures of each row, by `make torture` or `python -m tests.torture ROW`"
+    return f"{how}, {date.today()}, {machine}, Python {platform.python_version()}, {versions}."
 
 
 def write_table(path, rows, took):
