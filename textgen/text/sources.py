@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +25,7 @@ from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.text import decoding, hub, recipes
 from textgen.text.archives import PACKED_ENDINGS, opened, unreadable
 from textgen.text.pieces import cut, separator, span, split
-from textgen.text.tables import PARQUET, TABLE_ENDINGS, form_of, parquet_rows, rows
+from textgen.text.tables import PARQUET, TABLE_ENDINGS, Choose, Row, form_of, parquet_rows, table_rows, texts
 
 TEXT_ENDINGS = (".txt", ".md", ".text", ".rst", *TABLE_ENDINGS)  # what is taken from a folder, packed or not
 
@@ -198,20 +199,32 @@ def _spool(stdin: BinaryIO | None) -> Source:
 
 def _divided(source: Source, options: SourceOptions) -> Iterator[bytes | None]:
     """The pieces of a file, with None after each document."""
-    form = form_of(source.path.name)
     with opened(source.path, source.name) as stream:
-        if form == PARQUET:
-            texts = parquet_rows(stream, source.name, options.text_column)
-        elif form:
-            texts = rows(_text_blocks(stream, source, options, False), form, source.name, options.text_column)
+        if form := form_of(source.path.name):
+            table = partial(_rows, stream, form, source, options)
+            for text in texts(table, options.text_column, source.name):
+                yield from _pieces([text], options)
+                yield None
         else:
             raw = options.raw and options.encoding is None
             yield from _pieces(_text_blocks(stream, source, options, raw), options)
-            texts = iter(())
-        for text in texts:
-            yield from _pieces([text], options)
-            yield None
     yield None
+
+
+def read_rows(source: Source, options: SourceOptions, choose: Choose) -> Iterator[Row]:
+    """The rows of a table, with the columns that are chosen. Raises TextgenError for a file that is no table."""
+    form = form_of(source.path.name)
+    if not form:
+        *most, last = TABLE_ENDINGS
+        raise TextgenError(f"{source.name!r} is not a table: its name ends in none of {', '.join(most)} and {last}.")
+    with opened(source.path, source.name) as stream:
+        yield from _rows(stream, form, source, options, choose)
+
+
+def _rows(stream: BinaryIO, form: str, source: Source, options: SourceOptions, choose: Choose) -> Iterator[Row]:
+    if form == PARQUET:
+        return parquet_rows(stream, source.name, choose)
+    return table_rows(_text_blocks(stream, source, options, False), form, source.name, choose)
 
 
 def _pieces(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[bytes | None]:

@@ -1,6 +1,6 @@
-"""Tables as documents: csv, tsv, jsonl and parquet, one document a row, from one column, in bounded memory.
+"""Tables: csv, tsv, jsonl and parquet, row by row, in bounded memory; as documents, one a row, from one column.
 
-Empty cells and nulls give nothing. What is not text is refused with its row, counted from 1 without the header.
+Empty cells and nulls give no document. What is not text is refused with its row, counted from 1 without the header.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
@@ -31,6 +32,74 @@ def form_of(name: str) -> str:
     return _FORMS.get(ending, "") if stem else ""
 
 
+@dataclass(frozen=True)
+class Header:
+    """The columns of a table in order, those that may hold text, and what each holds where that is known."""
+
+    columns: list[str]
+    texts: list[str]
+    kinds: dict[str, str] = field(default_factory=dict)
+
+
+Choose = Callable[[Header], list[str]]
+"""Picks the columns to read, by name. Raises UsageError."""
+
+Row = tuple[str, tuple[Any, ...]]
+"""Where a row stands ("row 5 of 'x.csv'"), and the values of the chosen columns."""
+
+
+def table_rows(blocks: Iterable[bytes], form: str, name: str, choose: Choose) -> Iterator[Row]:
+    """The rows of a csv, tsv or jsonl table that comes as UTF-8: text, or what JSON holds, None where a row lacks a
+    column. Raises TextgenError with the row."""
+    raw: io.BufferedReader[Any] = io.BufferedReader(_Blocks(blocks), 1 << 18)
+    return _json_rows(raw, name, choose) if form == "jsonl" else _csv_rows(raw, form, name, choose)
+
+
+def parquet_rows(stream: BinaryIO, name: str, choose: Choose) -> Iterator[Row]:
+    """The rows of a parquet file. One that was packed is unpacked to a temporary file, since its end is read first."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise TextgenError("parquet files need pyarrow.", hint="pip install pyarrow") from None
+    with tempfile.TemporaryFile() as spool:
+        if not (isinstance(stream, io.BufferedReader) and stream.seekable()):
+            shutil.copyfileobj(stream, spool)
+            stream = spool
+        stream.seek(0)
+        row = 0
+        try:
+            file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+            schema = {field.name: field.type for field in file.schema_arrow}
+            plain = [key for key, kind in schema.items() if _is_text(kind)]
+            chosen = choose(Header(list(schema), plain, {key: str(kind) for key, kind in schema.items()}))
+            for batch in file.iter_batches(PARQUET_ROWS, columns=list(dict.fromkeys(chosen))):
+                columns = [batch.column(batch.schema.get_field_index(column)).to_pylist() for column in chosen]
+                for values in zip(*columns, strict=True):
+                    row += 1
+                    yield f"row {row} of {name!r}", values
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise TextgenError(f"{name!r} is a damaged parquet file ({' '.join(str(error).split())[:200]}).") from None
+
+
+def texts(table: Callable[[Choose], Iterator[Row]], asked: str | None, name: str) -> Iterator[bytes]:
+    """The texts of one column of a table, b'' for none; which column, says `choose_column`. Raises TextgenError with
+    the row for what is not text."""
+    column = ""
+
+    def choose(header: Header) -> list[str]:
+        nonlocal column
+        column = choose_column(header.columns, header.texts, asked, name)
+        if column not in header.texts and column in header.kinds:
+            raise TextgenError(f"column {column!r} of {name!r} holds {header.kinds[column]}, not text.")
+        return [column]
+
+    for where, (value,) in table(choose):
+        yield cell(value, column, where)
+
+
 def choose_column(columns: Sequence[str], texts: Sequence[str], asked: str | None, name: str) -> str:
     """The column to read: the one asked for, else `text`, else the only one that holds text.
 
@@ -48,41 +117,6 @@ def choose_column(columns: Sequence[str], texts: Sequence[str], asked: str | Non
     return texts[0]
 
 
-def rows(blocks: Iterable[bytes], form: str, name: str, asked: str | None) -> Iterator[bytes]:
-    """The texts of a csv, tsv or jsonl table that comes as UTF-8, b'' for none. Raises TextgenError with the row."""
-    raw: io.BufferedReader[Any] = io.BufferedReader(_Blocks(blocks), 1 << 18)
-    return _json_rows(raw, name, asked) if form == "jsonl" else _csv_rows(raw, form, name, asked)
-
-
-def parquet_rows(stream: BinaryIO, name: str, asked: str | None) -> Iterator[bytes]:
-    """The texts of a parquet file. One that was packed is unpacked to a temporary file, since its end is read first."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise TextgenError("parquet files need pyarrow.", hint="pip install pyarrow") from None
-    with tempfile.TemporaryFile() as spool:
-        if not (isinstance(stream, io.BufferedReader) and stream.seekable()):
-            shutil.copyfileobj(stream, spool)
-            stream = spool
-        stream.seek(0)
-        try:
-            file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-            schema = {field.name: field.type for field in file.schema_arrow}
-            plain = [key for key, kind in schema.items() if _is_text(kind)]
-            column = choose_column(list(schema), plain, asked, name)
-            if column not in plain:
-                raise TextgenError(f"column {column!r} of {name!r} holds {schema[column]}, not text.")
-            for batch in file.iter_batches(PARQUET_ROWS, columns=[column]):
-                for text in batch.column(0).to_pylist():
-                    if text:
-                        yield text.encode()
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise TextgenError(f"{name!r} is a damaged parquet file ({' '.join(str(error).split())[:200]}).") from None
-
-
 def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
@@ -90,7 +124,7 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
-def _csv_rows(raw: io.BufferedReader[Any], form: str, name: str, asked: str | None) -> Iterator[bytes]:
+def _csv_rows(raw: io.BufferedReader[Any], form: str, name: str, choose: Choose) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), CELL_BYTES))
     lines = io.TextIOWrapper(raw, "utf-8", newline="")
     reader = csv.reader(_bounded(lines, name), delimiter="\t" if form == "tsv" else ",", strict=True)
@@ -99,14 +133,14 @@ def _csv_rows(raw: io.BufferedReader[Any], form: str, name: str, asked: str | No
         header = next((cells for cells in reader if cells), None)
         if header is None:
             return
-        place = header.index(choose_column(header, header, asked, name))
+        places = [header.index(column) for column in choose(Header(header, header))]
         for row, cells in enumerate((cells for cells in reader if cells), 1):
             if len(cells) != len(header):
                 raise TextgenError(
                     f"row {row} of {name!r} (ending in line {reader.line_num}) has {len(cells)} cells, "
                     f"but there are {len(header)} columns."
                 )
-            yield cells[place].encode()
+            yield f"row {row} of {name!r}", tuple(cells[place] for place in places)
     except csv.Error as error:
         problem = "a quotation mark is never closed" if "unexpected end" in str(error) else str(error)
         raise TextgenError(f"{name!r} is not {form} at line {reader.line_num}, row {row + 1} ({problem}).") from None
@@ -119,9 +153,9 @@ def _bounded(lines: io.TextIOWrapper, name: str) -> Iterator[str]:
         yield line
 
 
-def _json_rows(raw: io.BufferedReader[Any], name: str, asked: str | None) -> Iterator[bytes]:
+def _json_rows(raw: io.BufferedReader[Any], name: str, choose: Choose) -> Iterator[Row]:
     decode = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=unique_keys).decode
-    column: str | None = None
+    chosen: list[str] | None = None
     number = 0
     while line := raw.readline(CELL_BYTES):
         number += 1
@@ -135,10 +169,9 @@ def _json_rows(raw: io.BufferedReader[Any], name: str, asked: str | None) -> Ite
             raise TextgenError(f"line {number} of {name!r} is not JSON ({_json_problem(error)}).") from None
         if not isinstance(row, dict):
             raise TextgenError(f'line {number} of {name!r} is not a row, which looks like {{"text": "..."}}.')
-        if column is None:
-            texts = [key for key, value in row.items() if isinstance(value, str)]
-            column = choose_column(list(row), texts, asked, name)
-        yield cell(row.get(column), column, f"line {number} of {name!r}")
+        if chosen is None:
+            chosen = choose(Header(list(row), [key for key, value in row.items() if isinstance(value, str)]))
+        yield f"line {number} of {name!r}", tuple(row.get(column) for column in chosen)
 
 
 def cell(value: Any, column: str, where: str) -> bytes:

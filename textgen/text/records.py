@@ -1,0 +1,49 @@
+"""Tables as records: some columns of every row, for tasks that read more than one text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.text.sources import Source, SourceOptions, read_rows
+from textgen.text.tables import Header
+
+
+class Record(NamedTuple):
+    """Where a row stands ("row 5 of 'x.csv'"), and the values of its columns as they were chosen: text in csv and tsv,
+    what they hold elsewhere, None for nothing."""
+
+    where: str
+    values: tuple[Any, ...]
+
+
+def read_records(
+    sources: Sequence[Source], choose: Callable[[list[str], str], list[str]], reading: SourceOptions
+) -> Iterator[Record]:
+    """Every row of several tables; `choose(columns, name)` says which columns of a table are read.
+
+    Raises TextgenError naming file and row for what is no table, and at the end if there was no row at all.
+    """
+    empty = True
+    for source in sources:
+
+        def pick(header: Header, name: str = source.name) -> list[str]:
+            return choose(header.columns, name)
+
+        for where, values in read_rows(source, reading, pick):
+            empty = False
+            yield Record(where, values)
+    if empty:
+        names = repr(sources[0].name) if len(sources) == 1 else f"of {len(sources)} files"
+        raise TextgenError(f"corpus {names} has no rows.")
+
+
+def require_columns(columns: Sequence[str], wanted: Sequence[str], name: str) -> None:
+    """Raise UsageError for the first wanted column that a table does not have, naming those it has."""
+    for column in wanted:
+        if column not in columns:
+            there = ", ".join(map(repr, columns))
+            raise UsageError(
+                f"{name!r} has no column {column!r}; its columns are {there}.{did_you_mean(column, columns)}"
+            )
