@@ -31,7 +31,8 @@ from pathlib import Path
 from textgen.options import from_mapping
 from textgen.settings import TrainOptions
 from textgen.text.split import no_progress
-from textgen.training.train import CACHE, start, stored_corpus, task_of
+from textgen.tasks.language import LanguageData, stored_corpus
+from textgen.training.train import CACHE, start
 path, given, whole = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "whole"
 options = from_mapping(TrainOptions, given)
 found = {"torch": imported}
@@ -40,7 +41,8 @@ if whole:
     task = session.trainer.task
 else:
     torch.set_num_threads(options.threads)
-    task = task_of(stored_corpus([path], options, Path(options.output_dir).parent / CACHE, no_progress), options)
+    store = stored_corpus([path], options, Path(options.output_dir).parent / CACHE, no_progress)
+    task = LanguageData(store).task(options)
 task.window(0)
 found["batch"] = time.process_time() - imported
 if whole:

@@ -24,13 +24,15 @@ from textgen.options import from_mapping
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import Run
 from textgen.training.machine import keep_memory
-from textgen.training.train import make_trainer, start, task_of
+from textgen.training.train import make_trainer, start
 
 WARM, TIMED = 3, 12
 
 
 def seconds_of_a_step(session, options):
-    trainer, _ = make_trainer(session.run, task_of(session.store, options), session.config, options, "cpu")
+    trainer, _ = make_trainer(
+        session.run, session.data.task(options), session.data.tokenizer, session.config, options, "cpu"
+    )
     for step in range(WARM + TIMED):
         if step == WARM:
             began = time.process_time()
@@ -43,7 +45,9 @@ def contestant(session, count, seconds):
     step = seconds_of_a_step(session, options)
     steps = max(1, round(seconds / step))
     options = replace(options, max_steps=steps, warmup_steps=min(200, steps // 20))
-    trainer, _ = make_trainer(session.run, task_of(session.store, options), session.config, options, "cpu")
+    trainer, _ = make_trainer(
+        session.run, session.data.task(options), session.data.tokenizer, session.config, options, "cpu"
+    )
     began = time.process_time()
     for number in range(steps):
         trainer._step(number)

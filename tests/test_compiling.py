@@ -15,7 +15,7 @@ from textgen import Cell, GatedCell, activation, compiling, files, products
 from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
 from textgen.settings import TrainOptions
-from textgen.training.plan import plan
+from textgen.training.plan import TextPlan, plan
 from textgen.training.train import resume, start
 
 GATED = {name: cell for name, cell in CELLS.items() if issubclass(cell, GatedCell)}
@@ -265,6 +265,9 @@ def test_a_compiled_run_needs_a_compiler_to_begin_and_to_go_on(begin, monkeypatc
     assert begin("third", compile=None).options.compile is False
 
 
+LEARNED = TextPlan("char", 60, 10**6, 10**4)
+
+
 class Slow:
     """A machine on which a step takes so long, compiled or not, and in bfloat16 a part of it."""
 
@@ -294,7 +297,7 @@ class Slow:
 ])  # fmt: skip
 def test_the_plan_compiles_where_it_pays_within_the_run(machine, minutes, given, compiled):
     options = TrainOptions(hidden_size=64, minutes=minutes, compile=given)
-    planned, _, forecast = plan(options, "char", 60, 10**6, 10**4, machine, time.monotonic() + 60 * minutes)
+    planned, _, forecast = plan(options, LEARNED, machine, time.monotonic() + 60 * minutes)
     assert planned.compile is compiled
     assert forecast.step_seconds == (machine.compiled_seconds if compiled else machine.seconds)
 
@@ -306,15 +309,15 @@ def test_the_plan_compiles_where_it_pays_within_the_run(machine, minutes, given,
 @pytest.mark.parametrize("hidden_size", [64, None])
 def test_the_plan_multiplies_in_bfloat16_where_that_is_measured_to_pay(hidden_size, rounded, given, chosen):
     options, machine = TrainOptions(hidden_size=hidden_size, minutes=5, dtype=given), Slow(1.0, 0.8, rounded)
-    planned, _, forecast = plan(options, "char", 60, 10**6, 10**4, machine, time.monotonic() + 300)
+    planned, _, forecast = plan(options, LEARNED, machine, time.monotonic() + 300)
     assert planned.dtype == chosen
     assert forecast.step_seconds == machine.step_seconds(None, None, 0, compiled=True, dtype=chosen)
-    steps, _, _ = plan(replace(options, minutes=None, max_steps=5), "char", 60, 10**6, 10**4, machine, time.monotonic())
+    steps, _, _ = plan(replace(options, minutes=None, max_steps=5), LEARNED, machine, time.monotonic())
     assert steps.dtype == (given or "float32")
 
 
 @pytest.mark.parametrize(("steps", "compiled"), [(10, False), (100_000, True)])
 def test_a_long_run_of_so_many_steps_is_compiled(steps, compiled):
     options = TrainOptions(hidden_size=64, max_steps=steps)
-    planned, _, _ = plan(options, "char", 60, 10**6, 10**4, Slow(1.0, 0.8), time.monotonic())
+    planned, _, _ = plan(options, LEARNED, Slow(1.0, 0.8), time.monotonic())
     assert planned.compile is compiled

@@ -22,15 +22,15 @@ LONG_MODULES = {"textgen.files": 360}
 LAYERS = [  # of those that DESIGN.md names; each may import its own layer and those before it
     ["cell", "hookspecs", "recurrence", "plugins"],
     ["model", "writing.sampling", "text.tokenizer", "text.corpus"],
-    ["training.tasks", "writing.generate", "scoring.evaluate"],
+    ["tasks.task", "writing.generate", "scoring.evaluate"],
     ["training.train", "training.trainer", "training.checkpoint"],
     ["cli"],
 ]
 TORCH = (
     "activation compiling products "
     "cell contest.contest contest.measures contest.planning contest.plot contest.prepare convert dropout gates "
-    "recurrence model torch_stepper cli.training_display training.checkpoint "
-    "training.machine training.repetition training.soundness training.tasks training.train training.trainer "
+    "recurrence model torch_stepper tasks.task tasks.language training.checkpoint "
+    "training.machine training.repetition training.soundness training.train training.trainer "
     "training.optimization training.finetune "
     "training.new_run training.provenance training.sampled_softmax training.stored_step "
     "tracing.aten tracing.notes tracing.recorder tracing.shaping tracing.trace "

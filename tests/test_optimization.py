@@ -13,11 +13,11 @@ from textgen.model import build_model
 from textgen.options import from_mapping
 from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions, check_training
+from textgen.tasks.task import Task
 from textgen.training.checkpoint import Run
 from textgen.training.events import Evaluated, Logged
 from textgen.training.optimization import WeightAverage, schedule
 from textgen.training.reporting import reporters
-from textgen.training.tasks import Task
 from textgen.training.trainer import Trainer
 
 SYMBOLS, LANES = 11, 6
@@ -26,7 +26,7 @@ SYMBOLS, LANES = 11, 6
 class Noise(Task):
     """Windows of random symbols, a function of the step alone; nothing is held out."""
 
-    steps_per_epoch = 5
+    steps_per_epoch, symbols_per_step = 5, 7 * LANES
 
     def fresh(self, step):
         return torch.arange(LANES) == step % self.steps_per_epoch

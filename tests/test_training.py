@@ -28,7 +28,8 @@ from textgen.model import build_model
 from textgen.options import from_mapping
 from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions
-from textgen.training import tasks
+from textgen.tasks import language as tasks
+from textgen.tasks.task import Task
 from textgen.training.checkpoint import (
     ARGUMENTS,
     CONFIG,
@@ -42,7 +43,6 @@ from textgen.training.checkpoint import (
 )
 from textgen.training.events import Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import named_optimizer_state, schedule
-from textgen.training.tasks import Task
 from textgen.training.train import CACHE, CHANGEABLE, resume, start, train
 from textgen.training.trainer import Trainer
 
@@ -257,7 +257,8 @@ def test_other_versions_are_named(monkeypatch, whole):
 # --- what a resumed run may be given ---
 
 
-OTHERS = {"cell": "lstm", "cell_options": {"a": 1}, "tokenizer": "byte", "lr_scheduler": "constant", "size": "tiny",
+OTHERS = {"task": "complete", "cell": "lstm", "cell_options": {"a": 1},
+          "tokenizer": "byte", "lr_scheduler": "constant", "size": "tiny",
           "optimizer": "sgd", "dtype": "bfloat16", "report_to": ["tensorboard"], "vocab_size": 300,
           "early_stopping_patience": 3, "sampled_softmax": 100, "verify_steps": 5, "minutes": 1.0, "epochs": 1.0,
           "max_time": 1.0}  # fmt: skip
@@ -403,7 +404,7 @@ def test_what_is_no_run_is_never_removed(text, put, overwrite):
 @pytest.mark.parametrize("put", STRANGERS)
 def test_what_appears_while_a_run_is_planned_is_not_removed(monkeypatch, text, put, overwrite):
     place = text.parent / "run"
-    monkeypatch.setattr(TRAIN, "task_of", lambda store, options: put(place))
+    monkeypatch.setattr(tasks.LanguageData, "task", lambda data, options: put(place))
     with pytest.raises(TextgenError, match=re.escape(repr(str(place)))):
         begin(text, overwrite_output_dir=overwrite)
     (text.parent / "beside").mkdir()
@@ -494,7 +495,7 @@ def test_metrics_tell_each_step_once_and_what_the_events_told(text):
 class Repeating(Task):
     """The letters 0 to 6 over and over; scores are read from a list."""
 
-    steps_per_epoch = 4
+    steps_per_epoch, symbols_per_step = 4, 24
 
     def __init__(self, scores=()):
         self.quick_scores, self.has_scores = list(scores), bool(scores)

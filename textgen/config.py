@@ -16,10 +16,17 @@ bits; auto takes the stored step, as it is stored, where there is one, else torc
 LARGEST = {"vocab_size": 10_000_000, "embedding_size": 65_536, "hidden_size": 65_536, "num_layers": 64}
 """Sizes above these are refused, so that a damaged file costs neither time nor memory."""
 
+MOST_NUMBERS = 65_536
+"""So many numbers may be read or written at a time step."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build a model before its weights are read."""
+    """Everything needed to build a model before its weights are read.
+
+    A model reads one of `vocab_size` symbols at each time step, or `features` numbers where there are any; it puts out
+    `outputs` numbers, or one a symbol where `outputs` is 0. What they mean, `task` says.
+    """
 
     vocab_size: int
     cell: str = "lstm"
@@ -32,6 +39,14 @@ class ModelConfig:
     layer_norm: bool = False
     cell_distribution: str = "textgen-lm"
     cell_version: str = ""
+    task: str = "lm"
+    features: int = 0
+    outputs: int = 0
+
+    @property
+    def output_size(self) -> int:
+        """How many numbers come out at each time step."""
+        return self.outputs or self.vocab_size
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
@@ -41,7 +56,13 @@ class ModelConfig:
         for name in ("tie_word_embeddings", "residual", "layer_norm"):
             if type(getattr(self, name)) is not bool:
                 raise TextgenError(f"{name} must be true or false, not {getattr(self, name)!r}.")
-        for name in ("cell", "cell_distribution", "cell_version"):
+        for name in ("features", "outputs"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value <= MOST_NUMBERS:
+                raise TextgenError(f"{name} must be a whole number from 0 to {MOST_NUMBERS:,}, not {value!r}.")
+        if self.tie_word_embeddings and (self.features or self.output_size != self.vocab_size):
+            raise TextgenError("tie_word_embeddings goes with a model that reads and writes the same symbols.")
+        for name in ("cell", "cell_distribution", "cell_version", "task"):
             if type(getattr(self, name)) is not str:
                 raise TextgenError(f"{name} must be text, not {getattr(self, name)!r}.")
         if not isinstance(self.cell_options, dict):
@@ -51,7 +72,7 @@ class ModelConfig:
         """The content of `config.json`, in the Hugging Face way."""
         return {
             "model_type": "textgen",
-            "architectures": ["RecurrentLanguageModel"],
+            "architectures": ["RecurrentLanguageModel" if self.task == "lm" else "RecurrentModel"],
             "format_version": FORMAT_VERSION,
             **asdict(self),
         }

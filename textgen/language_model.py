@@ -17,6 +17,7 @@ from textgen import files
 from textgen.config import BACKENDS, ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import GENERATION, STEP, read_config, require_weights
+from textgen.tasks import WRITING
 from textgen.text.levels import SIZED
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore, tokenizer_of
@@ -134,6 +135,9 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
         raise TextgenError(f"{str(path)!r} is not a model folder (it has no {files.MANIFEST}).")
     manifest = files.read_manifest(path)
     config = read_config(path, manifest)
+    if config.task not in WRITING:
+        raise TextgenError(f"the model in {str(path)!r} does not write: it is one for --task {config.task}.",
+                           hint=f"textgen predict -m {path} uses it.")  # fmt: skip
     habits = files.parse_json(files.verified(path, GENERATION, manifest, files.JSON_LIMIT), str(path / GENERATION))
     tokenizer = tokenizer_of(path)
     if tokenizer.vocab_size != config.vocab_size:

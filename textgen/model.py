@@ -115,10 +115,12 @@ class Readout(nn.Module):
 
 
 class Model(Cell):
-    """Encoder, stack and readout. For a language model: ids (B,) or (T, B) in, logits (..., vocab_size) out."""
+    """Encoder, stack and readout, at every time step. For a language model: ids (B,) or (T, B) in, logits (...,
+    vocab_size) out; where numbers are read, they come as (B, features) or (T, B, features)."""
 
-    def __init__(self, encoder: nn.Embedding, stack: Stack, readout: Readout) -> None:
-        super().__init__(encoder.num_embeddings, stack.hidden_size, readout.linear.out_features)
+    def __init__(self, encoder: nn.Embedding | nn.Linear, stack: Stack, readout: Readout) -> None:
+        read = encoder.num_embeddings if isinstance(encoder, nn.Embedding) else encoder.in_features
+        super().__init__(read, stack.hidden_size, readout.linear.out_features)
         self.encoder = encoder
         self.stack = stack
         self.readout = readout
@@ -139,7 +141,7 @@ class Model(Cell):
     ) -> tuple[Tensor, State]:
         """ids (T, B) to logits (T, B, vocab_size) and the final state; with N candidates, to their logits (T, B, N)."""
         embedded = self.encoder(xs)
-        if dropout:
+        if dropout and isinstance(self.encoder, nn.Embedding):
             embedded = dropout.symbols(embedded, xs, self.input_size)
         ys, state = self.stack(embedded, state, dropout)
         return self.readout(dropout.units(ys) if dropout else ys, candidates), state
@@ -156,13 +158,21 @@ class Model(Cell):
 
 
 def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:
-    """A freshly initialised language model of these sizes, its cells made by `make_cell(input_size, hidden_size)`."""
-    encoder = nn.Embedding(config.vocab_size, config.embedding_size)
-    nn.init.normal_(encoder.weight, std=config.embedding_size**-0.5)
+    """A freshly initialised model of these sizes, its cells made by `make_cell(input_size, hidden_size)`."""
+    encoder = _encoder(config)
     cells: list[Cell] = []
     for layer in range(config.num_layers):
         input_size = cells[-1].output_size if layer else config.embedding_size
         cells.append(make_cell(input_size, config.hidden_size))
     stack = Stack(cells, residual=config.residual, layer_norm=config.layer_norm)
-    tied_to = encoder if config.tie_word_embeddings else None
-    return Model(encoder, stack, Readout(stack.output_size, config.vocab_size, tied_to))
+    tied_to = encoder if config.tie_word_embeddings and isinstance(encoder, nn.Embedding) else None
+    return Model(encoder, stack, Readout(stack.output_size, config.output_size, tied_to))
+
+
+def _encoder(config: ModelConfig) -> nn.Embedding | nn.Linear:
+    """What makes a vector of each symbol, or of the numbers of a time step."""
+    if config.features:
+        return nn.Linear(config.features, config.embedding_size)
+    encoder = nn.Embedding(config.vocab_size, config.embedding_size)
+    nn.init.normal_(encoder.weight, std=config.embedding_size**-0.5)
+    return encoder

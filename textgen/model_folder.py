@@ -29,6 +29,11 @@ def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> Mode
         raise TextgenError(f"{path}: {error}", hint=error.hint) from None
 
 
+def task_of(folder: Path) -> str:
+    """The task of the model in a folder, "lm" where there is none (which whoever opens it finds out)."""
+    return read_config(folder).task if (folder / CONFIG).is_file() and (folder / files.MANIFEST).is_file() else "lm"
+
+
 def require_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Raise TextgenError if the folder of a run holds no weights yet."""
     if WEIGHTS not in manifest["files"]:

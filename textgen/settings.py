@@ -19,10 +19,21 @@ from textgen.writing.sampling_settings import check_sampling as check_sampling
 DEFAULT_MINUTES = 5.0
 
 
+TASKS = ("lm", "complete", "classify", "forecast")
+"""What models are trained for (`textgen.tasks`). A class of options that only one of them has says so by `of_task`."""
+
+
 @dataclass(frozen=True)
 class TrainOptions(CorpusOptions):
     """How a model is built and trained."""
 
+    task: str | None = option(
+        None,
+        "What the model is for.",
+        choices=TASKS,
+        default_text="lm, or what the columns named say",
+        section="Model",
+    )
     cell: str = option(
         "lstm",
         "The recurrent cell (textgen cells lists them).",
@@ -218,6 +229,8 @@ class TrainOptions(CorpusOptions):
 def check_training(options: TrainOptions) -> None:
     """Hold options to their limits and to each other. Raises UsageError."""
     check_reading(options)
+    if options.sampled_softmax and options.task not in (None, "lm"):
+        raise UsageError(f"--sampled-softmax goes with --task lm, not with {options.task}.")
     lengths = [name for name in ("minutes", "epochs", "max_steps") if getattr(options, name) is not None]
     if len(lengths) > 1:
         raise UsageError(f"{flag(lengths[0])} and {flag(lengths[1])} exclude each other; give one of them.")

@@ -129,7 +129,7 @@ MUTATIONS = [
     Mutation(
         "other tokens under the same name are taken",
         TRAIN,
-        '    refuse_other_tokens(arguments.get("digests", {}), store)\n',
+        '    refuse_other_data(arguments.get("digests", {}), data.digests())\n',
         "",
         tests("gives_other_tokens"),
     ),

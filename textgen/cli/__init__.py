@@ -27,6 +27,7 @@ VERBS = {
     "sample": "Write text with a trained model.",
     "tokenize": "Turn a corpus into tokens once, for several trainings.",
     "evaluate": "Measure how well a model predicts a text.",
+    "predict": "Label texts or forecast series with a trained model.",
     "compare": "Let cells compete on your text: same size, same budget.",
     "quantize": "Write a model with weights in eight bits: a quarter of the size.",
     "compress": "Make a file as small as a model can.",

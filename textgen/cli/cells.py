@@ -9,7 +9,8 @@ import click
 
 from textgen import plugins
 from textgen.cli.params import whole_number
-from textgen.cli.screen import Output, count, table
+from textgen.cli.screen import Output
+from textgen.wording import count, table
 
 SIZE = 256
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from textgen.cli.screen import Output, ReadingProgress, count, duration, say
+from textgen.cli.screen import Output, ReadingProgress, say
 from textgen.errors import TextgenError, UsageError
+from textgen.wording import count, duration
 
 ENDING = ".tgc"
 

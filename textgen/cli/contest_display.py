@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from textgen.cli.screen import count, duration, plural, rewrite_line, say, short
+from textgen.cli.screen import rewrite_line, say
+from textgen.wording import count, duration, plural, short
 
 if TYPE_CHECKING:
     from textgen.contest.contest import Contest

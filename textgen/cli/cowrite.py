@@ -10,9 +10,10 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from textgen.cli.screen import Output, plural, say, warn
+from textgen.cli.screen import Output, say, warn
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.options import check
+from textgen.wording import plural
 from textgen.writing.sampling_settings import SampleOptions, check_sampling
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from textgen.cli.compress import ENDING, free_output, read_input
-from textgen.cli.screen import Output, ReadingProgress, count, say
+from textgen.cli.screen import Output, ReadingProgress, say
 from textgen.errors import UsageError
+from textgen.wording import count
 
 
 @click.command("decompress", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from textgen.cli.params import backend_option, given, options_of, whole_number
-from textgen.cli.screen import Output, count
+from textgen.cli.screen import Output
 from textgen.errors import TextgenError, UsageError
+from textgen.model_folder import task_of
 from textgen.options import flag
 from textgen.text.corpus_settings import ReadingOptions
 from textgen.text.sources import refuse_missing
+from textgen.wording import count
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
     from textgen.scoring.evaluate import Score
     from textgen.text.encoding import Encoded
     from textgen.text.sources import Source, SourceOptions
+
+
+OTHER_TASKS = {
+    "complete": "textgen.cli.evaluate_pairs",
+    "classify": "textgen.cli.evaluate_labels",
+    "forecast": "textgen.cli.evaluate_series",
+}
+"""The tasks whose models are scored in another way, and the module whose `evaluate` takes an `EvaluationRequest`."""
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What was asked of a model of another task."""
+
+    folder: Path
+    corpus: tuple[str, ...]
+    reading: ReadingOptions
+    threads: int | None
+    as_json: bool
+    plot: str | None
 
 
 @click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,6 +60,7 @@ if TYPE_CHECKING:
 @backend_option
 @click.option("--per-token", is_flag=True, help="Show each symbol with its log-probability, read in one piece.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --per-token one a symbol before it.")
+@click.option("--plot", metavar="FILE", help="Draw the result (PNG): a confusion matrix, or forecasts.")
 def command(
     corpus: tuple[str, ...],
     model: str | None,
@@ -44,6 +69,7 @@ def command(
     backend: str,
     per_token: bool,
     as_json: bool,
+    plot: str | None,
     **values: Any,
 ) -> int:
     """Score CORPUS with a model: loss, perplexity, bits per byte. Without CORPUS, the part held out in training; of a
@@ -51,7 +77,7 @@ def command(
 
     Every byte counts once and the state is carried; each lane first reads a thousand symbols, uncounted.
     """
-    from textgen.cli.sample import open_model
+    from textgen.cli.sample import model_folder, open_model
 
     named = given(ReadingOptions, values)
     if not corpus and named:
@@ -62,6 +88,15 @@ def command(
     from textgen.text.bulk import usable_cores
     from textgen.text.corpus import text_of
 
+    task = task_of(folder := model_folder(model))
+    if task in OTHER_TASKS:
+        unfit = {"lanes": lanes, "per_token": per_token, "backend": backend != "auto"}
+        if name := next((name for name, asked in unfit.items() if asked), None):
+            raise UsageError(f"{flag(name)} goes with a language model; {str(folder)!r} is one for --task {task}.")
+        asked = EvaluationRequest(folder, corpus, ReadingOptions(**named), threads, as_json, plot)
+        return import_module(OTHER_TASKS[task]).evaluate(asked)  # type: ignore[no-any-return]
+    if plot is not None:
+        raise UsageError("--plot goes with a model that labels or forecasts.")
     text = text_of(corpus, ReadingOptions(**named)) if corpus else None
     loaded = open_model(model, threads or usable_cores(), backend)
     encoded = _encoded(loaded, *text) if text else _held_out(loaded, model)

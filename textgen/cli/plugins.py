@@ -20,8 +20,9 @@ from textgen import plugins
 from textgen.cli.load_plugins import READY
 from textgen.cli.plugins_check import command as check_command
 from textgen.cli.plugins_new import command as new_command
-from textgen.cli.screen import Output, table
+from textgen.cli.screen import Output
 from textgen.plugins import Entry
+from textgen.wording import table
 
 SECONDS_EACH = 60.0
 

@@ -12,9 +12,10 @@ import click
 
 from textgen import plugins
 from textgen.cli.params import cell_options_of
-from textgen.cli.screen import Output, plural, say
+from textgen.cli.screen import Output, say
 from textgen.errors import UsageError
 from textgen.plugins import PluginError
+from textgen.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from textgen.cli.params import given, options_of
-from textgen.cli.screen import Output, say, table
+from textgen.cli.screen import Output, say
 from textgen.errors import UsageError
 from textgen.options import from_mapping
 from textgen.scaffold.kinds import KINDS
 from textgen.scaffold.package import Package, create
 from textgen.scaffold.settings import ScaffoldOptions
+from textgen.wording import table
 
 
 @click.command("new", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from textgen import files, integrity
-from textgen.cli.screen import Output, count, figure, plural, table
+from textgen.cli.screen import Output
 from textgen.errors import TextgenError
 from textgen.integrity import ARGUMENTS, METRICS
+from textgen.wording import count, figure, plural, table
 
 HELP = {"help_option_names": ["-h", "--help"]}
 

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from textgen.cli.params import given, options_of, whole_number
-from textgen.cli.screen import Output, ReadingProgress, count, plural, say
+from textgen.cli.screen import Output, ReadingProgress, say
 from textgen.errors import TextgenError, UsageError
 from textgen.settings import TrainOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.text.sources import refuse_missing
+from textgen.wording import count, plural
 
 
 @click.command("tokenize", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

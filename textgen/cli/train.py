@@ -14,12 +14,14 @@ import click
 
 from textgen import plugins
 from textgen.cli.params import cell_options_of, given, options_of, sectioned
-from textgen.cli.screen import ReadingProgress, count, duration, plural, say, short, warn
+from textgen.cli.screen import ReadingProgress, say, warn
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag, from_mapping
 from textgen.settings import TrainOptions, check_training
 from textgen.stopping import INTERRUPTED, exit_code, handling
+from textgen.tasks import with_task
 from textgen.text.sources import refuse_missing
+from textgen.wording import count, duration, plural, short
 
 if TYPE_CHECKING:
     from textgen.training.train import Session
@@ -95,7 +97,7 @@ def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, readi
     """A new run. What can be refused without torch is refused before its import, which takes seconds."""
     if not corpus:
         raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to go on with a run.")
-    options = from_mapping(TrainOptions, chosen)
+    options = with_task(from_mapping(TrainOptions, chosen))
     check_training(options)
     plugins.owner(options.cell)
     refuse_missing(corpus)
@@ -132,8 +134,7 @@ def find_run(name: str) -> Path:
 
 def show_plan(session: Session, again: str | None) -> None:
     """What was read, what is going to be trained, and the flags that repeat it."""
-    about, options, config, made = session.store.about, session.options, session.config, session.versions
-    total = sum(about["bytes"].values())
+    options, config, made = session.options, session.config, session.versions
     forecast, steps = session.forecast, options.max_steps or 0
     took = f"about {duration(forecast.train_seconds)}" if forecast.train_seconds else ""
     lines = {
@@ -143,13 +144,7 @@ def show_plan(session: Session, again: str | None) -> None:
             session.trainer.device,
             plural(made["threads"], "thread"),
         ],
-        "corpus": [
-            f"{short(total)}B",
-            plural(about["corpus_documents"], "document"),
-            f"{count(about['tokens']['train'])} {about['level']} tokens to train on",
-            f"{count(config.vocab_size)} symbols",
-            f"{about['bytes']['validation'] / max(1, total):.0%} held out",
-        ],
+        "corpus": session.data.described(),
         "model": [
             f"{config.cell} {config.num_layers} x {config.hidden_size}",
             f"{short(forecast.parameters)} parameters",
@@ -173,9 +168,9 @@ def repeating_flags(session: Session, corpus: Sequence[str], chosen: Mapping[str
     options = session.options
     told = {name: value for name, value in chosen.items() if name not in NOT_REPEATED}
     told |= {name: getattr(options, name) for name in PLANNED}
-    tokenized = [Path(path) for path in corpus] == [session.store.folder]
-    if not tokenized:
-        told.setdefault("tokenizer", session.store.tokenizer.level)
+    tokenized = [Path(path) for path in corpus] == [session.data.folder]
+    if not tokenized and session.data.tokenizer:
+        told.setdefault("tokenizer", session.data.tokenizer.level)
     return " ".join(typed(name, value) for name, value in told.items())
 
 
@@ -228,7 +223,7 @@ def _farewell(session: Session, reason: str, step: int, seconds: float) -> None:
     else:
         say(f"done · {duration(seconds)} · {folder}")
     model = "" if find_latest() == folder else f" -m {shlex.quote(str(folder))}"
-    say(f'next: textgen sample{model} --prompt "..."')
+    say(f"next: textgen {session.data.next_verb.format(model=model)}")
 
 
 def find_latest() -> Path | None:

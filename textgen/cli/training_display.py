@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,18 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from textgen.cli.screen import count, figure, say, short, visible
-from textgen.language_model import LanguageModel, generation_habits, with_habits
-from textgen.torch_stepper import TorchStepper
+from textgen.cli.screen import say, visible
 from textgen.training.events import Evaluated, Event, Logged, Saved, Tick
-from textgen.writing.generate import generate
+from textgen.wording import count, short
 
 if TYPE_CHECKING:
     from textgen.training.train import Session
 
-SAMPLE_SYMBOLS = 80
 Show = Callable[[Event], None]
-HEAD = f"{'step':>8} {'epoch':>6} {'loss':>7} {'held out':>9} {'perplexity':>10} {'bits/byte':>9} {'tokens/s':>9}"
 
 
 @contextmanager
@@ -58,12 +53,10 @@ def _while_seen(show: Show) -> Show:
 
 
 class _Samples:
-    """Short samples of the model in training, the same seed each time."""
+    """A line now and then that shows what the model in training does."""
 
     def __init__(self, session: Session) -> None:
-        habits = generation_habits(session.store)
-        stepper = TorchStepper(session.trainer.model)
-        self._model: LanguageModel = with_habits(session.config, session.store.tokenizer, stepper, habits)
+        self._trainer = session.trainer
         self._every = session.options.sample_steps or 0
         self._last = session.options.max_steps
 
@@ -71,8 +64,8 @@ class _Samples:
         """A line of text, if this step is due for one."""
         if not self._every or (step % self._every and step != self._last):
             return None
-        text = generate(self._model, max_new_tokens=SAMPLE_SYMBOLS, seed=1, ignore_eos=True)
-        return visible(" ".join(text.split()))[:160]
+        text = self._trainer.task.sample(self._trainer.model)
+        return text and visible(" ".join(text.split()))[:160]
 
 
 class PlainLines:
@@ -90,10 +83,10 @@ class PlainLines:
                 f"learning_rate={event.learning_rate:.2g} tokens_per_second={event.tokens_per_second:.0f}"
             )
         elif isinstance(event, Evaluated):
-            score, mark = event.score, " best" if event.best else " final" if event.final else ""
-            bits = "" if math.isnan(score.bits_per_byte) else f" eval_bits_per_byte={score.bits_per_byte:.4f}"
-            loss = f"eval_loss={score.nats_per_token:.4f} eval_perplexity={score.perplexity:.2f}"
-            say(f"step={event.step} {loss}{bits}{mark}")
+            mark = " best" if event.best else " final" if event.final else ""
+            named = {name.replace("/", "_per_").replace(" ", "_"): text for name, text in event.score.shown().items()}
+            figures = " ".join(f"eval_{name}={text}" for name, text in named.items() if text != "-")
+            say(f"step={event.step} {figures}{mark}")
         elif isinstance(event, Tick) and (text := self._samples.at(event.step)):
             say(f"step={event.step} sample: {text}")
         elif isinstance(event, Saved):
@@ -107,6 +100,7 @@ class LiveTable:
         self._console = Console(stderr=True, highlight=False)
         self._samples = _Samples(session)
         self._speed = _SpeedWatch(session)
+        self._columns = session.trainer.task.columns
         self._logged: Logged | None = None
         self._bar = Progress(
             TextColumn("train"),
@@ -124,7 +118,8 @@ class LiveTable:
         )
 
     def __enter__(self) -> LiveTable:
-        self._console.print(f"\n[dim]{HEAD}[/dim]")
+        named = " ".join(f"{'held out' if name == 'loss' else name:>10}" for name in self._columns)
+        self._console.print(f"\n[dim]{'step':>8} {'epoch':>6} {'loss':>7} {named} {'tokens/s':>9}[/dim]")
         self._bar.start()
         return self
 
@@ -145,8 +140,8 @@ class LiveTable:
             self._console.print(self._row(event))
 
     def _row(self, event: Evaluated) -> str:
-        score, logged = event.score, self._logged
-        figures = f"{score.nats_per_token:9.4f} {score.perplexity:10.2f} {figure(score.bits_per_byte):>9}"
+        shown, logged = event.score.shown(), self._logged
+        figures = " ".join(f"{shown[name]:>10}" for name in self._columns)
         if event.final:
             return f"[bold]{'best':>8} {'':14} {figures}[/bold]"
         before = f"{logged.epoch:6.1f} {logged.loss:7.4f}" if logged else " " * 14
@@ -159,9 +154,7 @@ class _SpeedWatch:
 
     def __init__(self, session: Session) -> None:
         seconds = session.forecast.step_seconds
-        options = session.options
-        assert options.batch_size and options.seq_length
-        self._planned = options.batch_size * options.seq_length / seconds if seconds else None
+        self._planned = session.trainer.task.symbols_per_step / seconds if seconds else None
         self._slow = 0
 
     def see(self, event: Event) -> None:

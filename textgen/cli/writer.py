@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from textgen.cli.screen import Output, count, plural, say, warn
+from textgen.cli.screen import Output, say, warn
+from textgen.wording import count, plural
 from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from textgen.contest.events import Began, Chosen, ContestEvent, Inside, Ran, Sto
 from textgen.contest.measures import Clock, PeakMemory, sample_speed, train_speed
 from textgen.contest.planning import reason
 from textgen.contest.record import Entrant, Outcome, Record
-from textgen.scoring.evaluate import Score
+from textgen.scoring.figures import Figures
 from textgen.settings import TrainOptions
 from textgen.text.store import TokenStore
 from textgen.training.checkpoint import ARGUMENTS
@@ -31,7 +31,7 @@ from textgen.training.train import Session, resume, start
 class _Result:
     """How a training ended: with its last score, or with a failure, or (neither) because it was stopped."""
 
-    score: Score | None = None
+    score: Figures | None = None
     failed: str | None = None
 
 
@@ -94,7 +94,7 @@ class Contest:
         result = yield from self._train(folder, options, trial=True)
         if result.score is None and result.failed is None:
             return False
-        loss = result.score.nats_per_token if result.score else None
+        loss = result.score.loss if result.score else None
         entrant.tried[rate] = loss
         record.save(self.folder, self.record)
         if folder.exists():

@@ -12,11 +12,12 @@ from textgen.contest.record import CONTEST, Record
 from textgen.contest.settings import Request
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag
+from textgen.tasks.language import stored_corpus
 from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
 from textgen.training.new_run import next_folder
 from textgen.training.provenance import versions
-from textgen.training.train import CACHE, stored_corpus
+from textgen.training.train import CACHE
 
 
 def prepare(

@@ -16,6 +16,7 @@ import numpy as np
 from textgen.errors import TextgenError
 from textgen.text.encoding import count_characters
 from textgen.text.tokenizer import Ids
+from textgen.wording import figure
 from textgen.writing.generate import Stepper
 
 if TYPE_CHECKING:
@@ -56,6 +57,19 @@ class Score:
     def perplexity(self) -> float:
         """exp of the nats per token."""
         return math.exp(min(self.nats_per_token, 700))
+
+    @property
+    def loss(self) -> float:
+        return self.nats_per_token
+
+    @property
+    def criterion(self) -> float:
+        return self.nats_per_token
+
+    def shown(self) -> dict[str, str]:
+        """What the training table says."""
+        perplexity, bits = figure(self.perplexity, 2), figure(self.bits_per_byte)
+        return {"loss": figure(self.loss), "perplexity": perplexity, "bits/byte": bits}
 
     def to_json(self) -> dict[str, float | None]:
         """All figures by name; None for those that do not exist at this level."""

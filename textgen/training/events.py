@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgen.scoring.evaluate import Score
+from textgen.scoring.figures import Figures
 
 
 @dataclass
@@ -43,10 +43,10 @@ class Logged:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A score on what is held out; `best` if no earlier one was better."""
+    """Figures on what is held out; `best` if no earlier ones were better."""
 
     step: int
-    score: Score
+    score: Figures
     best: bool
     final: bool = False
 

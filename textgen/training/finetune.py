@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from textgen import files
+from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
 from textgen.model_folder import read_config
@@ -94,18 +95,22 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def adopt(model: Model, tokenizer: Tokenizer, init_from: str) -> Match:
+def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: str) -> Match:
     """Fill a new model with the weights of a trained one; returns how their vocabularies match.
 
-    Vectors of symbols that are new start as the mean of all old ones. Raises TextgenError if sizes differ.
+    Vectors of symbols that are new start as the mean of all old ones. A model for another task has a readout of its
+    own. Raises TextgenError if sizes differ.
     """
     folder = _folder(init_from)
-    old = load_weights(folder, files.read_manifest(folder), read_config(folder))
+    before = read_config(folder)
+    old = load_weights(folder, files.read_manifest(folder), before)
     matched = match(tokenizer, tokenizer_of(folder))
     theirs = model_tensors(old)
     by_symbol = {id(p) for p in (model.encoder.weight, model.readout.linear.weight, model.readout.linear.bias)}
     with torch.no_grad():
         for name, tensor in model_tensors(model).items():
+            if name.startswith("readout.") and before.output_size != config.output_size and config.outputs:
+                continue
             source = theirs.get(name)
             if source is not None and id(tensor) in by_symbol:
                 source = _rows(source, matched.rows)

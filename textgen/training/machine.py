@@ -80,7 +80,9 @@ class ThisMachine:
         for cell in compilable(model):
             cell.compiled = compiled
         optimizer = make_optimizer(model, self._options)
-        ids = torch.randint(config.vocab_size, (options.seq_length, options.batch_size), device=self._device)
+        shape = (options.seq_length, options.batch_size)
+        inputs = _inputs(config, shape, self._device)
+        wanted = torch.randint(config.output_size, shape, device=self._device)
         sampled = options.sampled_softmax and SampledSoftmax(
             np.ones(config.vocab_size), options.sampled_softmax, options.seed
         )
@@ -89,8 +91,8 @@ class ThisMachine:
         while len(times) < 5 or sum(times) < seconds:
             began = time.perf_counter()
             with enough_memory(model, options), reduced_precision(self._device, dtype):
-                candidates, targets = sampled.draw(len(times), ids) if sampled else (None, ids)
-                logits, _ = model(ids, carry, None, candidates)
+                candidates, targets = sampled.draw(len(times), wanted) if sampled else (None, wanted)
+                logits, _ = model(inputs, carry, None, candidates)
                 loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -100,3 +102,10 @@ class ThisMachine:
             times.append(time.perf_counter() - began)
         settled = times[2:]
         return sum(settled) / len(settled)
+
+
+def _inputs(config: ModelConfig, shape: tuple[int, int], device: str) -> torch.Tensor:
+    """Anything that a model of this configuration reads, (T, B) symbols or (T, B, features) numbers."""
+    if config.features:
+        return torch.randn(*shape, config.features, device=device)
+    return torch.randint(config.vocab_size, shape, device=device)

@@ -10,15 +10,13 @@ from pathlib import Path
 from textgen import files
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
-from textgen.language_model import generation_habits
-from textgen.model_folder import CONFIG, GENERATION
+from textgen.model_folder import CONFIG
 from textgen.settings import TrainOptions
+from textgen.tasks.task import Data
 from textgen.text.sources import lasting
-from textgen.text.split import TRAIN
-from textgen.text.store import TokenStore
 from textgen.training.checkpoint import ARGUMENTS, METRICS, Run
 from textgen.training.plan import Forecast
-from textgen.training.provenance import digests, made_with
+from textgen.training.provenance import made_with
 
 _UNFINISHED = re.compile(r"\..*\.tmp-[0-9a-f]+")
 """What a killed process leaves behind where it was writing (see `textgen.files`)."""
@@ -65,7 +63,7 @@ def create_run(
     options: TrainOptions,
     config: ModelConfig,
     forecast: Forecast,
-    store: TokenStore,
+    data: Data,
     step: Mapping[str, bytes],
 ) -> Run:
     """Commit the run folder with everything that is decided, before step 1; `step` is the file of the stored step."""
@@ -75,23 +73,20 @@ def create_run(
             files.remove_folder(folder)
     elif folder.exists():
         folder.rmdir()
-    tokenizer = store.tokenizer
+    ends = {"bos_token_id": data.tokenizer.boundary, "eos_token_id": data.tokenizer.boundary} if data.tokenizer else {}
     arguments = {
         "corpus": [lasting(path) for path in paths],
-        "store": store.key,
+        "store": data.key,
         "options": asdict(options),
         "forecast": asdict(forecast),
-        "digests": digests(store),
+        "digests": data.digests(),
         "made_with": made_with(options),
     }
     contents = {
-        CONFIG: files.to_json(
-            {**config.to_json(), "bos_token_id": tokenizer.boundary, "eos_token_id": tokenizer.boundary}
-        ),
+        CONFIG: files.to_json({**config.to_json(), **ends}),
         ARGUMENTS: files.to_json(arguments),
-        GENERATION: files.to_json(generation_habits(store)),
-        "README.md": model_card(config, store, folder.name).encode(),
-        **tokenizer.files(),
+        "README.md": data.card(config, folder.name).encode(),
+        **data.files(),
         **step,
     }
     return Run.create(folder, contents)
@@ -105,22 +100,3 @@ def next_folder(root: Path, cell: str, path: str) -> Path:
     while (root / f"{stem}-{number}").exists():
         number += 1
     return root / f"{stem}-{number}"
-
-
-def model_card(config: ModelConfig, store: TokenStore, name: str) -> str:
-    """The model folder's README, with the header that model hubs read."""
-    about = store.about
-    return f"""---
-library_name: textgen
-pipeline_tag: text-generation
----
-
-# {name}
-
-A recurrent language model made with textgen: {config.num_layers} x {config.cell}, {config.hidden_size} units,
-{config.vocab_size:,} symbols ({about["level"]}), trained on {about["bytes"][TRAIN]:,} bytes of text.
-
-    textgen sample -m {name} --prompt "..."
-
-The loss over time stands in `metrics.jsonl`, every option in `training_args.json`.
-"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from textgen.config import ModelConfig
 from textgen.settings import TrainOptions, check_training
@@ -100,43 +100,101 @@ def model_config(options: TrainOptions, level: str, vocab_size: int, hidden_size
     )
 
 
+class Learned(Protocol):
+    """What the plan asks of what is going to be learned (`textgen.tasks.task.Data`)."""
+
+    @property
+    def amount(self) -> int:
+        """Symbols, or time steps, to train on."""
+
+    @property
+    def held_out(self) -> int:
+        """Symbols, or time steps, that are held out."""
+
+    @property
+    def characters(self) -> float:
+        """About how many characters of text a symbol stands for."""
+
+    @property
+    def most_epochs(self) -> float | None:
+        """No more passes than this, however much time there is."""
+
+    def with_defaults(self, options: TrainOptions) -> TrainOptions:
+        """The options with a batch size and a length of windows."""
+
+    def symbols_per_step(self, options: TrainOptions) -> float:
+        """Symbols, or time steps, that a step reads."""
+
+    def config(self, options: TrainOptions, hidden_size: int) -> ModelConfig:
+        """The model that the options ask for, at this hidden size."""
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """Text of so many symbols to be written on (`Learned`): windows of lanes that read on."""
+
+    level: str
+    vocab_size: int
+    amount: int
+    held_out: int
+    most_epochs: float | None = None
+
+    @property
+    def characters(self) -> float:
+        return LEVELS[self.level].characters
+
+    def with_defaults(self, options: TrainOptions) -> TrainOptions:
+        """16 x 64, and less for a corpus too small to fill that a few times over."""
+        length = options.seq_length or max(8, min(64, self.amount // 64))
+        batch = options.batch_size or max(1, min(16, self.amount // (4 * length)))
+        return replace(options, batch_size=batch, seq_length=length)
+
+    def symbols_per_step(self, options: TrainOptions) -> float:
+        assert options.batch_size and options.seq_length
+        return options.batch_size * options.seq_length
+
+    def config(self, options: TrainOptions, hidden_size: int) -> ModelConfig:
+        return model_config(options, self.level, self.vocab_size, hidden_size)
+
+
 def plan(
-    options: TrainOptions,
-    level: str,
-    vocab_size: int,
-    tokens: int,
-    held_out: int,
-    machine: Machine,
-    deadline: float,
+    options: TrainOptions, learned: Learned, machine: Machine, deadline: float
 ) -> tuple[TrainOptions, ModelConfig, Forecast]:
-    """Fill in what the options leave open, for a corpus of `tokens` to train on and `held_out` to evaluate on, so
-    that training ends when `time.monotonic` reaches `deadline`. Raises UsageError for options that exclude each other.
-    """
+    """Fill in what the options leave open, so that training ends when `time.monotonic` reaches `deadline`. Raises
+    UsageError for options that exclude each other."""
     check_training(options)
-    options = _with_window(_with_size(options), tokens)
-    assert options.batch_size and options.seq_length
-    window = options.batch_size * options.seq_length
+    options = learned.with_defaults(_with_size(options))
+    per_step = learned.symbols_per_step(options)
     timed = options.epochs is None and options.max_steps is None
     hidden = options.hidden_size
     if hidden is None and timed:
-        hidden = _hidden_size(options, level, vocab_size, tokens, machine, deadline)
-    config = model_config(options, level, vocab_size, hidden or 256)
+        hidden = _hidden_size(options, learned, machine, deadline)
+    config = learned.config(options, hidden or 256)
     parameters = machine.parameters(config)
     steps, forecast = options.max_steps, Forecast(parameters)
     if options.epochs is not None:
-        steps = max(1, round(options.epochs * tokens / window))
+        steps = max(1, round(options.epochs * learned.amount / per_step))
     if timed:
-        options, seconds = with_fastest_step(options, config, machine, deadline)
-        evaluated = held_out + EVALUATIONS * min(held_out, QUICK_LOOK)
-        evaluating = evaluated / window * EVALUATION_COST
+        probed, seconds = with_fastest_step(_as_read(options, per_step), config, machine, deadline)
+        options = replace(options, compile=probed.compile, dtype=probed.dtype)
+        evaluated = learned.held_out + EVALUATIONS * min(learned.held_out, QUICK_LOOK)
+        evaluating = evaluated / per_step * EVALUATION_COST
         left = deadline - RESERVE_SECONDS - time.monotonic()
         steps = max(10, int(left / seconds - evaluating))
+        if learned.most_epochs is not None:
+            steps = min(steps, max(10, math.ceil(learned.most_epochs * learned.amount / per_step)))
         forecast = Forecast(parameters, seconds, steps * seconds)
     assert steps is not None
     if options.compile is None:
-        long = 6 * parameters * steps * window >= COMPILE_WORK
+        long = 6 * parameters * steps * per_step >= COMPILE_WORK
         options = replace(options, compile=long and machine.can_compile(config))
-    return _with_schedule(options, config, steps, tokens), config, forecast
+    return _with_schedule(options, config, steps, steps * per_step / max(1, learned.amount)), config, forecast
+
+
+def _as_read(options: TrainOptions, per_step: float) -> TrainOptions:
+    """The options with windows as long as they are on the average, for measuring."""
+    assert options.batch_size
+    return replace(options, seq_length=max(1, round(per_step / options.batch_size)))
 
 
 def _with_size(options: TrainOptions) -> TrainOptions:
@@ -147,36 +205,25 @@ def _with_size(options: TrainOptions) -> TrainOptions:
     return replace(options, hidden_size=options.hidden_size or hidden, num_layers=options.num_layers or layers)
 
 
-def _with_window(options: TrainOptions, tokens: int) -> TrainOptions:
-    """Batch size and window length: 16 x 64, and less for a corpus too small to fill that a few times over."""
-    length = options.seq_length or max(8, min(64, tokens // 64))
-    batch = options.batch_size or max(1, min(16, tokens // (4 * length)))
-    return replace(options, batch_size=batch, seq_length=length)
-
-
-def _hidden_size(
-    options: TrainOptions, level: str, vocab_size: int, tokens: int, machine: Machine, deadline: float
-) -> int:
+def _hidden_size(options: TrainOptions, learned: Learned, machine: Machine, deadline: float) -> int:
     """The size on the ladder at which the time left gives each parameter enough characters to read."""
 
     def parameters(hidden: int) -> int:
-        return machine.parameters(model_config(options, level, vocab_size, hidden))
+        return machine.parameters(learned.config(options, hidden))
 
-    rough = model_config(options, level, vocab_size, ROUGH_SIZE)
-    seconds = rough_seconds(options, rough, machine, ROUGH_SECONDS)
-    assert options.batch_size and options.seq_length
-    speed = parameters(ROUGH_SIZE) * options.batch_size * options.seq_length / seconds  # parameters x symbols a second
-    characters = LEVELS[level].characters
+    per_step = learned.symbols_per_step(options)
+    rough = learned.config(options, ROUGH_SIZE)
+    seconds = rough_seconds(_as_read(options, per_step), rough, machine, ROUGH_SECONDS)
+    speed = parameters(ROUGH_SIZE) * per_step / seconds  # parameters x symbols a second
+    characters = learned.characters
     best = math.sqrt(speed * max(1.0, deadline - time.monotonic()) * characters / CHARACTERS_PER_PARAMETER)
-    most = MOST_PARAMETERS_PER_CHARACTER * tokens * characters
+    most = MOST_PARAMETERS_PER_CHARACTER * learned.amount * characters
     fitting = [hidden for hidden in LADDER if parameters(hidden) <= min(1.25 * best, most)]
     return fitting[-1] if fitting else LADDER[0]
 
 
-def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, tokens: int) -> TrainOptions:
+def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, epochs: float) -> TrainOptions:
     """Every remaining gap: learning rate, dropout, and how often to log, evaluate and save."""
-    assert options.batch_size and options.seq_length
-    epochs = steps * options.batch_size * options.seq_length / tokens
     every = max(1, math.ceil(steps / EVALUATIONS))
 
     def given(value: Any, otherwise: Any) -> Any:

@@ -14,13 +14,8 @@ from textgen import __version__, plugins
 from textgen.compiling import compiler, compiler_version
 from textgen.errors import TextgenError
 from textgen.settings import TrainOptions
-from textgen.text.split import TRAIN, VALIDATION
-from textgen.text.store import TokenStore
-from textgen.text.subword import MODEL_FILE
-from textgen.text.symbols import CONFIG_FILE
 
 PACKAGES = ("torch", "numpy", "sentencepiece")
-_DIGESTED = (f"{TRAIN}.bin", f"{VALIDATION}.bin", CONFIG_FILE, MODEL_FILE)
 
 
 def versions(threads: int, cells: Sequence[str] = ()) -> dict[str, Any]:
@@ -71,15 +66,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def digests(store: TokenStore) -> dict[str, str]:
-    """The SHA-256 of the tokens that a run reads, and of the tokenizer that made them, by the names of their files."""
-    listed = store.about["files"]
-    return {name: listed[name]["sha256"] for name in _DIGESTED if name in listed}
-
-
-def refuse_other_tokens(recorded: Mapping[str, str], store: TokenStore) -> None:
-    """Raise TextgenError if the same corpus now gives other tokens than a run began with."""
-    found = digests(store)
+def refuse_other_data(recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise TextgenError if the same corpus now gives other tokens, or numbers, than a run began with."""
     other = [name for name, digest in recorded.items() if found.get(name) != digest]
     if other:
         raise TextgenError(

@@ -36,5 +36,6 @@ def _scalars(add: Callable[[str, float, int], None], event: Event) -> None:
         for name in ("loss", "grad_norm", "learning_rate", "tokens_per_second"):
             add(f"train/{name}", getattr(event, name), event.step)
     elif isinstance(event, Evaluated):
-        for name in ("nats_per_token", "bits_per_byte", "perplexity"):
-            add(f"eval/{name}", getattr(event.score, name), event.step)
+        for name, value in event.score.to_json().items():
+            if isinstance(value, float):
+                add(f"eval/{name}", value, event.step)

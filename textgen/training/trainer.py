@@ -22,8 +22,9 @@ from textgen.model import Model
 from textgen.model_folder import WEIGHTS
 from textgen.products import reduced_precision
 from textgen.recurrence import State
-from textgen.scoring.evaluate import Score
+from textgen.scoring.figures import Figures
 from textgen.settings import TrainOptions
+from textgen.tasks.task import Task
 from textgen.training import soundness
 from textgen.training.checkpoint import OPTIMIZER, Checkpoint, Run, load_tensors, model_tensors
 from textgen.training.events import Ended, Evaluated, Event, Logged, Progress, Saved, Tick
@@ -36,7 +37,6 @@ from textgen.training.optimization import (
     schedule,
 )
 from textgen.training.repetition import repeated
-from textgen.training.tasks import Task
 
 
 class Trainer:
@@ -162,7 +162,7 @@ class Trainer:
             dropout = self.rates.window(options.seed, step, (batch, lanes))
             with reduced_precision(self.device.type, options.dtype or "float32"):
                 outputs, carry = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.carry), dropout, candidates)
-                loss = self.task.loss(outputs, targets[:, lanes]) * ((end - start) / batch)
+                loss = self.task.loss(outputs, targets[:, lanes]) * self.task.share(targets, lanes)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             carries.append([t.detach().to(before.dtype) for t, before in zip(carry, self.carry, strict=True)])
@@ -189,15 +189,14 @@ class Trainer:
             raise self._error(self.progress.step, fault)
 
     def _log(self, steps_per_second: float) -> Logged:
-        progress, options = self.progress, self.options
-        assert options.batch_size and options.seq_length
+        progress = self.progress
         event = Logged(
             step=progress.step,
             epoch=progress.step / self.task.steps_per_epoch,
             loss=progress.loss_sum / progress.summed,
             grad_norm=progress.norm_sum / progress.summed,
             learning_rate=self._learning_rate(progress.step - 1),
-            tokens_per_second=steps_per_second * options.batch_size * options.seq_length,
+            tokens_per_second=steps_per_second * self.task.symbols_per_step,
         )
         progress.loss_sum, progress.norm_sum, progress.summed = 0.0, 0.0, 0
         self.run_folder.log(asdict(event))
@@ -205,31 +204,31 @@ class Trainer:
 
     def _evaluate(self) -> Iterator[Evaluated]:
         with self._published_weights():
-            score = self.task.evaluate(self.model, quick=True)
-            judged = None if score is None else self._judged(score)
+            figures = self.task.evaluate(self.model, quick=True)
+            judged = None if figures is None else self._judged(figures)
         if judged is not None:
             yield judged
 
-    def _judged(self, score: Score) -> Evaluated:
-        """Publish the model if no score was better, else count it against it."""
+    def _judged(self, figures: Figures) -> Evaluated:
+        """Publish the model if no figures were better, else count it against it."""
         progress = self.progress
-        if not math.isfinite(score.nats):
+        if not math.isfinite(figures.loss):
             raise self._error(progress.step, "the held-out loss")
-        best = progress.best_loss is None or score.nats_per_token < progress.best_loss
+        best = progress.best_loss is None or figures.criterion < progress.best_loss
         if best:
-            progress.best_loss, progress.best_step = score.nats_per_token, progress.step
+            progress.best_loss, progress.best_step = figures.criterion, progress.step
             progress.worse_evaluations = 0
             self._refuse_unsound_weights()
             self.run_folder.publish(self.model)
         else:
             progress.worse_evaluations += 1
             progress.reductions += 1
-        return self._scored(score, best, final=False)
+        return self._scored(figures, best, final=False)
 
-    def _scored(self, score: Score, best: bool, final: bool) -> Evaluated:
-        figures = {f"eval_{name}": value for name, value in score.to_json().items()}
-        self.run_folder.log({"step": self.progress.step, "eval_loss": score.nats_per_token, "final": final, **figures})
-        return Evaluated(self.progress.step, score, best, final)
+    def _scored(self, figures: Figures, best: bool, final: bool) -> Evaluated:
+        named = {f"eval_{name}": value for name, value in figures.to_json().items()}
+        self.run_folder.log({"step": self.progress.step, "eval_loss": figures.loss, "final": final, **named})
+        return Evaluated(self.progress.step, figures, best, final)
 
     def _save(self) -> int:
         """Commit a checkpoint; without a held-out part, or before the first evaluation, its weights are the model."""
@@ -253,6 +252,6 @@ class Trainer:
         """Score the best weights on everything that is held out."""
         if self.progress.best_step is not None:
             load_tensors(self.model, self.run_folder.best_weights(), WEIGHTS)
-        score = self.task.evaluate(self.model, quick=False)
-        if score is not None:
-            yield self._scored(score, best=False, final=True)
+        figures = self.task.evaluate(self.model, quick=False)
+        if figures is not None:
+            yield self._scored(figures, best=False, final=True)

@@ -1,0 +1,45 @@
+"""textgen predict: what a model says of texts or series, for models that do not write text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from textgen.cli.params import whole_number
+from textgen.errors import TextgenError
+from textgen.model_folder import task_of
+
+OTHER_TASKS = {"classify": "textgen.cli.predict_labels", "forecast": "textgen.cli.predict_series"}
+"""The tasks whose models predict, and the module whose `predict` takes a `PredictionRequest`."""
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """What was asked of a model."""
+
+    folder: Path
+    inputs: tuple[str, ...]
+    threads: int | None
+    as_json: bool
+
+
+@click.command("predict", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
+@click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
+@click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool) -> int:
+    """Say what a trained model makes of INPUT."""
+    from textgen.cli.sample import model_folder
+
+    folder = model_folder(model)
+    task = task_of(folder)
+    if task not in OTHER_TASKS:
+        raise TextgenError(
+            f"the model in {str(folder)!r} writes text.", hint=f'textgen sample -m {folder} --prompt "..."'
+        )
+    request = PredictionRequest(folder, inputs, threads, as_json)
+    return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]

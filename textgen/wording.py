@@ -1,0 +1,45 @@
+"""Figures and tables as text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def count(number: float) -> str:
+    """1234567 as 1,234,567."""
+    return f"{number:,.0f}"
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A figure with so many digits after the point, or "-" for one that does not exist."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def plural(number: int, noun: str) -> str:
+    """2 as 2 documents, 1 as 1 document."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def short(number: float) -> str:
+    """1234567 as 1.2 M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """95 as 1 min 35 s."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    """Rows under their column names, as wide as they need to be."""
+    cells = [columns, *[[str(row[column]) for column in columns] for row in rows]]
+    widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells)
