@@ -209,6 +209,17 @@ def test_a_state_is_a_value(cell):
         assert np.array_equal(one, other) and not np.shares_memory(one, other)
 
 
+@pytest.mark.parametrize("beyond", [float("inf"), float("nan")])
+def test_weights_that_are_no_numbers_give_scores_that_are_none_and_no_warning(beyond):
+    """A warning would open the library's own source, for a model that anyone may have written."""
+    _, model = made()
+    graph, weights = trace(model), {name: tensor.detach().numpy() for name, tensor in model_tensors(model).items()}
+    weights["readout.linear.bias"] = np.full_like(weights["readout.linear.bias"], beyond)
+    stepper, ids = NumpyStepper(graph, weights), np.ones((2, 3), np.int32)
+    scores, _ = stepper.score(ids, ids, stepper.initial_state(2))
+    assert np.isnan(scores).all()
+
+
 def test_rows_are_chosen_and_joined():
     stepper = stepper_of("Projected")
     _, state = stepper.step(np.arange(4), stepper.initial_state(4))

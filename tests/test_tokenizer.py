@@ -376,7 +376,7 @@ def test_a_vocabulary_that_the_text_cannot_fill_is_smaller(level):
 
 
 def test_much_text_is_sampled_evenly_and_without_period():
-    stretches = [f"{place:06d}" for place in range(10_000)]
+    stretches = [f"{place:05d} " for place in range(10_000)]
     with mock.patch.object(subword, "SAMPLE_CHARACTERS", 6 * 2600):
         kept = [int(stretch) for stretch in subword._sample(stretches)]
     assert 2400 < len(kept) <= 2600 and kept == sorted(kept)
@@ -384,6 +384,13 @@ def test_much_text_is_sampled_evenly_and_without_period():
         counts = np.bincount(parts)
         assert counts.min() > 0.9 * counts.max()
     assert subword._sample(stretches) == stretches
+
+
+def test_of_text_without_blanks_a_smaller_sample_is_learned_from():
+    """Each of its stretches is a word of its own to sentencepiece, which remembers every one."""
+    with mock.patch.object(subword, "SAMPLE_CHARACTERS", 60_000):
+        divided, undivided = ([len(subword._sample([f"{k:05d}{end}" for k in range(10_000)]))] for end in " -")
+    assert divided[0] > 3 * undivided[0] > 0
 
 
 @pytest.mark.parametrize("documents", [[], [[]], [[b""], [b"", b""]], [[b"\xff\xfe"]]], ids=repr)

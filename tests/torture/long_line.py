@@ -18,11 +18,14 @@ import hashlib, json, resource, sys
 from textgen.text import corpus, sources
 from textgen.text.corpus_settings import CorpusOptions
 path, level, folder, *sizes = sys.argv[1:]
+def digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 options, digests = CorpusOptions(tokenizer=level, encoding="utf-8", validation_split=0.1), []
 for size in sizes:
     sources.READ_BYTES = int(size)
     store = corpus.cached_store(corpus.survey([path], options, 1), sources.Path(folder, size))
-    digests.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(store.folder.iterdir())})
+    digests.append({p.name: digest(p) for p in sorted(store.folder.iterdir())})
 lines = open("/proc/self/status") if sys.platform == "linux" else []
 own = [line.split()[1] for line in lines if line.startswith("VmHWM")]  # getrusage would give the parent's, if larger
 unit = 1 if sys.platform == "darwin" else 1024

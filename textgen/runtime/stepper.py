@@ -111,9 +111,10 @@ def _threads(rows: int) -> AbstractContextManager[None]:
 
 
 def _logprobs(logits: Array, ids: Array) -> npt.NDArray[np.float64]:
-    """The log-probability of each row's id: logits (N, V) and ids (N,) to (N,)."""
+    """The log-probability of each row's id: logits (N, V) and ids (N,) to (N,); NaN where logits are not finite."""
     highest = logits.max(axis=1)
-    totals = np.exp(logits - highest[:, None]).sum(axis=1, dtype=np.float64)
-    chosen = logits[np.arange(len(ids)), ids].astype(np.float64)
-    result: npt.NDArray[np.float64] = chosen - highest - np.log(totals)
+    with np.errstate(all="ignore"):
+        totals = np.exp(logits - highest[:, None]).sum(axis=1, dtype=np.float64)
+        chosen = logits[np.arange(len(ids)), ids].astype(np.float64)
+        result: npt.NDArray[np.float64] = chosen - highest - np.log(totals)
     return result

@@ -107,9 +107,15 @@ def _hold_to_manifest(store: TokenStore) -> None:
         path = store.folder / f"{part}.bin"
         if path.stat().st_size != about["tokens"][part] * np.dtype(about["dtype"]).itemsize:
             raise files.DamagedError(f"{path} is damaged: it does not hold {about['tokens'][part]:,} tokens.")
-        tokens = store.tokens(part)
-        if any(int(tokens[start : start + PIECE].max()) > highest for start in range(0, len(tokens), PIECE)):
+        if _highest(path, about["dtype"]) > highest:
             raise files.DamagedError(f"{path} is damaged: it holds an id above {highest:,}.")
+
+
+def _highest(path: Path, dtype: str) -> int:
+    """The highest id in a file, -1 for none. Read in pieces: pages of a mapped file would count as memory in use."""
+    with path.open("rb") as file:
+        pieces = iter(lambda: file.read(PIECE), b"")
+        return max((int(np.frombuffer(piece, dtype).max()) for piece in pieces), default=-1)
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:

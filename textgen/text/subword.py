@@ -31,6 +31,7 @@ SPECIALS = FIRST_BYTE + 256
 SMALLEST = SPECIALS + 2
 SOFT_CUT = HARD_CUT = 2000  # characters; the second counts on from the first
 SAMPLE_CHARACTERS = 20_000_000
+UNDIVIDED = 5  # times the memory for characters in words that never come again
 
 SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
 _CLASS = r"\n\u2581\u2585\udc80-\udcff"
@@ -166,12 +167,17 @@ def _sample(stretches: Iterable[str]) -> list[str]:
         key = place * 2654435769 % (1 << 32)
         if key < limit:
             kept.append((key, stretch))
-            size += len(stretch)
+            size += _weight(stretch)
         if size > SAMPLE_CHARACTERS:
             limit //= 2
             kept = [(key, stretch) for key, stretch in kept if key < limit]
-            size = sum(len(stretch) for _, stretch in kept)
+            size = sum(_weight(stretch) for _, stretch in kept)
     return [stretch for _, stretch in kept]
+
+
+def _weight(stretch: str) -> int:
+    """The characters of a stretch; more for one without a blank, which sentencepiece takes as one endless word."""
+    return len(stretch) * (1 if " " in stretch else UNDIVIDED)
 
 
 def _without_rare_characters(sentences: list[str], most: int) -> list[str]:
