@@ -198,7 +198,7 @@ ROWS = [
         partial(run, 2000),
         "ci",
     ),
-    Row("R14b", "the same, others", "8,000 without a fault", partial(run_more, 8000), "torture"),
+    Row("R14b", "the same, others", "4,000 without a fault", partial(run_more, 4000), "torture"),
 ]
 
 

@@ -151,8 +151,8 @@ def command_kills(seed):
         assert command("train", "--resume", folder, cwd=root).wait() == 0
         longest, kills, runs = time.monotonic() - begun, 0, 0
         folder = copy(root / "begun", root / "run")
-        while kills < some(50) or not runs:
-            patience = longest * draw.uniform(0.4, 0.9) if kills < some(50) else 600
+        while kills < some(20) or not runs:
+            patience = longest * draw.uniform(0.4, 0.9) if kills < some(20) else 600
             code = kill_after(command("train", "--resume", folder, cwd=root), patience)
             assert code in (0, -signal.SIGKILL), f"seed {seed}, kill {kills}: exit code {code}"
             newest(folder, range(201))
@@ -161,7 +161,7 @@ def command_kills(seed):
                 runs += 1
                 assert outcome(folder) == wanted, f"seed {seed}, kill {kills}: other bits"
                 folder = copy(root / "begun", root / "run")
-        stored = tokenizer_kills(root, draw, some(50))
+        stored = tokenizer_kills(root, draw, some(20))
     return Outcome(f"{kills} kills of training, {runs} whole runs; {stored} of tokenizing: equal or absent", True)
 
 
@@ -194,6 +194,6 @@ ROWS = [
     ),
     Row("R1c", "the same, compiled", f"as R1, 40 kills; {WHOLE}", random_kills(40, True), "ci"),
     Row("R1d", "the same, compiled, 200 times", f"as R1; {WHOLE}", random_kills(200, True), "torture"),
-    Row("R1b", "the command killed 100 times", f"{WHOLE}; a token store equal or absent", command_kills, "torture"),
+    Row("R1b", "the command killed 40 times", f"{WHOLE}; a token store equal or absent", command_kills, "torture"),
     Row("R2", "a kill before and after every call of the disk", WHOLE, at_every_call, "ci"),
 ]

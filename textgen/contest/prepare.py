@@ -52,7 +52,9 @@ def _folder(root: Path, path: str, request: Request, store: TokenStore) -> Path:
     """The folder of this very contest, if there is one, else the next that is free."""
     free = next_folder(root, "contest", path)
     stem = free.name.rpartition("-")[0]
-    for begun in sorted(root.glob(f"{stem}-*/{CONTEST}"), key=lambda found: found.stat().st_mtime, reverse=True):
+    numbered = {path: path.parent.name.rpartition("-")[2] for path in root.glob(f"{stem}-*/{CONTEST}")}
+    ours = [path for path, number in numbered.items() if number.isdigit()]
+    for begun in sorted(ours, key=lambda path: int(numbered[path]), reverse=True):
         try:
             kept = record.load(begun.parent)
         except TextgenError:
