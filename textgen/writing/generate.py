@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import UsageError
+from textgen.loop import closed_loop
 from textgen.options import from_mapping
 from textgen.text.tokenizer import Ids
 from textgen.writing.beams import search_rows
@@ -78,24 +79,29 @@ def rollout(
     shortest = min(len(prompt) for prompt in prompts)
     state = model.initial_state(len(prompts)) if state is None else state
     state = read_on(model, np.stack([prompt[: shortest - 1] for prompt in prompts]), state)
-    ids = np.array([prompt[shortest - 1] for prompt in prompts], dtype=np.int32)
     position = shortest
-    while True:
-        logits, state = model.step(ids, state)
-        choices: list[Choice | None] = [
+
+    def choose(logits: Logits) -> list[Choice | None]:
+        return [
             None if position < len(prompt) else sampler.choose(logits[row])
             for row, (prompt, sampler) in enumerate(zip(prompts, samplers, strict=True))
         ]
-        yield choices, state
-        # Here y(t) becomes x(t+1): what was drawn, or the next symbol of a prompt that goes on.
-        ids = np.array(
+
+    def feed(choices: list[Choice | None]) -> Ids:
+        """What was drawn, or the next symbol of a prompt that goes on."""
+        nonlocal position
+        position += 1
+        return np.array(
             [
-                prompt[position] if choice is None else choice.id
+                prompt[position - 1] if choice is None else choice.id
                 for prompt, choice in zip(prompts, choices, strict=True)
             ],
             dtype=np.int32,
         )
-        position += 1
+
+    last = np.array([prompt[shortest - 1] for prompt in prompts], dtype=np.int32)
+    logits, state = model.step(last, state)
+    yield from closed_loop(model.step, logits, state, choose, feed)
 
 
 # --- second storey: pieces of text ---
