@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 from zoo import INSTALLED
 
-from textgen import files
+from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
-from textgen.files import DamagedError
 from textgen.model_folder import read_config
+from textgen.sealed import DamagedError
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import (
     CONFIG,
@@ -113,7 +113,7 @@ def test_a_published_model_comes_back_with_the_same_bits(tmp_path, config):
     for steps in (0, 2):  # the second replaces the first
         model, _ = trained(config, steps)
         run.publish(model)
-        manifest = files.verify(run.folder)
+        manifest = sealed.verify(run.folder)
         assert read_config(run.folder, manifest) == config
         loaded = load_weights(run.folder, manifest, config)
         assert same(model_tensors(loaded), model_tensors(model)) and same(run.best_weights(), model_tensors(model))
@@ -127,7 +127,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(tmp_path, name):
     run = new_run(tmp_path / "run", CONFIGS[name])
     run.publish(make_model(CONFIGS[name]))
     assert [n for n, t in run.best_weights().items() if t.shape[0] == 7 and t.dim() == 2] == ["encoder.weight"]
-    loaded = load_weights(run.folder, files.verify(run.folder), CONFIGS[name])
+    loaded = load_weights(run.folder, sealed.verify(run.folder), CONFIGS[name])
     assert loaded.readout.linear.weight is loaded.encoder.weight
 
 
@@ -180,19 +180,19 @@ def test_a_folder_whose_weights_do_not_fit_its_configuration_is_refused(run):
         for wrong in [*spoiled(tensors, name), {**tensors, name + "x": torch.ones(1)}]:
             files.replace_in_folder(run.folder, WEIGHTS, pack(wrong))
             with pytest.raises(DamagedError, match=f"{re.escape(str(run.folder / WEIGHTS))} .*'{re.escape(name)}"):
-                load_weights(run.folder, files.verify(run.folder), SMALL)
+                load_weights(run.folder, sealed.verify(run.folder), SMALL)
 
 
 def test_a_model_too_large_for_its_weights_takes_no_memory(run):
     run.publish(make_model(SMALL))
     huge = ModelConfig(vocab_size=10_000_000, cell="gru", embedding_size=60_000, hidden_size=60_000)
     with pytest.raises(DamagedError, match="does not fit"):
-        load_weights(run.folder, files.verify(run.folder), huge)
+        load_weights(run.folder, sealed.verify(run.folder), huge)
 
 
 def test_a_folder_without_weights_says_how_to_get_some(run):
     with pytest.raises(TextgenError, match="no weights") as caught:
-        load_weights(run.folder, files.verify(run.folder), SMALL)
+        load_weights(run.folder, sealed.verify(run.folder), SMALL)
     assert str(run.folder) in caught.value.hint
 
 
@@ -248,7 +248,7 @@ def test_a_checkpoint_comes_back_whole(run, states):
     model, optimizer = trained(SMALL)
     saved = checkpoint(5, model, optimizer, carry=[torch.randn(3, 1 + k) for k in range(states)])
     folder = run.save(saved, keep=2)
-    files.verify(folder)
+    sealed.verify(folder)
     assert_same(run.load(5), saved)
     assert run.latest()[0].step == 5 and run.latest()[1] == []
 
@@ -263,7 +263,7 @@ def test_the_last_ones_are_kept_in_the_order_of_numbers(run):
     assert run.checkpoints() == [10, 99, 100]
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, STATE, files.MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, STATE, sealed.MANIFEST])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(run, name, damage):
     for step in (1, 2, 3):
@@ -363,7 +363,7 @@ def test_going_back_removes_damaged_checkpoints_and_keeps_earlier_ones(run):
         run.save(checkpoint(step), keep=3)
     (run.folder / "checkpoint-3" / STATE).unlink()
     run.go_back_to(2)
-    assert run.checkpoints() == [1, 2] and files.verify(run.folder)
+    assert run.checkpoints() == [1, 2] and sealed.verify(run.folder)
     run.save(checkpoint(3), keep=3)
     assert_same(run.load(3), checkpoint(3))
 

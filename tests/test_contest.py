@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from terminal import refusal, run
 from zoo import INSTALLED
 
-from textgen import Cell, GatedCell, files, plugins
+from textgen import Cell, GatedCell, files, plugins, sealed
 from textgen.contest import compare, measures, plot, rates, sizes
 from textgen.contest.events import Inside, Ran, Stopped, Tried
 from textgen.contest.planning import counter, refuse_nothing_to_judge
@@ -288,7 +288,7 @@ def test_without_a_folder_the_same_contest_is_found_and_another_is_new(tmp_path,
 def test_a_damaged_contest_is_named(tmp_path):
     folder = begin(tmp_path / "contest").folder
     (folder / CONTEST).write_bytes((folder / CONTEST).read_bytes().replace(b"gru", b"gro"))
-    with pytest.raises(files.DamagedError, match=r"contest\.json is damaged"):
+    with pytest.raises(sealed.DamagedError, match=r"contest\.json is damaged"):
         begin(folder)
 
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from textgen.errors import TextgenError
-from textgen.files import DamagedError, replace_in_folder
+from textgen.files import replace_in_folder
+from textgen.sealed import DamagedError
 from textgen.text import bulk, encoding, split, subword
 from textgen.text.corpus import survey, text_of, tokenize
 from textgen.text.corpus_settings import CorpusOptions, ReadingOptions

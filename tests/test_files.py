@@ -15,9 +15,9 @@ from faults import Disk, Dying, Failing, Quick, Short, Watched, in_child, plant,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgen import files
+from textgen import files, sealed
 from textgen.errors import TextgenError
-from textgen.files import MANIFEST, DamagedError
+from textgen.sealed import MANIFEST, DamagedError
 
 OLD, NEW = b"old" * 40_000, b"newer" * 40_000  # several pieces each
 JSON = st.recursive(
@@ -81,7 +81,7 @@ class Folder(Create):
 
     def is_new(self, root, content=NEW):
         folder = root / "folder"
-        whole = files.verify(folder)["kind"] == "test" and sorted(tree(folder)) == [MANIFEST, "pieces", "whole"]
+        whole = sealed.verify(folder)["kind"] == "test" and sorted(tree(folder)) == [MANIFEST, "pieces", "whole"]
         return whole and all((folder / name).read_bytes() == content for name in ("pieces", "whole"))
 
 
@@ -102,9 +102,9 @@ class InFolder(Create):
         return self.holds(root, content)
 
     def holds(self, root, content):
-        manifest = files.verify(root / "folder")
-        beside = files.verified(root / "folder", "beside", manifest) == b"beside"
-        return beside and files.verified(root / "folder", "name", manifest) == content
+        manifest = sealed.verify(root / "folder")
+        beside = sealed.verified(root / "folder", "beside", manifest) == b"beside"
+        return beside and sealed.verified(root / "folder", "name", manifest) == content
 
 
 class NewInFolder(InFolder):
@@ -115,7 +115,7 @@ class NewInFolder(InFolder):
         commit(root / "folder", beside=b"beside")
 
     def is_old(self, root):
-        return list(files.verify(root / "folder")["files"]) == ["beside"]
+        return list(sealed.verify(root / "folder")["files"]) == ["beside"]
 
 
 @pytest.fixture(params=[Create, Replace, Folder, InFolder, NewInFolder], ids=lambda kind: kind.__name__)
@@ -213,7 +213,7 @@ def test_crash_after_crash_leaves_something_whole(monkeypatch, tmp_path):
         monkeypatch.setattr(files, "system", Quick())
         for crashed in {repr(sorted(state.items())): state for state in disk.states}.values():
             place = plant(tmp_path / str(next(numbers)), crashed)
-            files.verify(place)
+            sealed.verify(place)
             assert (place / "name").read_bytes() in [b"zeroth", *contents[: contents.index(left[0]) + 1]]
             crashes(_without_temporaries(crashed), left[1:])
 
@@ -299,16 +299,16 @@ def refused(folder, name, error=DamagedError):
 
 @pytest.mark.parametrize("name", [MANIFEST, "weights", "text"])
 def test_any_flipped_bit_is_refused_by_name(folder, name):
-    files.verify(folder)
+    sealed.verify(folder)
     content = (folder / name).read_bytes()
     for bit in range(0, 8 * len(content), 7):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         (folder / name).write_bytes(flipped)
         with refused(folder, name, TextgenError):
-            files.verify(folder)
+            sealed.verify(folder)
         with refused(folder, name, TextgenError):
-            files.verified(folder, "text" if name == MANIFEST else name)
+            sealed.verified(folder, "text" if name == MANIFEST else name)
 
 
 @pytest.mark.parametrize("name", [MANIFEST, "weights", "text"])
@@ -318,11 +318,11 @@ def test_any_other_length_is_refused_by_name(folder, name):
     for length in (0, 1, len(content) // 2, last - 1):
         (folder / name).write_bytes(content[:length])
         with refused(folder, name):
-            files.verify(folder)
+            sealed.verify(folder)
     for more in (b"\0", b"{}", content):
         (folder / name).write_bytes(content + more)
         with refused(folder, name):
-            files.verify(folder)
+            sealed.verify(folder)
 
 
 def put_nothing(path):
@@ -356,15 +356,15 @@ def put_huge_file(path):
 @pytest.mark.parametrize("put", [put_nothing, put_link, put_broken_link, put_pipe, put_folder, put_huge_file])
 @pytest.mark.parametrize("name", [MANIFEST, "weights", "text", "empty"])
 def test_anything_but_the_file_itself_is_refused_by_name(folder, name, put):
-    manifest = files.read_manifest(folder)
+    manifest = sealed.read_manifest(folder)
     put(folder / name)
     with refused(folder, name):
-        files.verify(folder)
+        sealed.verify(folder)
     if name != MANIFEST:
         with refused(folder, name):
-            files.verified(folder, name, manifest)
+            sealed.verified(folder, name, manifest)
         with refused(folder, name):
-            files.check_file(folder, name, manifest)
+            sealed.check_file(folder, name, manifest)
 
 
 ENTRY = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
@@ -385,17 +385,17 @@ NONSENSE = [
 
 @pytest.mark.parametrize("manifest", NONSENSE, ids=repr)
 def test_a_manifest_that_makes_no_sense_is_refused(tmp_path, manifest):
-    sealed = {**manifest, "sha256": hashlib.sha256(json.dumps(manifest).encode()).hexdigest()}
-    (tmp_path / MANIFEST).write_text(json.dumps(sealed))
+    signed = {**manifest, "sha256": hashlib.sha256(json.dumps(manifest).encode()).hexdigest()}
+    (tmp_path / MANIFEST).write_text(json.dumps(signed))
     with refused(tmp_path, MANIFEST, TextgenError):
-        files.read_manifest(tmp_path)
+        sealed.read_manifest(tmp_path)
 
 
 def test_a_file_that_is_not_listed_is_refused(folder):
     (folder / "stranger").write_bytes(b"x")
     with refused(folder, MANIFEST):
-        files.verified(folder, "stranger")
-    files.verify(folder)
+        sealed.verified(folder, "stranger")
+    sealed.verify(folder)
 
 
 @pytest.mark.parametrize("text", [
@@ -408,15 +408,15 @@ def test_a_file_that_is_not_listed_is_refused(folder):
 def test_json_that_could_mean_two_things_is_refused(tmp_path, text):
     (tmp_path / "name.json").write_bytes(text)
     with refused(tmp_path, "name.json"):
-        files.read_json(tmp_path / "name.json")
+        sealed.read_json(tmp_path / "name.json")
 
 
 @settings(deadline=None, max_examples=50)
 @given(content=st.dictionaries(st.text(), JSON, max_size=5))
 def test_json_comes_back_and_is_written_one_way(content):
     data = files.to_json(content)
-    assert files.parse_json(data, "name") == content
-    assert files.to_json(files.parse_json(data, "name")) == data and data.endswith(b"\n")
+    assert sealed.parse_json(data, "name") == content
+    assert files.to_json(sealed.parse_json(data, "name")) == data and data.endswith(b"\n")
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])

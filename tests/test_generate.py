@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import textgen
-from textgen import files
+from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.language_model import FEW_DOCUMENTS, LanguageModel, generation_habits, load, with_habits
@@ -457,7 +457,7 @@ def test_a_loaded_model_writes_what_the_saved_one_wrote(folder, small, language_
     assert loaded.encode_prompt("ab").tolist() == [0, 2, 3]
 
 
-@pytest.mark.parametrize("name", [files.MANIFEST, CONFIG, GENERATION, "model.safetensors", "tokenizer_config.json"])
+@pytest.mark.parametrize("name", [sealed.MANIFEST, CONFIG, GENERATION, "model.safetensors", "tokenizer_config.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "a folder"])
 def test_a_damaged_file_is_named(folder, name, damage):
     path = folder / name
@@ -486,7 +486,7 @@ def test_what_is_no_model_folder_is_refused_with_a_hint(folder, tmp_path):
 
 def test_a_tokenizer_of_another_size_is_refused(folder):
     files.replace_in_folder(folder, "tokenizer_config.json", CharTokenizer("ab").files()["tokenizer_config.json"])
-    with pytest.raises(files.DamagedError, match=r"its tokenizer has 4 symbols, its model 10\.$"):
+    with pytest.raises(sealed.DamagedError, match=r"its tokenizer has 4 symbols, its model 10\.$"):
         load(folder)
 
 
@@ -517,7 +517,7 @@ def test_a_run_without_weights_yet_says_how_to_go_on(small, tmp_path):
 )
 def test_nonsense_among_the_habits_is_damage(small, habits):
     config, tokenizer, model = small
-    with pytest.raises(files.DamagedError, match=r"^generation_config\.json is damaged: .*\.$"):
+    with pytest.raises(sealed.DamagedError, match=r"^generation_config\.json is damaged: .*\.$"):
         with_habits(config, tokenizer, TorchStepper(model), habits)
 
 

@@ -15,10 +15,9 @@ from test_runtime import WITHOUT, made, rewritten, saved
 from zoo import CELLS
 
 import textgen
-from textgen import files
+from textgen import files, sealed
 from textgen.cli import main
 from textgen.errors import TextgenError
-from textgen.files import DamagedError
 from textgen.language_model import load
 from textgen.model_folder import STEP, WEIGHTS
 from textgen.runtime import plan as planning
@@ -27,6 +26,7 @@ from textgen.runtime.int8 import SCALE, SMALLEST, Int8Rows, in_int8, suits
 from textgen.runtime.nodes import Kind
 from textgen.runtime.quantize import quantize
 from textgen.runtime.stepper import NumpyStepper
+from textgen.sealed import DamagedError
 from textgen.tracing.trace import trace
 from textgen.training.checkpoint import model_tensors
 
@@ -115,7 +115,7 @@ def test_a_small_folder_is_a_quarter_and_plain_data(folder, small):
             assert np.abs(codes[name] * codes[name + SCALE][..., None] - array).max() <= codes[name + SCALE].max() / 1.9
         else:
             np.testing.assert_array_equal(codes[name], array)
-    files.verify(small)
+    sealed.verify(small)
     assert json.loads((small / STEP).read_bytes())["version"] == 2
 
 

@@ -26,7 +26,7 @@ import pytest
 from process import as_nobody, begin, process, sentence, unfinished, wait
 from terminal import refusal, run
 
-from textgen import files, plugins, stopping
+from textgen import files, plugins, sealed, stopping
 from textgen.training.train import resume
 from textgen.training.trainer import Trainer
 
@@ -506,7 +506,7 @@ def test_a_run_records_what_its_bits_depend_on():
     wanted = {"textgen", "torch", "numpy", "sentencepiece", "python", "package of lstm", "processor", "threads"}
     assert made.keys() == wanted and all(made.values())
     assert shown["options"]["seed"] == 1337 and shown["options"]["compile"] is False
-    store = files.read_manifest(Path("runs/.tokens", shown["store"]))["files"]
+    store = sealed.read_manifest(Path("runs/.tokens", shown["store"]))["files"]
     assert {"train.bin", "validation.bin", "tokenizer_config.json"} <= shown["digests"].keys()
     assert all(store[name]["sha256"] == digest for name, digest in shown["digests"].items())
     text = run("runs", "show", "a").text
@@ -522,7 +522,7 @@ def test_another_version_of_the_cells_package_is_named():
 
 
 def test_a_corpus_that_gives_other_tokens_is_refused():
-    arguments = files.read_json(Path("runs/a/training_args.json"))
+    arguments = sealed.read_json(Path("runs/a/training_args.json"))
     arguments["digests"]["train.bin"] = "0" * 64
     files.replace_in_folder(Path("runs/a"), "training_args.json", files.to_json(arguments))
     said, hint = refusal(run("train", "--resume", "a"), 1)
@@ -542,7 +542,7 @@ def test_every_damaged_file_is_named_and_only_those(desk):
         (said,) = damaged()
         assert said.startswith(f"{path} "), said
         path.unlink()
-        assert [said for said in damaged() if str(path) in said] or path.name == files.MANIFEST
+        assert [said for said in damaged() if str(path) in said] or path.name == sealed.MANIFEST
         path.write_bytes(whole)
     Path("runs/a/metrics.jsonl").write_bytes(b'{"step": 1}\nnonsense\n{"step"')
     assert damaged() == ["runs/a/metrics.jsonl is damaged: line 2 is no table."]

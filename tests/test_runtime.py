@@ -16,11 +16,10 @@ import torch
 from zoo import CELLS
 
 import textgen
-from textgen import files
+from textgen import files, sealed
 from textgen.cli import main
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.files import DamagedError
 from textgen.language_model import load
 from textgen.model import build_model
 from textgen.model_folder import CONFIG, GENERATION, STEP, WEIGHTS
@@ -30,6 +29,7 @@ from textgen.runtime.ops import OPERATIONS
 from textgen.runtime.plan import lower
 from textgen.runtime.stepper import NumpyStepper
 from textgen.scoring.compression import compress, decompress
+from textgen.sealed import DamagedError
 from textgen.text.tokenizer import CharTokenizer
 from textgen.torch_stepper import TorchStepper
 from textgen.tracing.trace import trace
@@ -97,9 +97,9 @@ def test_the_backend_is_chosen(folder):
 
 def test_a_folder_without_a_stored_step_is_run_by_torch(own_folder):
     (own_folder / STEP).unlink()
-    manifest = files.read_manifest(own_folder)
+    manifest = sealed.read_manifest(own_folder)
     del manifest["files"][STEP]
-    (own_folder / files.MANIFEST).write_bytes(files._sealed(manifest))
+    (own_folder / sealed.MANIFEST).write_bytes(sealed.seal(manifest))
     assert isinstance(load(own_folder).stepper, TorchStepper)
     with pytest.raises(TextgenError, match=r"holds no step.json") as caught:
         load(own_folder, "numpy")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zoo import CELLS
 
 import textgen
-from textgen import files
+from textgen import sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.language_model import LanguageModel
@@ -237,9 +237,9 @@ def test_a_file_of_another_model_or_version_or_kind_is_named(content, tmp_path):
     assert "has format 2; this textgen reads up to 1." in refused(path, forged(content, version=2))
     assert "is not a state file of textgen." in refused(path, forged(content, format="other"))
     assert "does not begin as a state does" in refused(path, b"\xff" * 100)
-    with pytest.raises(files.DamagedError, match="is missing"):
+    with pytest.raises(sealed.DamagedError, match="is missing"):
         Session.load(CHARS, tmp_path / "none")
-    with pytest.raises(files.DamagedError, match="is not a regular file"):
+    with pytest.raises(sealed.DamagedError, match="is not a regular file"):
         Session.load(CHARS, tmp_path)
 
 

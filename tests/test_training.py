@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zoo import CELLS, INSTALLED, WRITTEN
 
-from textgen import files
+from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import build_model
@@ -88,7 +88,7 @@ def run_through(session):
 
 def outcome(folder, steps=STEPS):
     """The bits at the end of a run: the weights that it publishes, and all of its last checkpoint."""
-    files.verify(folder)
+    sealed.verify(folder)
     paths = [folder / WEIGHTS, *(folder / f"checkpoint-{steps}" / name for name in (WEIGHTS, OPTIMIZER, STATE))]
     return [path.read_bytes() for path in paths]
 
@@ -434,7 +434,7 @@ def test_a_run_never_replaces_the_model_that_it_starts_from(text, whole):
 
 def test_an_empty_folder_is_free(text):
     (text.parent / "run").mkdir()
-    files.verify(begin(text).run.folder)
+    sealed.verify(begin(text).run.folder)
 
 
 def test_a_run_named_by_itself_takes_the_first_free_number(monkeypatch, text):
@@ -453,9 +453,9 @@ def test_a_dry_run_leaves_no_run(text, whole):
 
 def test_a_run_is_a_folder_that_verifies_from_its_first_second(text):
     session = begin(text)
-    assert {ARGUMENTS, CONFIG} <= set(files.verify(session.run.folder)["files"])
+    assert {ARGUMENTS, CONFIG} <= set(sealed.verify(session.run.folder)["files"])
     for _ in session.events():
-        files.verify(session.run.folder)
+        sealed.verify(session.run.folder)
 
 
 def test_train_returns_the_folder_of_a_whole_run(text, whole):

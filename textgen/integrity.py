@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from textgen import files
+from textgen import sealed
 from textgen.errors import TextgenError
 
 ARGUMENTS, METRICS, TOKENS = "training_args.json", "metrics.jsonl", ".tokens"
@@ -29,12 +29,12 @@ def examine_folder(folder: Path) -> Examined:
     """Check each file that the manifest of a committed folder lists; a damaged manifest is its only finding."""
     found = Examined(folder)
     try:
-        manifest = files.read_manifest(folder)
+        manifest = sealed.read_manifest(folder)
     except TextgenError as error:
         return Examined(folder, 0, [str(error)])
     for name in manifest["files"]:
         try:
-            files.check_file(folder, name, manifest)
+            sealed.check_file(folder, name, manifest)
         except TextgenError as error:
             found.damaged.append(str(error))
         found.files += 1
@@ -63,13 +63,13 @@ def checkpoints(run: Path) -> list[Path]:
 def tokens_of(run: Path) -> Path | None:
     """The folder of the tokens that a run reads; None where they are not kept, or nothing says which they are."""
     try:
-        arguments = files.read_json(run / ARGUMENTS)
+        arguments = sealed.read_json(run / ARGUMENTS)
         key, corpus = str(arguments["store"]), [Path(path) for path in arguments["corpus"]]
     except (TextgenError, KeyError, TypeError):
         return None
     if "/" in key or "\\" in key or key in ("", ".", ".."):
         return None
-    return next((path for path in (run.parent / TOKENS / key, *corpus) if (path / files.MANIFEST).is_file()), None)
+    return next((path for path in (run.parent / TOKENS / key, *corpus) if (path / sealed.MANIFEST).is_file()), None)
 
 
 def _damaged_lines(path: Path) -> Iterator[str]:

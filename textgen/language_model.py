@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textgen import files
+from textgen import sealed
 from textgen.config import BACKENDS, ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import GENERATION, STEP, read_config, require_weights
@@ -131,17 +131,17 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
     path = Path(folder)
     if not path.is_dir():
         raise TextgenError(f"there is no model folder {str(path)!r}.", hint="train one: textgen train FILE")
-    if not (path / files.MANIFEST).exists():
-        raise TextgenError(f"{str(path)!r} is not a model folder (it has no {files.MANIFEST}).")
-    manifest = files.read_manifest(path)
+    if not (path / sealed.MANIFEST).exists():
+        raise TextgenError(f"{str(path)!r} is not a model folder (it has no {sealed.MANIFEST}).")
+    manifest = sealed.read_manifest(path)
     config = read_config(path, manifest)
     if config.task not in WRITING:
         raise TextgenError(f"the model in {str(path)!r} does not write: it is one for --task {config.task}.",
                            hint=f"textgen predict -m {path} uses it.")  # fmt: skip
-    habits = files.parse_json(files.verified(path, GENERATION, manifest, files.JSON_LIMIT), str(path / GENERATION))
+    habits = sealed.parse_json(sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT), str(path / GENERATION))
     tokenizer = tokenizer_of(path)
     if tokenizer.vocab_size != config.vocab_size:
-        raise files.DamagedError(
+        raise sealed.DamagedError(
             f"{str(path)!r} is damaged: its tokenizer has {tokenizer.vocab_size:,} symbols, "
             f"its model {config.vocab_size:,}."
         )
@@ -179,12 +179,12 @@ def with_habits(config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, hab
     begin, unsampled = habits.get("begin", []), habits.get("suppress_tokens", [])
     for ids in (begin, unsampled):
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < config.vocab_size for i in ids):
-            raise files.DamagedError("generation_config.json is damaged: it names symbols that do not exist.")
+            raise sealed.DamagedError("generation_config.json is damaged: it names symbols that do not exist.")
     if len(begin) > MOST_BEGIN:
-        raise files.DamagedError(f"generation_config.json is damaged: a text begins with {len(begin):,} symbols.")
+        raise sealed.DamagedError(f"generation_config.json is damaged: a text begins with {len(begin):,} symbols.")
     if {*unsampled, tokenizer.boundary}.issuperset(range(config.vocab_size)):
-        raise files.DamagedError("generation_config.json is damaged: it leaves no symbol to write.")
+        raise sealed.DamagedError("generation_config.json is damaged: it leaves no symbol to write.")
     defaults = habits.get("sampling", {})
     if not isinstance(defaults, dict):
-        raise files.DamagedError("generation_config.json is damaged: 'sampling' must be a table.")
+        raise sealed.DamagedError("generation_config.json is damaged: 'sampling' must be a table.")
     return LanguageModel(config, tokenizer, stepper, tuple(begin), tuple(unsampled), defaults)

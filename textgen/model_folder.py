@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from textgen import files
+from textgen import sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 
@@ -22,8 +22,10 @@ def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> Mode
     """The configuration of a model folder. Raises TextgenError naming the file."""
     path = str(folder / CONFIG)
     try:
-        return ModelConfig.from_json(files.parse_json(files.verified(folder, CONFIG, manifest, files.JSON_LIMIT), path))
-    except files.DamagedError:
+        return ModelConfig.from_json(
+            sealed.parse_json(sealed.verified(folder, CONFIG, manifest, sealed.JSON_LIMIT), path)
+        )
+    except sealed.DamagedError:
         raise
     except TextgenError as error:
         raise TextgenError(f"{path}: {error}", hint=error.hint) from None
@@ -31,7 +33,7 @@ def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> Mode
 
 def task_of(folder: Path) -> str:
     """The task of the model in a folder, "lm" where there is none (which whoever opens it finds out)."""
-    return read_config(folder).task if (folder / CONFIG).is_file() and (folder / files.MANIFEST).is_file() else "lm"
+    return read_config(folder).task if (folder / CONFIG).is_file() and (folder / sealed.MANIFEST).is_file() else "lm"
 
 
 def require_weights(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""What Python's JSON reader lets pass and ours refuses: keys that stand twice, and numbers that are none."""
+"""Strict JSON: keys that stand twice and numbers that are none are neither read nor written."""
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any, NoReturn
 
@@ -23,3 +24,9 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         raise ValueError("a key stands twice")
     return table
+
+
+def to_json(content: Any) -> bytes:
+    """Strict, stable JSON: sorted as given, no NaN, a final newline; what is no Unicode (as in a name) escaped."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")

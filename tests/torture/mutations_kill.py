@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from torture.mutate import Mutation
 
+SEALED = "textgen/sealed.py"
 FILES, DISK, CHECKPOINT = "textgen/files.py", "textgen/disk.py", "textgen/training/checkpoint.py"
 TRAINER, SOUNDNESS, TRAIN = "textgen/training/trainer.py", "textgen/training/soundness.py", "textgen/training/train.py"
 OPTIMIZATION, VERB = "textgen/training/optimization.py", "textgen/cli/train.py"
@@ -47,7 +48,7 @@ MUTATIONS = [
              "        system.rename(folder, hidden)\n        system.sync_folder(folder.parent)\n        _remove_all(hidden)",
              "        _remove_all(folder)", "tests/test_files.py -k removed_in_one_step"),
     Mutation("a replaced file's old digest is not allowed for a while", FILES,
-             'manifest["files"][name] = {**new, "before": _allowed(folder, name, manifest)}',
+             'manifest["files"][name] = {**new, "before": allowed_entries(folder, name, manifest)}',
              'manifest["files"][name] = new', POWER),
     Mutation("a short write is taken for a whole one", FILES, "            view = view[written:]", "            break", REFUSALS),
     Mutation("an error of the disk does not name the file", DISK,
@@ -57,12 +58,12 @@ MUTATIONS = [
     Mutation("an error while syncing is ignored", FILES,
              "            system.fsync(self._handle)\n",
              "            with suppress(OSError):\n                system.fsync(self._handle)\n", "R4"),
-    Mutation("digests are not compared", FILES,
+    Mutation("digests are not compared", SEALED,
              "    if any(size == entry[\"size\"] and sha256 == entry[\"sha256\"] for entry in allowed):",
              "    if any(size == entry[\"size\"] for entry in allowed):", BITS),
-    Mutation("a manifest's own digest is not compared", FILES, "    if seal != _seal(manifest):", "    if False:", BITS),
+    Mutation("a manifest's own digest is not compared", SEALED, "    if seal != _digest(manifest):", "    if False:", BITS),
     Mutation("tokens are mapped unchecked", "textgen/text/store.py",
-             "        files.check_file(folder, name, manifest)", "        pass", BITS),
+             "        sealed.check_file(folder, name, manifest)", "        pass", BITS),
     Mutation("SIGTERM is not taken in hand", "textgen/stopping.py", 'for name in ("SIGINT", "SIGTERM", "SIGHUP") if',
              'for name in ("SIGINT",) if', SIGNALS),
     Mutation("a stopped run is not saved", TRAINER,

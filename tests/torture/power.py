@@ -185,7 +185,7 @@ def recorded(root):
 
 def power_cuts(seed):
     """States that a power cut may leave; whatever was said to be saved is there, whole, and the run goes on."""
-    from textgen import files
+    from textgen import files, sealed
 
     draw = draws(seed, "power")
     with scratch() as root:
@@ -202,7 +202,7 @@ def power_cuts(seed):
             plant(place, model.after_power_cut(model.root, draw))
             case = f"seed {seed}, after {moment} of {len(done)} operations"
             for store in (place / ".tokens").glob("[!.]*"):
-                files.verify(store)
+                sealed.verify(store)
             saved = max((step for count, step in told if count <= moment), default=None)
             if saved is None and not (place / "run").exists():
                 continue

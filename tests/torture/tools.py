@@ -61,10 +61,10 @@ def go_on(folder, until=None):
 def outcome(folder):
     """The bits at the end of a run: published weights, the last checkpoint (weights, optimizer, carried state,
     counters), and the metrics without their speed."""
-    from textgen import files
+    from textgen import sealed
     from textgen.training.checkpoint import Run
 
-    files.verify(folder)
+    sealed.verify(folder)
     last = folder / f"checkpoint-{Run(folder).checkpoints()[-1]}"
     paths = [folder / CHECKPOINT[0], *(last / name for name in CHECKPOINT)]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -83,10 +83,10 @@ def whole_run(root, **options):
 def newest(folder, steps):
     """The newest checkpoint, which must be whole without falling back, and one that `steps` allows; the model that the
     folder holds must be whole too."""
-    from textgen import files
+    from textgen import sealed
     from textgen.training.checkpoint import Run
 
-    files.verify(folder)
+    sealed.verify(folder)
     found, wrong = Run(folder).latest()
     assert not wrong, f"{folder} falls back: {wrong[0]}"
     assert (found.step if found else 0) in steps, f"{folder} is at {found and found.step}, not in {list(steps)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from textgen import files, integrity
+from textgen import integrity, sealed
 from textgen.cli.screen import Output
 from textgen.errors import TextgenError
 from textgen.integrity import ARGUMENTS, METRICS
@@ -59,7 +59,7 @@ def summary(run: Path) -> dict[str, Any]:
         "bits_per_byte": None,
     }
     try:
-        options = files.read_json(run / ARGUMENTS)["options"]
+        options = sealed.read_json(run / ARGUMENTS)["options"]
         row |= {"cell": options["cell"], "steps": options["max_steps"]}
     except (TextgenError, KeyError, TypeError):
         return {**row, "cell": "damaged"}
@@ -93,7 +93,7 @@ def show(run: str, as_json: bool) -> None:
     from textgen.cli.train import find_run
 
     folder = find_run(run)
-    arguments = files.read_json(folder / ARGUMENTS)
+    arguments = sealed.read_json(folder / ARGUMENTS)
     content = {
         **summary(folder),
         "folder": str(folder),
@@ -151,7 +151,7 @@ def verify(runs: tuple[str, ...], as_json: bool) -> None:
 
 def _committed(root: Path) -> list[Path]:
     """The runs and other committed folders in a folder. Raises TextgenError if there is none."""
-    places = (f"*/{ARGUMENTS}", f"*/{files.MANIFEST}", f"*/*/{ARGUMENTS}")  # the last are the runs of a contest
+    places = (f"*/{ARGUMENTS}", f"*/{sealed.MANIFEST}", f"*/*/{ARGUMENTS}")  # the last are the runs of a contest
     found = {path.parent for place in places for path in root.glob(place) if ".tmp-" not in str(path)}
     if not found:
         raise TextgenError(f"no run in {root}/.", hint="train one: textgen train FILE")

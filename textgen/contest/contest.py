@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from textgen import files
+from textgen import files, sealed
 from textgen.contest import rates, record
 from textgen.contest.events import Began, Chosen, ContestEvent, Inside, Ran, Stopped, Tried
 from textgen.contest.measures import Clock, PeakMemory, sample_speed, train_speed
@@ -153,7 +153,7 @@ class Contest:
                         result.score = event.score
                     if result.score and trial:
                         break
-        except (OSError, files.DamagedError):
+        except (OSError, sealed.DamagedError):
             raise
         except Exception as error:
             result.failed = reason(error)

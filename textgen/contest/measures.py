@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from textgen import files
+from textgen import files, sealed
 from textgen.language_model import load
 from textgen.training.checkpoint import METRICS
 from textgen.writing.generate import generate
@@ -81,12 +81,12 @@ class Clock:
         path = folder / CLOCK
         if not path.is_file():
             return cls()
-        content = files.read_json(path)
+        content = sealed.read_json(path)
         try:
             evaluated = {int(step): float(seconds) for step, seconds in content["evaluated"].items()}
             return cls(float(content["seconds"]), content["peak_bytes"], evaluated)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise files.DamagedError(f"{path} is damaged: {error}.") from None
+            raise sealed.DamagedError(f"{path} is damaged: {error}.") from None
 
     def save(self, folder: Path) -> None:
         """Replace the stored clock."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from textgen import cell_options, files, plugins
+from textgen import cell_options, plugins, sealed
 from textgen.cell import Cell
 from textgen.contest.record import Entrant, Record
 from textgen.contest.settings import Competitor, Request
@@ -70,7 +70,7 @@ class Planner:
         for entrant in [entrant for entrant in entrants if entrant.failed is None]:
             try:
                 do(entrant)
-            except (UsageError, OSError, files.DamagedError):
+            except (UsageError, OSError, sealed.DamagedError):
                 raise
             except Exception as error:  # whatever is wrong inside a plugin is that cell's failure alone
                 entrant.failed = reason(error)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from textgen import files
+from textgen import files, sealed
 from textgen.errors import TextgenError
 from textgen.options import from_mapping
 from textgen.settings import TrainOptions
@@ -113,14 +113,14 @@ def save(folder: Path, record: Record) -> None:
 def load(folder: Path) -> Record:
     """Read a contest back. Raises DamagedError for a damaged one, TextgenError for one of a newer format."""
     path = folder / CONTEST
-    content = files.parse_json(files.verified(folder, CONTEST), str(path))
+    content = sealed.parse_json(sealed.verified(folder, CONTEST), str(path))
     if content.pop("format_version", None) != FORMAT_VERSION:
         raise TextgenError(f"{path} has another format than {FORMAT_VERSION}.", hint="upgrade textgen-lm.")
     try:
         content["entrants"] = [_entrant(each) for each in content["entrants"]]
         return Record(**content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise files.DamagedError(f"{path} is damaged: {error}.") from None
+        raise sealed.DamagedError(f"{path} is damaged: {error}.") from None
 
 
 def _entrant(content: Mapping[str, Any]) -> Entrant:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from textgen import files
+from textgen import sealed
 from textgen.model_folder import STEP, WEIGHTS
 from textgen.runtime.graph import StepGraph
 from textgen.runtime.int8 import SCALE, Int8Rows, suits
@@ -36,14 +36,14 @@ def read_step(folder: Path, manifest: Mapping[str, Any], vocab_size: int) -> tup
     """The stored step of a committed folder and its weights, as they are stored. Raises as `read_stepper`."""
     path = folder / STEP
     graph = StepGraph.from_json(
-        files.parse_json(files.verified(folder, STEP, manifest, LARGEST_STEP), str(path)), str(path)
+        sealed.parse_json(sealed.verified(folder, STEP, manifest, LARGEST_STEP), str(path)), str(path)
     )
     if graph.logits.shape[1] != vocab_size:
-        raise files.DamagedError(
+        raise sealed.DamagedError(
             f"{path} is damaged: it gives {graph.logits.shape[1]:,} logits for {vocab_size:,} symbols."
         )
     where, kinds = str(folder / WEIGHTS), _stored_kinds(graph)
-    read = read_weights(files.verified(folder, WEIGHTS, manifest, largest_file(kinds)), where, kinds)
+    read = read_weights(sealed.verified(folder, WEIGHTS, manifest, largest_file(kinds)), where, kinds)
     small = {name: Int8Rows.read(read[name], read.pop(name + SCALE), f"{where}: {name!r}") for name in graph.int8}
     return graph, {**read, **small}
 

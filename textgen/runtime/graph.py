@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from textgen.errors import TextgenError
-from textgen.files import DamagedError
 from textgen.runtime.nodes import Kind, Node, items, number, stored_number, table, work
 from textgen.runtime.ops import DTYPES, Array
+from textgen.sealed import DamagedError
 
 FORMAT, VERSION = "textgen step", 2
 MOST_NODES, MOST_STATES = 20_000, 1024

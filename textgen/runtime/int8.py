@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from textgen.errors import TextgenError
-from textgen.files import DamagedError
 from textgen.runtime.nodes import Kind
 from textgen.runtime.ops import Array
 from textgen.runtime.plan import Plan
+from textgen.sealed import DamagedError
 
 LARGEST_CODE = 127
 SMALLEST = 4096

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from textgen import files
+from textgen import files, sealed
 from textgen.errors import TextgenError
 from textgen.model_folder import STEP, WEIGHTS, read_config, require_weights
 from textgen.runtime.folder import read_step
@@ -24,7 +24,7 @@ def quantize(folder: Path, output: Path) -> tuple[int, int]:
     Raises TextgenError for a folder that holds no step, is in eight bits already, or is damaged, and where `output`
     exists.
     """
-    manifest = files.read_manifest(folder)
+    manifest = sealed.read_manifest(folder)
     require_weights(folder, manifest)
     if STEP not in manifest["files"]:
         raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which its weights are run by torch alone.")
@@ -40,7 +40,7 @@ def quantize(folder: Path, output: Path) -> tuple[int, int]:
     try:
         with files.new_folder(output) as new:
             for name in manifest["files"].keys() - {*LEFT_OUT, STEP}:
-                new.write(name, files.verified(folder, name, manifest))
+                new.write(name, sealed.verified(folder, name, manifest))
             new.write(STEP, files.to_json(replace(graph, int8=names).to_json()))
             new.write(WEIGHTS, content)
     except FileExistsError:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from textgen.files import DamagedError, parse_json
 from textgen.model_folder import LARGEST_HEADER
 from textgen.runtime.nodes import Kind
 from textgen.runtime.ops import DTYPES, Array
+from textgen.sealed import DamagedError, parse_json
 
 _TYPES = {"float32": "F32", "int64": "I64", "bool": "BOOL", "int8": "I8"}
 _DTYPES = {**DTYPES, "int8": np.int8}

@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 
 from textgen.errors import TextgenError
-from textgen.files import DamagedError
+from textgen.sealed import DamagedError
 
 MAGIC = b"\xd7g"
 FORMAT = 1

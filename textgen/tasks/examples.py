@@ -12,7 +12,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from textgen import files
+from textgen import files, sealed
 from textgen.text.split import TRAIN, VALIDATION
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -36,7 +36,7 @@ class ExampleStore:
 
     def content(self, name: str) -> bytes:
         """A file beside the arrays, held to its digest."""
-        return files.verified(self.folder, name, self.about, files.JSON_LIMIT)
+        return sealed.verified(self.folder, name, self.about, sealed.JSON_LIMIT)
 
 
 def write_examples(
@@ -59,15 +59,15 @@ def write_examples(
 
 def open_examples(folder: Path, kind: str) -> ExampleStore:
     """Open what `write_examples` wrote. Raises TextgenError for what is missing or damaged, by name."""
-    manifest = files.read_manifest(folder)
+    manifest = sealed.read_manifest(folder)
     if manifest.get("kind") != kind or not isinstance(manifest.get("key"), str):
-        raise files.DamagedError(f"{folder} does not hold {kind} of this version of textgen.")
+        raise sealed.DamagedError(f"{folder} does not hold {kind} of this version of textgen.")
     parts: dict[str, Arrays] = {}
     for part in (TRAIN, VALIDATION):
         try:
-            parts[part] = safetensors.numpy.load(files.verified(folder, _file_of(part), manifest))
+            parts[part] = safetensors.numpy.load(sealed.verified(folder, _file_of(part), manifest))
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise files.DamagedError(f"{folder / _file_of(part)} is damaged: {error}.") from error
+            raise sealed.DamagedError(f"{folder / _file_of(part)} is damaged: {error}.") from error
     return ExampleStore(folder, manifest, parts)
 
 

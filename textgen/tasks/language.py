@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgen import files
+from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.disk import sweep
 from textgen.errors import TextgenError, UsageError
@@ -145,7 +145,7 @@ def stored_corpus(
     paths: Sequence[str], options: CorpusOptions, cache: Path, progress: Progress = no_progress
 ) -> TokenStore:
     """The token store of a corpus: the folder given, if it is one, else the cached one, else a new one."""
-    if len(paths) == 1 and (Path(paths[0]) / files.MANIFEST).is_file():
+    if len(paths) == 1 and (Path(paths[0]) / sealed.MANIFEST).is_file():
         given = [flag(f.name) for f in fields(CorpusOptions) if getattr(options, f.name) != f.default]
         if given:
             raise UsageError(f"{given[0]} was decided when {paths[0]!r} was tokenized; leave it out here.")

@@ -20,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from textgen import files
+from textgen import files, sealed
 from textgen.errors import TextgenError, UsageError
 from textgen.text.archives import PACKED_ENDINGS, opened
 
@@ -135,7 +135,7 @@ def _cached(recipe: Recipe, progress: Progress) -> Path:
     folder = cache_folder() / recipe.name
     if folder.is_dir():
         try:
-            manifest = files.verify(folder)
+            manifest = sealed.verify(folder)
             if all(file.name in manifest["files"] for file in recipe.files):
                 return folder
         except TextgenError:
@@ -146,7 +146,7 @@ def _cached(recipe: Recipe, progress: Progress) -> Path:
             for url, group in groupby(recipe.files, key=lambda file: file.url):
                 _download(recipe, url, list(group), new, progress)
     except FileExistsError:  # another process was faster
-        files.verify(folder)
+        sealed.verify(folder)
     return folder
 
 

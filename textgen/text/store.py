@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textgen import files
+from textgen import sealed
 from textgen.text.split import TRAIN, VALIDATION
 from textgen.text.subword import MODEL_FILE
 from textgen.text.symbols import CONFIG_FILE
@@ -55,9 +55,9 @@ class TokenStore:
             tokens = self.tokens(TRAIN)
             pieces = (tokens[start : start + PIECE] for start in range(0, len(tokens), PIECE))
             return sum((count(piece, symbols) for piece in pieces), np.zeros(symbols, np.int64))
-        content = files.verified(self.folder, COUNTS, self.about, 8 * symbols)
+        content = sealed.verified(self.folder, COUNTS, self.about, 8 * symbols)
         if len(content) != 8 * symbols:
-            raise files.DamagedError(f"{self.folder / COUNTS} is damaged: it does not count {symbols:,} symbols.")
+            raise sealed.DamagedError(f"{self.folder / COUNTS} is damaged: it does not count {symbols:,} symbols.")
         return np.frombuffer(content, "<i8").astype(np.int64)
 
     def tokens(self, part: str) -> Tokens:
@@ -79,16 +79,16 @@ def count(ids: Tokens, symbols: int) -> npt.NDArray[np.int64]:
 
 def open_store(folder: Path) -> TokenStore:
     """Open a store written by `tokenize`. Raises TextgenError for what is missing or damaged, by name."""
-    manifest = files.read_manifest(folder)
+    manifest = sealed.read_manifest(folder)
     if manifest.get("kind") != KIND or manifest.get("store_version") != FORMAT_VERSION:
-        raise files.DamagedError(f"{folder} is not a token store of this version of textgen.")
+        raise sealed.DamagedError(f"{folder} is not a token store of this version of textgen.")
     for name, kind in _ABOUT.items():
         if not isinstance(manifest.get(name), kind):
-            raise files.DamagedError(f"{folder / files.MANIFEST} is damaged: {name} is missing.")
+            raise sealed.DamagedError(f"{folder / sealed.MANIFEST} is damaged: {name} is missing.")
     tokenizer = _tokenizer(folder, manifest)
     binary = [name for name in manifest["files"] if name.endswith(".bin")]
     for name in dict.fromkeys([f"{TRAIN}.bin", f"{VALIDATION}.bin", *binary]):
-        files.check_file(folder, name, manifest)
+        sealed.check_file(folder, name, manifest)
     store = TokenStore(folder, manifest, tokenizer)
     _hold_to_manifest(store)
     return store
@@ -96,19 +96,19 @@ def open_store(folder: Path) -> TokenStore:
 
 def _hold_to_manifest(store: TokenStore) -> None:
     """Raise DamagedError if the tokens are not of the type, number and range that they have to be."""
-    about, tokenizer, manifest = store.about, store.tokenizer, store.folder / files.MANIFEST
+    about, tokenizer, manifest = store.about, store.tokenizer, store.folder / sealed.MANIFEST
     counts = [about[name].get(part) for name in COUNTED for part in (TRAIN, VALIDATION)]
     if about["dtype"] not in DTYPES or any(type(each) is not int or each < 0 for each in counts):
-        raise files.DamagedError(f"{manifest} is damaged: its type or its counts cannot be.")
+        raise sealed.DamagedError(f"{manifest} is damaged: its type or its counts cannot be.")
     if (about["vocab_size"], about["level"]) != (tokenizer.vocab_size, tokenizer.level):
-        raise files.DamagedError(f"{manifest} is damaged: it tells of another tokenizer.")
+        raise sealed.DamagedError(f"{manifest} is damaged: it tells of another tokenizer.")
     highest = tokenizer.vocab_size + tokenizer.raw_symbols - 1
     for part in (TRAIN, VALIDATION):
         path = store.folder / f"{part}.bin"
         if path.stat().st_size != about["tokens"][part] * np.dtype(about["dtype"]).itemsize:
-            raise files.DamagedError(f"{path} is damaged: it does not hold {about['tokens'][part]:,} tokens.")
+            raise sealed.DamagedError(f"{path} is damaged: it does not hold {about['tokens'][part]:,} tokens.")
         if _highest(path, about["dtype"]) > highest:
-            raise files.DamagedError(f"{path} is damaged: it holds an id above {highest:,}.")
+            raise sealed.DamagedError(f"{path} is damaged: it holds an id above {highest:,}.")
 
 
 def _highest(path: Path, dtype: str) -> int:
@@ -120,9 +120,9 @@ def _highest(path: Path, dtype: str) -> int:
 
 def tokenizer_of(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder or a token store. Raises TextgenError for a damaged file, by name."""
-    return _tokenizer(folder, files.read_manifest(folder))
+    return _tokenizer(folder, sealed.read_manifest(folder))
 
 
 def _tokenizer(folder: Path, manifest: Mapping[str, Any]) -> Tokenizer:
     names = [name for name in (CONFIG_FILE, MODEL_FILE) if name in manifest["files"]]
-    return load_tokenizer({name: files.verified(folder, name, manifest, files.JSON_LIMIT) for name in names})
+    return load_tokenizer({name: sealed.verified(folder, name, manifest, sealed.JSON_LIMIT) for name in names})

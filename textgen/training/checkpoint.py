@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from textgen import cell_options, files, plugins
+from textgen import cell_options, files, plugins, sealed
 from textgen.cell import Cell
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
@@ -63,7 +63,7 @@ def unpack(content: bytes, name: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise files.DamagedError(f"{name} is damaged: {error}.") from error
+        raise sealed.DamagedError(f"{name} is damaged: {error}.") from error
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -82,10 +82,10 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> 
     wanted = model_tensors(model)
     for key in [*wanted, *tensors]:
         if key not in tensors or key not in wanted:
-            raise files.DamagedError(f"{name} does not fit its configuration: {key!r} is on one side only.")
+            raise sealed.DamagedError(f"{name} does not fit its configuration: {key!r} is on one side only.")
         found, expected = tensors[key], wanted[key]
         if not is_like(found, expected):
-            raise files.DamagedError(
+            raise sealed.DamagedError(
                 f"{name} does not fit its configuration: {key!r} is {list(found.shape)} of {found.dtype}, "
                 f"not {list(expected.shape)} of {expected.dtype}."
             )
@@ -133,7 +133,7 @@ class Run:
 
     def arguments(self) -> dict[str, Any]:
         """The content of training_args.json, held to its digest."""
-        return files.parse_json(files.verified(self.folder, ARGUMENTS), str(self.folder / ARGUMENTS))
+        return sealed.parse_json(sealed.verified(self.folder, ARGUMENTS), str(self.folder / ARGUMENTS))
 
     def publish(self, model: nn.Module) -> None:
         """Make these weights the model that the folder holds."""
@@ -141,7 +141,7 @@ class Run:
 
     def best_weights(self) -> dict[str, Tensor]:
         """The weights that were published last."""
-        return unpack(files.verified(self.folder, WEIGHTS), str(self.folder / WEIGHTS))
+        return unpack(sealed.verified(self.folder, WEIGHTS), str(self.folder / WEIGHTS))
 
     def checkpoints(self) -> list[int]:
         """The steps of the committed checkpoints, oldest first."""
@@ -166,13 +166,13 @@ class Run:
     def load(self, step: int) -> Checkpoint:
         """Read one checkpoint. Raises DamagedError naming the file."""
         folder = self.folder / f"checkpoint-{step}"
-        manifest = files.read_manifest(folder)
-        read = {name: files.verified(folder, name, manifest) for name in (WEIGHTS, OPTIMIZER, STATE)}
+        manifest = sealed.read_manifest(folder)
+        read = {name: sealed.verified(folder, name, manifest) for name in (WEIGHTS, OPTIMIZER, STATE)}
         tensors = unpack(read[OPTIMIZER], str(folder / OPTIMIZER))
         carried = sorted(key for key in tensors if key.startswith("carry/"))
         carry = tuple(tensors.pop(f"carry/{k}") for k in range(len(carried)))
         average = {key: tensors.pop(key) for key in list(tensors) if key.startswith(AVERAGE)}
-        state = files.parse_json(read[STATE], str(folder / STATE))
+        state = sealed.parse_json(read[STATE], str(folder / STATE))
         average = {key.removeprefix(AVERAGE): tensor for key, tensor in average.items()}
         return Checkpoint(step, unpack(read[WEIGHTS], str(folder / WEIGHTS)), tensors, carry, state, average)
 
@@ -195,7 +195,7 @@ class Run:
         for later in [found for found in self.checkpoints() if found > step]:
             try:
                 self.load(later)
-            except files.DamagedError:
+            except sealed.DamagedError:
                 files.remove_folder(self.folder / f"checkpoint-{later}")
             else:
                 raise TextgenError(f"another process has gone on with {str(self.folder)!r}.", hint="resume it again.")
@@ -223,7 +223,7 @@ def load_weights(folder: Path, manifest: Mapping[str, Any], config: ModelConfig)
     with torch.device("meta"):  # sizes are compared before any memory is taken for them
         expected = model_tensors(make_model(config))
     largest = LARGEST_HEADER + sum(t.numel() * t.element_size() for t in expected.values())
-    tensors = unpack(files.verified(folder, WEIGHTS, manifest, largest), str(folder / WEIGHTS))
+    tensors = unpack(sealed.verified(folder, WEIGHTS, manifest, largest), str(folder / WEIGHTS))
     if any(tensor.dtype == torch.int8 for tensor in tensors.values()):
         raise TextgenError(
             f"{str(folder)!r} holds weights in eight bits, which torch does not run.",
@@ -232,7 +232,7 @@ def load_weights(folder: Path, manifest: Mapping[str, Any], config: ModelConfig)
     sizes = {name: t.shape for name, t in expected.items()}
     if sizes != {name: t.shape for name, t in tensors.items()}:
         different = next(n for n in [*sizes, *tensors] if n not in tensors or sizes.get(n) != tensors[n].shape)
-        raise files.DamagedError(f"{folder / WEIGHTS} does not fit {CONFIG}: {different!r} differs.")
+        raise sealed.DamagedError(f"{folder / WEIGHTS} does not fit {CONFIG}: {different!r} differs.")
     model = make_model(config)
     load_tensors(model, tensors, str(folder / WEIGHTS))
     return model.eval()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from textgen import files
+from textgen import sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
@@ -103,7 +103,7 @@ def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: st
     """
     folder = _folder(init_from)
     before = read_config(folder)
-    old = load_weights(folder, files.read_manifest(folder), before)
+    old = load_weights(folder, sealed.read_manifest(folder), before)
     matched = match(tokenizer, tokenizer_of(folder))
     theirs = model_tensors(old)
     by_symbol = {id(p) for p in (model.encoder.weight, model.readout.linear.weight, model.readout.linear.bias)}

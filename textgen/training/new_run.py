@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from textgen import files
+from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 from textgen.model_folder import CONFIG
@@ -34,7 +34,7 @@ def refuse_occupied(options: TrainOptions) -> None:
             f"{str(folder)!r} exists already.",
             hint=f"--resume {folder} goes on with it, --overwrite-output-dir replaces it.",
         )
-    if folder.is_symlink() or not all((folder / name).is_file() for name in (ARGUMENTS, files.MANIFEST)):
+    if folder.is_symlink() or not all((folder / name).is_file() for name in (ARGUMENTS, sealed.MANIFEST)):
         raise TextgenError(f"{str(folder)!r} is not a run of textgen and is not going to be replaced.")
     if strange := next(_strange(folder), None):
         raise TextgenError(
@@ -47,11 +47,11 @@ def refuse_occupied(options: TrainOptions) -> None:
 
 def _strange(folder: Path) -> Iterator[str]:
     """What a run folder holds that no training has put there."""
-    listed = {*files.read_manifest(folder)["files"], files.MANIFEST, METRICS, ".lock", "tensorboard"}
+    listed = {*sealed.read_manifest(folder)["files"], sealed.MANIFEST, METRICS, ".lock", "tensorboard"}
     for path in sorted(folder.iterdir()):
         ours = path.name in listed or _UNFINISHED.fullmatch(path.name)
-        if path.name.startswith("checkpoint-") and (path / files.MANIFEST).is_file():
-            known = {*files.read_manifest(path)["files"], files.MANIFEST}
+        if path.name.startswith("checkpoint-") and (path / sealed.MANIFEST).is_file():
+            known = {*sealed.read_manifest(path)["files"], sealed.MANIFEST}
             yield from (f"{path.name}/{each.name}" for each in sorted(path.iterdir()) if each.name not in known)
         elif not ours:
             yield path.name

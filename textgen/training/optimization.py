@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from textgen.files import DamagedError
 from textgen.model import Model
+from textgen.sealed import DamagedError
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import is_like
 

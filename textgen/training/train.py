@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from textgen import cell_options, files, plugins
+from textgen import cell_options, files, plugins, sealed
 from textgen.compiling import compiler
 from textgen.config import ModelConfig
 from textgen.dropout import keyed_seed
@@ -204,7 +204,7 @@ def data_of(run: Run, progress: Progress = no_progress) -> Data:
     if (cache / key).is_dir():
         try:
             return kind.open(cache / key)
-        except files.DamagedError:
+        except sealed.DamagedError:
             if "-" in paths:
                 raise
     elif "-" in paths:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from textgen import files
+from textgen import files, sealed
 from textgen.errors import TextgenError, UsageError
 from textgen.writing.generate import choose_seed, read_on, rollout, sampling_options
 from textgen.writing.rows import REMEMBERED, Completion, Open, Row, StopScanner
@@ -162,18 +162,18 @@ class Session:
     def load(cls, model: LanguageModel, path: str | os.PathLike[str]) -> Session:
         """The session in a file. Raises TextgenError for a file of another model and one that is damaged."""
         room = sum(array.nbytes for array in model.stepper.arrays(model.stepper.initial_state(1)))
-        with files.opened(Path(path), room + 8 * MOST_REMEMBERED + _HEADER_LIMIT) as file:
+        with sealed.opened(Path(path), room + 8 * MOST_REMEMBERED + _HEADER_LIMIT) as file:
             content = file.read()
         try:
             return cls._from_bytes(model, content, str(path))
-        except files.DamagedError:
+        except sealed.DamagedError:
             raise
         except _OtherModelError as error:
             raise TextgenError(f"{path} {error}", hint=error.hint) from None
         except TextgenError as error:
-            raise files.DamagedError(f"{path} is damaged: {error}") from None
+            raise sealed.DamagedError(f"{path} is damaged: {error}") from None
         except ValueError:  # of bytes that are no text
-            raise files.DamagedError(f"{path} is damaged: what should be text in it is none.") from None
+            raise sealed.DamagedError(f"{path} is damaged: what should be text in it is none.") from None
 
     @classmethod
     def _from_bytes(cls, model: LanguageModel, content: bytes, name: str) -> Session:
@@ -215,9 +215,9 @@ def _about(content: bytes, name: str) -> dict[str, Any]:
     size = int.from_bytes(content[:8], "little")
     if not 2 <= size <= min(_HEADER_LIMIT, len(content) - 8):
         raise TextgenError("it does not begin as a state does.")
-    metadata = files.parse_json(content[8 : 8 + size], name).get("__metadata__")
+    metadata = sealed.parse_json(content[8 : 8 + size], name).get("__metadata__")
     stored = metadata.get("about") if isinstance(metadata, dict) else None
-    about = files.parse_json(stored.encode("utf-8", "replace"), name) if isinstance(stored, str) else {}
+    about = sealed.parse_json(stored.encode("utf-8", "replace"), name) if isinstance(stored, str) else {}
     if about.get("format") != FORMAT:
         raise _OtherModelError("is not a state file of textgen.", hint="textgen sample --save-state FILE makes one.")
     if type(about.get("version")) is int and about["version"] > FORMAT_VERSION:
