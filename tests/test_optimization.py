@@ -69,6 +69,15 @@ def test_a_batch_in_parts_is_the_batch(tmp_path, cell, parts):
     torch.testing.assert_close(split.carry, whole.carry, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}, {"features": 3, "outputs": 2},
+                                    {"outputs": 2, "layer_norm": True}], ids=str)  # fmt: skip
+def test_every_weight_of_a_model_is_learned_once(config):
+    sizes = {"embedding_size": 4, "hidden_size": 6, "num_layers": 2}
+    model = build_model(ModelConfig(vocab_size=SYMBOLS, **sizes, **config), CELLS["gru"])
+    grouped = [id(parameter) for group in model.parameter_groups() for parameter in group["params"]]
+    assert sorted(grouped) == sorted(map(id, model.parameters()))
+
+
 def test_bfloat16_trains_and_keeps_weights_and_state_in_their_type(tmp_path):
     torch.set_default_dtype(torch.float32)
     trainer = trained(tmp_path, dtype="bfloat16")

@@ -147,9 +147,10 @@ class Model(Cell):
         return self.readout(dropout.units(ys) if dropout else ys, candidates), state
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The cells' own groups; the embedding and the readout's matrices decay, its bias does not."""
-        matrices = {id(p): p for p in [*self.encoder.parameters(), *self.readout.parameters()] if p.dim() >= 2}
-        vectors = [p for p in self.readout.parameters() if p.dim() < 2]
+        """The cells' own groups; the matrices of encoder and readout decay, their biases do not."""
+        ends = [*self.encoder.parameters(), *self.readout.parameters()]
+        matrices = {id(p): p for p in ends if p.dim() >= 2}
+        vectors = [p for p in ends if p.dim() < 2]
         return [
             *self.stack.parameter_groups(),
             {"params": list(matrices.values()), "decay": 1.0, "rate": 1.0},
