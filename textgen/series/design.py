@@ -1,0 +1,135 @@
+"""What a forecaster is besides its weights: its columns, clock, season, lags, calendar, and the measures of each series.
+
+`Rows` is a series as the model reads it. The design is kept in the model folder as `forecast.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen import files
+from textgen.series.calendar import Calendar
+from textgen.series.inputs import FARTHEST, Lags, Units, base_forecast, features, lagged
+from textgen.series.read import Columns, Series
+from textgen.series.scaling import Scale, fit
+from textgen.series.times import Clock
+
+FILE = "forecast.json"
+OUTPUTS = 3
+"""Numbers that the model gives at a time step: location, scale and degrees of freedom, before they are bounded."""
+
+Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Design:
+    """All that turns tables into what a model reads, and what it gives into forecasts."""
+
+    columns: Columns
+    clock: Clock
+    season: int
+    horizon: int
+    lags: Lags
+    calendar: Calendar
+    extras: tuple[tuple[float, float], ...]
+    """Mean and deviation of each extra column in the training parts."""
+    scales: dict[str, Scale]
+    transform: str
+
+    @property
+    def width(self) -> int:
+        """How many numbers the model reads at a time step."""
+        return self.lags.width + len(self.extras) + self.calendar.width
+
+    def scale_of(self, series: Series) -> Scale:
+        """The measures of a series; of one that training did not see, from all of it."""
+        known = self.scales.get(series.name)
+        if known is not None:
+            return known
+        return fit(series.name, series.values, series.missing, self.season, self.horizon, self.transform, series.start)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the model folder keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], path: str) -> Design:
+        """Raises DamagedError, naming the path, for what is no design."""
+        try:
+            columns = content["columns"]
+            return cls(
+                Columns(*(tuple(columns[name]) for name in ("times", "targets", "extras")), columns["series"]),
+                Clock(str(content["clock"]["unit"]), int(content["clock"]["step"])),
+                int(content["season"]),
+                int(content["horizon"]),
+                Lags(int(content["lags"]["season"]), tuple(map(int, content["lags"]["seasons"]))),
+                Calendar(tuple((float(p), int(k)) for p, k in content["calendar"]["periods"])),
+                tuple((float(mean), float(deviation)) for mean, deviation in content["extras"]),
+                {str(name): Scale(**scale) for name, scale in content["scales"].items()},
+                str(content["transform"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise files.DamagedError(f"{path} is damaged: {type(error).__name__} {error}.") from None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One series as the model reads it: `scaled` (N,), `inputs` (N, width) at each of its time steps, `bases` (N,) the
+    naive forecasts of the next step, `calendar` (N + ahead, C) and `beside` (N, E) of the steps to come."""
+
+    series: Series
+    scale: Scale
+    scaled: Floats
+    inputs: Floats32
+    bases: Floats
+    calendar: Floats32
+    beside: Floats32
+
+    def __len__(self) -> int:
+        return len(self.scaled)
+
+    @cached_property
+    def counted(self) -> npt.NDArray[np.bool_]:
+        """Whether the next step of each (N,) is known and its naive forecast is not a guess."""
+        there = np.zeros(len(self), dtype=bool)
+        there[:-1] = ~self.series.missing[1:]
+        return there
+
+    @property
+    def residuals(self) -> Floats:
+        """What the model is to say of each step's next (N,): its distance from the base, in the base's unit."""
+        ahead = np.append(self.scaled[1:], self.scaled[-1:])
+        return (ahead - self.bases) / self.scale.base_unit
+
+
+def rows_of(series: Series, design: Design, ahead: int = 0) -> Rows:
+    """A series ready to be read, and `ahead` further steps of its calendar."""
+    scale = design.scale_of(series)
+    scaled = scale.scaled(series.values)
+    units = Units.of([scale])
+    read = lagged(scaled, design.lags)
+    calendar = design.calendar.features(series.start + design.clock.step * np.arange(1, len(series) + ahead + 1))
+    beside = beside_of(series, design)
+    inputs = features(read, units, design.lags, series.missing.astype(np.float64))
+    whole = np.concatenate([inputs, beside, calendar[: len(series)].astype(np.float32)], axis=1)
+    return Rows(series, scale, scaled, whole, base_forecast(read, units), calendar.astype(np.float32), beside)
+
+
+def beside_of(series: Series, design: Design) -> Floats32:
+    """The extra columns (N, E) in units of their own."""
+    mean, deviation = (np.array([each[k] for each in design.extras]).reshape(-1) for k in (0, 1))
+    scaled = (series.extras - mean) / deviation if len(mean) else series.extras
+    return np.clip(scaled, -FARTHEST, FARTHEST).astype(np.float32)
+
+
+def extra_measures(extras: Sequence[Floats]) -> tuple[tuple[float, float], ...]:
+    """Mean and deviation of each column of the training parts' extras (N, E); a constant one has deviation 1."""
+    together = np.concatenate(list(extras))
+    return tuple((float(c.mean()), float(c.std()) or 1.0) for c in together.T)

@@ -1,0 +1,150 @@
+"""How good a forecaster is, by rolling origin: from every step on it forecasts the horizon, and so do the naive ones.
+
+The last value and the seasonal value are judged on the very same windows: a forecaster that does not beat them has
+learnt nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from textgen.errors import TextgenError
+from textgen.series.design import Design, Rows
+from textgen.series.loop import Floats, Origins, Stepper, forecasts, paths, read, taken
+from textgen.series.metrics import Errors, last_value, seasonal_naive
+
+MODEL, LAST, SEASONAL = "model", "last value", "seasonal naive"
+MOST_ORIGINS = 20_000
+"""Origins that roll out side by side; their states are held at once."""
+
+MOST_PATH_STEPS = 20_000_000
+"""Steps of sample paths that an evaluation draws at most; of more windows, every so many are taken for coverage."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is forecast when: `horizon` steps from every `stride`-th origin on, with `number` sample paths of which the
+    middle `level` percent are the interval; 0 paths measure no coverage."""
+
+    horizon: int
+    stride: int = 1
+    number: int = 100
+    level: float = 90.0
+    seed: int = 0
+
+
+@dataclass
+class Report:
+    """The errors of the model and of the naive forecasts, by method, in all and for each series."""
+
+    protocol: Protocol
+    season: int
+    windows: int = 0
+    errors: dict[str, Errors] = field(default_factory=dict)
+    by_series: dict[str, dict[str, Errors]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every figure, by method; where there are several series, of each of them too."""
+        each = {name: _figures(errors) for name, errors in self.by_series.items()}
+        return {
+            "horizon": self.protocol.horizon,
+            "windows": self.windows,
+            "season": self.season,
+            "level": self.protocol.level,
+            **_figures(self.errors),
+            **({"series": each} if len(each) > 1 else {}),
+        }
+
+
+def _figures(errors: dict[str, Errors]) -> dict[str, Any]:
+    return {method.replace(" ", "_"): found.to_json() for method, found in errors.items()}
+
+
+def evaluate_rows(
+    stepper: Stepper, rows: Sequence[Rows], design: Design, first: Sequence[int], protocol: Protocol
+) -> Report:
+    """Forecast from every origin of each series whose first forecast value is number `first` or later and whose last
+    is still there. Raises TextgenError if there is no such origin."""
+    report = Report(protocol, design.season)
+    counts = [max(0, len(r) - protocol.horizon - max(0, start - 1)) for r, start in zip(rows, first, strict=True)]
+    total = sum(-(-count // protocol.stride) for count in counts)
+    if not total:
+        raise TextgenError(
+            f"no series has {protocol.horizon:,} time steps left to be forecast and compared.",
+            hint="give a longer series, or a shorter --horizon.",
+        )
+    thin = max(1, -(-total * protocol.number * protocol.horizon // MOST_PATH_STEPS))
+    begin = [max(0, start - 1) for start in first]
+    ends = [len(each) - protocol.horizon for each in rows]
+    for batch in read(stepper, rows, begin, MOST_ORIGINS, ends):
+        past = batch.steps - np.array(begin)[batch.series]
+        chosen = np.flatnonzero(past % protocol.stride == 0)
+        _judge(stepper, rows, design, taken(stepper, batch, chosen), report, past[chosen] // protocol.stride % thin == 0)
+    for errors in report.by_series.values():
+        for method, found in errors.items():
+            report.errors.setdefault(method, Errors()).include(found)
+    return report
+
+
+def _judge(
+    stepper: Stepper,
+    rows: Sequence[Rows],
+    design: Design,
+    origins: Origins,
+    report: Report,
+    drawn: np.ndarray[Any, np.dtype[np.bool_]],
+) -> None:
+    """Add up the errors of some origins, and coverage where paths are `drawn`."""
+    protocol = report.protocol
+    if not len(origins):
+        return
+    found = forecasts(stepper, rows, design, origins, protocol.horizon)
+    report.windows += len(origins)
+    for number in np.unique(origins.series):
+        here = origins.series == number
+        _compare(rows[number], origins.steps[here], found[here], design.season, report)
+    if not protocol.number or not drawn.any():
+        return
+    some = taken(stepper, origins, np.flatnonzero(drawn))
+    low, high = interval(
+        paths(stepper, rows, design, some, protocol.horizon, protocol.number, protocol.seed), protocol.level
+    )
+    for number in np.unique(some.series):
+        here = some.series == number
+        each = rows[number]
+        truth, known = _came(each, some.steps[here], protocol.horizon)
+        errors = report.by_series[each.series.name][MODEL]
+        errors.add_interval(truth, each.scale.restored(low[here]), each.scale.restored(high[here]), known)
+
+
+def _compare(rows: Rows, steps: np.ndarray[Any, Any], scaled: Floats, season: int, report: Report) -> None:
+    horizon, values = report.protocol.horizon, rows.series.values
+    truth, known = _came(rows, steps, horizon)
+    methods = {MODEL: rows.scale.restored(scaled), LAST: last_value(values, steps, horizon)}
+    if season > 1:
+        methods[SEASONAL] = seasonal_naive(values, steps, horizon, season)
+    errors = report.by_series.setdefault(rows.series.name, {})
+    for method, forecast in methods.items():
+        errors.setdefault(method, Errors()).add(truth, forecast, known, rows.scale)
+
+
+def _came(rows: Rows, steps: np.ndarray[Any, Any], horizon: int) -> tuple[Floats, np.ndarray[Any, np.dtype[np.bool_]]]:
+    places = steps[:, None] + np.arange(1, horizon + 1)
+    return rows.series.values[places], ~rows.series.missing[places]
+
+
+def interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
+    """The middle `level` percent of sample paths (R, number, horizon), as two (R, horizon)."""
+    tail = (1 - level / 100) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=1)
+    return low, high
+
+
+def within(protocol: Protocol, rows: Sequence[Rows]) -> Protocol:
+    """The protocol, thinned so that a quick look takes some thousand steps side by side at most."""
+    stride = max(1, sum(map(len, rows)) // 2000)
+    return replace(protocol, stride=stride, number=0)

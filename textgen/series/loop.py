@@ -1,0 +1,156 @@
+"""The loop: y(t) becomes x(t + 1).
+
+The history is read once, and at each origin the state is kept; then all origins roll out side by side, each forecast
+fed back as the value of the next step. With draws instead of the likeliest values, it writes sample paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen.series.design import Design, Rows
+from textgen.series.head import law, student
+from textgen.series.inputs import Units, base_forecast, features
+
+MOST_CELLS = 1 << 22
+"""Numbers that a chunk of side by side forecasts may take in each of its arrays."""
+
+Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
+Places = npt.NDArray[np.intp]
+
+
+class Stepper(Protocol):
+    """Something that makes a time step for many rows at once; the state is its own affair."""
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first step."""
+
+    def step(self, inputs: Floats32, state: Any) -> tuple[Floats32, Any]:
+        """Inputs (B, width) to outputs (B, 3), and the state after."""
+
+    def rows(self, state: Any, indices: Places) -> Any:
+        """The state of some rows, as often as they are named."""
+
+    def joined(self, states: Sequence[Any]) -> Any:
+        """The states of several batches as that of one."""
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where forecasts begin: of each row (R,) the series it belongs to and the last time step that it has read, with
+    the outputs (R, 3) and the state there."""
+
+    series: Places
+    steps: Places
+    outputs: Floats32
+    state: Any
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+
+def read(
+    stepper: Stepper, rows: Sequence[Rows], first: Sequence[int], most: int, ends: Sequence[int] | None = None
+) -> Iterator[Origins]:
+    """Read every series from its beginning, side by side; every step of a series from `first` on, and before `ends`, is
+    an origin. Yields them in batches of about `most`, in the order of time."""
+    lengths, begin = np.array([len(each) for each in rows]), np.array(first)
+    stop = lengths if ends is None else np.array(ends)
+    everything, starts = np.concatenate([each.inputs for each in rows]), np.cumsum(lengths) - lengths
+    state, kept = stepper.initial_state(len(rows)), []
+    for t in range(stop.max()):
+        inputs = everything[starts + np.minimum(t, lengths - 1)]
+        outputs, state = stepper.step(inputs, state)
+        here = np.flatnonzero((begin <= t) & (t < stop))
+        if len(here):
+            kept.append(Origins(here, np.full(len(here), t), outputs[here], stepper.rows(state, here)))
+        if sum(map(len, kept)) >= most:
+            yield _together(stepper, kept)
+            kept = []
+    if kept:
+        yield _together(stepper, kept)
+
+
+def _together(stepper: Stepper, kept: Sequence[Origins]) -> Origins:
+    parts = [np.concatenate(each) for each in zip(*((o.series, o.steps, o.outputs) for o in kept), strict=True)]
+    return Origins(parts[0], parts[1], parts[2], stepper.joined([each.state for each in kept]))
+
+
+def roll_out(
+    stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, noise: Floats | None = None
+) -> Floats:
+    """The next `horizon` values (R, horizon) after each origin, scaled: the location of each law, fed back; with
+    `noise` (R, horizon, 2) of uniform numbers, draws from the laws."""
+    lags, offsets = design.lags, np.array(design.lags.offsets)
+    units = Units.of([rows[k].scale for k in origins.series])
+    known = _known(rows, origins, lags.farthest)
+    values = np.concatenate([known, np.zeros((len(origins), horizon))], axis=1)
+    beside = np.stack([rows[k].beside[t] for k, t in zip(origins.series, origins.steps, strict=True)])
+    calendar = np.concatenate([each.calendar for each in rows])
+    lengths = np.array([len(each.calendar) for each in rows])
+    place = (np.cumsum(lengths) - lengths)[origins.series] + origins.steps
+    outputs, state, missing = origins.outputs, origins.state, np.zeros(len(origins))
+    for k in range(horizon):
+        now = lags.farthest + k
+        seen = values[:, now - offsets]
+        location, scale, freedom = law(outputs)
+        if noise is not None:
+            location = location + scale * student(noise[:, k], freedom)
+        values[:, now + 1] = base_forecast(seen, units) + units.base * location
+        if k + 1 < horizon:
+            seen = values[:, now + 1 - offsets]
+            read_now = features(seen, units, lags, missing)
+            inputs = np.concatenate([read_now, beside, calendar[place + k + 1]], axis=1)
+            outputs, state = stepper.step(inputs, state)
+    return values[:, lags.farthest + 1 :]
+
+
+def _known(rows: Sequence[Rows], origins: Origins, back: int) -> Floats:
+    """The values up to each origin, (R, back + 1); before a series' first stands that."""
+    places = origins.steps[:, None] + np.arange(-back, 1)
+    return np.stack([rows[k].scaled[np.maximum(p, 0)] for k, p in zip(origins.series, places, strict=True)])
+
+
+def chunks(stepper: Stepper, design: Design, origins: Origins, horizon: int, copies: int = 1) -> Iterator[Origins]:
+    """The origins in pieces that fit into memory with so many paths each."""
+    each = copies * (horizon * 3 + design.lags.farthest + 4 * design.width)
+    size = max(1, MOST_CELLS // each)
+    for start in range(0, len(origins), size):
+        place = np.arange(start, min(start + size, len(origins)))
+        yield taken(stepper, origins, place)
+
+
+def taken(stepper: Stepper, origins: Origins, place: Places) -> Origins:
+    """Some of the origins, as often as they are named."""
+    return Origins(
+        origins.series[place], origins.steps[place], origins.outputs[place], stepper.rows(origins.state, place)
+    )
+
+
+def paths(
+    stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, number: int, seed: int
+) -> Floats:
+    """Sample paths (R, number, horizon), scaled. The noise of a row depends on the seed and its origin alone."""
+    found = []
+    for chunk in chunks(stepper, design, origins, horizon, number):
+        copied = taken(stepper, chunk, np.repeat(np.arange(len(chunk)), number))
+        noise = np.concatenate([_noise(seed, int(t), number, horizon) for t in chunk.steps])
+        drawn = roll_out(stepper, rows, design, copied, horizon, noise)
+        found.append(drawn.reshape(len(chunk), number, horizon))
+    return np.concatenate(found)
+
+
+def _noise(seed: int, step: int, number: int, horizon: int) -> Floats:
+    return np.random.default_rng([seed, step]).random((number, horizon, 2))
+
+
+def forecasts(stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int) -> Floats:
+    """The likeliest paths (R, horizon), scaled."""
+    parts = chunks(stepper, design, origins, horizon)
+    return np.concatenate([roll_out(stepper, rows, design, part, horizon) for part in parts])

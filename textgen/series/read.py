@@ -1,0 +1,273 @@
+"""From a table to regular series: columns chosen, times counted, gaps filled and marked.
+
+Long form has a column that says which series a row belongs to; wide form has a column for each series. Both come out
+the same: one `Series` for each series and target column, all with one time step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen.errors import TextgenError, UsageError
+from textgen.series.settings import SeriesOptions, check_series
+from textgen.series.times import Clock, Integers, counted, joined, moments
+from textgen.text.records import read_records, require_columns
+from textgen.text.sources import Source, SourceOptions
+
+TIME_NAMES = ("date", "time", "timestamp", "datetime", "ds", "month")
+MISSING = ("", "na", "nan", "n/a", "null", "none", "?", "-")
+ALL = "all"
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series on a regular grid: `values` (N,) with gaps filled by the last value, `missing` (N,) where they were,
+    `extras` (N, E); `start` is the time of the first value, in units of the clock."""
+
+    name: str
+    start: int
+    values: Floats
+    missing: npt.NDArray[np.bool_]
+    extras: Floats
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table by what they are."""
+
+    times: tuple[str, ...]
+    targets: tuple[str, ...]
+    extras: tuple[str, ...]
+    series: str | None
+
+    def all(self) -> list[str]:
+        """Their names, in the order in which they are read."""
+        return [*self.times, *([self.series] if self.series is not None else []), *self.targets, *self.extras]
+
+
+def choose_columns(columns: Sequence[str], name: str, options: SeriesOptions) -> Columns:
+    """What the columns of a table are, by the options, or by their names where these leave it open. Raises UsageError
+    naming the columns."""
+    named = [*options.time_column, *options.extra_column]
+    named += [options.series_column] if options.series_column is not None else []
+    targets = list(options.target_column)
+    require_columns(columns, [*named, *(targets if targets != [ALL] or ALL in columns else [])], name)
+    times = list(options.time_column)
+    if not times:
+        times = [column for column in columns if column.strip().lower() in TIME_NAMES and column not in named + targets]
+        times = times[:1]
+    rest = [column for column in columns if column not in {*named, *times}]
+    if targets == [ALL] and ALL not in columns:
+        targets = rest
+    if not targets and len(rest) == 1:
+        targets = rest
+    if not targets:
+        there = ", ".join(map(repr, rest)) or "none"
+        raise UsageError(
+            f"{name!r} has more than one column that could be forecast, or none (there are: {there}).",
+            hint="--target-column NAME says which; --target-column all takes every one of them.",
+        )
+    return Columns(tuple(times), tuple(targets), tuple(options.extra_column), options.series_column)
+
+
+@dataclass
+class _Rows:
+    """The rows of one series as they come: their numbers in the whole table, and what they hold."""
+
+    rows: list[int] = field(default_factory=list)
+    values: list[list[float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All series of a corpus, their common clock, and the columns they came from."""
+
+    series: list[Series]
+    clock: Clock
+    columns: Columns
+
+
+def read_series(
+    sources: Sequence[Source], options: SeriesOptions, reading: SourceOptions, window: int | None = None
+) -> Table:
+    """Every series of some tables. `window` is the longest gap that is filled, in steps; None is no limit but the
+    season's own (see `gap_limit`). Raises TextgenError naming row and column for what is no number or no time, for
+    times out of order or twice, and for too long a gap."""
+    check_series(options)
+    chosen: list[Columns] = []
+
+    def choose(columns: list[str], name: str) -> list[str]:
+        found = choose_columns(columns, name, options)
+        if chosen and found != chosen[0]:
+            raise UsageError(f"{name!r} has other columns than the files before it ({', '.join(columns)}).")
+        chosen.append(found)
+        return found.all()
+
+    times: list[object] = []
+    where: list[str] = []
+    groups: dict[str, _Rows] = {}
+    for record in read_records(sources, choose, reading):
+        columns = chosen[0]
+        cells = list(record.values)
+        stamp = cells[: len(columns.times)]
+        rest = cells[len(stamp) + (columns.series is not None) :]
+        key = str(cells[len(stamp)]) if columns.series is not None else ""
+        group = groups.setdefault(key, _Rows())
+        group.rows.append(len(where))
+        names = (*columns.targets, *columns.extras)
+        group.values.append(
+            [number(cell, record.where, column) for cell, column in zip(rest, names, strict=True)]
+        )
+        times.append(joined(columns.times, stamp) if stamp else None)
+        where.append(record.where)
+    return _regular(times, where, groups, chosen[0], options, window)
+
+
+def number(value: object, where: str, column: str) -> float:
+    """What a cell holds as a number, NaN for nothing. Raises TextgenError naming row and column for anything else."""
+    if value is None:
+        return math.nan
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lower() in MISSING:
+            return math.nan
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.inf
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        found = float(value)
+    else:
+        found = float(str(value)) if type(value).__name__ == "Decimal" else math.inf
+    if math.isinf(found):
+        raise TextgenError(f"{where}: column {column!r} holds {value!r}, which is no number.")
+    return found
+
+
+def _regular(
+    times: list[object],
+    where: list[str],
+    groups: dict[str, _Rows],
+    columns: Columns,
+    options: SeriesOptions,
+    window: int | None,
+) -> Table:
+    if columns.times:
+        unit, stamps = counted(moments(times, where, " ".join(columns.times)))
+    else:
+        unit, stamps = "row", np.zeros(len(times), dtype=np.int64)
+        for group in groups.values():
+            stamps[group.rows] = np.arange(1, len(group.rows) + 1)
+    for group in groups.values():
+        _refuse_disorder(stamps[group.rows], times, group.rows, where, columns)
+    clock = Clock(unit, _step([np.diff(stamps[group.rows]) for group in groups.values()]))
+    limit = gap_limit(options.season or clock.season()) if window is None else window
+    series = []
+    for key, group in groups.items():
+        offsets = _offsets(stamps[group.rows], clock, group.rows, where, columns)
+        values = np.array(group.values)
+        for place, target in enumerate(columns.targets):
+            name = "/".join(part for part in (key, target) if part and not (key and len(columns.targets) == 1))
+            grid = _Grid(offsets, [where[row] for row in group.rows], int(stamps[group.rows[0]]), clock.step, limit)
+            series.append(grid.filled(name, target, values[:, place], values[:, len(columns.targets) :]))
+    return Table(series, clock, columns)
+
+
+def gap_limit(season: int) -> int:
+    """The longest gap that is filled where no window says otherwise: two seasons, at least 32 steps."""
+    return max(32, 2 * season)
+
+
+def _step(differences: list[Integers]) -> int:
+    """The commonest step between rows; 1 where there are too few rows to tell."""
+    steps, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *differences]), return_counts=True)
+    return int(steps[counts.argmax()]) if len(steps) else 1
+
+
+def _refuse_disorder(
+    stamps: Integers, times: list[object], rows: list[int], where: list[str], columns: Columns
+) -> None:
+    wrong = np.flatnonzero(np.diff(stamps) <= 0)
+    if not len(wrong):
+        return
+    before, row = rows[wrong[0]], rows[wrong[0] + 1]
+    twice = stamps[wrong[0]] == stamps[wrong[0] + 1]
+    hint = None if columns.series is not None else "--series-column NAME says which of several series a row belongs to."
+    raise TextgenError(
+        f"{where[row]}: column {' '.join(columns.times)!r} has {times[row]} "
+        + ("a second time." if twice else f"after {times[before]}; times have to rise."),
+        hint=hint,
+    )
+
+
+def _offsets(stamps: Integers, clock: Clock, rows: list[int], where: list[str], columns: Columns) -> Integers:
+    """The place of each row on the grid. Raises TextgenError for the first row that lies between two steps."""
+    apart = np.diff(stamps)
+    wrong = np.flatnonzero(apart % clock.step)
+    if len(wrong):
+        raise TextgenError(
+            f"{where[rows[wrong[0] + 1]]}: column {' '.join(columns.times)!r} is not a whole number of steps of "
+            f"{clock.described()} after the row before it."
+        )
+    return (stamps - stamps[0]) // clock.step
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the rows of a series stand on its grid, and what they are called."""
+
+    offsets: Integers
+    where: list[str]
+    start: int
+    step: int
+    limit: int
+
+    def filled(self, name: str, column: str, values: Floats, extras: Floats) -> Series:
+        """The series from its first number to its last, gaps filled by the last value before them."""
+        known = np.flatnonzero(~np.isnan(values))
+        if not len(known):
+            raise TextgenError(f"column {column!r} holds no number at all" + (f" for {name!r}." if name else "."))
+        places = self.offsets[known]
+        gaps = np.diff(places) - 1
+        if len(gaps) and gaps.max() > self.limit:
+            first = int(np.flatnonzero(gaps > self.limit)[0])
+            raise TextgenError(
+                f"{self.where[known[first + 1]]}: column {column!r} has a gap of {gaps[first]:,} time steps before it, "
+                f"longer than the window of {self.limit:,}.",
+                hint="cut the table there, fill the gap, or give a longer --seq-length.",
+            )
+        places = places - places[0]
+        missing = np.ones(places[-1] + 1, dtype=bool)
+        missing[places] = False
+        last = np.maximum.accumulate(np.where(missing, 0, np.arange(len(missing))))
+        grid = np.zeros(len(missing))
+        grid[places] = values[known]
+        beside = np.full((len(missing), extras.shape[1]), np.nan)
+        inside = (self.offsets >= self.offsets[known[0]]) & (self.offsets <= self.offsets[known[-1]])
+        beside[self.offsets[inside] - self.offsets[known[0]]] = extras[inside]
+        start = self.start + int(self.offsets[known[0]]) * self.step
+        return Series(name, start, grid[last], missing, _carried_on(beside))
+
+
+def _carried_on(extras: Floats) -> Floats:
+    """Extra columns (N, E) with every gap filled by the last value before it, by the first after it at the start."""
+    filled = extras.copy()
+    for column in filled.T:
+        known = np.flatnonzero(~np.isnan(column))
+        if len(known):
+            places = np.maximum(np.searchsorted(known, np.arange(len(column)), side="right") - 1, 0)
+            column[:] = column[known[places]]
+        else:
+            column[:] = 0.0
+    return filled

@@ -1,0 +1,143 @@
+"""What a series is measured by, from its training part alone: its level and spread, whether logarithms suit it, and
+the naive forecast that the model corrects."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen.errors import TextgenError
+
+LAST, SEASONAL, CHANGE = "last value", "seasonal", "seasonal change"
+LEAST = 1e-6
+"""The smallest unit that differences are measured in, in standard deviations."""
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The measures of one series, all from its training part.
+
+    Values y become z = (y - centre) / spread, or (log y - centre) / spread. `base` is the naive forecast that the model
+    corrects. `step_unit`, `season_unit` and `base_unit` are the typical sizes, in z, of a change from one step to the
+    next, of one from season to season, and of the base's error. `mean` and `deviation` are those of y itself; `naive` is
+    the mean absolute error of the (seasonal) naive forecast one season ahead, by which MASE divides. `end` is the time
+    after the last that training saw, held-out part included.
+    """
+
+    transform: str
+    centre: float
+    spread: float
+    base: str
+    step_unit: float
+    season_unit: float
+    base_unit: float
+    mean: float
+    deviation: float
+    naive: float
+    end: int
+
+    def scaled(self, values: Floats) -> Floats:
+        """Values as the model sees them; where logarithms are taken, at least a thousandth of their usual size."""
+        if self.transform == "log":
+            values = np.log(np.maximum(values, math.exp(self.centre) * 1e-3))
+        return (values - self.centre) / self.spread
+
+    def restored(self, scaled: Floats) -> Floats:
+        """The values behind scaled ones."""
+        values = scaled * self.spread + self.centre
+        return np.exp(np.minimum(values, 700.0)) if self.transform == "log" else values
+
+    def weights(self) -> tuple[float, float, float]:
+        """The base as a sum: its weights on the last value, the value a season before the next, and the one a season
+        before the last."""
+        return {LAST: (1.0, 0.0, 0.0), SEASONAL: (0.0, 1.0, 0.0), CHANGE: (1.0, 1.0, -1.0)}[self.base]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the model folder keeps it."""
+        return asdict(self)
+
+
+def fit(name: str, values: Floats, missing: Mask, season: int, horizon: int, transform: str, end: int) -> Scale:
+    """The measures of a training part: values (N,) with gaps filled, `missing` (N,) where they were.
+
+    Raises TextgenError for a constant series, and for logarithms of what is not above 0.
+    """
+    known = values[~missing]
+    if np.ptp(known) == 0:
+        raise TextgenError(
+            f"column {name!r} is constant: it holds {known[0]:g} in all {len(known):,} rows of the training part."
+        )
+    if transform == "log" and known.min() <= 0:
+        raise TextgenError(f"--transform log needs values above 0, and column {name!r} holds {known.min():g}.")
+    if transform == "auto":
+        transform = "log" if suits_logarithms(values, missing, season) else "none"
+    seen = np.log(known) if transform == "log" else known
+    centre, spread = float(seen.mean()), float(seen.std())
+    scaled = ((np.log(values) if transform == "log" else values) - centre) / spread
+    base = choose_base(scaled, missing, season, horizon)
+    units = [unit(scaled, missing, season, kind) for kind in (LAST, SEASONAL, base)]
+    ahead = season if len(values) > season else 1
+    apart = np.abs(values[ahead:] - values[:-ahead])[~(missing[ahead:] | missing[:-ahead])]
+    naive = float(apart.mean()) if len(apart) else float(known.std())
+    return Scale(
+        transform, centre, spread, base, *units, float(known.mean()), float(known.std()), max(naive, 1e-12), end
+    )
+
+
+def naive_error(scaled: Floats, missing: Mask, season: int, base: str, ahead: int) -> Floats:
+    """The errors of a naive forecast `ahead` steps before, (n,), where both ends are known."""
+    origin, target = np.arange(len(scaled) - ahead), np.arange(ahead, len(scaled))
+    seasons = -(-ahead // season)
+    back, first = target - seasons * season, 0
+    forecast = scaled[origin]
+    if base == SEASONAL:
+        forecast, first = scaled[np.maximum(back, 0)], seasons * season - ahead
+    elif base == CHANGE:
+        before = origin - season
+        change = forecast - scaled[np.maximum(before, 0)]
+        phase = scaled[np.maximum(back, 0)] - forecast
+        forecast, first = forecast + phase + seasons * change, season
+    there = (origin >= first) & ~missing[origin] & ~missing[target]
+    return (scaled[target] - forecast)[there]
+
+
+def choose_base(scaled: Floats, missing: Mask, season: int, horizon: int) -> str:
+    """The naive forecast with the least mean square error over the horizon, the simplest where they are even.
+
+    A seasonal one needs three seasons of training to be believed.
+    """
+    kinds = [LAST, SEASONAL, CHANGE] if 1 < season and 3 * season <= len(scaled) else [LAST]
+    steps = sorted({1, *np.unique(np.linspace(1, horizon, min(horizon, 24)).astype(int)).tolist()})
+    errors = {}
+    for kind in kinds:
+        squares = [float(np.mean(e**2)) for k in steps if len(e := naive_error(scaled, missing, season, kind, k))]
+        errors[kind] = float(np.mean(squares)) if squares else math.inf
+    return min(kinds, key=lambda kind: errors[kind])
+
+
+def unit(scaled: Floats, missing: Mask, season: int, base: str) -> float:
+    """The root mean square error of a naive forecast of the next step; 1 where there is none."""
+    errors = naive_error(scaled, missing, season, base, 1)
+    return max(LEAST, float(np.sqrt(np.mean(errors**2)))) if len(errors) else 1.0
+
+
+def suits_logarithms(values: Floats, missing: Mask, season: int) -> bool:
+    """Whether changes are rather in proportion to the values: by the likelihood of the changes under a normal law,
+    logarithms counted with their Jacobian (Box and Cox 1964), with a margin of two nats."""
+    if values.min() <= 0:
+        return False
+    ahead = season if 1 < season and 3 * season <= len(values) else 1
+    pairs = ~(missing[ahead:] | missing[:-ahead])
+    logs = np.log(values)
+    plain, logged = (np.std((v[ahead:] - v[:-ahead])[pairs]) for v in (values, logs))
+    if min(plain, logged) <= 0:
+        return False
+    gain = np.log(plain) - np.log(logged) - logs[ahead:][pairs].mean()
+    return bool(gain * pairs.sum() > 2)

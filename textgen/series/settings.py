@@ -1,0 +1,55 @@
+"""Every option of the forecast task, declared once with its help and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textgen.errors import UsageError
+from textgen.options import option
+
+TRANSFORMS = ("auto", "none", "log")
+
+
+@dataclass(frozen=True)
+class SeriesOptions:
+    """Which columns of a table are series, and how they are forecast."""
+
+    time_column: list[str] = option(
+        [],
+        "The column of times; several (year, month, day, hour) are read as one.",
+        metavar="NAME",
+        default_text="date, time, timestamp, ds or month, where there is one; else rows are counted",
+        section="Forecasting",
+    )
+    target_column: list[str] = option(
+        [],
+        "A column to forecast; may be repeated, and 'all' names every column that is not named otherwise.",
+        metavar="NAME",
+        default_text="the only one there is",
+    )
+    series_column: str | None = option(
+        None, "The column that says which of many series a row belongs to.", metavar="NAME"
+    )
+    extra_column: list[str] = option(
+        [], "A column of numbers to learn from, too; in a forecast it keeps its last value.", metavar="NAME"
+    )
+    horizon: int = option(1, "Time steps to forecast.", low=1, high=100_000)
+    season: int | None = option(
+        None,
+        "Time steps after which a series resembles itself; 1 for none.",
+        low=1,
+        high=100_000,
+        default_text="24 for hours, 7 for days, 52 for weeks, 12 for months, 4 for quarters",
+    )
+    transform: str = option(
+        "auto", "Learn from the values or from their logarithms; auto decides by the training part.", choices=TRANSFORMS
+    )
+
+
+def check_series(options: SeriesOptions) -> None:
+    """Hold the options to each other. Raises UsageError for a column that is named twice."""
+    named = [*options.time_column, *options.target_column, *options.extra_column]
+    named += [options.series_column] if options.series_column is not None else []
+    twice = next((name for name in named if named.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"column {twice!r} is named twice; a column is a time, a target, a series or an extra.")
