@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from textgen.hookspecs import Register, hookimpl
     from textgen.language_model import load
     from textgen.recurrence import State
+    from textgen.series.forecaster import load_forecaster
     from textgen.scoring.evaluate import evaluate
     from textgen.training.train import train
     from textgen.writing.generate import generate, stream
@@ -27,6 +28,7 @@ _HOMES = {
     "hookimpl": "hookspecs",
     "train": "training.train",
     "load": "language_model",
+    "load_forecaster": "series.forecaster",
     "stream": "writing.generate",
     "generate": "writing.generate",
     "evaluate": "scoring.evaluate",
@@ -42,6 +44,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "hookimpl",
     "train",
     "load",
+    "load_forecaster",
     "stream",
     "generate",
     "evaluate",

@@ -167,7 +167,10 @@ def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:
         cells.append(make_cell(input_size, config.hidden_size))
     stack = Stack(cells, residual=config.residual, layer_norm=config.layer_norm)
     tied_to = encoder if config.tie_word_embeddings and isinstance(encoder, nn.Embedding) else None
-    return Model(encoder, stack, Readout(stack.output_size, config.output_size, tied_to))
+    readout = Readout(stack.output_size, config.output_size, tied_to)
+    if config.features:  # what is read out corrects a guess, and begins by leaving it as it is
+        nn.init.zeros_(readout.linear.weight)
+    return Model(encoder, stack, readout)
 
 
 def _encoder(config: ModelConfig) -> nn.Embedding | nn.Linear:

@@ -11,6 +11,7 @@ from typing import Any
 
 from textgen.errors import UsageError
 from textgen.options import flag, option
+from textgen.series.settings import SeriesOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.text.levels import SIZED, listed
 from textgen.writing.sampling_settings import SampleOptions as SampleOptions
@@ -24,7 +25,7 @@ TASKS = ("lm", "complete", "classify", "forecast")
 
 
 @dataclass(frozen=True)
-class TrainOptions(CorpusOptions):
+class TrainOptions(SeriesOptions, CorpusOptions):
     """How a model is built and trained."""
 
     task: str | None = option(

@@ -16,6 +16,7 @@ from textgen.cli.screen import Output
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import task_of
 from textgen.options import flag
+from textgen.series.settings import ForecastOptions
 from textgen.text.corpus_settings import ReadingOptions
 from textgen.text.sources import refuse_missing
 from textgen.wording import count
@@ -45,12 +46,14 @@ class EvaluationRequest:
     threads: int | None
     as_json: bool
     plot: str | None
+    forecasting: ForecastOptions
 
 
 @click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("corpus", nargs=-1)
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
 @options_of(ReadingOptions)
+@options_of(ForecastOptions)
 @click.option(
     "--lanes",
     type=whole_number(1, 4096),
@@ -79,7 +82,7 @@ def command(
     """
     from textgen.cli.sample import model_folder, open_model
 
-    named = given(ReadingOptions, values)
+    named, forecasting = given(ReadingOptions, values), given(ForecastOptions, values)
     if not corpus and named:
         raise UsageError(f"{flag(next(iter(named)))} goes with a corpus.")
     if per_token and lanes not in (None, 1):
@@ -89,11 +92,14 @@ def command(
     from textgen.text.corpus import text_of
 
     task = task_of(folder := model_folder(model))
+    if forecasting and task != "forecast":
+        raise UsageError(f"{flag(next(iter(forecasting)))} goes with a model that forecasts.")
     if task in OTHER_TASKS:
         unfit = {"lanes": lanes, "per_token": per_token, "backend": backend != "auto"}
         if name := next((name for name, asked in unfit.items() if asked), None):
             raise UsageError(f"{flag(name)} goes with a language model; {str(folder)!r} is one for --task {task}.")
-        asked = EvaluationRequest(folder, corpus, ReadingOptions(**named), threads, as_json, plot)
+        series = ForecastOptions(**forecasting)
+        asked = EvaluationRequest(folder, corpus, ReadingOptions(**named), threads, as_json, plot, series)
         return import_module(OTHER_TASKS[task]).evaluate(asked)  # type: ignore[no-any-return]
     if plot is not None:
         raise UsageError("--plot goes with a model that labels or forecasts.")

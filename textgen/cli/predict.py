@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
-from textgen.cli.params import whole_number
-from textgen.errors import TextgenError
+from textgen.cli.params import given, options_of, whole_number
+from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import task_of
+from textgen.options import flag
+from textgen.series.settings import ForecastOptions
 
 OTHER_TASKS = {"classify": "textgen.cli.predict_labels", "forecast": "textgen.cli.predict_series"}
 """The tasks whose models predict, and the module whose `predict` takes a `PredictionRequest`."""
@@ -24,6 +27,9 @@ class PredictionRequest:
     inputs: tuple[str, ...]
     threads: int | None
     as_json: bool
+    output: str | None
+    plot: str | None
+    forecasting: ForecastOptions
 
 
 @click.command("predict", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -31,7 +37,18 @@ class PredictionRequest:
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
 @click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool) -> int:
+@click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
+@options_of(ForecastOptions)
+@click.option("--plot", metavar="FILE", help="Draw the forecasts (PNG).")
+def command(
+    inputs: tuple[str, ...],
+    model: str | None,
+    threads: int | None,
+    as_json: bool,
+    output: str | None,
+    plot: str | None,
+    **values: Any,
+) -> int:
     """Say what a trained model makes of INPUT."""
     from textgen.cli.sample import model_folder
 
@@ -41,5 +58,8 @@ def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_
         raise TextgenError(
             f"the model in {str(folder)!r} writes text.", hint=f'textgen sample -m {folder} --prompt "..."'
         )
-    request = PredictionRequest(folder, inputs, threads, as_json)
+    named = given(ForecastOptions, values)
+    if task != "forecast" and (named or plot is not None):
+        raise UsageError(f"{flag(next(iter(named), 'plot'))} goes with a model that forecasts.")
+    request = PredictionRequest(folder, inputs, threads, as_json, output, plot, ForecastOptions(**named))
     return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,9 @@ from textgen.series.scaling import Scale, fit
 from textgen.series.times import Clock
 
 FILE = "forecast.json"
+CONTEXT = 512
+"""Steps that are read, at least, before the first forecast of a series: enough for any state to forget its beginning."""
+
 OUTPUTS = 3
 """Numbers that the model gives at a time step: location, scale and degrees of freedom, before they are bounded."""
 
@@ -47,6 +50,11 @@ class Design:
     def width(self) -> int:
         """How many numbers the model reads at a time step."""
         return self.lags.width + len(self.extras) + self.calendar.width
+
+    @property
+    def context(self) -> int:
+        """How many steps before a forecast are read."""
+        return max(CONTEXT, self.lags.farthest + 1)
 
     def scale_of(self, series: Series) -> Scale:
         """The measures of a series; of one that training did not see, from all of it."""
@@ -101,6 +109,14 @@ class Rows:
         there = np.zeros(len(self), dtype=bool)
         there[:-1] = ~self.series.missing[1:]
         return there
+
+    def since(self, step: int) -> Rows:
+        """The same series from a step on."""
+        series = self.series
+        later = replace(series, values=series.values[step:], missing=series.missing[step:], extras=series.extras[step:])
+        return Rows(
+            later, self.scale, *(a[step:] for a in (self.scaled, self.inputs, self.bases, self.calendar, self.beside))
+        )
 
     @property
     def residuals(self) -> Floats:

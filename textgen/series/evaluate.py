@@ -7,7 +7,7 @@ learnt nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -142,9 +142,3 @@ def interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
     tail = (1 - level / 100) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=1)
     return low, high
-
-
-def within(protocol: Protocol, rows: Sequence[Rows]) -> Protocol:
-    """The protocol, thinned so that a quick look takes some thousand steps side by side at most."""
-    stride = max(1, sum(map(len, rows)) // 2000)
-    return replace(protocol, stride=stride, number=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from textgen.errors import UsageError
 from textgen.options import option
@@ -13,6 +14,8 @@ TRANSFORMS = ("auto", "none", "log")
 @dataclass(frozen=True)
 class SeriesOptions:
     """Which columns of a table are series, and how they are forecast."""
+
+    of_task: ClassVar[str] = "forecast"
 
     time_column: list[str] = option(
         [],
@@ -44,6 +47,18 @@ class SeriesOptions:
     transform: str = option(
         "auto", "Learn from the values or from their logarithms; auto decides by the training part.", choices=TRANSFORMS
     )
+
+
+@dataclass(frozen=True)
+class ForecastOptions:
+    """What is asked of a trained forecaster."""
+
+    horizon: int | None = option(
+        None, "Time steps to forecast.", low=1, high=100_000, default_text="as trained", section="Forecasting"
+    )
+    level: float = option(90.0, "Percent of the sample paths that the interval holds.", above=0, high=99.9)
+    paths: int = option(200, "Sample paths that the interval is drawn from; 0 draws none.", low=0, high=100_000)
+    seed: int = option(0, "Seed of the sample paths.", low=0, high=2**63 - 1)
 
 
 def check_series(options: SeriesOptions) -> None:

@@ -1,0 +1,103 @@
+"""textgen evaluate, for a forecaster: its errors by rolling origin, beside those of the naive forecasts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textgen.cli.screen import Output, say
+from textgen.errors import TextgenError
+from textgen.wording import count, figure, plural, table
+
+if TYPE_CHECKING:
+    from textgen.cli.evaluate import EvaluationRequest
+    from textgen.series.design import Rows
+    from textgen.series.evaluate import Report
+    from textgen.series.forecaster import Forecaster
+
+COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": "sMAPE", "scaled_mse": "MSE, scaled",
+           "coverage": "coverage"}  # fmt: skip
+
+
+def evaluate(asked: EvaluationRequest) -> int:
+    """Score what comes after the training data in the tables; without tables, what training held out."""
+    from textgen.series.evaluate import Protocol
+    from textgen.series.forecaster import load_forecaster
+    from textgen.text.bulk import usable_cores
+    from textgen.threads import use_threads
+
+    forecaster = load_forecaster(asked.folder)
+    use_threads(asked.threads or usable_cores())
+    options = asked.forecasting
+    horizon = options.horizon or forecaster.horizon
+    protocol = Protocol(horizon, number=options.paths, level=options.level, seed=options.seed)
+    if asked.corpus:
+        rows = forecaster.read(asked.corpus, asked.reading.encoding)
+        first = [forecaster.unseen(each, horizon) for each in rows]
+        if all(start + horizon > len(each) for start, each in zip(first, rows, strict=True)):
+            raise TextgenError(
+                f"training saw all of {', '.join(asked.corpus)}, or all but less than the horizon of {horizon:,}.",
+                hint=f"textgen evaluate -m {asked.folder} scores what it held out; newer rows are scored by their file.",
+            )
+    else:
+        rows, first = _held_out(asked.folder)
+    report = forecaster.evaluate_rows(rows, first, protocol)
+    Output().write(json.dumps(report.to_json(), ensure_ascii=False) + "\n" if asked.as_json else _shown(report))
+    if asked.plot is not None:
+        _draw(forecaster, rows, protocol, Path(asked.plot))
+    return 0
+
+
+def _held_out(folder: Path) -> tuple[list[Rows], list[int]]:
+    """The series of a run, and where the part begins that it holds out."""
+    from textgen.series.data import SeriesData
+    from textgen.training.checkpoint import Run
+    from textgen.training.train import data_of
+
+    try:
+        data = data_of(Run(folder))
+    except TextgenError as error:
+        raise TextgenError(f"what {str(folder)!r} held out is gone: {error}", hint="textgen evaluate TABLE") from error
+    assert isinstance(data, SeriesData)
+    if not data.held_out:
+        raise TextgenError(f"{str(folder)!r} holds nothing out.", hint="textgen evaluate TABLE")
+    return data.rows, data.ends
+
+
+def _shown(report: Report) -> str:
+    """A table of the methods, and of how many series the model beats the naive forecasts."""
+    rows = [_row(method, errors.to_json()) for method, errors in report.errors.items()]
+    lines = [table(rows, ["", *COLUMNS.values()])]
+    protocol, number = report.protocol, len(report.by_series)
+    lines.append(
+        f"{plural(report.windows, 'window')} of {plural(protocol.horizon, 'step')} · {count(number)} series · "
+        f"season {report.season} · coverage is that of the {protocol.level:g}% interval"
+    )
+    if number > 1:
+        better = sum(_beats_naive(errors) for errors in report.by_series.values())
+        lines.append(f"better than every naive forecast (RMSE) on {count(better)} of {count(number)} series")
+    return "\n".join(lines) + "\n"
+
+
+def _row(method: str, figures: dict[str, Any]) -> dict[str, Any]:
+    shown = {label: figure(figures[name]) for name, label in COLUMNS.items() if name != "coverage"}
+    covered = figures["coverage"]
+    return {"": method, **shown, COLUMNS["coverage"]: "-" if covered is None else f"{covered:.1%}"}
+
+
+def _beats_naive(errors: dict[str, Any]) -> bool:
+    squares = {method: found.mean("square") for method, found in errors.items()}
+    return bool(squares["model"] < min(value for method, value in squares.items() if method != "model"))
+
+
+def _draw(forecaster: Forecaster, rows: list[Rows], protocol: Any, path: Path) -> None:
+    """The last horizon of each series, forecast, beside what came."""
+    from textgen.series.design import rows_of
+    from textgen.series.division import piece
+    from textgen.series.plot import draw
+
+    cut = [piece(each.series, 0, len(each) - protocol.horizon) for each in rows]
+    found = forecaster.predict_rows([rows_of(each, forecaster.design) for each in cut], protocol)
+    draw(found, path, [each.series.values[-protocol.horizon :] for each in rows])
+    say(f"{path}: the last forecasts, and what came.")

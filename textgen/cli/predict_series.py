@@ -1,0 +1,72 @@
+"""textgen predict, for a forecaster: what comes after the end of each series, with an interval."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textgen import files
+from textgen.cli.screen import Output, say
+from textgen.errors import UsageError
+from textgen.text.sources import refuse_missing
+
+if TYPE_CHECKING:
+    from textgen.cli.predict import PredictionRequest
+    from textgen.series.forecaster import Forecast
+
+
+def predict(asked: PredictionRequest) -> int:
+    """Write the forecasts of tables as csv, or as one JSON object a time step; with `plot`, draw them too."""
+    if not asked.inputs:
+        raise UsageError(
+            "no table given; a forecast goes on from the end of a series.",
+            hint=f"textgen predict -m {asked.folder} TABLE.csv",
+        )
+    refuse_missing(asked.inputs)
+    from textgen.series.forecaster import load_forecaster
+    from textgen.text.bulk import usable_cores
+    from textgen.threads import use_threads
+
+    forecaster = load_forecaster(asked.folder)
+    use_threads(asked.threads or usable_cores())
+    options = asked.forecasting
+    found = forecaster.predict(asked.inputs, options.horizon, options.level, options.paths, options.seed)
+    text = _json(found) if asked.as_json else _csv(found)
+    if asked.output is not None:
+        files.write_file(Path(asked.output), text.encode())
+        say(f"{asked.output}: {sum(len(each.times) for each in found):,} rows.")
+    else:
+        Output().write(text)
+    if asked.plot is not None:
+        from textgen.series.plot import draw
+
+        draw(found, Path(asked.plot))
+        say(f"{asked.plot}: the plot.")
+    return 0
+
+
+def _rows(found: list[Forecast]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for each in found:
+        for k, time in enumerate(each.times):
+            row: dict[str, object] = {"series": each.series, "time": time, "forecast": float(each.values[k])}
+            if each.low is not None and each.high is not None:
+                row |= {"low": float(each.low[k]), "high": float(each.high[k])}
+            rows.append(row)
+    return rows
+
+
+def _csv(found: list[Forecast]) -> str:
+    rows, text = _rows(found), io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row.values())
+    return text.getvalue()
+
+
+def _json(found: list[Forecast]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(found))

@@ -1,0 +1,187 @@
+"""A trained forecaster in use: what `textgen.load_forecaster` gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen import files
+from textgen.config import ModelConfig
+from textgen.errors import TextgenError
+from textgen.model_folder import read_config, require_weights
+from textgen.series.design import FILE, Design, Rows, rows_of
+from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
+from textgen.series.loop import Stepper, forecasts, paths, read
+from textgen.series.read import Series, read_series
+from textgen.series.settings import SeriesOptions
+from textgen.text.sources import SourceOptions, find_sources
+
+Floats = npt.NDArray[np.float64]
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to come in one series: its `times` as a table writes them, the likeliest values (H,), the bounds of the
+    middle `level` percent of its sample paths and those paths (number, H), and the history that it goes on from."""
+
+    series: str
+    times: list[str | int]
+    values: Floats
+    low: Floats | None
+    high: Floats | None
+    paths: Floats
+    level: float
+    history: Series
+    history_times: list[str | int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The forecast by name, the history and the paths left out."""
+        bounds = {} if self.low is None or self.high is None else {"low": list(self.low), "high": list(self.high)}
+        return {"series": self.series, "time": self.times, "forecast": list(self.values), **bounds, "level": self.level}
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """A model folder of the forecast task, ready to be used; `design` says how tables are read."""
+
+    config: ModelConfig
+    design: Design
+    stepper: Stepper
+
+    def read(self, corpus: Paths, encoding: str | None = None) -> list[Rows]:
+        """The series of tables as the model reads them. Raises TextgenError naming row and column."""
+        listed = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+        columns = self.design.columns
+        options = SeriesOptions(
+            list(columns.times), list(columns.targets), columns.series, list(columns.extras), season=self.design.season
+        )
+        sources = find_sources([os.fspath(path) for path in listed])
+        table = read_series(sources, options, SourceOptions(encoding=encoding))
+        if table.clock != self.design.clock and max(map(len, table.series)) > 1:
+            raise TextgenError(
+                f"a step of {sources[0].name!r} is {table.clock.described()}, but the model's is "
+                f"{self.design.clock.described()}."
+            )
+        return [rows_of(series, self.design) for series in table.series]
+
+    def predict(
+        self,
+        corpus: Paths,
+        horizon: int | None = None,
+        level: float = 90.0,
+        number: int = 200,
+        seed: int = 0,
+        encoding: str | None = None,
+    ) -> list[Forecast]:
+        """What comes after the last value of each series of some tables, for `horizon` steps (as trained).
+
+        `number` sample paths give the interval that holds `level` percent; the same seed draws the same paths. Raises
+        TextgenError naming row and column for what cannot be read.
+
+        Example:
+            >>> forecaster = load_forecaster("runs/weather")                              # doctest: +SKIP
+            >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
+        """
+        return self.predict_rows(self.read(corpus, encoding), Protocol(horizon or self.horizon, 1, number, level, seed))
+
+    @property
+    def horizon(self) -> int:
+        """Time steps that it was trained to forecast."""
+        return self.design.horizon
+
+    def predict_rows(self, rows: Sequence[Rows], protocol: Protocol) -> list[Forecast]:
+        """As `predict`, of series that are read already."""
+        design, horizon = self.design, protocol.horizon
+        recent = [rows_of(each.series, design, horizon).since(self._begin(len(each))) for each in rows]
+        origins = list(read(self.stepper, recent, [len(each) - 1 for each in recent], 1 << 20))
+        found: dict[int, Forecast] = {}
+        for some in origins:
+            scaled = forecasts(self.stepper, recent, design, some, horizon)
+            drawn = np.zeros((len(some), 0, horizon))
+            if protocol.number:
+                drawn = paths(self.stepper, recent, design, some, horizon, protocol.number, protocol.seed)
+            for place, number in enumerate(some.series):
+                found[number] = self._forecast(rows[number], scaled[place], drawn[place], protocol)
+        return [found[number] for number in sorted(found)]
+
+    def _begin(self, length: int) -> int:
+        return max(0, length - self.design.context)
+
+    def _forecast(self, rows: Rows, scaled: Floats, drawn: Floats, protocol: Protocol) -> Forecast:
+        clock, series = self.design.clock, rows.series
+        bounds = interval(drawn[None], protocol.level) if len(drawn) else None
+        stamps = [clock.label(series.start + clock.step * k) for k in range(len(series) + protocol.horizon)]
+        return Forecast(
+            series.name,
+            stamps[len(series) :],
+            rows.scale.restored(scaled),
+            None if bounds is None else rows.scale.restored(bounds[0][0]),
+            None if bounds is None else rows.scale.restored(bounds[1][0]),
+            rows.scale.restored(drawn),
+            protocol.level,
+            series,
+            stamps[: len(series)],
+        )
+
+    def evaluate(
+        self,
+        corpus: Paths,
+        horizon: int | None = None,
+        stride: int = 1,
+        number: int = 100,
+        level: float = 90.0,
+        seed: int = 0,
+        encoding: str | None = None,
+    ) -> Report:
+        """The errors of this model and of the naive forecasts, by rolling origin, on all that comes after what training
+        saw; of series that it did not see, and of tables without times, on their last tenth.
+
+        Raises TextgenError if there is nothing to forecast.
+        """
+        rows = self.read(corpus, encoding)
+        protocol = Protocol(horizon or self.horizon, stride, number, level, seed)
+        return self.evaluate_rows(rows, [self.unseen(each, protocol.horizon) for each in rows], protocol)
+
+    def unseen(self, rows: Rows, horizon: int) -> int:
+        """The first step of a series that training did not see."""
+        scale = self.design.scales.get(rows.series.name)
+        if scale is None:
+            return max(1, len(rows) - max(horizon, len(rows) // 10))
+        return max(1, -(-(scale.end - rows.series.start) // self.design.clock.step))
+
+    def evaluate_rows(self, rows: Sequence[Rows], first: Sequence[int], protocol: Protocol) -> Report:
+        """As `evaluate`, of series that are read already, from the steps `first` of each on."""
+        begin = [max(0, start - self.design.context) for start in first]
+        recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
+        after = [start - begun for start, begun in zip(first, begin, strict=True)]
+        return evaluate_rows(self.stepper, recent, self.design, after, protocol)
+
+
+def load_forecaster(folder: str | os.PathLike[str]) -> Forecaster:
+    """Open a model folder of the forecast task. Runs no code from it. Raises TextgenError for a missing or damaged
+    folder, naming the file."""
+    from textgen.series.torch_rows import TorchRows
+    from textgen.training.checkpoint import load_weights
+
+    path = Path(folder)
+    if not path.is_dir():
+        raise TextgenError(
+            f"there is no model folder {str(path)!r}.", hint="train one: textgen train TABLE --task forecast"
+        )
+    manifest = files.read_manifest(path)
+    config = read_config(path, manifest)
+    if config.task != "forecast":
+        raise TextgenError(f"the model in {str(path)!r} is no forecaster.")
+    content = files.parse_json(files.verified(path, FILE, manifest, files.JSON_LIMIT), str(path / FILE))
+    design = Design.from_json(content, str(path / FILE))
+    if config.features != design.width:
+        raise files.DamagedError(f"{path / FILE} is damaged: it has {design.width} inputs, the model {config.features}.")
+    require_weights(path, manifest)
+    return Forecaster(config, design, TorchRows(load_weights(path, manifest, config)))
