@@ -38,7 +38,7 @@ def evaluate(asked: EvaluationRequest) -> int:
         if all(start + horizon > len(each) for start, each in zip(first, rows, strict=True)):
             raise TextgenError(
                 f"training saw all of {', '.join(asked.corpus)}, or all but less than the horizon of {horizon:,}.",
-                hint=f"textgen evaluate -m {asked.folder} scores what it held out; newer rows are scored by their file.",
+                hint=f"textgen evaluate -m {asked.folder} scores what it held out.",
             )
     else:
         rows, first = _held_out(asked.folder)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from textgen import files
 from textgen.config import ModelConfig
 from textgen.disk import sweep
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import UsageError
 from textgen.options import flag
-from textgen.series.calendar import Calendar
-from textgen.series.design import FILE, OUTPUTS, Design, Rows, extra_measures, rows_of
-from textgen.series.division import Divided, divide
-from textgen.series.inputs import Lags
-from textgen.series.read import Series, Table, read_series
-from textgen.series.scaling import fit
+from textgen.series.design import FILE, OUTPUTS, Design, Rows, rows_of
+from textgen.series.division import divide
+from textgen.series.preparing import arrays_of, design_of, key_of
+from textgen.series.read import Series, read_series
 from textgen.series.task import Forecasting
 from textgen.series.windows import Windows
 from textgen.settings import TrainOptions
@@ -40,7 +36,7 @@ TEXT_ONLY = ("tokenizer", "vocab_size", "text_column", "document_separator", "sa
 SIZES = ((200, 8), (1_000, 16), (20_000, 32), (math.inf, 64))
 """Time steps to train on, at most, and the units of a layer that suit them."""
 
-FEWEST_STEPS, MOST_STEPS = 100, 1_000
+FEWEST_STEPS, MOST_STEPS = 120, 500
 """Training steps where neither steps nor epochs nor minutes are given: one for every ten time steps, within these."""
 
 
@@ -66,10 +62,10 @@ class SeriesData(Data):
             named = replace(options, target_column=list(table.columns.targets), time_column=list(table.columns.times))
             apart = read_series(find_sources([options.validation_file]), named, reading, window)
         divided = divide(table, apart, options)
-        design = _design(divided, options)
-        parts = {TRAIN: _arrays(divided.training), VALIDATION: _arrays(divided.held_out)}
+        design = design_of(divided, options)
+        parts = {TRAIN: arrays_of(divided.training), VALIDATION: arrays_of(divided.held_out)}
         content = files.to_json(design.to_json())
-        key = _key(parts, content)
+        key = key_of(parts, content, FORMAT_VERSION)
         if not (cache / key).is_dir():
             write_examples(cache / key, KIND, key, parts, {"version": FORMAT_VERSION}, {FILE: content})
         return cls.open(cache / key)
@@ -135,10 +131,9 @@ class SeriesData(Data):
         return self._steps() * batch * length / self.amount
 
     def _window(self, options: TrainOptions) -> tuple[int, int]:
-        """Batch size and length: pieces of 128 steps, or of a week of hours and more, within the longest series."""
-        longest = max(self.ends) - 1
-        usual = max(128, 2 * self.design.season) if self.design.season <= 256 else 128
-        length = min(options.seq_length or usual, longest)
+        """Batch size and length: pieces of 64 steps, or of two seasons up to 128, within the longest series."""
+        usual = max(64, min(128, 2 * self.design.season))
+        length = min(options.seq_length or usual, max(self.ends) - 1)
         return options.batch_size or 16, length
 
     def _steps(self) -> int:
@@ -229,43 +224,3 @@ def _refuse_text(options: TrainOptions) -> None:
     given = next((name for name in TEXT_ONLY if getattr(options, name) is not None), None)
     if given is not None:
         raise UsageError(f"{flag(given)} goes with text; series have no use for it.")
-
-
-def _design(divided: Divided, options: TrainOptions) -> Design:
-    """The design that the training part asks for."""
-    clock, training = divided.clock, divided.training
-    season = options.season or clock.season()
-    longest = max(map(len, training))
-    scales = {
-        each.name: fit(each.name, each.values, each.missing, season, options.horizon, options.transform, end)
-        for each, end in zip(training, divided.ends, strict=True)
-    }
-    return Design(
-        divided.columns,
-        clock,
-        season,
-        options.horizon,
-        Lags.of(season, longest),
-        Calendar.of(clock, longest),
-        extra_measures([each.extras for each in training]),
-        scales,
-        options.transform,
-    )
-
-
-def _arrays(series: Sequence[Series]) -> dict[str, Any]:
-    return {
-        "values": np.concatenate([each.values for each in series]),
-        "missing": np.concatenate([each.missing for each in series]).astype(np.uint8),
-        "extras": np.concatenate([each.extras for each in series]),
-        "lengths": np.array([len(each) for each in series], dtype=np.int64),
-        "starts": np.array([each.start for each in series], dtype=np.int64),
-    }
-
-
-def _key(parts: dict[str, dict[str, Any]], design: bytes) -> str:
-    digest = hashlib.sha256(b"%d" % FORMAT_VERSION + design)
-    for part in parts.values():
-        for name, array in part.items():
-            digest.update(name.encode() + str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a forecaster is besides its weights: its columns, clock, season, lags, calendar, and the measures of each series.
+"""What a forecaster is besides its weights: columns, clock, season, lags, calendar, and the measures of each series.
 
 `Rows` is a series as the model reads it. The design is kept in the model folder as `forecast.json`.
 """
@@ -15,14 +15,15 @@ import numpy.typing as npt
 
 from textgen import files
 from textgen.series.calendar import Calendar
+from textgen.series.columns import Columns
 from textgen.series.inputs import FARTHEST, Lags, Units, base_forecast, features, lagged
-from textgen.series.read import Columns, Series
+from textgen.series.read import Series
 from textgen.series.scaling import Scale, fit
 from textgen.series.times import Clock
 
 FILE = "forecast.json"
 CONTEXT = 512
-"""Steps that are read, at least, before the first forecast of a series: enough for any state to forget its beginning."""
+"""Steps that are read, at least, before the first forecast of a series: enough for a state to forget its beginning."""
 
 OUTPUTS = 3
 """Numbers that the model gives at a time step: location, scale and degrees of freedom, before they are bounded."""
@@ -73,7 +74,9 @@ class Design:
         try:
             columns = content["columns"]
             return cls(
-                Columns(*(tuple(columns[name]) for name in ("times", "targets", "extras")), columns["series"]),
+                Columns(
+                    tuple(columns["times"]), tuple(columns["targets"]), tuple(columns["extras"]), columns["series"]
+                ),
                 Clock(str(content["clock"]["unit"]), int(content["clock"]["step"])),
                 int(content["season"]),
                 int(content["horizon"]),
@@ -115,7 +118,13 @@ class Rows:
         series = self.series
         later = replace(series, values=series.values[step:], missing=series.missing[step:], extras=series.extras[step:])
         return Rows(
-            later, self.scale, *(a[step:] for a in (self.scaled, self.inputs, self.bases, self.calendar, self.beside))
+            later,
+            self.scale,
+            self.scaled[step:],
+            self.inputs[step:],
+            self.bases[step:],
+            self.calendar[step:],
+            self.beside[step:],
         )
 
     @property

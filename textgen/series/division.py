@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from textgen.errors import TextgenError
-from textgen.series.read import Columns, Series, Table
+from textgen.series.columns import Columns
+from textgen.series.read import Series, Table
 from textgen.series.times import ROW, Clock
 from textgen.settings import TrainOptions
 

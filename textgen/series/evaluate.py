@@ -83,7 +83,9 @@ def evaluate_rows(
     for batch in read(stepper, rows, begin, MOST_ORIGINS, ends):
         past = batch.steps - np.array(begin)[batch.series]
         chosen = np.flatnonzero(past % protocol.stride == 0)
-        _judge(stepper, rows, design, taken(stepper, batch, chosen), report, past[chosen] // protocol.stride % thin == 0)
+        _judge(
+            stepper, rows, design, taken(stepper, batch, chosen), report, past[chosen] // protocol.stride % thin == 0
+        )
     for errors in report.by_series.values():
         for method, found in errors.items():
             report.errors.setdefault(method, Errors()).include(found)

@@ -182,6 +182,6 @@ def load_forecaster(folder: str | os.PathLike[str]) -> Forecaster:
     content = files.parse_json(files.verified(path, FILE, manifest, files.JSON_LIMIT), str(path / FILE))
     design = Design.from_json(content, str(path / FILE))
     if config.features != design.width:
-        raise files.DamagedError(f"{path / FILE} is damaged: it has {design.width} inputs, the model {config.features}.")
+        raise files.DamagedError(f"{path / FILE} is damaged: its inputs are not those of the model.")
     require_weights(path, manifest)
     return Forecaster(config, design, TorchRows(load_weights(path, manifest, config)))

@@ -68,23 +68,25 @@ class Units:
     @classmethod
     def of(cls, scales: Sequence[Scale]) -> Units:
         """Of one row a scale."""
-        columns = [np.array([getattr(s, name) for s in scales]) for name in ("step_unit", "season_unit", "base_unit")]
-        return cls(*columns, np.array([scale.weights() for scale in scales]).reshape(-1, 3))
-
-    def rows(self, chosen: npt.NDArray[np.intp]) -> Units:
-        """Some of the rows."""
-        return Units(self.step[chosen], self.season[chosen], self.base[chosen], self.weights[chosen])
+        return cls(
+            np.array([scale.step_unit for scale in scales]),
+            np.array([scale.season_unit for scale in scales]),
+            np.array([scale.base_unit for scale in scales]),
+            np.array([scale.weights() for scale in scales]).reshape(-1, 3),
+        )
 
 
 def lagged(scaled: Floats, lags: Lags) -> Floats:
     """A whole series (N,) as what is read at each of its steps, (N, offsets); before its first value stands that."""
     places = np.arange(len(scaled))[:, None] - np.array(lags.offsets)
-    return scaled[np.maximum(places, 0)]
+    read: Floats = scaled[np.maximum(places, 0)]
+    return read
 
 
 def base_forecast(values: Floats, units: Units) -> Floats:
     """The naive forecast of the next step (R,), from what is read at this one (R, offsets)."""
-    return (values[:, [0, 3, 4]] * units.weights).sum(axis=1)
+    base: Floats = (values[:, [0, 3, 4]] * units.weights).sum(axis=1)
+    return base
 
 
 def features(values: Floats, units: Units, lags: Lags, missing: Floats) -> Floats32:
@@ -102,4 +104,5 @@ def features(values: Floats, units: Units, lags: Lags, missing: Floats) -> Float
         back = values[:, 6:] - now[:, None]
         columns += [(now - values[:, 4]) / units.season, back.mean(axis=1) / units.season]
         columns += list((back / units.season[:, None]).T)
-    return np.clip(np.stack(columns, axis=1), -FARTHEST, FARTHEST).astype(np.float32)
+    bounded: Floats32 = np.clip(np.stack(columns, axis=1), -FARTHEST, FARTHEST).astype(np.float32)
+    return bounded

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -136,18 +137,21 @@ def taken(stepper: Stepper, origins: Origins, place: Places) -> Origins:
 def paths(
     stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, number: int, seed: int
 ) -> Floats:
-    """Sample paths (R, number, horizon), scaled. The noise of a row depends on the seed and its origin alone."""
+    """Sample paths (R, number, horizon), scaled. The noise of a row depends on the seed, its
+    series' name and how far its origin is from the end."""
     found = []
     for chunk in chunks(stepper, design, origins, horizon, number):
         copied = taken(stepper, chunk, np.repeat(np.arange(len(chunk)), number))
-        noise = np.concatenate([_noise(seed, int(t), number, horizon) for t in chunk.steps])
+        places = zip(chunk.series, chunk.steps, strict=True)
+        noise = np.concatenate([_noise(seed, rows[k], int(t), number, horizon) for k, t in places])
         drawn = roll_out(stepper, rows, design, copied, horizon, noise)
         found.append(drawn.reshape(len(chunk), number, horizon))
     return np.concatenate(found)
 
 
-def _noise(seed: int, step: int, number: int, horizon: int) -> Floats:
-    return np.random.default_rng([seed, step]).random((number, horizon, 2))
+def _noise(seed: int, rows: Rows, step: int, number: int, horizon: int) -> Floats:
+    name = crc32(rows.series.name.encode("utf-8", "surrogateescape"))
+    return np.random.default_rng([seed, name, len(rows) - step]).random((number, horizon, 2))
 
 
 def forecasts(stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int) -> Floats:

@@ -9,20 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Real
+from decimal import Decimal
 
 import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError, UsageError
+from textgen.series.columns import Columns, choose_columns
 from textgen.series.settings import SeriesOptions, check_series
 from textgen.series.times import Clock, Integers, counted, joined, moments
-from textgen.text.records import read_records, require_columns
+from textgen.text.records import read_records
 from textgen.text.sources import Source, SourceOptions
 
-TIME_NAMES = ("date", "time", "timestamp", "datetime", "ds", "month")
 MISSING = ("", "na", "nan", "n/a", "null", "none", "?", "-")
-ALL = "all"
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,45 +39,6 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.values)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table by what they are."""
-
-    times: tuple[str, ...]
-    targets: tuple[str, ...]
-    extras: tuple[str, ...]
-    series: str | None
-
-    def all(self) -> list[str]:
-        """Their names, in the order in which they are read."""
-        return [*self.times, *([self.series] if self.series is not None else []), *self.targets, *self.extras]
-
-
-def choose_columns(columns: Sequence[str], name: str, options: SeriesOptions) -> Columns:
-    """What the columns of a table are, by the options, or by their names where these leave it open. Raises UsageError
-    naming the columns."""
-    named = [*options.time_column, *options.extra_column]
-    named += [options.series_column] if options.series_column is not None else []
-    targets = list(options.target_column)
-    require_columns(columns, [*named, *(targets if targets != [ALL] or ALL in columns else [])], name)
-    times = list(options.time_column)
-    if not times:
-        times = [column for column in columns if column.strip().lower() in TIME_NAMES and column not in named + targets]
-        times = times[:1]
-    rest = [column for column in columns if column not in {*named, *times}]
-    if targets == [ALL] and ALL not in columns:
-        targets = rest
-    if not targets and len(rest) == 1:
-        targets = rest
-    if not targets:
-        there = ", ".join(map(repr, rest)) or "none"
-        raise UsageError(
-            f"{name!r} has more than one column that could be forecast, or none (there are: {there}).",
-            hint="--target-column NAME says which; --target-column all takes every one of them.",
-        )
-    return Columns(tuple(times), tuple(targets), tuple(options.extra_column), options.series_column)
 
 
 @dataclass
@@ -126,9 +86,7 @@ def read_series(
         group = groups.setdefault(key, _Rows())
         group.rows.append(len(where))
         names = (*columns.targets, *columns.extras)
-        group.values.append(
-            [number(cell, record.where, column) for cell, column in zip(rest, names, strict=True)]
-        )
+        group.values.append([number(cell, record.where, column) for cell, column in zip(rest, names, strict=True)])
         times.append(joined(columns.times, stamp) if stamp else None)
         where.append(record.where)
     return _regular(times, where, groups, chosen[0], options, window)
@@ -146,10 +104,10 @@ def number(value: object, where: str, column: str) -> float:
             found = float(text)
         except ValueError:
             found = math.inf
-    elif isinstance(value, Real) and not isinstance(value, bool):
+    elif isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         found = float(value)
     else:
-        found = float(str(value)) if type(value).__name__ == "Decimal" else math.inf
+        found = math.inf
     if math.isinf(found):
         raise TextgenError(f"{where}: column {column!r} holds {value!r}, which is no number.")
     return found
@@ -220,7 +178,8 @@ def _offsets(stamps: Integers, clock: Clock, rows: list[int], where: list[str], 
             f"{where[rows[wrong[0] + 1]]}: column {' '.join(columns.times)!r} is not a whole number of steps of "
             f"{clock.described()} after the row before it."
         )
-    return (stamps - stamps[0]) // clock.step
+    offsets: Integers = (stamps - stamps[0]) // clock.step
+    return offsets
 
 
 @dataclass(frozen=True)

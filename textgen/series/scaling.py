@@ -26,9 +26,9 @@ class Scale:
 
     Values y become z = (y - centre) / spread, or (log y - centre) / spread. `base` is the naive forecast that the model
     corrects. `step_unit`, `season_unit` and `base_unit` are the typical sizes, in z, of a change from one step to the
-    next, of one from season to season, and of the base's error. `mean` and `deviation` are those of y itself; `naive` is
-    the mean absolute error of the (seasonal) naive forecast one season ahead, by which MASE divides. `end` is the time
-    after the last that training saw, held-out part included.
+    next, of one from season to season, and of the base's error. `mean` and `deviation` are those of y itself; `naive`
+    is the mean absolute error of the (seasonal) naive forecast one season ahead, by which MASE divides. `end` is the
+    time after the last that training saw, held-out part included.
     """
 
     transform: str
@@ -82,12 +82,22 @@ def fit(name: str, values: Floats, missing: Mask, season: int, horizon: int, tra
     centre, spread = float(seen.mean()), float(seen.std())
     scaled = ((np.log(values) if transform == "log" else values) - centre) / spread
     base = choose_base(scaled, missing, season, horizon)
-    units = [unit(scaled, missing, season, kind) for kind in (LAST, SEASONAL, base)]
+    step_unit, season_unit, base_unit = (unit(scaled, missing, season, kind) for kind in (LAST, SEASONAL, base))
     ahead = season if len(values) > season else 1
     apart = np.abs(values[ahead:] - values[:-ahead])[~(missing[ahead:] | missing[:-ahead])]
     naive = float(apart.mean()) if len(apart) else float(known.std())
     return Scale(
-        transform, centre, spread, base, *units, float(known.mean()), float(known.std()), max(naive, 1e-12), end
+        transform=transform,
+        centre=centre,
+        spread=spread,
+        base=base,
+        step_unit=step_unit,
+        season_unit=season_unit,
+        base_unit=base_unit,
+        mean=float(known.mean()),
+        deviation=float(known.std()),
+        naive=max(naive, 1e-12),
+        end=end,
     )
 
 
@@ -113,7 +123,7 @@ def choose_base(scaled: Floats, missing: Mask, season: int, horizon: int) -> str
 
     A seasonal one needs three seasons of training to be believed.
     """
-    kinds = [LAST, SEASONAL, CHANGE] if 1 < season and 3 * season <= len(scaled) else [LAST]
+    kinds = [LAST, SEASONAL, CHANGE] if season > 1 and 3 * season <= len(scaled) else [LAST]
     steps = sorted({1, *np.unique(np.linspace(1, horizon, min(horizon, 24)).astype(int)).tolist()})
     errors = {}
     for kind in kinds:
@@ -133,7 +143,7 @@ def suits_logarithms(values: Floats, missing: Mask, season: int) -> bool:
     logarithms counted with their Jacobian (Box and Cox 1964), with a margin of two nats."""
     if values.min() <= 0:
         return False
-    ahead = season if 1 < season and 3 * season <= len(values) else 1
+    ahead = season if season > 1 and 3 * season <= len(values) else 1
     pairs = ~(missing[ahead:] | missing[:-ahead])
     logs = np.log(values)
     plain, logged = (np.std((v[ahead:] - v[:-ahead])[pairs]) for v in (values, logs))

@@ -173,7 +173,7 @@ def counted(times: list[datetime] | Integers) -> tuple[str, Integers]:
 
 
 def joined(names: Sequence[str], cells: Sequence[object]) -> object:
-    """The cells of several time columns as one value: by their names year, month, day ..., else as a date and a time."""
+    """The cells of several time columns as one value: by their names year, month, day ..., else a date and a time."""
     lower = [name.strip().lower() for name in names]
     if len(names) == 1:
         return cells[0]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from textgen.series.design import Rows
 
 WARM = 4
-"""The part of a window, as its divisor, that is read before what it predicts counts, where it begins inside a series."""
+"""The share of a window, one in so many, that only warms the state where it begins inside a series."""
 
 Floats32 = npt.NDArray[np.float32]
 
