@@ -87,7 +87,7 @@ def roll_out(
     stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, noise: Floats | None = None
 ) -> Floats:
     """The next `horizon` values (R, horizon) after each origin, scaled: the location of each law, fed back; with
-    `noise` (R, horizon, 2) of uniform numbers, draws from the laws."""
+    `noise` (R, horizon, 2) of uniform numbers, draws from the laws. Raises ValueError where a calendar ends before."""
     lags, offsets = design.lags, np.array(design.lags.offsets)
     units = Units.of([rows[k].scale for k in origins.series])
     known = _known(rows, origins, lags.farthest)
@@ -95,6 +95,8 @@ def roll_out(
     beside = np.stack([rows[k].beside[t] for k, t in zip(origins.series, origins.steps, strict=True)])
     calendar = np.concatenate([each.calendar for each in rows])
     lengths = np.array([len(each.calendar) for each in rows])
+    if np.any(origins.steps + horizon > lengths[origins.series]):
+        raise ValueError(f"the calendar of a series ends before {horizon} steps after its origin")
     place = (np.cumsum(lengths) - lengths)[origins.series] + origins.steps
     outputs, state, missing = origins.outputs, origins.state, np.zeros(len(origins))
     for k in range(horizon):

@@ -136,7 +136,7 @@ def _regular(
         offsets = _offsets(stamps[group.rows], clock, group.rows, where, columns)
         values = np.array(group.values)
         for place, target in enumerate(columns.targets):
-            name = "/".join(part for part in (key, target) if part and not (key and len(columns.targets) == 1))
+            name = key if key and len(columns.targets) == 1 else "/".join(filter(None, (key, target)))
             grid = _Grid(offsets, [where[row] for row in group.rows], int(stamps[group.rows[0]]), clock.step, limit)
             series.append(grid.filled(name, target, values[:, place], values[:, len(columns.targets) :]))
     return Table(series, clock, columns)
@@ -196,7 +196,8 @@ class _Grid:
         """The series from its first number to its last, gaps filled by the last value before them."""
         known = np.flatnonzero(~np.isnan(values))
         if not len(known):
-            raise TextgenError(f"column {column!r} holds no number at all" + (f" for {name!r}." if name else "."))
+            series = "" if name == column else f" for series {name!r}"
+            raise TextgenError(f"column {column!r} holds no number at all{series}.")
         places = self.offsets[known]
         gaps = np.diff(places) - 1
         if len(gaps) and gaps.max() > self.limit:

@@ -1,0 +1,210 @@
+"""Tables as series: forms of times, long and wide tables, and a sentence with row and column for whatever is wrong."""
+
+import gzip
+
+import numpy as np
+import pytest
+from test_series import hours, months, prepared, wave, write
+
+from textgen.errors import TextgenError, UsageError
+from textgen.options import from_mapping
+from textgen.series.calendar import Calendar
+from textgen.series.read import read_series
+from textgen.series.settings import SeriesOptions
+from textgen.series.times import DAY, HOUR, MONTH, ROW, SECOND, Clock
+from textgen.settings import TrainOptions
+from textgen.tasks import with_task
+from textgen.text.sources import SourceOptions, find_sources
+
+
+def table_of(path, **options):
+    return read_series(find_sources([str(path)]), SeriesOptions(**options), SourceOptions())
+
+
+TIMES = {
+    "2016-07-01,2016-07-02,2016-07-03": (SECOND, DAY),
+    "2016-07-01 00:00:00,2016-07-01 01:00:00,2016-07-01 02:00:00": (SECOND, HOUR),
+    "2016-07-01T00:00+02:00,2016-07-01T00:30+02:00,2016-07-01T01:00+02:00": (SECOND, HOUR // 2),
+    "1949-11,1949-12,1950-01": (MONTH, 1),
+    "1-01,1-02,1-03": (MONTH, 1),
+    "1992-01-01,1992-02-01,1992-03-01": (MONTH, 1),
+    "2016Q3,2016Q4,2017Q1": (MONTH, 3),
+    "1999,2000,2001": (MONTH, 12),
+    "30.12.2016,31.12.2016,1.1.2017": (SECOND, DAY),
+    "12/30/2016,12/31/2016,1/1/2017": (SECOND, DAY),
+    "1/2/2017,2/2/2017,3/2/2017": (SECOND, DAY),
+    "20160701,20160702,20160703": (SECOND, DAY),
+    "7,8,9": (ROW, 1),
+    "0,10,20": (ROW, 10),
+}
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_times_are_read_in_many_forms(tmp_path, times):
+    unit, step = TIMES[times]
+    found = table_of(write(tmp_path / "x.csv", when=times.split(","), y=[1, 2, 3]), time_column=["when"])
+    assert found.clock == Clock(unit, step)
+    assert found.series[0].values.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/St_Johns"])
+def test_times_do_not_depend_on_where_one_is(tmp_path, monkeypatch, zone):
+    monkeypatch.setenv("TZ", zone)
+    found = table_of(write(tmp_path / "x.csv", date=["2016-07-01 12:00", "2016-07-01 13:00"], y=[1, 2]))
+    assert found.clock.label(found.series[0].start) == "2016-07-01 12:00:00"
+
+
+def test_several_columns_make_one_time(tmp_path):
+    path = write(tmp_path / "x.csv", year=[2010] * 3, month=[1] * 3, day=[1, 1, 2], hour=[22, 23, 0], y=[1, 2, 3])
+    found = table_of(path, time_column=["year", "month", "day", "hour"])
+    assert found.clock == Clock(SECOND, HOUR)
+    path = write(tmp_path / "y.csv", date=["2010-01-01"] * 2, time=["10:00", "10:15"], y=[1, 2])
+    assert table_of(path, time_column=["date", "time"]).clock == Clock(SECOND, HOUR // 4)
+
+
+def test_long_and_wide_tables_are_the_same_series(tmp_path):
+    a, b, stamps = wave(50), wave(50, seed=2), hours(50)
+    wide = table_of(write(tmp_path / "wide.csv", date=stamps, a=a, b=b), target_column=["all"])
+    rows = [(stamp, name, value) for k, stamp in enumerate(stamps) for name, value in (("a", a[k]), ("b", b[k]))]
+    date, name, value = zip(*rows, strict=True)
+    path = tmp_path / "long.csv.gz"
+    path.write_bytes(gzip.compress(write(tmp_path / "long.csv", date=date, name=name, value=value).read_bytes()))
+    long = table_of(path, series_column="name")
+    for one, other in zip(wide.series, long.series, strict=True):
+        assert one.name == other.name and one.start == other.start and np.array_equal(one.values, other.values)
+
+
+def test_series_may_begin_and_end_when_they_like(tmp_path):
+    path = write(tmp_path / "x.csv", month=months(6), a=["", "NA", 3, 4, "", 6], b=[1, 2, 3, "null", "", ""])
+    a, b = table_of(path, target_column=["a", "b"]).series
+    assert a.values.tolist() == [3, 4, 4, 6] and a.missing.tolist() == [False, False, True, False]
+    assert a.start == b.start + 2 and b.values.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("clock", "season"),
+    [
+        (Clock(SECOND, HOUR), 24), (Clock(SECOND, HOUR // 2), 48), (Clock(SECOND, 7 * HOUR), 1),
+        (Clock(SECOND, DAY), 7), (Clock(SECOND, 7 * DAY), 52), (Clock(MONTH, 1), 12), (Clock(MONTH, 3), 4),
+        (Clock(MONTH, 12), 1), (Clock(ROW, 1), 1),
+    ],
+)  # fmt: skip
+def test_a_season_follows_from_the_step(clock, season):
+    assert clock.season() == season
+
+
+def test_the_calendar_is_of_what_was_seen_often_enough():
+    assert Calendar.of(Clock(SECOND, HOUR), 30).periods == ()
+    assert [period for period, _ in Calendar.of(Clock(SECOND, HOUR), 24 * 30).periods] == [DAY, 7 * DAY]
+    assert len(Calendar.of(Clock(SECOND, DAY), 1500).periods) == 2
+    features = Calendar.of(Clock(MONTH, 1), 100).features(np.arange(24))
+    assert np.allclose(features[:12], features[12:]) and not np.allclose(features[0], features[6])
+
+
+def test_what_is_held_out_may_be_a_file(tmp_path):
+    stamps, values = months(120), wave(120)
+    whole = prepared(write(tmp_path / "whole.csv", month=stamps, y=values), tmp_path)
+    head = write(tmp_path / "head.csv", month=stamps[:108], y=values[:108])
+    tail = write(tmp_path / "tail.csv", month=stamps[108:], y=values[108:])
+    apart = prepared(head, tmp_path, validation_file=str(tail))
+    assert apart.ends == whole.ends and apart.design == whole.design
+    assert np.array_equal(apart.series[0].values, whole.series[0].values)
+    with pytest.raises(
+        TextgenError, match=r"tail.csv' begins at 1999-01 for 'y', but the training part ends at 1999-12"
+    ):
+        prepared(write(tmp_path / "whole.csv", month=stamps, y=values), tmp_path, validation_file=str(tail))
+
+
+def spoiled(place, column, value, length=120):
+    columns = {"month": months(length), "sales": list(wave(length)), "price": list(wave(length, 7))}
+    columns[column][place] = value
+    return columns
+
+
+WRONG = {
+    "a date that does not parse": (
+        spoiled(4, "month", "1990-13"),
+        "row 5 of 'x.csv': column 'month' has the time '1990-13', which is no date that can be read.",
+    ),
+    "an empty date": (
+        spoiled(4, "month", ""),
+        "row 5 of 'x.csv': column 'month' has an empty cell, which is no date that can be read.",
+    ),
+    "a target with text in it": (
+        spoiled(7, "sales", "closed"), "row 8 of 'x.csv': column 'sales' holds 'closed', which is no number."
+    ),
+    "an endless number": (
+        spoiled(7, "sales", "inf"), "row 8 of 'x.csv': column 'sales' holds 'inf', which is no number."
+    ),
+    "an extra column with text in it": (
+        spoiled(7, "price", "high"), "row 8 of 'x.csv': column 'price' holds 'high', which is no number."
+    ),
+    "a constant column": (
+        {"month": months(60), "sales": [4.5] * 60, "price": [1] * 60},
+        "column 'sales' is constant: it holds 4.5 in all 48 rows of the training part.",
+    ),
+    "a column without a number": (
+        {"month": months(60), "sales": ["NA"] * 60, "price": [1] * 60}, "column 'sales' holds no number at all."
+    ),
+    "a gap longer than the window": (
+        {"month": [*months(100)[:20], *months(100)[60:]], "sales": wave(60), "price": wave(60)},
+        "row 21 of 'x.csv': column 'sales' has a gap of 40 time steps before it, longer than the window of 32.",
+    ),
+    "a series shorter than the horizon": (
+        {"month": months(20), "sales": wave(20), "price": wave(20)},
+        "series 'sales' has 20 time steps; a horizon of 12 needs at least 26, 12 of them held out.",
+    ),
+    "a time twice": (spoiled(9, "month", "1990-09"), "row 10 of 'x.csv': column 'month' has 1990-09 a second time."),
+    "times out of order": (
+        spoiled(9, "month", "1990-02"),
+        "row 10 of 'x.csv': column 'month' has 1990-02 after 1990-09; times have to rise.",
+    ),
+    "a time between two steps": (
+        {"month": [f"2020-01-{k + 1:02} 00:00" for k in range(9)] + ["2020-01-10 07:00"], "sales": range(10),
+         "price": range(10)},
+        "row 10 of 'x.csv': column 'month' is not a whole number of steps of 1 day after the row before it.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_bad_input_is_named_by_row_and_column(tmp_path, monkeypatch, wrong):
+    columns, sentence = WRONG[wrong]
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "x.csv", **columns)
+    with pytest.raises(TextgenError) as caught:
+        prepared("x.csv", tmp_path, target_column=["sales"], extra_column=["price"], horizon=12)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "more than one column that could be forecast"),
+        ({"target_column": ["sale"]}, "has no column 'sale'"),
+        ({"target_column": ["sales"], "extra_column": ["sales"]}, "is named twice"),
+        ({"target_column": ["sales"], "tokenizer": "char"}, "--tokenizer goes with text"),
+        ({"target_column": ["sales"], "transform": "log"}, "needs values above 0, and column 'sales' holds -1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, options, sentence):
+    path = write(tmp_path / "x.csv", month=months(60), sales=[-1, *wave(59)], price=wave(60))
+    with pytest.raises(TextgenError) as caught:
+        prepared(path, tmp_path, **options)
+    assert sentence in str(caught.value)
+
+
+def test_options_of_series_mean_forecasting():
+    assert with_task(from_mapping(TrainOptions, {"horizon": 3})).task == "forecast"
+    with pytest.raises(UsageError, match="--horizon goes with --task forecast"):
+        with_task(from_mapping(TrainOptions, {"horizon": 3, "task": "classify"}))
+
+
+def test_another_clock_is_refused_when_forecasting(tmp_path):
+    import textgen
+
+    path = write(tmp_path / "x.csv", month=months(60), y=wave(60))
+    folder = textgen.train(path, task="forecast", max_steps=1, output_dir=str(tmp_path / "run"), threads=1)
+    daily = write(tmp_path / "d.csv", month=[f"2020-01-{k + 1:02}" for k in range(30)], y=wave(30))
+    with pytest.raises(TextgenError, match=r"a step of .* is 1 day, but the model's is 1 month."):
+        textgen.load_forecaster(folder).predict(daily)
