@@ -95,9 +95,7 @@ def command(
     if forecasting and task != "forecast":
         raise UsageError(f"{flag(next(iter(forecasting)))} goes with a model that forecasts.")
     if task in OTHER_TASKS:
-        unfit = {"lanes": lanes, "per_token": per_token, "backend": backend != "auto"}
-        if name := next((name for name, asked in unfit.items() if asked), None):
-            raise UsageError(f"{flag(name)} goes with a language model; {str(folder)!r} is one for --task {task}.")
+        _refuse_unfit(folder, task, {"lanes": lanes, "per_token": per_token, "backend": backend != "auto"})
         series = ForecastOptions(**forecasting)
         asked = EvaluationRequest(folder, corpus, ReadingOptions(**named), threads, as_json, plot, series)
         return import_module(OTHER_TASKS[task]).evaluate(asked)  # type: ignore[no-any-return]
@@ -110,6 +108,12 @@ def command(
     score = _by_symbol(loaded, encoded, output, as_json) if per_token else _score(loaded, encoded, lanes or 16)
     output.write((json.dumps(score.to_json()) if as_json else _sentence(score)) + "\n")
     return 0
+
+
+def _refuse_unfit(folder: Path, task: str, asked: dict[str, Any]) -> None:
+    """Raise UsageError for an option of language models, where the model is none."""
+    if name := next((name for name, is_asked in asked.items() if is_asked), None):
+        raise UsageError(f"{flag(name)} goes with a language model; {str(folder)!r} is one for --task {task}.")
 
 
 def _score(loaded: LanguageModel, encoded: Encoded, lanes: int) -> Score:

@@ -21,7 +21,7 @@ MODEL, LAST, SEASONAL = "model", "last value", "seasonal naive"
 MOST_ORIGINS = 20_000
 """Origins that roll out side by side; their states are held at once."""
 
-MOST_PATH_STEPS = 20_000_000
+MOST_PATH_STEPS = 2_000_000
 """Steps of sample paths that an evaluation draws at most; of more windows, every so many are taken for coverage."""
 
 

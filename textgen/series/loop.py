@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
+from textgen.loop import closed_loop
 from textgen.series.design import Design, Rows
 from textgen.series.head import law, student
 from textgen.series.inputs import Units, base_forecast, features
@@ -88,30 +90,46 @@ def roll_out(
 ) -> Floats:
     """The next `horizon` values (R, horizon) after each origin, scaled: the location of each law, fed back; with
     `noise` (R, horizon, 2) of uniform numbers, draws from the laws. Raises ValueError where a calendar ends before."""
-    lags, offsets = design.lags, np.array(design.lags.offsets)
-    units = Units.of([rows[k].scale for k in origins.series])
-    known = _known(rows, origins, lags.farthest)
-    values = np.concatenate([known, np.zeros((len(origins), horizon))], axis=1)
-    beside = np.stack([rows[k].beside[t] for k, t in zip(origins.series, origins.steps, strict=True)])
-    calendar = np.concatenate([each.calendar for each in rows])
-    lengths = np.array([len(each.calendar) for each in rows])
-    if np.any(origins.steps + horizon > lengths[origins.series]):
-        raise ValueError(f"the calendar of a series ends before {horizon} steps after its origin")
-    place = (np.cumsum(lengths) - lengths)[origins.series] + origins.steps
-    outputs, state, missing = origins.outputs, origins.state, np.zeros(len(origins))
-    for k in range(horizon):
-        now = lags.farthest + k
-        seen = values[:, now - offsets]
+    rolling = _Rolling(rows, design, origins, horizon, noise)
+    steps = closed_loop(stepper.step, origins.outputs, origins.state, rolling.choose, rolling.feed)
+    return np.stack([chosen for chosen, _ in islice(steps, horizon)], axis=1)
+
+
+class _Rolling:
+    """Forecasts side by side on their way: what is chosen of an output, and what is read after it."""
+
+    def __init__(
+        self, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, noise: Floats | None
+    ) -> None:
+        lengths = np.array([len(each.calendar) for each in rows])
+        if np.any(origins.steps + horizon > lengths[origins.series]):
+            raise ValueError(f"the calendar of a series ends before {horizon} steps after its origin")
+        self._lags, self._offsets = design.lags, np.array(design.lags.offsets)
+        self._units = Units.of([rows[k].scale for k in origins.series])
+        known = _known(rows, origins, design.lags.farthest)
+        self._values = np.concatenate([known, np.zeros((len(origins), horizon))], axis=1)
+        self._beside = np.stack([rows[k].beside[t] for k, t in zip(origins.series, origins.steps, strict=True)])
+        self._calendar = np.concatenate([each.calendar for each in rows])
+        self._place = (np.cumsum(lengths) - lengths)[origins.series] + origins.steps
+        self._noise, self._ahead = noise, 0
+
+    def _seen(self) -> Floats:
+        """What is read now of each row's past, (R, offsets)."""
+        return self._values[:, self._lags.farthest + self._ahead - self._offsets]
+
+    def choose(self, outputs: Floats32) -> Floats:
+        """The next value of each row (R,): the location of its law, or a draw from it."""
         location, scale, freedom = law(outputs)
-        if noise is not None:
-            location = location + scale * student(noise[:, k], freedom)
-        values[:, now + 1] = base_forecast(seen, units) + units.base * location
-        if k + 1 < horizon:
-            seen = values[:, now + 1 - offsets]
-            read_now = features(seen, units, lags, missing)
-            inputs = np.concatenate([read_now, beside, calendar[place + k + 1]], axis=1)
-            outputs, state = stepper.step(inputs, state)
-    return values[:, lags.farthest + 1 :]
+        if self._noise is not None:
+            location = location + scale * student(self._noise[:, self._ahead], freedom)
+        return base_forecast(self._seen(), self._units) + self._units.base * location
+
+    def feed(self, chosen: Floats) -> Floats32:
+        """The inputs (R, width) of the next time step, in which what was chosen is the value."""
+        self._ahead += 1
+        self._values[:, self._lags.farthest + self._ahead] = chosen
+        inputs = features(self._seen(), self._units, self._lags, np.zeros(len(chosen)))
+        return np.concatenate([inputs, self._beside, self._calendar[self._place + self._ahead]], axis=1)
 
 
 def _known(rows: Sequence[Rows], origins: Origins, back: int) -> Floats:
