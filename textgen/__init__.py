@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from textgen.hookspecs import Register, hookimpl
     from textgen.language_model import load
     from textgen.recurrence import State
-    from textgen.series.forecaster import load_forecaster
     from textgen.scoring.evaluate import evaluate
+    from textgen.series.forecaster import load_forecaster
     from textgen.training.train import train
     from textgen.writing.generate import generate, stream
 

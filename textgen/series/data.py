@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from textgen import files
+from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.disk import sweep
 from textgen.errors import UsageError
@@ -74,7 +74,7 @@ class SeriesData(Data):
     def open(cls, folder: Path) -> Self:
         data = cls(open_examples(folder, KIND))
         if len(data.design.scales) != len(data.store.parts[TRAIN]["lengths"]):
-            raise files.DamagedError(f"{folder} is damaged: it holds other series than it says.")
+            raise sealed.DamagedError(f"{folder} is damaged: it holds other series than it says.")
         return data
 
     @property
@@ -89,7 +89,7 @@ class SeriesData(Data):
     def design(self) -> Design:
         """What turns these series into what a model reads."""
         path = str(self.store.folder / FILE)
-        return Design.from_json(files.parse_json(self.store.content(FILE), path), path)
+        return Design.from_json(sealed.parse_json(self.store.content(FILE), path), path)
 
     @cached_property
     def ends(self) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textgen import files
+from textgen import sealed
 from textgen.series.calendar import Calendar
 from textgen.series.columns import Columns
 from textgen.series.inputs import FARTHEST, Lags, Units, base_forecast, features, lagged
@@ -87,7 +87,7 @@ class Design:
                 str(content["transform"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise files.DamagedError(f"{path} is damaged: {type(error).__name__} {error}.") from None
+            raise sealed.DamagedError(f"{path} is damaged: {type(error).__name__} {error}.") from None
 
 
 @dataclass(frozen=True)

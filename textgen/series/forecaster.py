@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textgen import files
+from textgen import sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 from textgen.model_folder import read_config, require_weights
@@ -175,13 +175,13 @@ def load_forecaster(folder: str | os.PathLike[str]) -> Forecaster:
         raise TextgenError(
             f"there is no model folder {str(path)!r}.", hint="train one: textgen train TABLE --task forecast"
         )
-    manifest = files.read_manifest(path)
+    manifest = sealed.read_manifest(path)
     config = read_config(path, manifest)
     if config.task != "forecast":
         raise TextgenError(f"the model in {str(path)!r} is no forecaster.")
-    content = files.parse_json(files.verified(path, FILE, manifest, files.JSON_LIMIT), str(path / FILE))
+    content = sealed.parse_json(sealed.verified(path, FILE, manifest, sealed.JSON_LIMIT), str(path / FILE))
     design = Design.from_json(content, str(path / FILE))
     if config.features != design.width:
-        raise files.DamagedError(f"{path / FILE} is damaged: its inputs are not those of the model.")
+        raise sealed.DamagedError(f"{path / FILE} is damaged: its inputs are not those of the model.")
     require_weights(path, manifest)
     return Forecaster(config, design, TorchRows(load_weights(path, manifest, config)))
