@@ -83,7 +83,7 @@ def run(row, cell, folder, seed):
         options = {"task": "forecast", "cell": cell, "seed": seed, "threads": 1, **row.options}
         model = textgen.train(training, output_dir=str(Path(place) / "run"), **options)
         seconds = time.perf_counter() - began
-        forecaster = textgen.load_forecaster(model)
+        forecaster = textgen.load(model)
         rows = forecaster.read(whole)
         errors = [scored(row, forecaster, rows, end, horizon) for horizon in row.horizons]
     report = {name: [each[name] for each in errors] for name in errors[0]}

@@ -371,7 +371,7 @@ def test_a_model_learns_what_the_naive_forecast_does_not_know(tmp_path):
         values.append(0.2 * values[-1] + draw.normal())
     path = write(tmp_path / "x.csv", y=np.array(values) + 10)
     folder = textgen.train(path, task="forecast", output_dir=str(tmp_path / "run"), threads=1, cell="gru", seed=1)
-    figures = textgen.load_forecaster(folder).evaluate_rows(*held_out(path, tmp_path), Protocol(1, number=50)).to_json()
+    figures = textgen.load(folder).evaluate_rows(*held_out(path, tmp_path), Protocol(1, number=50)).to_json()
     assert figures["model"]["rmse"] < 0.85 * figures["last_value"]["rmse"]
     assert 0.8 < figures["model"]["coverage"] < 0.97
 
@@ -394,7 +394,7 @@ def trained(tmp_path_factory):
 
 def test_a_forecast_goes_on_from_the_end(trained):
     folder, path = trained
-    forecaster = textgen.load_forecaster(folder)
+    forecaster = textgen.load(folder)
     north, south = forecaster.predict(path, seed=1)
     assert (north.series, south.series) == ("north", "south")
     assert north.times[0] == "2020-01-22 16:00:00" and len(north.times) == len(north.values) == 24

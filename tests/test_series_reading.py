@@ -207,4 +207,4 @@ def test_another_clock_is_refused_when_forecasting(tmp_path):
     folder = textgen.train(path, task="forecast", max_steps=1, output_dir=str(tmp_path / "run"), threads=1)
     daily = write(tmp_path / "d.csv", month=[f"2020-01-{k + 1:02}" for k in range(30)], y=wave(30))
     with pytest.raises(TextgenError, match=r"a step of .* is 1 day, but the model's is 1 month."):
-        textgen.load_forecaster(folder).predict(daily)
+        textgen.load(folder).predict(daily)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from textgen.cell import Cell, GatedCell, LinearCell
     from textgen.hookspecs import Register, hookimpl
-    from textgen.language_model import load
+    from textgen.loading import load
     from textgen.recurrence import State
     from textgen.scoring.evaluate import evaluate
-    from textgen.series.forecaster import load_forecaster
     from textgen.training.train import train
     from textgen.writing.generate import generate, stream
 
@@ -27,8 +26,7 @@ _HOMES = {
     "Register": "hookspecs",
     "hookimpl": "hookspecs",
     "train": "training.train",
-    "load": "language_model",
-    "load_forecaster": "series.forecaster",
+    "load": "loading",
     "stream": "writing.generate",
     "generate": "writing.generate",
     "evaluate": "scoring.evaluate",
@@ -44,7 +42,6 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "hookimpl",
     "train",
     "load",
-    "load_forecaster",
     "stream",
     "generate",
     "evaluate",

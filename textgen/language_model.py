@@ -126,31 +126,47 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
         >>> model = load("runs/demo")                                          # doctest: +SKIP
         >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
     """
+    path = Path(folder)
+    manifest, config = opened(path, backend)
+    if config.task not in WRITING:
+        raise TextgenError(f"the model in {str(path)!r} does not write: it is one for --task {config.task}.",
+                           hint=f"textgen predict -m {path} uses it.")  # fmt: skip
+    habits = sealed.parse_json(sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT), str(path / GENERATION))
+    tokenizer = tokenizer_for(path, config)
+    model = with_habits(config, tokenizer, stepper_of(path, manifest, config, backend), habits)
+    return replace(model, digest=digest_of(manifest), folder=path)
+
+
+def opened(path: Path, backend: str) -> tuple[dict[str, Any], ModelConfig]:
+    """The manifest and the configuration of a model folder. Raises TextgenError, and UsageError for a backend that
+    does not exist."""
     if backend not in BACKENDS:
         raise UsageError(f"backend must be {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}, not {backend!r}.")
-    path = Path(folder)
     if not path.is_dir():
         raise TextgenError(f"there is no model folder {str(path)!r}.", hint="train one: textgen train FILE")
     if not (path / sealed.MANIFEST).exists():
         raise TextgenError(f"{str(path)!r} is not a model folder (it has no {sealed.MANIFEST}).")
     manifest = sealed.read_manifest(path)
-    config = read_config(path, manifest)
-    if config.task not in WRITING:
-        raise TextgenError(f"the model in {str(path)!r} does not write: it is one for --task {config.task}.",
-                           hint=f"textgen predict -m {path} uses it.")  # fmt: skip
-    habits = sealed.parse_json(sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT), str(path / GENERATION))
+    return manifest, read_config(path, manifest)
+
+
+def tokenizer_for(path: Path, config: ModelConfig) -> Tokenizer:
+    """The tokenizer of a model folder. Raises DamagedError if it is another model's."""
     tokenizer = tokenizer_of(path)
     if tokenizer.vocab_size != config.vocab_size:
         raise sealed.DamagedError(
             f"{str(path)!r} is damaged: its tokenizer has {tokenizer.vocab_size:,} symbols, "
             f"its model {config.vocab_size:,}."
         )
+    return tokenizer
+
+
+def stepper_of(path: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> Stepper:
+    """What runs the model of a folder: its stored step, or torch. Raises TextgenError for what the backend lacks."""
     require_weights(path, manifest)
     stored = STEP in manifest["files"]
     by_torch = backend == "torch" or (backend == "auto" and not stored)
-    stepper = _torch_stepper(path, manifest, config) if by_torch else _stored(path, manifest, config, backend)
-    model = with_habits(config, tokenizer, stepper, habits)
-    return replace(model, digest=_digest(manifest), folder=path)
+    return _torch_stepper(path, manifest, config) if by_torch else _stored(path, manifest, config, backend)
 
 
 def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> Stepper:
@@ -158,7 +174,7 @@ def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, back
 
     if STEP not in manifest["files"]:
         raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which {backend} cannot run it.", hint=_TORCH_HINT)
-    return read_stepper(folder, manifest, config.vocab_size, backend)
+    return read_stepper(folder, manifest, config.output_size, backend)
 
 
 def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Stepper:
@@ -168,7 +184,7 @@ def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfi
     return TorchStepper(load_weights(folder, manifest, config))
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
+def digest_of(manifest: Mapping[str, Any]) -> str:
     """What all that decides a model's predictions comes to."""
     entries = {name: entry["sha256"] for name, entry in manifest["files"].items() if name not in _NO_PART}
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from textgen.errors import UsageError
+from textgen.labels.settings import LabelsOptions
 from textgen.options import flag, option
 from textgen.series.settings import SeriesOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
@@ -25,7 +26,7 @@ TASKS = ("lm", "complete", "classify", "forecast")
 
 
 @dataclass(frozen=True)
-class TrainOptions(SeriesOptions, CorpusOptions):
+class TrainOptions(LabelsOptions, SeriesOptions, CorpusOptions):
     """How a model is built and trained."""
 
     task: str | None = option(

@@ -45,6 +45,12 @@ class TorchStepper:
                 logits, state = self._model(chunk, state)
             return logits[-1].float().cpu().numpy(), state
 
+    def outputs(self, ids: Ids, state: State) -> tuple[Logits, State]:
+        """ids (B, T) and a state to the outputs at every time step, (T, B, V), and the state at the end."""
+        with self._quiet():
+            outputs, state = self._model(self._ids(ids), state)
+            return outputs.float().cpu().numpy(), state
+
     def score(self, ids: Ids, targets: Ids, state: State) -> tuple[npt.NDArray[np.float64], State]:
         with self._quiet():
             logits, state = self._model(self._ids(ids), state)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from textgen.cli.params import backend_option, given, options_of, whole_number
+from textgen.cli.params import backend_option, given, options_of, refuse_of_another_task, whole_number
 from textgen.cli.screen import Output
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import task_of
@@ -35,6 +35,14 @@ OTHER_TASKS = {
 }
 """The tasks whose models are scored in another way, and the module whose `evaluate` takes an `EvaluationRequest`."""
 
+OWN = {
+    **dict.fromkeys(("lanes", "per_token", "backend"), ("lm",)),
+    **{f.name: ("forecast",) for f in fields(ForecastOptions)},
+    "label_column": ("classify",),
+    "plot": ("classify", "forecast"),
+}
+"""The options that not every task has, and the tasks that have them."""
+
 
 @dataclass(frozen=True)
 class EvaluationRequest:
@@ -47,6 +55,7 @@ class EvaluationRequest:
     as_json: bool
     plot: str | None
     forecasting: ForecastOptions
+    label_column: str | None
 
 
 @click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -63,6 +72,7 @@ class EvaluationRequest:
 @backend_option
 @click.option("--per-token", is_flag=True, help="Show each symbol with its log-probability, read in one piece.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --per-token one a symbol before it.")
+@click.option("--label-column", metavar="NAME", help="The column that holds the label, for a model that tells labels.")
 @click.option("--plot", metavar="FILE", help="Draw the result (PNG): a confusion matrix, or forecasts.")
 def command(
     corpus: tuple[str, ...],
@@ -73,6 +83,7 @@ def command(
     per_token: bool,
     as_json: bool,
     plot: str | None,
+    label_column: str | None,
     **values: Any,
 ) -> int:
     """Score CORPUS with a model: loss, perplexity, bits per byte. Without CORPUS, the part held out in training; of a
@@ -92,15 +103,12 @@ def command(
     from textgen.text.corpus import text_of
 
     task = task_of(folder := model_folder(model))
-    if forecasting and task != "forecast":
-        raise UsageError(f"{flag(next(iter(forecasting)))} goes with a model that forecasts.")
+    own = {"lanes": lanes, "per_token": per_token, "backend": backend != "auto", "label_column": label_column}
+    refuse_of_another_task(task, {**own, **forecasting, "plot": plot}, OWN)
     if task in OTHER_TASKS:
-        _refuse_unfit(folder, task, {"lanes": lanes, "per_token": per_token, "backend": backend != "auto"})
         series = ForecastOptions(**forecasting)
-        asked = EvaluationRequest(folder, corpus, ReadingOptions(**named), threads, as_json, plot, series)
+        asked = EvaluationRequest(folder, corpus, ReadingOptions(**named), threads, as_json, plot, series, label_column)
         return import_module(OTHER_TASKS[task]).evaluate(asked)  # type: ignore[no-any-return]
-    if plot is not None:
-        raise UsageError("--plot goes with a model that labels or forecasts.")
     text = text_of(corpus, ReadingOptions(**named)) if corpus else None
     loaded = open_model(model, threads or usable_cores(), backend)
     encoded = _encoded(loaded, *text) if text else _held_out(loaded, model)
@@ -108,12 +116,6 @@ def command(
     score = _by_symbol(loaded, encoded, output, as_json) if per_token else _score(loaded, encoded, lanes or 16)
     output.write((json.dumps(score.to_json()) if as_json else _sentence(score)) + "\n")
     return 0
-
-
-def _refuse_unfit(folder: Path, task: str, asked: dict[str, Any]) -> None:
-    """Raise UsageError for an option of language models, where the model is none."""
-    if name := next((name for name, is_asked in asked.items() if is_asked), None):
-        raise UsageError(f"{flag(name)} goes with a language model; {str(folder)!r} is one for --task {task}.")
 
 
 def _score(loaded: LanguageModel, encoded: Encoded, lanes: int) -> Score:

@@ -23,11 +23,11 @@ COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": 
 def evaluate(asked: EvaluationRequest) -> int:
     """Score what comes after the training data in the tables; without tables, what training held out."""
     from textgen.series.evaluate import Protocol
-    from textgen.series.forecaster import load_forecaster
+    from textgen.series.forecaster import load
     from textgen.text.bulk import usable_cores
     from textgen.threads import use_threads
 
-    forecaster = load_forecaster(asked.folder)
+    forecaster = load(asked.folder)
     use_threads(asked.threads or usable_cores())
     options = asked.forecasting
     horizon = options.horizon or forecaster.horizon

@@ -163,3 +163,10 @@ def cell_options_of(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
             raise UsageError(f"cell option {key!r} is given twice.")
         table[key] = value
     return table
+
+
+def refuse_of_another_task(task: str, asked: Mapping[str, Any], own: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise UsageError for an option that was given and that models for this task do not have."""
+    for name, value in asked.items():
+        if name in own and task not in own[name] and value not in (None, False):
+            raise UsageError(f"{flag(name)} goes with a model for --task {' or '.join(own[name])}, not for {task}.")

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
-from textgen.cli.params import given, options_of, whole_number
-from textgen.errors import TextgenError, UsageError
+from textgen.cli.params import given, options_of, refuse_of_another_task, whole_number
+from textgen.errors import TextgenError
 from textgen.model_folder import task_of
-from textgen.options import flag
 from textgen.series.settings import ForecastOptions
+from textgen.text.corpus_settings import ReadingOptions
 
 OTHER_TASKS = {"classify": "textgen.cli.predict_labels", "forecast": "textgen.cli.predict_series"}
 """The tasks whose models predict, and the module whose `predict` takes a `PredictionRequest`."""
+
+OWN = {
+    **{f.name: ("classify",) for f in fields(ReadingOptions)},
+    **{f.name: ("forecast",) for f in fields(ForecastOptions)},
+    "whole_files": ("classify",),
+    "output": ("forecast",),
+    "plot": ("forecast",),
+}
+"""The options that not every task has, and the tasks that have them."""
 
 
 @dataclass(frozen=True)
@@ -27,29 +36,25 @@ class PredictionRequest:
     inputs: tuple[str, ...]
     threads: int | None
     as_json: bool
+    reading: ReadingOptions
+    forecasting: ForecastOptions
+    whole_files: bool
     output: str | None
     plot: str | None
-    forecasting: ForecastOptions
 
 
 @click.command("predict", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
+@options_of(ReadingOptions)
+@click.option("--whole-files", is_flag=True, help="A plain file is one text, not one a line.")
 @click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
 @options_of(ForecastOptions)
 @click.option("--plot", metavar="FILE", help="Draw the forecasts (PNG).")
-def command(
-    inputs: tuple[str, ...],
-    model: str | None,
-    threads: int | None,
-    as_json: bool,
-    output: str | None,
-    plot: str | None,
-    **values: Any,
-) -> int:
-    """Say what a trained model makes of INPUT."""
+def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool, **values: Any) -> int:
+    """Say what a trained model makes of INPUT: the label of every text, or how every series goes on."""
     from textgen.cli.sample import model_folder
 
     folder = model_folder(model)
@@ -58,8 +63,10 @@ def command(
         raise TextgenError(
             f"the model in {str(folder)!r} writes text.", hint=f'textgen sample -m {folder} --prompt "..."'
         )
-    named = given(ForecastOptions, values)
-    if task != "forecast" and (named or plot is not None):
-        raise UsageError(f"{flag(next(iter(named), 'plot'))} goes with a model that forecasts.")
-    request = PredictionRequest(folder, inputs, threads, as_json, output, plot, ForecastOptions(**named))
+    reading, forecasting = given(ReadingOptions, values), given(ForecastOptions, values)
+    others = {name: values[name] for name in ("whole_files", "output", "plot")}
+    refuse_of_another_task(task, {**reading, **forecasting, **others}, OWN)
+    request = PredictionRequest(
+        folder, inputs, threads, as_json, ReadingOptions(**reading), ForecastOptions(**forecasting), **others
+    )
     return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]

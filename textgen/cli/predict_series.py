@@ -26,11 +26,11 @@ def predict(asked: PredictionRequest) -> int:
             hint=f"textgen predict -m {asked.folder} TABLE.csv",
         )
     refuse_missing(asked.inputs)
-    from textgen.series.forecaster import load_forecaster
+    from textgen.series.forecaster import load
     from textgen.text.bulk import usable_cores
     from textgen.threads import use_threads
 
-    forecaster = load_forecaster(asked.folder)
+    forecaster = load(asked.folder)
     use_threads(asked.threads or usable_cores())
     options = asked.forecasting
     found = forecaster.predict(asked.inputs, options.horizon, options.level, options.paths, options.seed)

@@ -16,6 +16,7 @@ DECIDED = (
     *("cell", "cell_options", "init_from", "size", "hidden_size", "minutes", "epochs", "max_steps", "max_time"),
     *("learning_rate", "early_stopping_patience", "sample_steps", "report_to", "seed"),
     *("output_dir", "overwrite_output_dir"),
+    *("label_column", "pooling", "class_weights"),
 )
 """Options of a training that a contest decides; all others hold for every cell alike."""
 

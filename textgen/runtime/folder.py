@@ -18,10 +18,10 @@ LARGEST_STEP = 16 << 20
 """Bytes of the longest `step.json` that is read."""
 
 
-def read_stepper(folder: Path, manifest: Mapping[str, Any], vocab_size: int, backend: str = "auto") -> NumpyStepper:
+def read_stepper(folder: Path, manifest: Mapping[str, Any], outputs: int, backend: str = "auto") -> NumpyStepper:
     """What runs the model of a committed folder: 'numpy' in floats, 'int8' in eight bits, 'auto' as it is stored.
     Raises DamagedError naming the file."""
-    graph, weights = read_step(folder, manifest, vocab_size)
+    graph, weights = read_step(folder, manifest, outputs)
     small = backend == "int8" or (backend == "auto" and bool(graph.int8))
     if small and not graph.int8:
         chosen = {name for name, kind in graph.weights.items() if suits(kind)}
@@ -32,15 +32,15 @@ def read_stepper(folder: Path, manifest: Mapping[str, Any], vocab_size: int, bac
     return NumpyStepper(graph, weights, "int8" if small else "numpy")
 
 
-def read_step(folder: Path, manifest: Mapping[str, Any], vocab_size: int) -> tuple[StepGraph, Weights]:
+def read_step(folder: Path, manifest: Mapping[str, Any], outputs: int) -> tuple[StepGraph, Weights]:
     """The stored step of a committed folder and its weights, as they are stored. Raises as `read_stepper`."""
     path = folder / STEP
     graph = StepGraph.from_json(
         sealed.parse_json(sealed.verified(folder, STEP, manifest, LARGEST_STEP), str(path)), str(path)
     )
-    if graph.logits.shape[1] != vocab_size:
+    if graph.logits.shape[1] != outputs:
         raise sealed.DamagedError(
-            f"{path} is damaged: it gives {graph.logits.shape[1]:,} logits for {vocab_size:,} symbols."
+            f"{path} is damaged: it gives {graph.logits.shape[1]:,} logits for {outputs:,} symbols."
         )
     where, kinds = str(folder / WEIGHTS), _stored_kinds(graph)
     read = read_weights(sealed.verified(folder, WEIGHTS, manifest, largest_file(kinds)), where, kinds)

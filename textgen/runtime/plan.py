@@ -91,10 +91,10 @@ class Plan:
 
 
 def lower(
-    program: Program, arrays: Mapping[str, Array], inputs: Mapping[str, Kind], vocab_size: int = 0, rewrite: Any = None
+    program: Program, arrays: Mapping[str, Array], inputs: Mapping[str, Kind], tables: bool = False, rewrite: Any = None
 ) -> Plan:
-    """The plan of a program over these arrays (weights by name), its other inputs named by `inputs`. `rewrite` may
-    change a plan's calls while its matrices are still the arrays that were given."""
+    """The plan of a program over these arrays (weights by name) and `inputs`, with tables of what depends on a symbol
+    alone. `rewrite` may change a plan's calls while its matrices are still the arrays that were given."""
     plan = Plan([], {}, {}, [], {}, 0)
     places = {}
     for name, kind in inputs.items():
@@ -114,8 +114,8 @@ def lower(
         _join_constants(plan)
         _prune(plan)
         _slice_later(plan)
-        if vocab_size:
-            _tabulate(plan, vocab_size)
+        if tables:
+            _tabulate(plan)
     if rewrite is not None:
         rewrite(plan)
     _transpose_weights(plan)
@@ -213,7 +213,7 @@ def _share(plan: Plan, base: int, group: list[Call]) -> float:
     return sum(call.kind.shape[-1] for call in group) / max(1, plan.kinds[base].shape[-1])
 
 
-def _tabulate(plan: Plan, vocab_size: int) -> None:
+def _tabulate(plan: Plan) -> None:
     """Look up in a table, a row a symbol, what depends on the symbol alone."""
     ids, others = plan.inputs[IDS], {place for name, place in plan.inputs.items() if name != IDS}
     by_id, by_state = plan.dependents({ids}), plan.dependents(others)
@@ -221,10 +221,12 @@ def _tabulate(plan: Plan, vocab_size: int) -> None:
     read = {source for call in plan.calls if call.target in by_state for source in call.sources} | set(plan.outputs)
     made = [call for call in chain if call.target in read & by_id]
     border = [call for call in made if call.op != "embedding" and call.kind.by_row]
-    numbers = vocab_size * sum(call.kind.elements for call in chain)
-    if not border or vocab_size > MOST_SYMBOLS or numbers > LARGEST_TABLE:
+    rows = [plan.kinds[call.sources[0]].shape[0] for call in chain if call.op == "embedding" and call.sources[1] == ids]
+    symbols = max(rows, default=0)
+    numbers = symbols * sum(call.kind.elements for call in chain)
+    if not border or not symbols or symbols > MOST_SYMBOLS or numbers > LARGEST_TABLE:
         return
-    values = run(chain, vocab_size, {**plan.constants, ids: np.arange(vocab_size)})
+    values = run(chain, symbols, {**plan.constants, ids: np.arange(symbols)})
     for call in border:
         table = _constant(plan, values[call.target])
         plan.calls.remove(call)

@@ -28,7 +28,7 @@ def quantize(folder: Path, output: Path) -> tuple[int, int]:
     require_weights(folder, manifest)
     if STEP not in manifest["files"]:
         raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which its weights are run by torch alone.")
-    graph, weights = read_step(folder, manifest, read_config(folder, manifest).vocab_size)
+    graph, weights = read_step(folder, manifest, read_config(folder, manifest).output_size)
     if graph.int8:
         raise TextgenError(f"{str(folder)!r} holds weights in eight bits already.")
     names = tuple(name for name, kind in graph.weights.items() if suits(kind))

@@ -40,7 +40,7 @@ class NumpyStepper:
             arrays = {f"weight.{name}": w.floats if isinstance(w, Int8Rows) else w for name, w in weights.items()}
         inputs = {IDS: Kind("int64", (-1,)), **{f"state.{number}": kind for number, kind in enumerate(graph.state)}}
         initial = lower(graph.initial, arrays, {})
-        step = lower(graph.step, arrays, inputs, graph.logits.shape[1], in_int8(small) if backend == "int8" else None)
+        step = lower(graph.step, arrays, inputs, True, in_int8(small) if backend == "int8" else None)
         self._vocab_size = graph.logits.shape[1]
         self._initial, self._initial_places = Execution(initial, initial.calls), initial.outputs
         self._step, self._inputs, self._outputs = Execution(step, step.calls), [*step.inputs.values()], step.outputs
@@ -71,6 +71,18 @@ class NumpyStepper:
         for column in ids.T:
             logits, state = self.step(column, state)
         return logits, state
+
+    def outputs(self, ids: Array, state: State) -> tuple[Array, State]:
+        """ids (B, T), T >= 1, to the outputs at every time step, (T, B, V), and the state at the end."""
+        if self._sequence.possible:
+            with _threads(len(ids)), np.errstate(all="ignore"):
+                outputs, state = self._sequence.run(ids, state, all_logits=True)
+            return outputs.reshape(ids.shape[1], len(ids), -1), state
+        steps = []
+        for column in ids.T:
+            output, state = self.step(column, state)
+            steps.append(output)
+        return np.stack(steps), state
 
     def score(self, ids: Array, targets: Array, state: State) -> tuple[npt.NDArray[np.float64], State]:
         """ids and targets (B, T) to the log-probability of each target, (B, T) in nats, and the state at the end."""

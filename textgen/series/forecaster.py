@@ -1,4 +1,4 @@
-"""A trained forecaster in use: what `textgen.load_forecaster` gives."""
+"""A trained forecaster in use: what `textgen.load` gives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from textgen import sealed
 from textgen.config import ModelConfig
-from textgen.errors import TextgenError
+from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import read_config, require_weights
 from textgen.series.design import FILE, Design, Rows, rows_of
 from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
@@ -86,7 +86,7 @@ class Forecaster:
         TextgenError naming row and column for what cannot be read.
 
         Example:
-            >>> forecaster = load_forecaster("runs/weather")                              # doctest: +SKIP
+            >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
             >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
         """
         return self.predict_rows(self.read(corpus, encoding), Protocol(horizon or self.horizon, 1, number, level, seed))
@@ -164,12 +164,14 @@ class Forecaster:
         return evaluate_rows(self.stepper, recent, self.design, after, protocol)
 
 
-def load_forecaster(folder: str | os.PathLike[str]) -> Forecaster:
-    """Open a model folder of the forecast task. Runs no code from it. Raises TextgenError for a missing or damaged
-    folder, naming the file."""
+def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
+    """Open a model folder of the forecast task, by torch. Runs no code from it. Raises TextgenError for a missing or
+    damaged folder, naming the file, UsageError for another backend."""
     from textgen.series.torch_rows import TorchRows
     from textgen.training.checkpoint import load_weights
 
+    if backend not in ("auto", "torch"):
+        raise UsageError(f"backend must be auto or torch for a forecaster, not {backend!r}.")
     path = Path(folder)
     if not path.is_dir():
         raise TextgenError(

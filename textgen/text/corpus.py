@@ -79,7 +79,7 @@ def survey(paths: Sequence[str], options: CorpusOptions, seed: int, progress: Pr
     scanned = scan(_counted(read(sources, reading), "reading", 0, progress))
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
-    given = _given_tokenizer(options.tokenizer)
+    given = given_tokenizer(options.tokenizer)
     level, vocab_size = (given.level, given.vocab_size) if given else choose_tokenizer(options, scanned)
     split = choose_split(scanned.sizes, share, seed)
     return Corpus(sources, validation, reading, scanned, validation_scan, level, vocab_size, split, given)
@@ -139,7 +139,7 @@ def text_of(
     return _of_recipe(part), replace(_reading(options), document_separator=separator)
 
 
-def _given_tokenizer(name: str | None) -> Tokenizer | None:
+def given_tokenizer(name: str | None) -> Tokenizer | None:
     """The tokenizer of a model folder or token store, where the option names one instead of a level."""
     if name is None or name in LEVELS:
         return None

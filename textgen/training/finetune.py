@@ -106,10 +106,12 @@ def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: st
     old = load_weights(folder, sealed.read_manifest(folder), before)
     matched = match(tokenizer, tokenizer_of(folder))
     theirs = model_tensors(old)
-    by_symbol = {id(p) for p in (model.encoder.weight, model.readout.linear.weight, model.readout.linear.bias)}
+    new_readout = config.outputs > 0 and (before.task, before.output_size) != (config.task, config.output_size)
+    readout = () if config.outputs else (model.readout.linear.weight, model.readout.linear.bias)
+    by_symbol = {id(p) for p in (model.encoder.weight, *readout)}
     with torch.no_grad():
         for name, tensor in model_tensors(model).items():
-            if name.startswith("readout.") and before.output_size != config.output_size and config.outputs:
+            if new_readout and name.startswith("readout."):
                 continue
             source = theirs.get(name)
             if source is not None and id(tensor) in by_symbol:

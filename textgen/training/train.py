@@ -19,7 +19,7 @@ from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import read_config
 from textgen.options import flag, from_mapping
 from textgen.settings import DEFAULT_MINUTES, TrainOptions, check_training
-from textgen.tasks import LANGUAGE, WRITING, data_class, with_task
+from textgen.tasks import LANGUAGE, data_class, with_task
 from textgen.tasks.language import LanguageData
 from textgen.tasks.task import Data, Task
 from textgen.text.bulk import usable_cores
@@ -113,8 +113,8 @@ def start(
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
     trainer, match = make_trainer(Run(folder), task, data.tokenizer, config, options, device)
     refuse_small_disk(folder, trainer.model, options, kept=0)
-    writes = config.task in WRITING and not dry_run
-    step, warnings = stored_step(trainer.model, config.cell) if writes else ({}, [])
+    stored = data.tokenizer is not None and not dry_run
+    step, warnings = stored_step(trainer.model, config.cell) if stored else ({}, [])
     run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, data, step)
     if (forecast.train_seconds or 0) > COMPILE_SECONDS and compilable(trainer.model) and compiler() is None:
         warnings = [*warnings, f"There is no C++ compiler here: {options.cell} trains, but up to a third slower."]

@@ -43,6 +43,9 @@ class Stepper(Protocol):
     def forward(self, ids: Ids, state: Any) -> tuple[Logits, Any]:
         """ids (B, T) and a state to the logits after the last of them, (B, V), and the state there."""
 
+    def outputs(self, ids: Ids, state: Any) -> tuple[Logits, Any]:
+        """ids (B, T), T >= 1, and a state to the outputs at every time step, (T, B, V), and the state at the end."""
+
     def score(self, ids: Ids, targets: Ids, state: Any) -> tuple[npt.NDArray[np.float64], Any]:
         """ids and targets (B, T) to the log-probability of each target, (B, T) in nats, and the state at the end."""
 

@@ -1,0 +1,85 @@
+"""textgen evaluate with a model that tells labels: accuracy, F1, a confusion matrix, the calibration error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textgen.cli.screen import Output, say
+from textgen.errors import TextgenError, UsageError
+from textgen.wording import count, table
+
+if TYPE_CHECKING:
+    from textgen.cli.evaluate import EvaluationRequest
+    from textgen.labels.figures import LabelFigures
+
+MOST_COLUMNS = 20
+"""With more labels than this the table of F1 is shown alone: the matrix is in --json."""
+
+
+def evaluate(request: EvaluationRequest) -> int:
+    """Compare what a model says with the labels of a corpus, or of what its run held out."""
+    from textgen.labels.plot import plot_confusion, refuse_no_plot
+    from textgen.text.bulk import usable_cores
+    from textgen.threads import use_threads
+
+    if request.plot is not None:
+        refuse_no_plot()
+    use_threads(request.threads or usable_cores())
+    figures = _of_corpus(request) if request.corpus else _of_held_out(request.folder)
+    Output().write((json.dumps(figures.to_json(), ensure_ascii=False) if request.as_json else shown(figures)) + "\n")
+    if request.plot is not None:
+        plot_confusion(figures, Path(request.plot))
+        say(f"plot: {request.plot}")
+    return 0
+
+
+def _of_corpus(request: EvaluationRequest) -> LabelFigures:
+    from textgen.labels.evaluate import evaluate as measure
+    from textgen.labels.predict import load
+    from textgen.labels.read import find_labelled, read_labelled, reading_of
+
+    reading = reading_of(request.reading)
+    origins = find_labelled(request.corpus, reading.text_column)
+    model = load(request.folder)
+    return measure(model, read_labelled(origins, reading, request.label_column))
+
+
+def _of_held_out(folder: Path) -> LabelFigures:
+    from textgen.labels.data import LabelsData
+    from textgen.labels.evaluate import evaluate_encoded
+    from textgen.labels.predict import load
+    from textgen.text.split import VALIDATION
+    from textgen.training.checkpoint import Run
+    from textgen.training.train import data_of
+
+    try:
+        data = data_of(Run(folder))
+    except TextgenError as error:
+        raise TextgenError(f"what {str(folder)!r} held out is gone: {error}", hint="textgen evaluate FILE") from error
+    assert isinstance(data, LabelsData)
+    held_out = data.part(VALIDATION)
+    if not len(held_out.labels):
+        raise UsageError(f"{str(folder)!r} holds nothing out.", hint="textgen evaluate FILE")
+    return evaluate_encoded(load(folder), held_out.texts, held_out.labels)
+
+
+def shown(figures: LabelFigures) -> str:
+    """The figures in a line, and a table with a row for each true label: how often each was told, and F1."""
+    line = (
+        f"accuracy {figures.accuracy:.2%} · macro F1 {figures.macro_f1:.4f} · {figures.loss:.4f} nats a text · "
+        f"calibration error {figures.calibration_error:.4f} · {count(figures.texts)} texts"
+    )
+    narrow = len(figures.labels) <= MOST_COLUMNS
+    told = list(figures.labels) if narrow else []
+    rows = [
+        {
+            "true \\ told": label,
+            **{f"{other} ": count(number) for other, number in zip(told, counts, strict=False)},
+            "texts": count(counts.sum()),
+            "F1": "-" if f1 != f1 else f"{f1:.4f}",
+        }
+        for label, counts, f1 in zip(figures.labels, figures.confusion, figures.f1, strict=True)
+    ]
+    return f"{line}\n\n{table(rows, list(rows[0]))}"

@@ -1,0 +1,103 @@
+"""How well labels are told: accuracy, macro F1, the confusion matrix, the loss and the calibration error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BINS = 15
+"""Of confidence, in the calibration error: the number that Guo et al. 2017 use."""
+
+
+@dataclass(frozen=True)
+class LabelFigures:
+    """What became of a number of texts whose labels are known.
+
+    `confusion` is (C, C) of counts: a row for each true label, a column for each that was told, in the order of
+    `labels`; `nats` is the sum over texts of -log p(true label); `calibration_error` the mean distance of confidence
+    and accuracy (ECE), from 0 to 1.
+    """
+
+    labels: tuple[str, ...]
+    confusion: npt.NDArray[np.int64]
+    nats: float
+    calibration_error: float
+
+    @classmethod
+    def of(
+        cls, labels: Sequence[str], true: npt.NDArray[np.integer[Any]], log_probabilities: npt.NDArray[np.floating[Any]]
+    ) -> LabelFigures:
+        """The figures of N texts: numbers of their labels (N,) and log-probabilities (N, C) in nats."""
+        told = log_probabilities.argmax(axis=1)
+        confusion = np.zeros((len(labels), len(labels)), np.int64)
+        np.add.at(confusion, (true, told), 1)
+        nats = -float(log_probabilities[np.arange(len(true)), true].sum(dtype=np.float64))
+        confidence = np.exp(log_probabilities[np.arange(len(true)), told].astype(np.float64))
+        return cls(tuple(labels), confusion, nats, calibration_error(confidence, told == true))
+
+    @property
+    def texts(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def loss(self) -> float:
+        """Mean nats a text."""
+        return self.nats / max(1, self.texts)
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.trace(self.confusion)) / max(1, self.texts)
+
+    @property
+    def criterion(self) -> float:
+        """The share of wrong labels; of two that are equal the lower loss is the better one."""
+        return 1 - self.accuracy + self.loss / (1 + self.loss) / (self.texts + 1)
+
+    @property
+    def f1(self) -> npt.NDArray[np.float64]:
+        """F1 of each label, (C,): the harmonic mean of precision and recall; NaN for one that neither occurs nor was
+        told."""
+        hits = np.diag(self.confusion).astype(np.float64)
+        either = self.confusion.sum(axis=0) + self.confusion.sum(axis=1)
+        found: npt.NDArray[np.float64] = np.full(len(hits), np.nan)
+        np.divide(2 * hits, either, out=found, where=either > 0)
+        return found
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 of the labels that occur or were told; 0 where there is no text."""
+        return float(np.nanmean(self.f1)) if self.texts else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, by name; F1 is null for a label that neither occurs nor was told."""
+        return {
+            "texts": self.texts,
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "nats_per_text": self.loss,
+            "calibration_error": self.calibration_error,
+            "labels": list(self.labels),
+            "f1": [None if np.isnan(value) else float(value) for value in self.f1],
+            "confusion": self.confusion.tolist(),
+        }
+
+    def shown(self) -> dict[str, str]:
+        """What the table of a training shows."""
+        return {"loss": f"{self.loss:.4f}", "accuracy": f"{self.accuracy:.2%}", "macro F1": f"{self.macro_f1:.4f}"}
+
+
+def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = BINS) -> float:
+    """The expected calibration error of N answers: (N,) confidences from 0 to 1 and (N,) whether each was right.
+
+    Answers are put into `bins` equal intervals of confidence; the distance of mean confidence and accuracy in each
+    counts as often as it has answers (Naeini et al. 2015; Guo et al. 2017).
+    """
+    if not len(confidence):
+        return 0.0
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    surplus = np.bincount(place, confidence - right, minlength=bins)
+    return float(np.abs(surplus).sum() / len(confidence))

@@ -1,0 +1,60 @@
+"""The confusion matrix as a picture: a row for each true label, how often each was told."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from textgen import files
+from textgen.errors import TextgenError
+from textgen.labels.figures import LabelFigures
+
+INK, PALE = "#333333", "#FFFFFF"
+MOST_NUMBERS = 30
+"""With more labels than this, squares are too small to hold numbers."""
+
+
+def refuse_no_plot() -> None:
+    """Raise TextgenError where there is no matplotlib."""
+    if find_spec("matplotlib") is None:
+        raise TextgenError("plots need matplotlib.", hint="pip install 'textgen-lm[plot]'")
+
+
+def plot_confusion(figures: LabelFigures, path: Path) -> None:
+    """Write a PNG: shades are shares of the row, numbers are texts. Raises TextgenError without matplotlib."""
+    refuse_no_plot()
+    from matplotlib.figure import Figure
+
+    counts, labels = figures.confusion, [_short(label) for label in figures.labels]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = min(20.0, 2.6 + 0.75 * len(labels))
+    figure = Figure(figsize=(size + 0.8, size), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 6 else 0, parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_xlabel("label told", color=INK)
+    axes.set_ylabel("true label", color=INK)
+    axes.tick_params(colors=INK, length=0)
+    axes.spines[:].set_visible(False)
+    for row, column in np.ndindex(*counts.shape) if len(labels) <= MOST_NUMBERS else ():
+        colour = PALE if shares[row, column] > 0.55 else INK
+        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour)
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
+    bar.set_label("share of the true label's texts", color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=INK, length=0)
+    axes.set_title(f"accuracy {figures.accuracy:.1%} of {figures.texts:,} texts", color=INK, fontsize=11, loc="left")
+    content = BytesIO()
+    with warnings.catch_warnings():  # a letter that the font lacks is no reason to complain
+        warnings.simplefilter("ignore")
+        figure.savefig(content, format="png")
+    files.write_file(path, content.getvalue())
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 24 else label[:23] + "…"

@@ -1,0 +1,154 @@
+"""A trained model that tells labels: what `textgen.load` gives for it, for texts in a list or as they come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen import files, sealed
+from textgen.config import ModelConfig
+from textgen.errors import TextgenError, UsageError
+from textgen.labels.pooling import Pool, log_softmax
+from textgen.labels.settings import POOLINGS
+from textgen.labels.texts import CHUNK, Reader, Texts, log_probabilities
+from textgen.language_model import digest_of, opened, stepper_of, tokenizer_for
+from textgen.text.symbols import Ids
+from textgen.text.tokenizer import Tokenizer
+
+TASK, LABELS = "classify", "labels.json"
+TOGETHER = 256
+"""Texts that are gathered before those of alike length are read side by side."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest label of a text, and how likely each is, in the order of the model's labels."""
+
+    label: str
+    probabilities: dict[str, float]
+
+    @property
+    def probability(self) -> float:
+        """That of the label told."""
+        return self.probabilities[self.label]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A tokenizer, what reads symbols, the names of the labels, and how outputs come to one answer."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    reader: Reader
+    labels: tuple[str, ...]
+    pooling: str
+    digest: str = ""
+    folder: Path | None = None
+
+    def classify(self, texts: str | Iterable[str]) -> list[Prediction]:
+        """The label of every text. Raises TextgenError for a text that is empty.
+
+        Example:
+            >>> textgen.load("runs/lstm-reviews-1").classify(["a fine film"])[0].label     # doctest: +SKIP
+            'pos'
+        """
+        if isinstance(texts, str):
+            raise UsageError("classify takes a list of texts, not one text.", hint='classify(["..."])')
+        found = []
+        for number, answer in enumerate(self.stream([text.encode()] if text.strip() else [] for text in texts), 1):
+            if answer is None:
+                raise TextgenError(f"text {number} is empty.")
+            found.append(answer)
+        return found
+
+    def stream(self, texts: Iterable[Iterable[bytes] | None]) -> Iterator[Prediction | None]:
+        """The label of every text, in order, None for one that is empty; each comes in pieces, which are read before
+        the next text is asked for. None among the texts gives away at once what was gathered.
+
+        Memory does not grow with the length of a text.
+        """
+        waiting: list[Ids] = []
+        for pieces in texts:
+            if pieces is None:
+                yield from self._answers(waiting)
+                continue
+            chunks = self.encoded(pieces)
+            first = next(chunks)
+            second = next(chunks, None)
+            if second is None:
+                waiting.append(first)
+                if len(waiting) == TOGETHER:
+                    yield from self._answers(waiting)
+            else:
+                yield from self._answers(waiting)
+                yield self._prediction(self._long(chain([first, second], chunks)))
+        yield from self._answers(waiting)
+
+    def encoded(self, pieces: Iterable[bytes]) -> Iterator[Ids]:
+        """The ids of a text, its boundary first, in arrays of `CHUNK` and a shorter one in the end; of an empty text
+        one array without any."""
+        rest = np.array([self.tokenizer.boundary], np.int32)
+        for ids in self.tokenizer.encode_pieces(pieces):
+            rest = np.concatenate([rest, self.tokenizer.model_ids(ids)])
+            while len(rest) > CHUNK:
+                yield rest[:CHUNK]
+                rest = rest[CHUNK:]
+        yield rest if len(rest) > 1 or rest[0] != self.tokenizer.boundary else rest[:0]
+
+    def _answers(self, waiting: list[Ids]) -> Iterator[Prediction | None]:
+        """The answers for short texts, which are then no longer waiting."""
+        full = [ids for ids in waiting if len(ids)]
+        told = iter(log_probabilities(self.reader, Texts.of(full), self.pooling) if full else ())
+        answers = [self._prediction(next(told)) if len(ids) else None for ids in waiting]
+        waiting.clear()
+        yield from answers
+
+    def _long(self, chunks: Iterable[Ids]) -> npt.NDArray[np.float64]:
+        """The log-probabilities (C,) of one text that comes in arrays of ids."""
+        pool, state = Pool(self.pooling), self.reader.initial_state(1)
+        for ids in chunks:
+            outputs, state = self.reader.outputs(ids[None], state)
+            pool.add(outputs, np.array([len(ids)]))
+        told: npt.NDArray[np.float64] = log_softmax(pool.answer())[0]
+        return told
+
+    def _prediction(self, told: npt.NDArray[np.float64]) -> Prediction:
+        probabilities = dict(zip(self.labels, np.exp(told).tolist(), strict=True))
+        return Prediction(self.labels[int(told.argmax())], probabilities)
+
+
+def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
+    """Open the folder of a model that tells labels. Raises as `textgen.language_model.load`."""
+    path = Path(folder)
+    manifest, config = opened(path, backend)
+    if config.task != TASK:
+        raise TextgenError(f"the model in {str(path)!r} tells no labels: it is one for --task {config.task}.")
+    labels, pooling = read_labels(path, manifest, config.outputs)
+    tokenizer, reader = tokenizer_for(path, config), stepper_of(path, manifest, config, backend)
+    return Classifier(config, tokenizer, reader, labels, pooling, digest_of(manifest), path)
+
+
+def labels_file(labels: Sequence[str], pooling: str) -> bytes:
+    """The content of `labels.json`."""
+    return files.to_json({"labels": list(labels), "pooling": pooling})
+
+
+def read_labels(folder: Path, manifest: Mapping[str, Any], outputs: int) -> tuple[tuple[str, ...], str]:
+    """The labels and the pooling of a model folder. Raises DamagedError for what cannot be."""
+    path = folder / LABELS
+    content = sealed.parse_json(sealed.verified(folder, LABELS, manifest, sealed.JSON_LIMIT), str(path))
+    labels, pooling = content.get("labels"), content.get("pooling")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise sealed.DamagedError(f"{path} is damaged: 'labels' must be a list of texts.")
+    if len(labels) != outputs or len(set(labels)) != outputs:
+        raise sealed.DamagedError(f"{path} is damaged: it names {len(set(labels))} labels for {outputs} outputs.")
+    if pooling not in POOLINGS:
+        raise sealed.DamagedError(f"{path} is damaged: 'pooling' must be {', '.join(POOLINGS)}, not {pooling!r}.")
+    return tuple(labels), pooling

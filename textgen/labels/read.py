@@ -1,0 +1,202 @@
+"""Texts with their labels, from tables (a column each) or from one folder a label; and texts alone.
+
+Every text comes in pieces, so that a file of any length is read in bounded memory.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from textgen.errors import TextgenError, UsageError
+from textgen.text.corpus_settings import ReadingOptions
+from textgen.text.records import read_records, require_columns
+from textgen.text.sources import Source, SourceOptions, find_sources, read
+from textgen.text.tables import cell, choose_column, form_of
+
+LABEL_COLUMN = "label"
+LONGEST_LABEL = 200
+"""Characters; a longer cell is a text in the wrong column."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file to read: a table, or a plain text with the label that its folder names."""
+
+    source: Source
+    label: str | None = None
+
+
+class Labelled(NamedTuple):
+    """A text, where it stands, and its label. The pieces are to be read before the next text is asked for."""
+
+    where: str
+    pieces: Iterable[bytes]
+    label: str
+
+
+class Unlabelled(NamedTuple):
+    """A text and where it stands; its pieces give nothing where a cell or line is empty."""
+
+    where: str
+    pieces: Iterable[bytes]
+
+
+def reading_of(options: ReadingOptions) -> SourceOptions:
+    """How files are read, as the options say."""
+    return SourceOptions(options.encoding, options.document_separator, text_column=options.text_column)
+
+
+def find_labelled(paths: Sequence[str], text_column: str | None) -> list[Origin]:
+    """The files meant by `paths`. Plain texts lie in one folder a label, inside the folder that is named, or directly
+    in several that are. Raises UsageError or TextgenError for what does not exist, or says no label."""
+    origins = []
+    for path in paths:
+        for source in find_sources([path], text_column=text_column):
+            label = None if form_of(source.path.name) else _folder_label(source, path, len(paths) > 1)
+            origins.append(Origin(source, label))
+    return origins
+
+
+def _folder_label(source: Source, path: str, several: bool) -> str:
+    """The name of the folder that says the label of a plain text."""
+    folder = Path(path)
+    if folder.is_dir():
+        below = source.path.relative_to(folder).parts
+        if len(below) > 1:
+            return below[0]
+        if several:
+            return folder.resolve().name
+    raise UsageError(
+        f"{source.name!r} is plain text that lies in no label's folder.",
+        hint="name a table with a column for labels, or a folder that holds one folder for each label.",
+    )
+
+
+def read_labelled(
+    origins: Sequence[Origin], reading: SourceOptions, label_column: str | None = None
+) -> Iterator[Labelled]:
+    """Every text with its label, in order. Raises TextgenError naming row and column of a text or label that is
+    missing, UsageError for a column that does not exist."""
+    for origin in origins:
+        if origin.label is None:
+            yield from _rows(origin.source, reading, label_column)
+        else:
+            for where, pieces in _documents(origin.source, reading):
+                yield Labelled(where, pieces, origin.label)
+
+
+def _rows(source: Source, reading: SourceOptions, label_column: str | None) -> Iterator[Labelled]:
+    columns: list[str] = []
+
+    def choose(there: list[str], name: str) -> list[str]:
+        columns[:] = chosen_columns(there, name, reading.text_column, label_column)
+        return columns
+
+    for where, (text, label) in read_records([source], choose, reading):
+        content = cell(text, columns[0], where)
+        if not content.strip():
+            raise TextgenError(f"{where} has no text (column {columns[0]!r} is empty).")
+        yield Labelled(where, [content], label_of(label, columns[1], where))
+
+
+def chosen_columns(columns: list[str], name: str, text: str | None, label: str | None) -> list[str]:
+    """The columns of a table that hold the text and the label: those asked for; else the one named `text`, or the only
+    other one, and the one named `label`. Raises UsageError naming the columns."""
+    if text is not None and text == label:
+        raise UsageError(f"column {text!r} cannot hold both the text and the label.")
+    if label is None and LABEL_COLUMN not in columns:
+        there = ", ".join(map(repr, columns))
+        raise UsageError(
+            f"{name!r} has no column 'label'; its columns are {there}.",
+            hint="--label-column NAME says which one holds the label.",
+        )
+    label = label or LABEL_COLUMN
+    require_columns(columns, [label], name)
+    others = [column for column in columns if column != label]
+    return [choose_column(others, others, text, name), label]
+
+
+def label_of(value: Any, column: str, where: str) -> str:
+    """The label that a cell holds, without blanks around it; a number or a truth value by its name. Raises TextgenError
+    with row and column where there is none."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise TextgenError(f"{where} has no label (column {column!r} is empty).")
+    if isinstance(value, (list, dict, bytes, datetime.date)):
+        raise TextgenError(f"{where}: column {column!r} holds a {type(value).__name__}, which is no label.")
+    label = str(value).strip()
+    if len(label) > LONGEST_LABEL:
+        raise TextgenError(f"{where}: column {column!r} holds {len(label):,} characters, which are no label.")
+    return label
+
+
+def _documents(source: Source, reading: SourceOptions) -> Iterator[Unlabelled]:
+    """The documents of a plain file. Raises TextgenError for a file that holds no text."""
+    for number, group in groupby(read([source], reading), key=lambda item: item[0]):
+        where = repr(source.name) if reading.document_separator is None else f"text {number + 1} of {source.name!r}"
+        yield Unlabelled(where, _with_text((piece for _, piece in group), where))
+
+
+def _with_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
+    """The pieces. Raises TextgenError in the end if they held nothing but white space."""
+    blank = True
+    for piece in pieces:
+        blank = blank and piece.isspace()
+        yield piece
+    if blank:
+        raise TextgenError(f"{where} has no text (only white space).")
+
+
+def find_texts(paths: Sequence[str], text_column: str | None) -> list[Source]:
+    """The files meant by `paths`. Raises as `textgen.text.sources.find_sources`."""
+    return find_sources(paths, text_column=text_column)
+
+
+def read_texts(sources: Sequence[Source], reading: SourceOptions, whole_files: bool = False) -> Iterator[Unlabelled]:
+    """Texts without labels, in order: the rows of tables, and of plain files each line, or the whole."""
+    for source in sources:
+        if form_of(source.path.name):
+            yield from _cells(source, reading)
+        elif whole_files or reading.document_separator is not None:
+            yield from _documents(source, reading)
+        else:
+            pieces = (piece for _, piece in read([source], reading))
+            for number, line in enumerate(lines(pieces), 1):
+                yield Unlabelled(f"line {number} of {source.name!r}", [line] if line.strip() else [])
+
+
+def _cells(source: Source, reading: SourceOptions) -> Iterator[Unlabelled]:
+    column = ""
+
+    def choose(columns: list[str], name: str) -> list[str]:
+        nonlocal column
+        others = [each for each in columns if each != LABEL_COLUMN]
+        column = choose_column(columns, others, reading.text_column, name)
+        return [column]
+
+    for where, (value,) in read_records([source], choose, reading):
+        content = cell(value, column, where)
+        yield Unlabelled(where, [content] if content.strip() else [])
+
+
+def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a text that comes in pieces, without their ends."""
+    begun: list[bytes] = []
+    for piece in pieces:
+        *whole, rest = piece.split(b"\n")
+        if whole:
+            whole[0] = b"".join([*begun, whole[0]])
+            begun.clear()
+            yield from (line.removesuffix(b"\r") for line in whole)
+        begun.append(rest)
+    if last := b"".join(begun):
+        yield last.removesuffix(b"\r")
