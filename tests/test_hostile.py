@@ -11,8 +11,9 @@ from torture.isolation import not_a_sentence
 
 import textgen
 from textgen import sealed
-from textgen.cli import load_plugins
+from textgen.cli import load_plugins, runs
 from textgen.errors import TextgenError, UsageError
+from textgen.integrity import _damaged_lines
 from textgen.model_folder import CONFIG, GENERATION, LARGEST_HEADER, STEP, WEIGHTS
 from textgen.runtime.graph import StepGraph
 from textgen.sealed import DamagedError
@@ -20,6 +21,7 @@ from textgen.text.split import TRAIN, choose_split
 from textgen.text.store import open_store, tokenizer_of
 from textgen.text.subword import BpeTokenizer
 from textgen.text.tokenizer import load_tokenizer, train_tokenizer
+from textgen.training.checkpoint import METRICS, Run
 from textgen.writing.beams import search
 from textgen.writing.sampling import Sampler
 from textgen.writing.sampling_settings import SampleOptions
@@ -117,6 +119,26 @@ def test_links_are_not_followed_and_pipes_not_waited_for(parents, tmp_path, name
     os.mkfifo(folder / name)
     with pytest.raises(DamagedError, match=f"{name} is not a regular file"):
         textgen.load(folder, "numpy")
+
+
+@pytest.mark.parametrize("made", ["pipe", "link"])
+def test_a_log_of_metrics_that_is_no_regular_file_is_not_read(tmp_path, made):
+    run = tmp_path / "run"
+    run.mkdir()
+    log = run / METRICS
+    if made == "pipe":
+        os.mkfifo(log)
+        sentence = f"{log} is not a regular file."
+    else:
+        (tmp_path / "elsewhere").write_text('{"step": 1}\n')
+        log.symlink_to(tmp_path / "elsewhere")
+        sentence = f"{log} cannot be read: Too many levels of symbolic links."
+    for read in (lambda: Run(run).go_back_to(0), lambda: runs.metrics(run)):
+        with pytest.raises(DamagedError) as caught:
+            read()
+        assert str(caught.value) == sentence
+    assert list(_damaged_lines(log)) == [sentence]
+    assert log.is_symlink() == (made == "link")
 
 
 # --- what is endless is not read ---

@@ -26,7 +26,8 @@ LAYERS = [  # of those that DESIGN.md names; each may import its own layer and t
 TORCH = (
     "activation compiling products "
     "cell contest.contest contest.measures contest.planning contest.plot contest.prepare convert dropout gates "
-    "labels.data labels.task recurrence model torch_stepper tasks.task tasks.language training.checkpoint "
+    "labels.data labels.task pairs.data pairs.task recurrence model torch_stepper "
+    "tasks.task tasks.language training.checkpoint "
     "training.machine training.repetition training.soundness training.train training.trainer "
     "training.optimization training.finetune "
     "training.new_run training.provenance training.sampled_softmax training.stored_step "

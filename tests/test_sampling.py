@@ -323,6 +323,7 @@ def test_without_logprobs_none_are_computed(monkeypatch):
         ({"greedy": True, "temperature": 0.5}, "--greedy and --temperature 0.5 exclude each other."),
         ({"stop": ["a", ""]}, "--stop must be text, not ''."),
         ({"stop": [3]}, "--stop must be text, not 3."),
+        ({"stop": ["a", "b\ud800"]}, "--stop must be UTF-8 text, not 'b\\ud800' (character 1)."),
         ({"stop": "ab"}, "--stop must be a list, not 'ab'."),
         ({"top_p": 0.0}, "--top-p must be a number above 0 and at most 1, not 0.0."),
     ],

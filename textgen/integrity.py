@@ -6,6 +6,7 @@ Reads and changes nothing, and imports no torch.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,9 +73,22 @@ def tokens_of(run: Path) -> Path | None:
     return next((path for path in (run.parent / TOKENS / key, *corpus) if (path / sealed.MANIFEST).is_file()), None)
 
 
+def log_lines(path: Path) -> list[bytes]:
+    """The lines of a log with their ends, none where there is no log. Raises DamagedError for what is no regular file:
+    a link is not followed, and nobody waits at a named pipe."""
+    if not path.is_symlink() and not path.exists():
+        return []
+    with sealed.opened(path, sys.maxsize) as file:
+        return file.readlines()
+
+
 def _damaged_lines(path: Path) -> Iterator[str]:
     """The lines of a log that are none. The last one may be cut short: a killed process leaves it so."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    try:
+        lines = log_lines(path)
+    except TextgenError as error:
+        yield str(error)
+        return
     for number, line in enumerate(lines, 1):
         try:
             whole = isinstance(json.loads(line), dict)

@@ -43,9 +43,10 @@ A line end, or else the commonest symbol, then stands before a text, and the bou
 class LanguageModel:
     """A tokenizer and something that steps, with the habits that were stored with them.
 
-    `begin` are the ids that stand before every prompt, `unsampled` those never drawn, `defaults` the sampling options
-    of `generation_config.json`; `digest` is the SHA-256, in hexadecimal, of the folder's weights, configuration and
-    tokenizer (empty for a model that is in no folder, whose `folder` is None).
+    `begin` are the ids that stand before every prompt, `prompt_end` those behind it (of a model that completes
+    prompts), `unsampled` those never drawn, `defaults` the sampling options of `generation_config.json`; `digest` is
+    the SHA-256, in hexadecimal, of the folder's weights, configuration and tokenizer (empty for a model that is in no
+    folder, whose `folder` is None).
     """
 
     config: ModelConfig
@@ -56,6 +57,7 @@ class LanguageModel:
     defaults: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
     folder: Path | None = None
+    prompt_end: tuple[int, ...] = ()
 
     @cached_property
     def training_text(self) -> CopyIndex:
@@ -75,7 +77,7 @@ class LanguageModel:
     def encode_prompt(self, prompt: str) -> Ids:
         """The ids (T,), T >= 1, that the model reads before it writes."""
         ids = self.tokenizer.model_ids(self.tokenizer.encode(prompt))
-        whole = np.concatenate([np.array(self.begin, dtype=np.int32), ids])
+        whole = np.array([*self.begin, *ids.tolist(), *self.prompt_end], dtype=np.int32)
         return whole if len(whole) else np.array([self.tokenizer.boundary], dtype=np.int32)
 
     def in_context(self, encoded: Ids) -> Ids:
@@ -132,7 +134,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
         raise TextgenError(f"the model in {str(path)!r} does not write: it is one for --task {config.task}.",
                            hint=f"textgen predict -m {path} uses it.")  # fmt: skip
     habits = sealed.parse_json(sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT), str(path / GENERATION))
-    tokenizer = tokenizer_for(path, config)
+    tokenizer = tokenizer_for(path, config, habits.get("prompt_end", ()))
     model = with_habits(config, tokenizer, stepper_of(path, manifest, config, backend), habits)
     return replace(model, digest=digest_of(manifest), folder=path)
 
@@ -150,13 +152,16 @@ def opened(path: Path, backend: str) -> tuple[dict[str, Any], ModelConfig]:
     return manifest, read_config(path, manifest)
 
 
-def tokenizer_for(path: Path, config: ModelConfig) -> Tokenizer:
-    """The tokenizer of a model folder. Raises DamagedError if it is another model's."""
+def tokenizer_for(path: Path, config: ModelConfig, more: object = ()) -> Tokenizer:
+    """The tokenizer of a model folder; `more` are the symbols that the model has after the tokenizer's own. Raises
+    DamagedError if the model has others."""
     tokenizer = tokenizer_of(path)
-    if tokenizer.vocab_size != config.vocab_size:
+    known = tokenizer.vocab_size
+    own = list(more) if isinstance(more, (list, tuple)) else [None]
+    if own != list(range(known, known + len(own))) or config.vocab_size != known + len(own):
+        beside = f" and {GENERATION} ends a prompt with {str(more)[:80]}" if more else ""
         raise sealed.DamagedError(
-            f"{str(path)!r} is damaged: its tokenizer has {tokenizer.vocab_size:,} symbols, "
-            f"its model {config.vocab_size:,}."
+            f"{str(path)!r} is damaged: its tokenizer has {known:,} symbols{beside}, its model {config.vocab_size:,}."
         )
     return tokenizer
 
@@ -193,14 +198,19 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
 def with_habits(config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, habits: dict[str, Any]) -> LanguageModel:
     """A language model with the content of generation_config.json applied. Raises DamagedError for nonsense in it."""
     begin, unsampled = habits.get("begin", []), habits.get("suppress_tokens", [])
-    for ids in (begin, unsampled):
+    prompt_end = habits.get("prompt_end", [])
+    for ids in (begin, unsampled, prompt_end):
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < config.vocab_size for i in ids):
             raise sealed.DamagedError("generation_config.json is damaged: it names symbols that do not exist.")
-    if len(begin) > MOST_BEGIN:
-        raise sealed.DamagedError(f"generation_config.json is damaged: a text begins with {len(begin):,} symbols.")
+    if len(begin) + len(prompt_end) > MOST_BEGIN:
+        beside = len(begin) + len(prompt_end)
+        raise sealed.DamagedError(f"generation_config.json is damaged: a text begins with {beside:,} symbols.")
+    unsampled = [*unsampled, *(id for id in prompt_end if id not in unsampled)]
     if {*unsampled, tokenizer.boundary}.issuperset(range(config.vocab_size)):
         raise sealed.DamagedError("generation_config.json is damaged: it leaves no symbol to write.")
     defaults = habits.get("sampling", {})
     if not isinstance(defaults, dict):
         raise sealed.DamagedError("generation_config.json is damaged: 'sampling' must be a table.")
-    return LanguageModel(config, tokenizer, stepper, tuple(begin), tuple(unsampled), defaults)
+    return LanguageModel(
+        config, tokenizer, stepper, tuple(begin), tuple(unsampled), defaults, prompt_end=tuple(prompt_end)
+    )

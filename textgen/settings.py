@@ -12,6 +12,7 @@ from typing import Any
 from textgen.errors import UsageError
 from textgen.labels.settings import LabelsOptions
 from textgen.options import flag, option
+from textgen.pairs.settings import PairsOptions, columns_of
 from textgen.series.settings import SeriesOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.text.levels import SIZED, listed
@@ -26,7 +27,7 @@ TASKS = ("lm", "complete", "classify", "forecast")
 
 
 @dataclass(frozen=True)
-class TrainOptions(LabelsOptions, SeriesOptions, CorpusOptions):
+class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
     """How a model is built and trained."""
 
     task: str | None = option(
@@ -231,6 +232,8 @@ class TrainOptions(LabelsOptions, SeriesOptions, CorpusOptions):
 def check_training(options: TrainOptions) -> None:
     """Hold options to their limits and to each other. Raises UsageError."""
     check_reading(options)
+    if options.task == "complete":
+        columns_of(options)
     if options.sampled_softmax and options.task not in (None, "lm"):
         raise UsageError(f"--sampled-softmax goes with --task lm, not with {options.task}.")
     lengths = [name for name in ("minutes", "epochs", "max_steps") if getattr(options, name) is not None]

@@ -19,9 +19,15 @@ from textgen.writing.sampling_settings import SampleOptions, check_sampling
 if TYPE_CHECKING:
     from textgen.writing.session import Session
 
-HELP = """\
+CONTINUING = """\
 Type a line and the model writes the next one; an empty line lets it go on by itself.
 A \\ at the end of your line lets it go on in the same line; // begins a line with a slash.
+"""
+COMPLETING = """\
+Type a prompt and the model completes it; an empty line lets it go on.
+// begins a line with a slash.
+"""
+HELP = """\
 
   /again             another draft in place of the last
   /alternatives N    N drafts to choose from: type the number of one
@@ -52,6 +58,7 @@ class CoWriting:
         self._turns: list[Turn] = []
         self._drafts: list[Turn] = []
         self._forks = 0
+        self._completing = bool(session.model.prompt_end)
 
     @property
     def session(self) -> Session:
@@ -82,7 +89,7 @@ class CoWriting:
         if name == "quit":
             return False
         if name == "help":
-            say(HELP)
+            say((COMPLETING if self._completing else CONTINUING) + HELP)
         elif name not in orders:
             close = did_you_mean(name, [*orders, "quit", "help"])
             raise UsageError(f"there is no command '/{name}'.{close}", hint="/help lists them all.")
@@ -92,11 +99,14 @@ class CoWriting:
 
     def _take_turn(self, line: str) -> None:
         before = self.session
-        begin = before.read(line[:-1] if line.endswith("\\") else line + "\n" if line else "")
+        if self._completing:
+            begin = before.ask(line) if line else before
+        else:
+            begin = before.read(line[:-1] if line.endswith("\\") else line + "\n" if line else "")
         self._turns.append(self._written(before, begin))
 
     def _written(self, before: Session, begin: Session) -> Turn:
-        """What the model writes next, up to a line end, shown as it comes."""
+        """What the model writes next, up to a line end or of a completion all, shown as it comes."""
         from textgen.writing.rows import Completion
 
         completion = Completion("", begin.seed)
@@ -104,7 +114,7 @@ class CoWriting:
         try:
             for piece, session in begin.pieces(self.options, completion):  # noqa: B007 - after Ctrl-C too
                 self._output.write(piece)
-                if "\n" in piece and completion.text.strip():
+                if "\n" in piece and completion.text.strip() and not self._completing:
                     break
         except KeyboardInterrupt:
             say()

@@ -11,7 +11,7 @@ import click
 from textgen import integrity, sealed
 from textgen.cli.screen import Output
 from textgen.errors import TextgenError
-from textgen.integrity import ARGUMENTS, METRICS
+from textgen.integrity import ARGUMENTS, METRICS, log_lines
 from textgen.wording import count, figure, plural, table
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -61,9 +61,10 @@ def summary(run: Path) -> dict[str, Any]:
     try:
         options = sealed.read_json(run / ARGUMENTS)["options"]
         row |= {"cell": options["cell"], "steps": options["max_steps"]}
+        lines = metrics(run)
     except (TextgenError, KeyError, TypeError):
         return {**row, "cell": "damaged"}
-    for line in metrics(run):
+    for line in lines:
         row["step"] = max(row["step"], line.get("step", 0))
         loss = line.get("eval_loss")
         if loss is not None and (line.get("final") or row["best_loss"] is None or loss < row["best_loss"]):
@@ -72,10 +73,10 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last one that is cut short is passed over."""
+    """The lines of a run's metrics.jsonl; a last one that is cut short is passed over. Raises DamagedError if the log
+    is no regular file."""
     lines = []
-    path = run / METRICS
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
+    for line in log_lines(run / METRICS):
         try:
             content = json.loads(line)
         except ValueError:

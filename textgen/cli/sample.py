@@ -83,6 +83,8 @@ def command(
     _check_state(form, interactive, prompt, num_samples)
     text = read_prompt(prompt, prompt_file)
     loaded = open_model(model, threads, backend)
+    if loaded.prompt_end and not (text or interactive or load_state):
+        raise UsageError("this model completes a prompt, and none is given.", hint="--prompt TEXT")
     from textgen.writing.generate import sampling_options
 
     options = sampling_options(loaded, chosen)
@@ -124,6 +126,8 @@ def _session(loaded: LanguageModel, text: str, options: SampleOptions, load_stat
     session = replace(session, remember=max(remember, session.remember))
     if options.seed is not None:
         session = session.fork(options.seed)
+    if loaded.prompt_end and text:
+        return session.ask(text), text
     return session.read(text), session.rest + text if text else ""
 
 

@@ -26,7 +26,7 @@ from textgen.tasks.task import Data, Task
 from textgen.text import corpus
 from textgen.text.corpus_settings import CorpusOptions
 from textgen.text.split import TRAIN, VALIDATION, Progress, no_progress
-from textgen.text.store import TokenStore, open_store
+from textgen.text.store import Tokens, TokenStore, open_store
 from textgen.text.subword import MODEL_FILE
 from textgen.text.symbols import CONFIG_FILE
 from textgen.text.tokenizer import Ids, Tokenizer
@@ -122,6 +122,9 @@ class LanguageData(Data):
 
     def files(self) -> dict[str, bytes]:
         return {GENERATION: files.to_json(generation_habits(self.store)), **self.tokenizer.files()}
+
+    def written(self) -> Tokens:
+        return self.store.tokens(TRAIN)
 
     def card(self, config: ModelConfig, name: str) -> str:
         about = self.store.about

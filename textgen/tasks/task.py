@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -92,6 +94,10 @@ class Data(ABC):
     def files(self) -> dict[str, bytes]:
         """What a model folder keeps beside its configuration, weights and arguments."""
 
+    def written(self) -> npt.NDArray[np.integer]:
+        """The ids of every text that is learned, a boundary before each; none where models write none."""
+        return np.zeros(0, np.int32)
+
     @abstractmethod
     def card(self, config: ModelConfig, name: str) -> str:
         """The model folder's README, with the header that model hubs read."""
@@ -146,6 +152,10 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: Model, quick: bool) -> Figures | None:
         """The figures on what is held out; None if nothing is. A quick look may take a part of it."""
+
+    def warnings(self) -> list[str]:
+        """What a person should know of the data before this is trained, a sentence each."""
+        return []
 
     def sample(self, model: Model) -> str | None:
         """A line that shows what the model does by now; None if there is nothing to show."""

@@ -23,6 +23,7 @@ from textgen import cell_options, files, plugins, sealed
 from textgen.cell import Cell
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
+from textgen.integrity import log_lines
 from textgen.model import Model, build_model
 from textgen.model_folder import CONFIG, LARGEST_HEADER, WEIGHTS, require_weights
 from textgen.recurrence import State
@@ -200,8 +201,7 @@ class Run:
             else:
                 raise TextgenError(f"another process has gone on with {str(self.folder)!r}.", hint="resume it again.")
         path = self.folder / METRICS
-        if path.exists():
-            lines = path.read_bytes().splitlines(keepends=True)
+        if lines := log_lines(path):
             files.write_file(path, b"".join(line for line in lines if _is_metric_up_to(step, line)))
 
     def log(self, metrics: Mapping[str, Any]) -> None:

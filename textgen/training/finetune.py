@@ -50,14 +50,18 @@ def names(tokenizer: Tokenizer) -> list[Name]:
     return found
 
 
-def match(new: Tokenizer, old: Tokenizer) -> Match:
-    """Find every symbol of a new vocabulary in an old one. Raises TextgenError if they are of different levels."""
+def match(new: Tokenizer, old: Tokenizer, more: int = 0, more_old: int = 0) -> Match:
+    """Find every symbol of a new vocabulary in an old one. Raises TextgenError if they are of different levels.
+
+    `more` symbols come after those of the new tokenizer, `more_old` after the old ones: a separator is a separator.
+    """
     if new.level != old.level:
         raise TextgenError(f"--init-from has a {old.level} tokenizer; {new.level} symbols cannot be matched with it.")
     places = {name: number for number, name in enumerate(names(old))}
     rows = [places.get(name) for name in names(new)]
     unknown = [new.symbols[number].decode("utf-8", "replace") for number, row in enumerate(rows) if row is None]
-    return Match(rows, unknown)
+    separators = [old.vocab_size + k if k < more_old else None for k in range(more)]
+    return Match([*rows, *separators], [*unknown, *("separator" for row in separators if row is None)])
 
 
 def inherited(options: TrainOptions) -> TrainOptions:
@@ -103,8 +107,9 @@ def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: st
     """
     folder = _folder(init_from)
     before = read_config(folder)
-    old = load_weights(folder, sealed.read_manifest(folder), before)
-    matched = match(tokenizer, tokenizer_of(folder))
+    old, known = load_weights(folder, sealed.read_manifest(folder), before), tokenizer_of(folder)
+    more, more_before = config.vocab_size - tokenizer.vocab_size, before.vocab_size - known.vocab_size
+    matched = match(tokenizer, known, more, more_before)
     theirs = model_tensors(old)
     new_readout = config.outputs > 0 and (before.task, before.output_size) != (config.task, config.output_size)
     readout = () if config.outputs else (model.readout.linear.weight, model.readout.linear.bias)

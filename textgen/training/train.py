@@ -118,6 +118,7 @@ def start(
     run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, data, step)
     if (forecast.train_seconds or 0) > COMPILE_SECONDS and compilable(trainer.model) and compiler() is None:
         warnings = [*warnings, f"There is no C++ compiler here: {options.cell} trains, but up to a third slower."]
+    warnings = [*warnings, *task.warnings()]
     notes = [f"{options.init_from}: {match}"] if match else []
     return Session(trainer, run, data, config, options, forecast, made_with(options), warnings, notes)
 

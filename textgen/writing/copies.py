@@ -200,15 +200,16 @@ def _documents(tokenizer: Tokenizer, tokens: npt.NDArray[np.integer]) -> Iterato
 
 def index_of_run(folder: str | os.PathLike[str]) -> CopyIndex:
     """The index of the text that a run was trained on. Raises TextgenError if that is gone."""
-    from textgen.text.split import TRAIN
     from textgen.training.checkpoint import Run
-    from textgen.training.train import store_of
+    from textgen.training.train import data_of
 
     try:
-        store = store_of(Run(Path(folder)))
+        data = data_of(Run(Path(folder)))
     except TextgenError as error:
         raise TextgenError(f"what {str(folder)!r} was trained on is gone: {error}") from error
-    tokens = store.tokens(TRAIN)
+    tokens = data.written()
+    if data.tokenizer is None or not len(tokens):
+        raise TextgenError(f"{str(folder)!r} has learned no text.")
     if len(tokens) > 4 * LARGEST:
         raise TextgenError(f"the training text has {len(tokens):,} symbols; that is too long to look for copies in.")
-    return index_of(store.tokenizer, tokens)
+    return index_of(data.tokenizer, tokens)

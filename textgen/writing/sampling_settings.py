@@ -91,6 +91,9 @@ def check_sampling(options: SampleOptions) -> None:
     for text in options.stop:
         if not isinstance(text, str) or not text:
             raise UsageError(f"--stop must be text, not {text!r}.")
+        bad = next((i for i, c in enumerate(text) if 0xD800 <= ord(c) <= 0xDFFF), None)
+        if bad is not None:
+            raise UsageError(f"--stop must be UTF-8 text, not {text!r} (character {bad}).")
     _check_bias(options.logit_bias)
     if options.num_beams is not None:
         changed = [f.name for f, _ in declared(SampleOptions) if getattr(options, f.name) != default(f)]

@@ -94,6 +94,11 @@ class Session:
         opened = Open(tail, tokenizer.decoder(text).held, "", self.open.noise)
         return replace(self, open=opened)._fed(tokenizer.model_ids(tokenizer.encode(text)).tolist())
 
+    def ask(self, prompt: str) -> Session:
+        """The session after a new prompt alone, of a model that completes prompts; only the noise goes on."""
+        asked = Session.begin(self.model, prompt, self.seed, self.remember)
+        return replace(asked, open=replace(asked.open, noise=self.open.noise))
+
     def fork(self, seed: int | None = None) -> Session:
         """The same place with other noise: what follows is independent of what follows here."""
         return replace(self, seed=choose_seed(SampleOptions(seed=seed)), open=replace(self.open, noise=None))
@@ -193,7 +198,7 @@ class Session:
 
     def _check(self) -> None:
         """Raises TextgenError for what no session is."""
-        if not all(0 <= id < self.model.tokenizer.vocab_size for id in (self.pending, *self.recent)):
+        if not all(0 <= id < self.model.config.vocab_size for id in (self.pending, *self.recent)):
             raise TextgenError("it names symbols that do not exist.")
         if not 1 <= self.remember <= MOST_REMEMBERED or not 0 <= self.seed < 2**64:
             raise TextgenError("its numbers are out of range.")

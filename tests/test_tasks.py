@@ -1,0 +1,219 @@
+"""Laws over tasks and cells: every cell is trained for every task by one trainer, into one kind of folder, and whatever
+is fed back goes round one loop."""
+
+import ast
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults import Quick
+from zoo import INSTALLED, WORKED
+
+import textgen
+from textgen import files, language_model, plugins, sealed
+from textgen.errors import TextgenError, UsageError
+from textgen.options import from_mapping
+from textgen.settings import TASKS, TrainOptions
+from textgen.tasks import KINDS, WRITING, data_class, with_task
+from textgen.tasks.task import Data, Task
+from textgen.training.checkpoint import ARGUMENTS, CONFIG, METRICS, OPTIMIZER, STATE, WEIGHTS
+from textgen.training.train import resume, start
+from textgen.training.trainer import Trainer
+
+ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
+EVERY_CELL = {**{name: INSTALLED[name] for name in ONCE}, **WORKED}
+STEPS = 6
+TINY = {
+    "hidden_size": 6, "embedding_size": 5, "num_layers": 1, "batch_size": 4, "seq_length": 12, "max_steps": STEPS,
+    "learning_rate": 0.02, "dropout": 0.1, "eval_steps": 2, "save_steps": 1, "save_total_limit": STEPS + 1,
+    "logging_steps": 2, "threads": 1, "device": "cpu",
+}  # fmt: skip
+
+
+def text(folder):
+    path = folder / "text.txt"
+    path.write_text("the cat sat on the mat. the dog sat on the log. " * 8)
+    return path, {"tokenizer": "char"}
+
+
+def pairs(folder):
+    path, chance = folder / "pairs.jsonl", random.Random(1)
+    words = ["".join(chance.choices("abcde", k=chance.randrange(2, 6))) for _ in range(60)]
+    path.write_text("".join(json.dumps({"ask": word, "answer": word[::-1]}) + "\n" for word in words))
+    return path, {"tokenizer": "char", "prompt_column": "ask", "completion_column": "answer"}
+
+
+def labels(folder):
+    path, chance = folder / "labels.csv", random.Random(2)
+    rows = [(chance.choice(["a good one", "such a good film"]), "yes") for _ in range(30)]
+    rows += [(chance.choice(["a bad one", "such a bad film, bad"]), "no") for _ in range(30)]
+    path.write_text("text,label\n" + "".join(f'"{words}",{label}\n' for words, label in rows))
+    return path, {"tokenizer": "char", "task": "classify", "label_column": "label"}
+
+
+def series(folder):
+    path, chance = folder / "series.csv", random.Random(3)
+    values = [10 + 3 * math.sin(day * 2 * math.pi / 7) + chance.random() for day in range(120)]
+    dates = [str(day) for day in np.arange("2024-01-01", "2024-04-30", dtype="datetime64[D]")]
+    path.write_text("day,value\n" + "".join(f"{day},{value:.3f}\n" for day, value in zip(dates, values, strict=True)))
+    return path, {"task": "forecast", "time_column": ["day"], "target_column": ["value"], "horizon": 3}
+
+
+CORPORA = {"lm": text, "complete": pairs, "classify": labels, "forecast": series}
+each_task = pytest.mark.parametrize("task", CORPORA)
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    monkeypatch.setattr(files, "system", Quick())
+
+
+@pytest.fixture
+def every_cell(monkeypatch):
+    """The worked packages as if they were installed."""
+    entry = plugins.Entry
+    worked = {name: [entry(name, cell.__module__, f"textgen-{name}", "0.1")] for name, cell in WORKED.items()}
+    entries = {**worked, **plugins.entries()}
+    monkeypatch.setattr(plugins, "entries", lambda: entries)
+    monkeypatch.setattr(plugins, "owner", lambda name: entries[name][0])
+    monkeypatch.setattr(plugins, "cell", EVERY_CELL.__getitem__)
+
+
+def begin(folder, task, name="run", **options):
+    path, own = CORPORA[task](folder)
+    return start(
+        [str(path)], from_mapping(TrainOptions, {**TINY, **own, "output_dir": str(folder / name), **options}),
+        time.monotonic(),
+    )  # fmt: skip
+
+
+def train(session):
+    for _ in session.events():
+        pass
+    return session.run.folder
+
+
+def outcome(folder):
+    names = [WEIGHTS, *(f"checkpoint-{STEPS}/{name}" for name in (WEIGHTS, OPTIMIZER, STATE))]
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    logged = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+    return [(folder / name).read_bytes() for name in names], logged
+
+
+def test_every_task_has_its_laws_here():
+    assert tuple(CORPORA) == tuple(KINDS) == TASKS
+
+
+# --- every cell, every task ---
+
+
+@pytest.mark.parametrize("cell", EVERY_CELL)
+@each_task
+def test_every_cell_learns_every_task_and_goes_on_with_the_same_bits(tmp_path, every_cell, task, cell):
+    whole = train(begin(tmp_path, task, "whole", cell=cell))
+    session = begin(tmp_path, task, cell=cell)
+    for event in session.events():
+        session.trainer.stop = session.trainer.progress.step == STEPS // 2
+        del event
+    assert session.trainer.progress.step == STEPS // 2
+    session = resume(session.run.folder, {})
+    assert session.trainer.progress.step == STEPS // 2
+    assert outcome(train(session)) == outcome(whole)
+    final = outcome(whole)[1][-1]
+    assert final["final"] and math.isfinite(final["eval_loss"])
+
+
+# --- one trainer, one kind of folder, one loop ---
+
+
+@each_task
+def test_the_trainer_and_the_folders_are_the_same_for_every_task(tmp_path, task):
+    session = begin(tmp_path, task)
+    assert type(session.trainer) is Trainer
+    assert isinstance(session.data, data_class(task)) and isinstance(session.trainer.task, Task)
+    folder = train(session)
+    sealed.verify(folder)
+    assert {CONFIG, ARGUMENTS, WEIGHTS, METRICS, sealed.MANIFEST, "README.md"} <= {
+        each.name for each in folder.iterdir()
+    }
+    kept = {path.name for path in (folder / f"checkpoint-{STEPS}").iterdir()}
+    assert kept == {sealed.MANIFEST, WEIGHTS, OPTIMIZER, STATE}
+    assert json.loads((folder / CONFIG).read_text())["task"] == task
+    if task not in WRITING:
+        with pytest.raises(TextgenError, match="does not write"):
+            language_model.load(folder)
+    assert textgen.load(folder).config.task == task
+
+
+LIBRARY = Path(textgen.__file__).parent
+
+
+def calls(path):
+    tree = ast.parse(path.read_text())
+    return {
+        node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+
+
+def test_only_the_trainer_trains():
+    """No task has a training loop, an optimizer or a checkpoint of its own."""
+    rooms = [LIBRARY / name for name in ("tasks", "pairs", "labels", "series")]
+    for path in (path for room in rooms for path in room.rglob("*.py")):
+        assert not calls(path) & {"backward", "zero_grad", "AdamW", "Adam", "SGD", "publish", "state_dict"}, path
+    training = {path.name for path in LIBRARY.rglob("*.py") if "backward" in calls(path)}
+    assert training <= {"trainer.py", "machine.py", "recurrence.py", "laws_gradients.py", "trial.py"} | {
+        path.name for path in (LIBRARY / "testing").glob("*.py")
+    }
+
+
+def test_whatever_is_fed_back_goes_round_one_loop(tmp_path, monkeypatch):
+    from textgen.loop import closed_loop
+    from textgen.series import loop as series_loop
+    from textgen.writing import generate
+
+    gone_round = []
+
+    def counted(module):
+        def loop(*arguments):
+            gone_round.append(module.__name__)
+            return closed_loop(*arguments)
+
+        return loop
+
+    for module in (generate, series_loop):
+        monkeypatch.setattr(module, "closed_loop", counted(module))
+    for task in WRITING:
+        folder = tmp_path / task
+        folder.mkdir()
+        textgen.generate(textgen.load(train(begin(folder, task))), "the", max_new_tokens=2, seed=1)
+    assert gone_round == [generate.__name__] * len(WRITING)
+    (tmp_path / "forecast").mkdir()
+    folder = train(begin(tmp_path / "forecast", "forecast"))
+    textgen.load(folder).predict(str(tmp_path / "forecast" / "series.csv"))
+    assert series_loop.__name__ in gone_round
+
+
+# --- what belongs to which task ---
+
+
+@each_task
+def test_an_option_of_another_task_is_refused_by_name(task):
+    own = {"complete": {"prompt_column": "a", "completion_column": "b"}, "classify": {"label_column": "a"},
+           "forecast": {"target_column": ["a"]}}  # fmt: skip
+    for other, options in own.items():
+        asked = from_mapping(TrainOptions, {"task": task, **options})
+        if other == task:
+            assert with_task(asked) == asked
+            assert with_task(from_mapping(TrainOptions, options)).task == task
+        else:
+            with pytest.raises(UsageError, match=f"--{next(iter(options)).replace('_', '-')} goes with --task {other}"):
+                with_task(asked)
+
+
+def test_without_a_task_language_is_modelled():
+    assert with_task(TrainOptions()).task == "lm"
+    assert all(issubclass(data_class(task), Data) for task in TASKS)

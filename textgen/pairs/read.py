@@ -1,0 +1,97 @@
+"""Pairs from tables: every row's prompt and completion, or one sentence that names the row and the column."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen.errors import TextgenError
+from textgen.text.records import read_records, require_columns
+from textgen.text.sources import Source, SourceOptions
+from textgen.text.split import Progress, no_progress
+from textgen.text.tables import cell
+
+_BATCH = 1 << 16
+
+
+class Pair(NamedTuple):
+    """A prompt and its completion, as UTF-8; neither is blank."""
+
+    prompt: bytes
+    completion: bytes
+
+
+def read_pairs(sources: Sequence[Source], columns: tuple[str, str], reading: SourceOptions) -> Iterator[Pair]:
+    """The pairs of tables in order. Raises UsageError for a table without the columns, TextgenError naming row and
+    column for a cell that is empty or holds no text."""
+
+    def choose(there: list[str], name: str) -> list[str]:
+        require_columns(there, columns, name)
+        return list(columns)
+
+    for where, values in read_records(sources, choose, reading):
+        yield Pair(*(_text(value, column, where) for value, column in zip(values, columns, strict=True)))
+
+
+def _text(value: object, column: str, where: str) -> bytes:
+    text = cell(value, column, where)
+    if not text or text.isspace():
+        raise TextgenError(f"{where}: column {column!r} is empty; a pair needs a prompt and a completion.")
+    return text
+
+
+@dataclass(frozen=True)
+class PairScan:
+    """What one pass over pairs tells: their digest, bytes in all, different characters, and a number for each prompt
+    (N,), the same for prompts that are the same."""
+
+    digest: str
+    total: int
+    distinct: int
+    prompts: npt.NDArray[np.uint64]
+
+
+def scan_pairs(pairs: Iterable[Pair], progress: Progress = no_progress) -> PairScan:
+    """Read pairs once."""
+    digest = hashlib.sha256()
+    characters: set[str] = set()
+    total, batch, size, numbers = 0, [], 0, []
+    for prompt, completion in pairs:
+        digest.update(f"{len(prompt)} {len(completion)} ".encode() + prompt + completion)
+        numbers.append(int.from_bytes(hashlib.sha256(prompt).digest()[:8], "little"))
+        batch += [prompt, completion]
+        size += len(prompt) + len(completion)
+        if size >= _BATCH:
+            characters.update(b"".join(batch).decode())
+            total, size = total + size, 0
+            batch.clear()
+            progress("reading", total, 0)
+    characters.update(b"".join(batch).decode())
+    return PairScan(digest.hexdigest(), total + size, len(characters), np.array(numbers, dtype=np.uint64))
+
+
+def choose_held_out(prompts: npt.NDArray[np.uint64], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which of N pairs are held out: those of prompts drawn by seed, until `share` of the pairs is reached.
+
+    Pairs with the same prompt are on the same side, since a prompt that was trained on tells nothing of new ones. At
+    least one pair is trained on.
+    """
+    held = np.zeros(len(prompts), dtype=bool)
+    wanted = round(share * len(prompts))
+    different, group, sizes = np.unique(prompts, return_inverse=True, return_counts=True)
+    order = list(range(len(different)))
+    random.Random(f"{seed}/pairs held out").shuffle(order)
+    chosen, taken = [], 0
+    for number in order[: len(order) - 1]:
+        if taken >= wanted:
+            break
+        chosen.append(number)
+        taken += int(sizes[number])
+    held[np.isin(group, chosen)] = True
+    return held

@@ -1,0 +1,45 @@
+"""The options of training on pairs, each declared once with its help and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textgen.errors import UsageError
+from textgen.options import option
+
+
+@dataclass(frozen=True)
+class PairsOptions:
+    """Which columns of a table are prompt and completion, and what of a pair is learned."""
+
+    of_task: ClassVar[str] = "complete"
+
+    prompt_column: str | None = option(
+        None,
+        "The column of a table that holds the prompts; the model learns to write what --completion-column holds.",
+        metavar="NAME",
+        section="Pairs",
+    )
+    completion_column: str | None = option(
+        None, "The column that holds what is to be written after each prompt.", metavar="NAME"
+    )
+    prompt_loss_weight: float = option(
+        0.0, "What predicting a symbol of the prompt counts beside one of the completion.", low=0, high=1
+    )
+
+
+def columns_of(options: PairsOptions) -> tuple[str, str]:
+    """The names of the two columns. Raises UsageError if one is not named, or both are the same."""
+    prompt, completion = options.prompt_column, options.completion_column
+    if prompt is None and completion is None:
+        raise UsageError(
+            "the task complete needs pairs of two columns.", hint="--prompt-column NAME --completion-column NAME"
+        )
+    if completion is None:
+        raise UsageError(f"--prompt-column {prompt} goes with --completion-column, which is missing.")
+    if prompt is None:
+        raise UsageError(f"--completion-column {completion} goes with --prompt-column, which is missing.")
+    if prompt == completion:
+        raise UsageError(f"--prompt-column and --completion-column are both {prompt!r}; a pair has two columns.")
+    return prompt, completion

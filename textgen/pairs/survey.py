@@ -1,0 +1,112 @@
+"""Tables of pairs with everything decided about them, from which the store of a run is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen.errors import TextgenError, UsageError
+from textgen.options import flag
+from textgen.pairs.examples import encode_pairs
+from textgen.pairs.read import Pair, PairScan, choose_held_out, read_pairs, scan_pairs
+from textgen.pairs.settings import columns_of
+from textgen.settings import TrainOptions
+from textgen.tasks.examples import Arrays, write_examples
+from textgen.text.corpus import given_tokenizer
+from textgen.text.corpus_settings import ReadingOptions
+from textgen.text.hub import PREFIX
+from textgen.text.sources import Source, SourceOptions, find_sources
+from textgen.text.split import TRAIN, VALIDATION, Progress
+from textgen.text.tokenizer import Tokenizer, train_tokenizer
+from textgen.training.plan import choose_tokenizer
+
+KIND = "pairs"
+FORMAT_VERSION = 1
+"""Of what a store of pairs holds; another number asks for a new one."""
+
+NOT_OURS = ("document_separator", "text_column")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Sources of pairs, and what is made of them."""
+
+    sources: list[Source]
+    validation: list[Source]
+    columns: tuple[str, str]
+    reading: SourceOptions
+    scan: PairScan
+    validation_digest: str
+    held_out: npt.NDArray[np.bool_]
+    level: str
+    vocab_size: int
+    given: Tokenizer | None
+
+    @classmethod
+    def of(cls, paths: Sequence[str], options: TrainOptions, progress: Progress) -> Survey:
+        """Find and read tables of pairs and decide what is held out and what a symbol is, without storing anything.
+
+        Raises TextgenError or UsageError for what cannot be read, naming file, row and column.
+        """
+        columns = columns_of(options)
+        sources, reading = sources_of(paths, options), SourceOptions(encoding=options.encoding)
+        validation = sources_of([options.validation_file] if options.validation_file else [], options)
+        scan = scan_pairs(read_pairs(sources, columns, reading), progress)
+        digest = scan_pairs(read_pairs(validation, columns, reading)).digest if validation else ""
+        held_out = choose_held_out(scan.prompts, 0.0 if validation else options.validation_split, options.seed)
+        given = given_tokenizer(options.tokenizer)
+        level, vocab_size = (given.level, given.vocab_size) if given else choose_tokenizer(options, scan)
+        return cls(sources, validation, columns, reading, scan, digest, held_out, level, vocab_size, given)
+
+    @property
+    def key(self) -> str:
+        """A digest of all that the store depends on."""
+        given = [hashlib.sha256(data).hexdigest() for data in (self.given.files() if self.given else {}).values()]
+        held_out = hashlib.sha256(self.held_out.tobytes()).hexdigest()
+        read = [self.scan.digest, self.validation_digest, held_out]
+        content = json.dumps([KIND, FORMAT_VERSION, read, self.level, self.vocab_size, given])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def pairs(self, part: str) -> Iterator[Pair]:
+        """The pairs of a part, in order."""
+        held = part == VALIDATION
+        pairs = read_pairs(self.sources, self.columns, self.reading)
+        yield from (pair for pair, out in zip(pairs, self.held_out.tolist(), strict=True) if out == held)
+        if held and self.validation:
+            yield from read_pairs(self.validation, self.columns, self.reading)
+
+    def write(self, folder: Path, progress: Progress) -> None:
+        """Learn the tokenizer from the training part, encode both parts, and write them."""
+        progress("learning the tokenizer", 0, self.scan.total)
+        texts = ([text] for pair in self.pairs(TRAIN) for text in pair)
+        tokenizer = self.given or train_tokenizer(self.level, texts, self.vocab_size)
+        arrays: dict[str, Arrays] = {}
+        about: dict[str, dict[str, int | None]] = {}
+        dtype = np.uint16 if tokenizer.vocab_size < 1 << 16 else np.uint32
+        for part in (TRAIN, VALIDATION):
+            progress("encoding", 0, self.scan.total)
+            examples = encode_pairs(tokenizer, self.pairs(part))
+            arrays[part] = {"ids": examples.ids.astype(dtype), "sizes": examples.sizes}
+            about[part] = {name: getattr(examples, name) for name in ("bytes", "characters", "raw", "unknown")}
+        held = list(self.pairs(VALIDATION))
+        text = b"".join(text for pair in held for text in pair)
+        arrays[VALIDATION]["text"] = np.frombuffer(text, np.uint8)
+        arrays[VALIDATION]["text_sizes"] = np.array([[*map(len, pair)] for pair in held], np.int64).reshape(-1, 2)
+        write_examples(folder, KIND, self.key, arrays, about, tokenizer.files())
+
+
+def sources_of(paths: Sequence[str], options: ReadingOptions) -> list[Source]:
+    """The tables meant by paths. Raises UsageError for what is no table of pairs."""
+    for name in NOT_OURS:
+        if getattr(options, name) is not None:
+            raise UsageError(f"{flag(name)} goes with a text, not with pairs.")
+    on_hub = next((path for path in paths if path.startswith(PREFIX)), None)
+    if on_hub is not None:
+        raise TextgenError(f"pairs are not read from the Hub ({on_hub!r}).", hint="name the data set's files instead.")
+    return find_sources(paths)
