@@ -76,12 +76,12 @@ STAGES = {  # where in the house, and what was typed
     "tokenizing": ("textgen.text.corpus.survey", ["tokenize", "story.txt", "--output-dir", "tokens"]),
     "measuring": ("textgen.training.machine.ThisMachine.step_seconds", ["train", "story.txt", "--minutes", "0.1"]),
     "keeping the step": ("textgen.training.train.stored_step", TRAIN),
-    "loading": ("textgen.files.verified", ["sample"]),
+    "loading": ("textgen.sealed.verified", ["sample"]),
     "sampling": ("textgen.writing.generate.stream_rows", ["sample"]),
     "evaluating": ("textgen.scoring.evaluate.score_encoded", ["evaluate"]),
     "compressing": ("textgen.scoring.compression.compress", ["compress", "story.txt", "-o", "archive"]),
     "writing": ("textgen.files.FileWriter.finish", ["compress", "story.txt", "-o", "archive"]),
-    "verifying": ("textgen.files.check_file", ["runs", "verify"]),
+    "verifying": ("textgen.sealed.check_file", ["runs", "verify"]),
 }
 
 

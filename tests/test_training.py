@@ -25,7 +25,7 @@ from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import build_model
-from textgen.options import from_mapping
+from textgen.options import declared, from_mapping, value_type
 from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions
 from textgen.tasks import language as tasks
@@ -270,7 +270,10 @@ def another(name, value):
         return not value
     if isinstance(value, (int, float)):
         return value + 1 if isinstance(value, int) else value / 2 or 0.5
-    return OTHERS.get(name, "other")
+    declaration = {f.name: its for f, its in declared(TrainOptions)}[name]
+    kind = value_type(TrainOptions, name)[0]
+    fitting = {list: ["other"], int: 7, float: 0.5}.get(kind, "other")
+    return OTHERS.get(name, next((each for each in declaration.choices if each != value), fitting))
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(TrainOptions)])
