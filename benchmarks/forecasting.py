@@ -79,10 +79,10 @@ def run(row, cell, folder, seed):
         training, whole = Path(place) / "train.csv", Path(place) / "whole.csv"
         training.write_text("\n".join(lines[: end + 1]) + "\n")
         whole.write_text("\n".join(lines) + "\n")
-        began = time.perf_counter()
+        began = time.process_time()
         options = {"task": "forecast", "cell": cell, "seed": seed, "threads": 1, **row.options}
         model = textgen.train(training, output_dir=str(Path(place) / "run"), **options)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         forecaster = textgen.load(model)
         rows = forecaster.read(whole)
         errors = [scored(row, forecaster, rows, end, horizon) for horizon in row.horizons]

@@ -400,6 +400,8 @@ def test_a_forecast_goes_on_from_the_end(trained):
     assert north.times[0] == "2020-01-22 16:00:00" and len(north.times) == len(north.values) == 24
     assert north.paths.shape == (200, 24)
     assert np.all(north.low < north.values) and np.all(north.values < north.high)
+    shorter = forecaster.predict(path, horizon=3, seed=1)[0]
+    assert np.allclose(shorter.paths, north.paths[:, :3], rtol=1e-4)
     again = forecaster.predict(path, horizon=3, number=0)[0]
     assert np.allclose(again.values, north.values[:3], rtol=1e-4) and again.low is None
 
@@ -436,6 +438,13 @@ def test_evaluate_scores_what_came_after_training(trained, tmp_path, capfd):
     longer = write(tmp_path / "later.csv", time=hours(460), north=wave(460, 24), south=wave(460, 24, seed=3) * 5)
     assert main(["evaluate", str(longer), "-m", str(folder), "--json", "--paths", "0"]) == 0
     assert json.loads(capfd.readouterr().out)["windows"] == 2 * (60 - 24 + 1)
+
+
+def test_the_plan_repeats_what_was_named(trained, tmp_path, capfd):
+    _, path = trained
+    named = ["--task", "forecast", "--target-column", "north", "--target-column", "south", "--output-dir"]
+    assert main(["train", str(path), *named, str(tmp_path / "x"), "--dry-run"]) == 0
+    assert "--target-column north --target-column south" in capfd.readouterr().err
 
 
 def test_a_run_is_resumed_and_is_the_same(trained, tmp_path):

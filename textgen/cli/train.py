@@ -180,6 +180,8 @@ def typed(name: str, value: Any) -> str:
         return " ".join(f"-o {key} {shlex.quote(str(each))}" for key, each in value.items())
     if isinstance(value, bool):
         return flag(name) if value else flag(f"no_{name}")
+    if isinstance(value, list):
+        return " ".join(typed(name, each) for each in value)
     return f"{flag(name)} {shlex.quote(str(value))}"
 
 

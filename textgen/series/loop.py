@@ -171,7 +171,7 @@ def paths(
 
 def _noise(seed: int, rows: Rows, step: int, number: int, horizon: int) -> Floats:
     name = crc32(rows.series.name.encode("utf-8", "surrogateescape"))
-    return np.random.default_rng([seed, name, len(rows) - step]).random((number, horizon, 2))
+    return np.random.default_rng([seed, name, len(rows) - step]).random((horizon, number, 2)).swapaxes(0, 1)
 
 
 def forecasts(stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int) -> Floats:
