@@ -12,13 +12,13 @@ from faults import Quick
 from zoo import CELLS
 
 import textgen
-from textgen import files
+from textgen import files, sealed
 from textgen.cli import main
 from textgen.model import build_model
 from textgen.model_folder import CONFIG
 from textgen.options import from_mapping
 from textgen.series.data import SeriesData
-from textgen.series.design import rows_of
+from textgen.series.design import FILE, Design, rows_of
 from textgen.series.evaluate import MODEL, Protocol, evaluate_rows
 from textgen.series.head import law, student
 from textgen.series.loop import forecasts, paths, read
@@ -27,6 +27,7 @@ from textgen.series.scaling import CHANGE, LAST, SEASONAL, fit
 from textgen.series.task import negative_log_likelihood
 from textgen.series.torch_rows import TorchRows
 from textgen.settings import TrainOptions
+from textgen.strict_json import to_json
 from textgen.training.checkpoint import Run, model_tensors
 from textgen.training.trainer import Trainer
 
@@ -340,7 +341,7 @@ def trainer_of(folder, data, cell, **options):
     torch.manual_seed(7)
     config = data.config(given, given.hidden_size)
     folder.mkdir(parents=True)
-    run = Run.create(folder / "run", {CONFIG: files.to_json(config.to_json())})
+    run = Run.create(folder / "run", {CONFIG: to_json(config.to_json())})
     return Trainer(run, data.task(given), build_model(config, cell), given, "cpu")
 
 
@@ -438,6 +439,42 @@ def test_evaluate_scores_what_came_after_training(trained, tmp_path, capfd):
     longer = write(tmp_path / "later.csv", time=hours(460), north=wave(460, 24), south=wave(460, 24, seed=3) * 5)
     assert main(["evaluate", str(longer), "-m", str(folder), "--json", "--paths", "0"]) == 0
     assert json.loads(capfd.readouterr().out)["windows"] == 2 * (60 - 24 + 1)
+
+
+def test_a_gap_that_training_took_is_taken_again(tmp_path):
+    stamps = months(160)
+    path = write(tmp_path / "x.csv", month=stamps[:60] + stamps[100:], y=wave(120))
+    given = {**SIZES, "task": "forecast", "seq_length": 48, "max_steps": 1}
+    folder = textgen.train(path, output_dir=str(tmp_path / "run"), **given)
+    assert len(textgen.load_forecaster(folder).predict(path)[0].history) == 160
+
+
+def test_a_series_that_ends_before_the_part_to_score_is_passed_over(trained):
+    folder, path = trained
+    forecaster = textgen.load_forecaster(folder)
+    rows = forecaster.read(path)
+    report = forecaster.evaluate_rows(rows, [5000, 370], Protocol(24, number=0))
+    assert report.windows == 400 - 370 - 24 + 1 and list(report.by_series) == ["south"]
+
+
+DAMAGE = {
+    "scales": {"north": {"base": "best"}},
+    "season": 10**9,
+    "horizon": "far",
+    "lags": {"season": 24, "seasons": [10**9]},
+    "calendar": {"periods": [[86400.0, 10**9]]},
+    "clock": {"unit": "second", "step": 0},
+    "columns": None,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_design_is_named(trained, name):
+    path = trained[0] / FILE
+    content = json.loads(path.read_text())
+    assert to_json(Design.from_json(content, str(path)).to_json()) == path.read_bytes()
+    with pytest.raises(sealed.DamagedError, match=r"forecast\.json is damaged"):
+        Design.from_json({**content, name: DAMAGE[name]}, str(path))
 
 
 def test_the_plan_repeats_what_was_named(trained, tmp_path, capfd):

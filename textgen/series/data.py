@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from textgen import files, sealed
+from textgen import sealed
 from textgen.config import ModelConfig
 from textgen.disk import sweep
 from textgen.errors import UsageError
@@ -22,6 +22,7 @@ from textgen.series.read import Series, read_series
 from textgen.series.task import Forecasting
 from textgen.series.windows import Windows
 from textgen.settings import TrainOptions
+from textgen.strict_json import to_json
 from textgen.tasks.examples import ExampleStore, open_examples, write_examples
 from textgen.tasks.task import Data
 from textgen.text.sources import SourceOptions, find_sources
@@ -64,7 +65,7 @@ class SeriesData(Data):
         divided = divide(table, apart, options)
         design = design_of(divided, options)
         parts = {TRAIN: arrays_of(divided.training), VALIDATION: arrays_of(divided.held_out)}
-        content = files.to_json(design.to_json())
+        content = to_json(design.to_json())
         key = key_of(parts, content, FORMAT_VERSION)
         if not (cache / key).is_dir():
             write_examples(cache / key, KIND, key, parts, {"version": FORMAT_VERSION}, {FILE: content})

@@ -25,6 +25,9 @@ FILE = "forecast.json"
 CONTEXT = 512
 """Steps that are read, at least, before the first forecast of a series: enough for a state to forget its beginning."""
 
+LARGEST = 1_000_000
+"""Time steps that a season, a horizon or a lag may have."""
+
 OUTPUTS = 3
 """Numbers that the model gives at a time step: location, scale and degrees of freedom, before they are bounded."""
 
@@ -46,6 +49,15 @@ class Design:
     """Mean and deviation of each extra column in the training parts."""
     scales: dict[str, Scale]
     transform: str
+    longest_gap: int | None
+    """Steps of the longest gap that is filled; None where no window said so."""
+
+    def __post_init__(self) -> None:
+        sizes = [self.season, self.horizon, *(self.season * k for k in self.lags.seasons)]
+        if not all(1 <= size <= LARGEST for size in sizes) or self.lags.season != self.season or self.clock.step < 1:
+            raise ValueError("a season, a horizon or a lag that cannot be")
+        if not all(period > 0 and 1 <= harmonics <= 16 for period, harmonics in self.calendar.periods):
+            raise ValueError("a calendar that cannot be")
 
     @property
     def width(self) -> int:
@@ -83,11 +95,12 @@ class Design:
                 Lags(int(content["lags"]["season"]), tuple(map(int, content["lags"]["seasons"]))),
                 Calendar(tuple((float(p), int(k)) for p, k in content["calendar"]["periods"])),
                 tuple((float(mean), float(deviation)) for mean, deviation in content["extras"]),
-                {str(name): Scale(**scale) for name, scale in content["scales"].items()},
+                {str(name): Scale.from_json(scale) for name, scale in content["scales"].items()},
                 str(content["transform"]),
+                None if content["longest_gap"] is None else int(content["longest_gap"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise sealed.DamagedError(f"{path} is damaged: {type(error).__name__} {error}.") from None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise sealed.DamagedError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
 
 
 @dataclass(frozen=True)

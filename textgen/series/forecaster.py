@@ -63,7 +63,7 @@ class Forecaster:
             list(columns.times), list(columns.targets), columns.series, list(columns.extras), season=self.design.season
         )
         sources = find_sources([os.fspath(path) for path in listed])
-        table = read_series(sources, options, SourceOptions(encoding=encoding))
+        table = read_series(sources, options, SourceOptions(encoding=encoding), self.design.longest_gap)
         if table.clock != self.design.clock and max(map(len, table.series)) > 1:
             raise TextgenError(
                 f"a step of {sources[0].name!r} is {table.clock.described()}, but the model's is "
@@ -141,7 +141,7 @@ class Forecaster:
         encoding: str | None = None,
     ) -> Report:
         """The errors of this model and of the naive forecasts, by rolling origin, on all that comes after what training
-        saw; of series that it did not see, and of tables without times, on their last tenth.
+        saw; of series that it did not see, on their last tenth, at least one horizon.
 
         Raises TextgenError if there is nothing to forecast.
         """
@@ -158,7 +158,9 @@ class Forecaster:
 
     def evaluate_rows(self, rows: Sequence[Rows], first: Sequence[int], protocol: Protocol) -> Report:
         """As `evaluate`, of series that are read already, from the steps `first` of each on."""
-        begin = [max(0, start - self.design.context) for start in first]
+        begin = [
+            min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)
+        ]
         recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
         after = [start - begun for start, begun in zip(first, begin, strict=True)]
         return evaluate_rows(self.stepper, recent, self.design, after, protocol)

@@ -36,6 +36,7 @@ def design_of(divided: Divided, options: TrainOptions) -> Design:
         extra_measures([each.extras for each in training]),
         scales,
         options.transform,
+        options.seq_length,
     )
 
 

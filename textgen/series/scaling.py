@@ -4,7 +4,8 @@ the naive forecast that the model corrects."""
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,19 @@ class Scale:
     def to_json(self) -> dict[str, Any]:
         """As the model folder keeps it."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Scale:
+        """Raises ValueError, TypeError or KeyError for what `to_json` did not write."""
+        given = {each.name: content[each.name] for each in fields(cls)}
+        numbers = [value for name, value in given.items() if name not in ("transform", "base")]
+        if given["transform"] not in ("none", "log") or given["base"] not in (LAST, SEASONAL, CHANGE):
+            raise ValueError("a transform or a base that does not exist")
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+            raise ValueError("a measure that is no number")
+        if min(given[name] for name in ("spread", "step_unit", "season_unit", "base_unit", "deviation", "naive")) <= 0:
+            raise ValueError("a measure that is not above 0")
+        return cls(**given)
 
 
 def fit(name: str, values: Floats, missing: Mask, season: int, horizon: int, transform: str, end: int) -> Scale:
