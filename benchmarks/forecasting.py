@@ -85,10 +85,19 @@ def run(row, cell, folder, seed):
         seconds = time.process_time() - began
         forecaster = textgen.load(model)
         rows = forecaster.read(whole)
+        end = forecaster.unseen(rows[0], 1)  # in time steps, of which a gap has some without rows
         errors = [scored(row, forecaster, rows, end, horizon) for horizon in row.horizons]
     report = {name: [each[name] for each in errors] for name in errors[0]}
     bases = sorted({scale.base for scale in forecaster.design.scales.values()})
-    return {"series": row.name, "cell": cell, "seconds": round(seconds, 1), "bases": bases, **report}
+    alone = base_alone(rows, end) if row.horizons == (1,) else None
+    return {"series": row.name, "cell": cell, "seconds": round(seconds, 1), "bases": bases, "base": alone, **report}
+
+
+def base_alone(rows, end):
+    """The RMSE of the next step by the naive forecasts that the model corrects: what an untrained model has."""
+    guesses = [each.scale.restored(each.bases[end - 1 : -1]) for each in rows]
+    errors = [each.series.values[end:] - guess for each, guess in zip(rows, guesses, strict=True)]
+    return float(np.sqrt(np.mean(np.square(np.concatenate(errors)))))
 
 
 def scored(row, forecaster, rows, end, horizon):
@@ -153,7 +162,7 @@ def better(row, found, cell):
 
 def report(records):
     """The markdown table of what was recorded."""
-    heading = ["series", "error", *NAIVE, *CELLS, "better than both", "seconds", "coverage"]
+    heading = ["series", "error", *NAIVE, "corrected forecast", *CELLS, "better than both", "seconds", "coverage"]
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
     for row in ROWS:
         found = {record["cell"]: record for record in records if record["series"] == row.name}
@@ -164,6 +173,8 @@ def report(records):
         ahead = " / ".join(map(str, row.horizons)) if len(row.horizons) > 1 else "1"
         cells = [row.name, f"{name}, horizon {ahead}"]
         cells += [cell_text(row, some.get(name)) for name in NAIVE.values()]
+        alone = "" if some["base"] is None else f": {some['base']:.3f}"
+        cells.append(" or ".join(some["bases"]) + alone)
         cells += [cell_text(row, found[cell]["model"]) if cell in found else "" for cell in CELLS]
         wins = [f"{cell} {better(row, found, cell)}/{len(row.horizons)}" for cell in CELLS if cell in found]
         cells.append(", ".join(wins))
