@@ -75,6 +75,10 @@ class Units:
             np.array([scale.weights() for scale in scales]).reshape(-1, 3),
         )
 
+    def rows(self, chosen: npt.NDArray[np.intp]) -> Units:
+        """Those of some rows, as often as they are named."""
+        return Units(self.step[chosen], self.season[chosen], self.base[chosen], self.weights[chosen])
+
 
 def lagged(scaled: Floats, lags: Lags) -> Floats:
     """A whole series (N,) as what is read at each of its steps, (N, offsets); before its first value stands that."""

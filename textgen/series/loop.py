@@ -65,7 +65,7 @@ def read(
     an origin. Yields them in batches of about `most`, in the order of time."""
     lengths, begin = np.array([len(each) for each in rows]), np.array(first)
     stop = lengths if ends is None else np.array(ends)
-    everything, starts = np.concatenate([each.inputs for each in rows]), np.cumsum(lengths) - lengths
+    everything, starts = np.concatenate([each.inputs for each in rows]), _starts(lengths)
     state, kept = stepper.initial_state(len(rows)), []
     for t in range(stop.max()):
         inputs = everything[starts + np.minimum(t, lengths - 1)]
@@ -105,12 +105,14 @@ class _Rolling:
         if np.any(origins.steps + horizon > lengths[origins.series]):
             raise ValueError(f"the calendar of a series ends before {horizon} steps after its origin")
         self._lags, self._offsets = design.lags, np.array(design.lags.offsets)
-        self._units = Units.of([rows[k].scale for k in origins.series])
-        known = _known(rows, origins, design.lags.farthest)
+        self._units = Units.of([each.scale for each in rows]).rows(origins.series)
+        starts = _starts([len(each) for each in rows])[origins.series]
+        back = np.maximum(origins.steps[:, None] + np.arange(-design.lags.farthest, 1), 0)  # the first value goes on
+        known = np.concatenate([each.scaled for each in rows])[starts[:, None] + back]
         self._values = np.concatenate([known, np.zeros((len(origins), horizon))], axis=1)
-        self._beside = np.stack([rows[k].beside[t] for k, t in zip(origins.series, origins.steps, strict=True)])
+        self._beside = np.concatenate([each.beside for each in rows])[starts + origins.steps]
         self._calendar = np.concatenate([each.calendar for each in rows])
-        self._place = (np.cumsum(lengths) - lengths)[origins.series] + origins.steps
+        self._place = _starts(lengths)[origins.series] + origins.steps
         self._noise, self._ahead = noise, 0
 
     def _seen(self) -> Floats:
@@ -132,10 +134,11 @@ class _Rolling:
         return np.concatenate([inputs, self._beside, self._calendar[self._place + self._ahead]], axis=1)
 
 
-def _known(rows: Sequence[Rows], origins: Origins, back: int) -> Floats:
-    """The values up to each origin, (R, back + 1); before a series' first stands that."""
-    places = origins.steps[:, None] + np.arange(-back, 1)
-    return np.stack([rows[k].scaled[np.maximum(p, 0)] for k, p in zip(origins.series, places, strict=True)])
+def _starts(lengths: Sequence[int] | Places) -> Places:
+    """Where each of several arrays begins, once they stand end to end."""
+    each = np.asarray(lengths, dtype=np.intp)
+    starts: Places = np.cumsum(each) - each
+    return starts
 
 
 def chunks(stepper: Stepper, design: Design, origins: Origins, horizon: int, copies: int = 1) -> Iterator[Origins]:
