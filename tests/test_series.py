@@ -446,12 +446,12 @@ def test_a_gap_that_training_took_is_taken_again(tmp_path):
     path = write(tmp_path / "x.csv", month=stamps[:60] + stamps[100:], y=wave(120))
     given = {**SIZES, "task": "forecast", "seq_length": 48, "max_steps": 1}
     folder = textgen.train(path, output_dir=str(tmp_path / "run"), **given)
-    assert len(textgen.load_forecaster(folder).predict(path)[0].history) == 160
+    assert len(textgen.load(folder).predict(path)[0].history) == 160
 
 
 def test_a_series_that_ends_before_the_part_to_score_is_passed_over(trained):
     folder, path = trained
-    forecaster = textgen.load_forecaster(folder)
+    forecaster = textgen.load(folder)
     rows = forecaster.read(path)
     report = forecaster.evaluate_rows(rows, [5000, 370], Protocol(24, number=0))
     assert report.windows == 400 - 370 - 24 + 1 and list(report.by_series) == ["south"]
