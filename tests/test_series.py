@@ -280,6 +280,21 @@ def test_the_calendar_of_another_series_is_never_read(tmp_path):
         forecasts(stepper, data.rows, data.design, origins, 4)
 
 
+def test_a_loop_that_runs_away_is_held(tmp_path, table):
+    data = prepared(table, tmp_path, horizon=100, validation_split=0.0)
+    model = model_for(data)
+    with torch.no_grad():
+        model.readout.linear.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
+    stepper, (scale,) = TorchRows(model), data.design.scales.values()
+    (origin,) = read(stepper, data.rows, [119], 10)
+    highest = max(scale.high, data.rows[0].scaled[-1]) + scale.room
+    for values in (
+        forecasts(stepper, data.rows, data.design, origin, 100),
+        paths(stepper, data.rows, data.design, origin, 100, 3, seed=1),
+    ):
+        assert np.isfinite(values).all() and values.max() == pytest.approx(highest)
+
+
 def test_chunks_change_nothing(tmp_path, table, monkeypatch):
     data = prepared(table, tmp_path, horizon=7)
     stepper = TorchRows(shaken(model_for(data)))

@@ -7,7 +7,7 @@ did. The same function serves training, on whole series, and the loop, on the va
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -58,12 +58,16 @@ class Lags:
 
 @dataclass(frozen=True)
 class Units:
-    """The measures of several rows, each (R,), and the weights of their bases (R, 3)."""
+    """The measures of several rows, each (R,), the weights of their bases (R, 3), and the least and greatest value that
+    was seen, with the room beyond."""
 
     step: Floats
     season: Floats
     base: Floats
     weights: Floats
+    low: Floats
+    high: Floats
+    room: Floats
 
     @classmethod
     def of(cls, scales: Sequence[Scale]) -> Units:
@@ -73,11 +77,14 @@ class Units:
             np.array([scale.season_unit for scale in scales]),
             np.array([scale.base_unit for scale in scales]),
             np.array([scale.weights() for scale in scales]).reshape(-1, 3),
+            np.array([scale.low for scale in scales]),
+            np.array([scale.high for scale in scales]),
+            np.array([scale.room for scale in scales]),
         )
 
     def rows(self, chosen: npt.NDArray[np.intp]) -> Units:
         """Those of some rows, as often as they are named."""
-        return Units(self.step[chosen], self.season[chosen], self.base[chosen], self.weights[chosen])
+        return Units(*(getattr(self, each.name)[chosen] for each in fields(self)))
 
 
 def lagged(scaled: Floats, lags: Lags) -> Floats:

@@ -113,6 +113,9 @@ class _Rolling:
         self._beside = np.concatenate([each.beside for each in rows])[starts + origins.steps]
         self._calendar = np.concatenate([each.calendar for each in rows])
         self._place = _starts(lengths)[origins.series] + origins.steps
+        last, room = self._values[:, design.lags.farthest], self._units.room
+        self._least = np.minimum(self._units.low, last) - room
+        self._greatest = np.maximum(self._units.high, last) + room
         self._noise, self._ahead = noise, 0
 
     def _seen(self) -> Floats:
@@ -120,11 +123,13 @@ class _Rolling:
         return self._values[:, self._lags.farthest + self._ahead - self._offsets]
 
     def choose(self, outputs: Floats32) -> Floats:
-        """The next value of each row (R,): the location of its law, or a draw from it."""
+        """The next value of each row (R,): the location of its law, or a draw from it, within the room there is."""
         location, scale, freedom = law(outputs)
         if self._noise is not None:
             location = location + scale * student(self._noise[:, self._ahead], freedom)
-        return base_forecast(self._seen(), self._units) + self._units.base * location
+        value = base_forecast(self._seen(), self._units) + self._units.base * location
+        bounded: Floats = np.clip(value, self._least, self._greatest)
+        return bounded
 
     def feed(self, chosen: Floats) -> Floats32:
         """The inputs (R, width) of the next time step, in which what was chosen is the value."""

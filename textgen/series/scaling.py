@@ -29,7 +29,7 @@ class Scale:
     corrects. `step_unit`, `season_unit` and `base_unit` are the typical sizes, in z, of a change from one step to the
     next, of one from season to season, and of the base's error. `mean` and `deviation` are those of y itself; `naive`
     is the mean absolute error of the (seasonal) naive forecast one season ahead, by which MASE divides. `end` is the
-    time after the last that training saw, held-out part included.
+    time after the last that training saw, held-out part included. `low` and `high` are the least and greatest z.
     """
 
     transform: str
@@ -43,6 +43,14 @@ class Scale:
     deviation: float
     naive: float
     end: int
+    low: float
+    high: float
+
+    @property
+    def room(self) -> float:
+        """How far, in z, a forecast may go beyond what was seen: the width of all that training saw, three times that
+        where a trend goes on. A loop that feeds on itself could otherwise run away."""
+        return (self.high - self.low) * (3 if self.base == CHANGE else 1)
 
     def scaled(self, values: Floats) -> Floats:
         """Values as the model sees them; where logarithms are taken, at least a thousandth of their usual size."""
@@ -112,6 +120,8 @@ def fit(name: str, values: Floats, missing: Mask, season: int, horizon: int, tra
         deviation=float(known.std()),
         naive=max(naive, 1e-12),
         end=end,
+        low=float(scaled.min()),
+        high=float(scaled.max()),
     )
 
 
