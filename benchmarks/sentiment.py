@@ -1,7 +1,7 @@
 """Labels of sentences on the usual sets of sentiment, without outside vectors: accuracy beside what was published.
 
     python benchmarks/sentiment.py DATA_FOLDER [--sets sst2,sst3,rt,cr,fpb] [--cells rnn,lstm,gru] [--folds 3]
-        [--seed 1] [--pretrain]
+        [--seed 1] [--pretrain] [--plot FILE]
 
 DATA_FOLDER holds `sst/` (trees `train.txt`; sentences `stsa.fine.dev`, `stsa.fine.test`), `rt-polarity/`
 (`rt-polarity.neg`, `rt-polarity.pos`), `customer-reviews/custrev.all` and `financial-phrasebank/Sentences_50Agree.txt`.
@@ -9,7 +9,8 @@ SST is learned from every different phrase of the training trees, as in the lite
 its dev sentences. The other sets have no test part: of ten parts, drawn by seed 0 with every label alike, the first
 `--folds` are tested on in turn; a tenth of the other nine is held out, to choose the weights on. Nothing is ever chosen
 on a test part. Seconds are of one processor, training and testing together. With --pretrain a language model first
-learns the texts to train on, without their labels, and the classifier starts from it.
+learns the texts to train on, without their labels, and the classifier starts from it. With --plot the confusion
+matrix of the last model is drawn.
 """
 
 import argparse
@@ -29,6 +30,10 @@ import numpy as np
 import torch
 
 import textgen
+from textgen.labels.evaluate import evaluate
+from textgen.labels.plot import plot_confusion
+from textgen.labels.read import find_labelled, read_labelled
+from textgen.text.sources import SourceOptions
 
 PARTS = 10
 SMALL = {"epochs": 6.0, "average_weights": 0.998}
@@ -126,8 +131,8 @@ def write(path, rows):
     return str(path)
 
 
-def accuracy(fold, cell, options, seed, pretrain):
-    """The accuracy on the test part, in percent, of a model that learned from the others."""
+def figures(fold, cell, options, seed, pretrain):
+    """The figures on the test part of a model that learned from the others."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         train = write(root / "train.csv", fold.train)
@@ -143,8 +148,8 @@ def accuracy(fold, cell, options, seed, pretrain):
         else:
             given["cell"] = cell
         model = textgen.load(textgen.train(train, output_dir=str(root / "run"), **given))
-        told = model.classify(text for text, _ in fold.test)
-        return 100 * statistics.fmean(p.label == label for p, (_, label) in zip(told, fold.test, strict=True))
+        test = find_labelled([write(root / "test.csv", fold.test)], None)
+        return evaluate(model, read_labelled(test, SourceOptions()))
 
 
 def measured(name, cell, given):
@@ -152,9 +157,15 @@ def measured(name, cell, given):
     _, _, options, prepare = SETS[name]
     began = time.process_time()
     parts = prepare(Path(given.data), given.folds)
-    found = [accuracy(fold, cell, options, given.seed, given.pretrain) for fold in parts]
-    spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
-    return f"{statistics.fmean(found):.1f}{spread} ({time.process_time() - began:.0f} s)"
+    found = [figures(fold, cell, options, given.seed, given.pretrain) for fold in parts]
+    if given.plot:
+        plot_confusion(found[-1], Path(given.plot))
+    right = [100 * each.accuracy for each in found]
+    spread = f" ± {statistics.stdev(right):.1f}" if len(right) > 1 else ""
+    error = statistics.fmean(each.calibration_error for each in found)
+    macro = 100 * statistics.fmean(each.macro_f1 for each in found)
+    seconds = time.process_time() - began
+    return f"{statistics.fmean(right):.1f}{spread} (F1 {macro:.1f}, off by {error:.2f}, {seconds:.0f} s)"
 
 
 def main():
@@ -165,11 +176,12 @@ def main():
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pretrain", action="store_true")
+    parser.add_argument("--plot")
     given = parser.parse_args()
     cells = given.cells.split(",")
     print(f"{date.today()}, {platform.machine()}, one thread, torch {torch.__version__}, seed {given.seed}, "
           f"{given.folds} of {PARTS} folds{', from a language model of the texts' if given.pretrain else ''}: "
-          "test accuracy in percent (seconds of one processor)\n")  # fmt: skip
+          "test accuracy in percent (macro F1, calibration error, seconds of one processor)\n")  # fmt: skip
     print(f"| set | published, without (CNN) or with outside vectors | {' | '.join(cells)} |")
     print(f"|---|---|{'--:|' * len(cells)}", flush=True)
     for name in given.sets.split(","):

@@ -228,6 +228,18 @@ def test_tables_of_every_kind_say_the_same(tmp_path):
         assert labelled([tmp_path / name]) == ROWS, name
 
 
+def test_a_data_set_of_the_hub_is_a_table(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    rows = [{"id": k, "sentence": text, "kind": len(label)} for k, (text, label) in enumerate(ROWS)]
+    (tmp_path / "owner" / "name" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    origins = find_labelled(["hub:owner/name"], None, "kind")
+    found = [(b"".join(t.pieces).decode(), t.label) for t in read_labelled(origins, READING, "kind")]
+    assert found == [(text, "3") for text, _ in ROWS]
+
+
 def folders(rows, root):
     for number, (text, label) in enumerate(rows):
         (root / label).mkdir(parents=True, exist_ok=True)
@@ -507,6 +519,20 @@ def test_parts_of_a_batch_add_up_to_the_whole(table, tmp_path):
         parts = [slice(0, 3), slice(3, 6), slice(6, 7)]
         summed = sum(task.loss(outputs[:, p], targets[:, p]) * task.share(targets, p) for p in parts)
         assert summed.item() == pytest.approx(whole.item(), abs=1e-6)
+
+
+def test_a_script_without_blanks_is_cut_into_characters(tmp_path):
+    rows = [
+        (f"这部电影很{word}我们都{word}极了今天晚上", label)
+        for word, label in (("好", "pos"), ("坏", "neg"))
+        for _ in range(9)
+    ]
+    session = start(
+        [str(csv_of(rows, tmp_path / "x.csv"))],
+        from_mapping(TrainOptions, {**TINY, "output_dir": str(tmp_path / "r")}),
+        0.0,
+    )
+    assert session.data.tokenizer.level == "char"
 
 
 # --- stopping and going on ---

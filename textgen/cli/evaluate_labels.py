@@ -41,7 +41,7 @@ def _of_corpus(request: EvaluationRequest) -> LabelFigures:
     from textgen.labels.read import find_labelled, read_labelled, reading_of
 
     reading = reading_of(request.reading)
-    origins = find_labelled(request.corpus, reading.text_column)
+    origins = find_labelled(request.corpus, reading.text_column, request.label_column)
     model = load(request.folder)
     return measure(model, read_labelled(origins, reading, request.label_column))
 

@@ -22,8 +22,11 @@ from textgen.text.tokenizer import Tokenizer, train_tokenizer
 
 KIND = "labelled texts"
 FORMAT_VERSION = 1
-LEVEL, VOCABULARY = "word", 30_000
-"""What texts are cut into unless told."""
+VOCABULARY = 30_000
+"""The most words, or pieces, that are told apart unless told."""
+
+LONG_WORDS = 15
+"""With more characters than this between blanks on the average, a script divides words in another way."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,14 @@ class LabelledCorpus:
     def read(cls, paths: Sequence[str], options: TrainOptions, progress: Progress) -> Self:
         """Find and read labelled texts once and decide what is held out and how they are cut."""
         reading, column = reading_of(options), options.label_column
-        origins = find_labelled(paths, options.text_column)
+        origins = find_labelled(paths, options.text_column, column)
         found = survey(read_labelled(origins, reading, column), progress)
         validation, found_validation, share = [], None, options.validation_split
         if options.validation_file is not None:
-            validation, share = find_labelled([options.validation_file], options.text_column), 0.0
+            validation, share = find_labelled([options.validation_file], options.text_column, column), 0.0
             found_validation = survey(read_labelled(validation, reading, column), progress, found.labels)
         given = given_tokenizer(options.tokenizer)
-        level = given.level if given else options.tokenizer or LEVEL
+        level = given.level if given else options.tokenizer or _level(found)
         size = given.vocab_size if given else options.vocab_size or VOCABULARY
         held_out = hold_out(found.numbers, share, options.seed)
         return cls(origins, validation, options, found, found_validation, held_out, level, size, given)
@@ -93,6 +96,11 @@ class LabelledCorpus:
         arrays = {part: _arrays(parts[part], labels[part]) for part in parts}
         about = {"labels": list(self.found.labels), "bytes": total}
         write_examples(folder, KIND, self.key, arrays, about, tokenizer.files())
+
+
+def _level(found: Survey) -> str:
+    """What texts are cut into unless told: words, where blanks divide them."""
+    return "word" if found.characters <= LONG_WORDS * found.words else "char"
 
 
 def _arrays(texts: Sequence[npt.NDArray[np.int32]], labels: Sequence[int]) -> dict[str, npt.NDArray[np.generic]]:

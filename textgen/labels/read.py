@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from textgen.errors import TextgenError, UsageError
+from textgen.text import hub
 from textgen.text.corpus_settings import ReadingOptions
 from textgen.text.records import read_records, require_columns
 from textgen.text.sources import Source, SourceOptions, find_sources, read
@@ -52,12 +53,15 @@ def reading_of(options: ReadingOptions) -> SourceOptions:
     return SourceOptions(options.encoding, options.document_separator, text_column=options.text_column)
 
 
-def find_labelled(paths: Sequence[str], text_column: str | None) -> list[Origin]:
+def find_labelled(paths: Sequence[str], text_column: str | None, label_column: str | None = None) -> list[Origin]:
     """The files meant by `paths`. Plain texts lie in one folder a label, inside the folder that is named, or directly
     in several that are. Raises UsageError or TextgenError for what does not exist, or says no label."""
     origins = []
     for path in paths:
-        for source in find_sources([path], text_column=text_column):
+        if path.startswith(hub.PREFIX):
+            origins.append(Origin(Source(hub.spool(path, text_column, [label_column or LABEL_COLUMN]), path)))
+            continue
+        for source in find_sources([path]):
             label = None if form_of(source.path.name) else _folder_label(source, path, len(paths) > 1)
             origins.append(Origin(source, label))
     return origins

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from textgen.errors import TextgenError, did_you_mean
 from textgen.labels.read import Labelled
+from textgen.text.encoding import count_characters
 from textgen.text.split import Progress, Scan, scan
 
 SHOWN_LABELS = 12
@@ -18,11 +19,14 @@ SHOWN_LABELS = 12
 
 @dataclass(frozen=True)
 class Survey:
-    """The labels in order, the number of each text's label (N,), and what `textgen.text.split.scan` tells."""
+    """The labels in order, the number of each text's label (N,), what `textgen.text.split.scan` tells, and the number
+    of characters and of words between blanks."""
 
     labels: tuple[str, ...]
     numbers: npt.NDArray[np.int64]
     scan: Scan
+    characters: int
+    words: int
 
 
 def survey(texts: Iterable[Labelled], progress: Progress, known: Sequence[str] | None = None) -> Survey:
@@ -34,8 +38,10 @@ def survey(texts: Iterable[Labelled], progress: Progress, known: Sequence[str] |
     places: dict[str, int] = {}
     first: list[str] = []
     numbers: list[int] = []
+    characters = words = 0
 
     def pieces() -> Iterator[tuple[int, bytes]]:
+        nonlocal characters, words
         done = 0
         for text in texts:
             if text.label not in places:
@@ -47,6 +53,7 @@ def survey(texts: Iterable[Labelled], progress: Progress, known: Sequence[str] |
             numbers.append(places[text.label])
             for piece in text.pieces:
                 yield number, piece
+                characters, words = characters + count_characters(piece), words + len(piece.split())
                 done += len(piece)
                 progress("reading", done, 0)
 
@@ -56,7 +63,7 @@ def survey(texts: Iterable[Labelled], progress: Progress, known: Sequence[str] |
         _refuse_few(found, first, np.bincount(numbers, minlength=len(found)))
     labels = tuple(known) if known is not None else in_order(found)
     renumber = np.array([labels.index(label) for label in found], dtype=np.int64)
-    return Survey(labels, renumber[np.array(numbers, dtype=np.int64)], scanned)
+    return Survey(labels, renumber[np.array(numbers, dtype=np.int64)], scanned, characters, words)
 
 
 def _refuse_few(labels: Sequence[str], first: Sequence[str], counts: npt.NDArray[np.int64]) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,25 @@ def parse(typed: str) -> tuple[str, str | None, str]:
     return match[1], match[2] or None, match[3] or DEFAULT_SPLIT
 
 
-def spool(typed: str, text_column: str | None) -> Path:
-    """The text column of a data set as a jsonl file, since a corpus is read several times; removed when the process
-    ends. Raises TextgenError in one sentence if it cannot be had, or holds what is not text."""
+def spool(typed: str, text_column: str | None, beside: Sequence[str] = ()) -> Path:
+    """The text column of a data set, and those `beside` it that it has, as a jsonl file, since a corpus is read several
+    times; removed when the process ends. Rows without text are left out, unless something stands beside it. Raises
+    TextgenError in one sentence if it cannot be had, or holds what is not text."""
     with tempfile.NamedTemporaryFile("wb", prefix="textgen-", suffix=".jsonl", delete=False) as file:
         atexit.register(Path(file.name).unlink, missing_ok=True)
-        for column, text in _texts(typed, text_column):
-            file.write(json.dumps({column: text}).encode() + b"\n")
+        for row in _rows(typed, text_column, beside):
+            file.write(json.dumps(row).encode() + b"\n")
     return Path(file.name)
 
 
-def _texts(typed: str, asked: str | None) -> Iterator[tuple[str, str]]:
+def _rows(typed: str, asked: str | None, beside: Sequence[str]) -> Iterator[dict[str, Any]]:
     column: str | None = None
     for number, row in enumerate(_stream(typed), 1):
         if column is None:
-            column = choose_column(list(row), [key for key in row if isinstance(row[key], str)], asked, typed)
-        if cell(row.get(column), column, f"row {number} of {typed!r}"):
-            yield column, row[column]
+            others = [key for key in row if isinstance(row[key], str) and key not in beside]
+            column = choose_column(list(row), others, asked, typed)
+        if cell(row.get(column), column, f"row {number} of {typed!r}") or beside:
+            yield {name: row.get(name) for name in (column, *beside) if name in row}
 
 
 def _stream(typed: str) -> Iterator[dict[str, Any]]:
