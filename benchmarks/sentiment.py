@@ -1,7 +1,7 @@
 """Labels of sentences on the usual sets of sentiment, without outside vectors: accuracy beside what was published.
 
     python benchmarks/sentiment.py DATA_FOLDER [--sets sst2,sst3,rt,cr,fpb] [--cells rnn,lstm,gru] [--folds 3]
-        [--seed 1] [--pretrain] [--plot FILE]
+        [--seed 1] [--with NAME=VALUE]... [--natural] [--pretrain] [--plot FILE]
 
 DATA_FOLDER holds `sst/` (trees `train.txt`; sentences `stsa.fine.dev`, `stsa.fine.test`), `rt-polarity/`
 (`rt-polarity.neg`, `rt-polarity.pos`), `customer-reviews/custrev.all` and `financial-phrasebank/Sentences_50Agree.txt`.
@@ -9,19 +9,21 @@ SST is learned from every different phrase of the training trees, as in the lite
 its dev sentences. The other sets have no test part: of ten parts, drawn by seed 0 with every label alike, the first
 `--folds` are tested on in turn; a tenth of the other nine is held out, to choose the weights on. Nothing is ever chosen
 on a test part. Seconds are of one processor, training and testing together. With --pretrain a language model first
-learns the texts to train on, without their labels, and the classifier starts from it. With --plot the confusion
+learns the texts to train on, without their labels, and the classifier starts from it. --with changes an option of
+training; with --natural punctuation stands at its word, as people write, not between blanks; with --plot the confusion
 matrix of the last model is drawn.
 """
 
 import argparse
 import csv
+import json
 import os
 import platform
 import re
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -125,6 +127,20 @@ SETS = {
 }  # fmt: skip
 
 
+def natural(text):
+    """A sentence that was cut into words, with punctuation at its word again."""
+    return re.sub(r"(?<=[(\[]) ", "", re.sub(r" (?=[.,!?;:)\]'])", "", text))
+
+
+def changed(typed):
+    """NAME=VALUE as a name and a number or a text."""
+    name, _, value = typed.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def write(path, rows):
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
@@ -155,8 +171,11 @@ def figures(fold, cell, options, seed, pretrain):
 def measured(name, cell, given):
     """A cell of the table: mean accuracy over folds, and seconds."""
     _, _, options, prepare = SETS[name]
+    options = {**options, **dict(given.changed)}
     began = time.process_time()
     parts = prepare(Path(given.data), given.folds)
+    if given.natural:
+        parts = [Fold(*([(natural(text), label) for text, label in rows] for rows in astuple(part))) for part in parts]
     found = [figures(fold, cell, options, given.seed, given.pretrain) for fold in parts]
     if given.plot:
         plot_confusion(found[-1], Path(given.plot))
@@ -176,11 +195,14 @@ def main():
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pretrain", action="store_true")
+    parser.add_argument("--with", dest="changed", type=changed, action="append", default=[])
+    parser.add_argument("--natural", action="store_true")
     parser.add_argument("--plot")
     given = parser.parse_args()
     cells = given.cells.split(",")
     print(f"{date.today()}, {platform.machine()}, one thread, torch {torch.__version__}, seed {given.seed}, "
-          f"{given.folds} of {PARTS} folds{', from a language model of the texts' if given.pretrain else ''}: "
+          f"{given.folds} of {PARTS} folds{', from a language model of the texts' if given.pretrain else ''}"
+          f"{', natural punctuation' if given.natural else ''}{''.join(f', {k} {v}' for k, v in given.changed)}: "
           "test accuracy in percent (macro F1, calibration error, seconds of one processor)\n")  # fmt: skip
     print(f"| set | published, without (CNN) or with outside vectors | {' | '.join(cells)} |")
     print(f"|---|---|{'--:|' * len(cells)}", flush=True)
