@@ -32,7 +32,7 @@ from textgen.labels.read import chosen_columns, find_labelled, label_of, lines, 
 from textgen.labels.settings import POOLINGS
 from textgen.labels.survey import hold_out, in_order, survey
 from textgen.labels.task import Classification, LabelledTexts, class_weights, pooled
-from textgen.labels.texts import CHUNK, Texts
+from textgen.labels.texts import CHUNK, Texts, log_probabilities
 from textgen.model import build_model
 from textgen.options import from_mapping
 from textgen.settings import TrainOptions
@@ -454,6 +454,8 @@ def test_a_text_is_read_in_windows_as_it_is_at_once(models):
     outputs, _ = model.reader.outputs(ids[None].astype(np.int32), model.reader.initial_state(1))
     wanted = np.exp(log_softmax(outputs.astype(np.float64).mean(axis=0)))[0]
     assert list(model.classify([text])[0].probabilities.values()) == pytest.approx(wanted, abs=1e-6)
+    encoded = Texts.of([ids[:9], ids, ids[:4]])
+    assert np.exp(log_probabilities(model.reader, encoded, "mean")[1]) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_memory_does_not_grow_with_a_text(models):
