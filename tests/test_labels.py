@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tracemalloc
 from dataclasses import replace
 
@@ -643,6 +644,8 @@ def test_lines_of_a_pipe_are_told_as_they_come(models):
     """A line is answered before the next one is sent."""
     command = [sys.executable, "-m", "textgen", "predict", "-m", str(models["last"]), "-", "--threads", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        killer = threading.Timer(120, process.kill)  # instead of waiting for ever for an answer that is held back
+        killer.start()
         assert process.stdout.readline().split("\t")[0] == "label"
         for text, label in (("a fine w1", "pos"), ("a dull w1", "neg")):
             process.stdin.write(text + "\n")
@@ -650,6 +653,7 @@ def test_lines_of_a_pipe_are_told_as_they_come(models):
             assert process.stdout.readline().split("\t")[0] == label
         process.stdin.close()
         assert process.wait(timeout=60) == 0
+        killer.cancel()
 
 
 def test_a_damaged_list_of_labels_is_refused(models, tmp_path):
