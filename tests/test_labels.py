@@ -459,8 +459,20 @@ def test_a_text_is_read_in_windows_as_it_is_at_once(models):
     assert np.exp(log_probabilities(model.reader, encoded, "mean")[1]) == pytest.approx(wanted, abs=1e-6)
 
 
+class Watched:
+    """A reader that remembers the most symbols it was given at once."""
+
+    def __init__(self, reader):
+        self.reader, self.initial_state, self.longest = reader, reader.initial_state, 0
+
+    def outputs(self, ids, state):
+        self.longest = max(self.longest, ids.shape[1])
+        return self.reader.outputs(ids, state)
+
+
 def test_memory_does_not_grow_with_a_text(models):
     model = textgen.load(models["last"], "torch")
+    model = replace(model, reader=Watched(model.reader))
     peaks = []
     for words in (800, 4000):  # of 4 kB each, blanks included: more than a tokenizer takes at a time
         pieces = (b"fine" + b" " * 4000 for _ in range(words))
@@ -470,6 +482,8 @@ def test_memory_does_not_grow_with_a_text(models):
         tracemalloc.stop()
         assert answer.label in ("neg", "pos")
     assert peaks[1] < 1.2 * peaks[0]
+    log_probabilities(model.reader, Texts.of([np.zeros(3 * CHUNK, np.int32)]), "last")
+    assert model.reader.longest == CHUNK
 
 
 def test_what_is_padded_has_no_gradient(table, tmp_path):
