@@ -104,8 +104,10 @@ def rt_polarity(folder, count):
 
 
 def customer_reviews(folder, count):
+    """Its sentences, without the few lines that hold a label and no text."""
     lines = (folder / "customer-reviews" / "custrev.all").read_text(encoding="utf-8").splitlines()
-    return folds([(line[2:], ("negative", "positive")[int(line[0])]) for line in lines], count)
+    rows = [(line[2:], ("negative", "positive")[int(line[0])]) for line in lines]
+    return folds([row for row in rows if row[0].strip()], count)
 
 
 def phrasebank(folder, count):
