@@ -28,7 +28,7 @@ from textgen.contest.record import CONTEST, load
 from textgen.contest.results import interval, rows, t_quantile, table, to_json
 from textgen.contest.settings import DECIDED, ContestOptions, budget, request
 from textgen.errors import TextgenError, UsageError
-from textgen.options import from_mapping
+from textgen.options import declared, from_mapping, value_type
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import WEIGHTS, unpack
 from textgen.training.machine import ThisMachine
@@ -540,8 +540,15 @@ def test_a_text_too_short_to_compare_on_is_refused(desk):
 def test_what_the_contest_decides_cannot_be_given(name):
     other = {"cell": "gru", "cell_options": {"a": 1}, "report_to": ["tensorboard"], "overwrite_output_dir": True,
              "size": "tiny", "init_from": "x"}  # fmt: skip
+    declaration, kind = (
+        dict((f.name, its) for f, its in declared(TrainOptions))[name],
+        value_type(TrainOptions, name)[0],
+    )
+    default = getattr(TrainOptions(), name)
+    usual = {str: "x", list: ["x"], int: (default or 1) + 1}.get(kind, 1)
+    fitting = next((each for each in declaration.choices if each != default), usual)
     with pytest.raises(UsageError, match=rf"--{name.replace('_', '-')} is decided by the contest"):
-        asked(**{name: other.get(name, 1)})
+        asked(**{name: other.get(name, fitting)})
 
 
 def test_budgets_are_read_as_people_write_them():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from textgen.errors import UsageError, did_you_mean
@@ -16,9 +16,11 @@ DECIDED = (
     *("cell", "cell_options", "init_from", "size", "hidden_size", "minutes", "epochs", "max_steps", "max_time"),
     *("learning_rate", "early_stopping_patience", "sample_steps", "report_to", "seed"),
     *("output_dir", "overwrite_output_dir"),
-    *("label_column", "pooling", "class_weights"),
+    "task",
+    *(f.name for kind in TrainOptions.__mro__ if "of_task" in vars(kind) for f in fields(kind)),
 )
-"""Options of a training that a contest decides; all others hold for every cell alike."""
+"""Options of a training that a contest decides (it models language, so that those of other tasks are among them); all
+others hold for every cell alike."""
 
 _NUMBER = re.compile(r"(\d[\d,_]*(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
