@@ -540,13 +540,10 @@ def test_a_text_too_short_to_compare_on_is_refused(desk):
 def test_what_the_contest_decides_cannot_be_given(name):
     other = {"cell": "gru", "cell_options": {"a": 1}, "report_to": ["tensorboard"], "overwrite_output_dir": True,
              "size": "tiny", "init_from": "x"}  # fmt: skip
-    declaration, kind = (
-        dict((f.name, its) for f, its in declared(TrainOptions))[name],
-        value_type(TrainOptions, name)[0],
-    )
-    default = getattr(TrainOptions(), name)
-    usual = {str: "x", list: ["x"], int: (default or 1) + 1}.get(kind, 1)
-    fitting = next((each for each in declaration.choices if each != default), usual)
+    its = {f.name: declaration for f, declaration in declared(TrainOptions)}[name]
+    kind, default = value_type(TrainOptions, name)[0], getattr(TrainOptions(), name)
+    usual = {str: "x", list: ["x"], int: default + 1 if isinstance(default, int) else 1}.get(kind, 1)
+    fitting = next((each for each in its.choices if each != default), usual)
     with pytest.raises(UsageError, match=rf"--{name.replace('_', '-')} is decided by the contest"):
         asked(**{name: other.get(name, fitting)})
 
