@@ -45,13 +45,14 @@ def _list(folder: str, as_json: bool) -> None:
         raise TextgenError(f"no run in {folder}/.", hint="train one: textgen train FILE")
     shown = [{**row, "steps": f"{count(row['step'])}/{count(row['steps'])}",
               "nats": figure(row["best_loss"]), "bits/byte": figure(row["bits_per_byte"])} for row in rows]  # fmt: skip
-    Output().write(table(shown, ["run", "cell", "steps", "nats", "bits/byte"]) + "\n")
+    Output().write(table(shown, ["run", "task", "cell", "steps", "nats", "bits/byte"]) + "\n")
 
 
 def summary(run: Path) -> dict[str, Any]:
     """A run in one row: what it is, how far it got, its best held-out loss, and what is wrong with it, if anything."""
     row: dict[str, Any] = {
         "run": run.name,
+        "task": "?",
         "cell": "?",
         "step": 0,
         "steps": 0,
@@ -60,7 +61,7 @@ def summary(run: Path) -> dict[str, Any]:
     }
     try:
         options = sealed.read_json(run / ARGUMENTS)["options"]
-        row |= {"cell": options["cell"], "steps": options["max_steps"]}
+        row |= {"task": options.get("task") or "lm", "cell": options["cell"], "steps": options["max_steps"]}
         lines = metrics(run)
     except (TextgenError, KeyError, TypeError):
         return {**row, "cell": "damaged"}

@@ -162,7 +162,11 @@ def _with_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
 
 def find_texts(paths: Sequence[str], text_column: str | None) -> list[Source]:
     """The files meant by `paths`. Raises as `textgen.text.sources.find_sources`."""
-    return find_sources(paths, text_column=text_column)
+    try:
+        return find_sources(paths, text_column=text_column)
+    except UsageError as error:
+        by_pipe = 'a text itself comes by pipe: echo "..." | textgen predict -'
+        raise UsageError(str(error), hint=error.hint or by_pipe) from None
 
 
 def read_texts(sources: Sequence[Source], reading: SourceOptions, whole_files: bool = False) -> Iterator[Unlabelled]:
