@@ -2,8 +2,8 @@
 
 Each series has the protocol under which others have published results: what is trained on, what is forecast from
 where, and which error counts. Every run is `textgen.train` with one seed and the sizes that it chooses by itself, one
-run for each horizon; what is scored is never read in training. Results go to a file of JSON lines as they come, of
-which the table is made.
+model for all horizons or, with --each-horizon, one for each; what is scored is never read in training. Results go to a
+file of JSON lines as they come, of which the table is made.
 """
 
 import argparse
@@ -37,16 +37,19 @@ class Row:
     measure: str = "rmse"
     horizons: tuple[int, ...] = (1,)
     options: dict = field(default_factory=dict)
+    trained: int = 1
+    """The horizon that a model for all horizons is trained for."""
 
 
 ETT = {"validation_split": 0.25}
 WEATHER = ["DEWP", "TEMP", "PRES", "Iws", "Is", "Ir"]
 ROWS = (
     Row("ETTh1, 7 columns", "ETTh1.csv", 11_520, 14_400, "scaled", (24, 48, 168, 336, 720),
-        {**ETT, "target_column": ["all"]}),
-    Row("ETTh1, OT", "ETTh1.csv", 11_520, 14_400, "scaled", (24, 48, 168, 336, 720), {**ETT, "target_column": ["OT"]}),
+        {**ETT, "target_column": ["all"]}, 24),
+    Row("ETTh1, OT", "ETTh1.csv", 11_520, 14_400, "scaled", (24, 48, 168, 336, 720), {**ETT, "target_column": ["OT"]},
+        24),
     Row("exchange_rate", "exchange_rate.txt.gz", 6_070, None, "rse", (3, 6, 12, 24),
-        {"validation_split": 0.25, "target_column": ["all"]}),
+        {"validation_split": 0.25, "target_column": ["all"]}, 24),
     Row("pollution, pm2.5", "pollution.csv", 8_760, None, "rmse", (1,),
         {"time_column": ["year", "month", "day", "hour"], "target_column": ["pm2.5"], "extra_column": WEATHER}),
     Row("daily-min-temperatures", "daily-min-temperatures.csv", -365),
@@ -71,29 +74,29 @@ def lines_of(row, folder):
     return lines[: None if row.end is None else row.end + 1]
 
 
-def run(row, cell, folder, seed):
-    """Train on the training rows, a model for each horizon, and forecast the others; returns what is recorded."""
+def run(row, cell, folder, seed, each=False):
+    """Train on the training rows and forecast the others, with a model for `each` horizon or one for all of them, which
+    is trained for `row.trained` steps ahead; returns what is recorded."""
     lines = lines_of(row, folder)
     end = row.train if row.train > 0 else len(lines) - 1 + row.train
-    errors, seconds, bases, alone = [], 0.0, [], None
+    errors, seconds, bases = [], 0.0, []
     with tempfile.TemporaryDirectory() as place:
         training, whole = Path(place) / "train.csv", Path(place) / "whole.csv"
         training.write_text("\n".join(lines[: end + 1]) + "\n")
         whole.write_text("\n".join(lines) + "\n")
-        for horizon in row.horizons:
+        for ahead in row.horizons if each else (row.trained,):
             began = time.process_time()
-            options = {"task": "forecast", "cell": cell, "seed": seed, "threads": 1, "horizon": horizon, **row.options}
-            forecaster = textgen.load(
-                textgen.train(training, output_dir=str(Path(place) / f"run-{horizon}"), **options)
-            )
+            options = {"task": "forecast", "cell": cell, "seed": seed, "threads": 1, "horizon": ahead, **row.options}
+            forecaster = textgen.load(textgen.train(training, output_dir=str(Path(place) / f"run-{ahead}"), **options))
             seconds += time.process_time() - began
             rows = forecaster.read(whole)
             first = forecaster.unseen(rows[0], 1)  # in time steps, of which a gap has some without rows
-            errors.append(scored(row, forecaster, rows, first, horizon))
+            errors += [scored(row, forecaster, rows, first, h) for h in ((ahead,) if each else row.horizons)]
             bases.append(sorted({scale.base for scale in forecaster.design.scales.values()}))
-            alone = base_alone(rows, first) if row.horizons == (1,) else None
     report = {name: [each[name] for each in errors] for name in errors[0]}
-    return {"series": row.name, "cell": cell, "seconds": round(seconds, 1), "bases": bases, "base": alone, **report}
+    alone = base_alone(rows, first) if row.horizons == (1,) else None
+    name = row.name + (", each" if each else "")
+    return {"series": name, "cell": cell, "seconds": round(seconds, 1), "bases": bases, "base": alone, **report}
 
 
 def base_alone(rows, end):
@@ -167,14 +170,14 @@ def report(records):
     """The markdown table of what was recorded."""
     heading = ["series", "error", *NAIVE, "corrected forecast", *CELLS, "better than both", "seconds", "coverage"]
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
-    for row in ROWS:
-        found = {record["cell"]: record for record in records if record["series"] == row.name}
+    for row, kind in [(row, kind) for row in ROWS for kind in ("", ", each")]:
+        found = {record["cell"]: record for record in records if record["series"] == row.name + kind}
         if not found:
             continue
         some = next(iter(found.values()))
         name = {"scaled": "MSE (MAE) of z-scores", "rse": "RSE (CORR)", "rmse": "RMSE"}[row.measure]
         ahead = " / ".join(map(str, row.horizons)) if len(row.horizons) > 1 else "1"
-        cells = [row.name, f"{name}, horizon {ahead}"]
+        cells = [row.name + (", a model each" if kind else ""), f"{name}, horizon {ahead}"]
         cells += [cell_text(row, some.get(name)) for name in NAIVE.values()]
         alone = "" if some["base"] is None else f": {some['base']:.3f}"
         cells.append(" / ".join(dict.fromkeys(" and ".join(bases) for bases in some["bases"])) + alone)
@@ -193,6 +196,7 @@ def main():
     parser.add_argument("--cell", choices=CELLS, action="append", help="only this cell; may be repeated")
     parser.add_argument("--only", help="only the series whose names have this in them")
     parser.add_argument("--record", type=Path, help="JSON lines of results, read first and added to")
+    parser.add_argument("--each-horizon", action="store_true", help="a model for each horizon, where there are several")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     records = []
@@ -201,9 +205,11 @@ def main():
     done = {(record["series"], record["cell"]) for record in records}
     for row in ROWS:
         for cell in asked.cell or CELLS:
-            if (row.name, cell) in done or (asked.only and asked.only not in row.name):
+            each = asked.each_horizon and len(row.horizons) > 1
+            known = (row.name + (", each" if each else ""), cell) in done
+            if known or (asked.only and asked.only not in row.name):
                 continue
-            records.append(run(row, cell, asked.folder, asked.seed))
+            records.append(run(row, cell, asked.folder, asked.seed, each))
             if asked.record:
                 with asked.record.open("a") as file:
                     file.write(json.dumps(records[-1]) + "\n")
