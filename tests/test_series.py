@@ -295,6 +295,20 @@ def test_a_loop_that_runs_away_is_held(tmp_path, table):
         assert np.isfinite(values).all() and values.max() == pytest.approx(highest)
 
 
+def test_beyond_its_reach_a_model_leaves_it_to_the_naive_forecast(tmp_path, table):
+    data = prepared(table, tmp_path, horizon=40, season=10, transform="none")
+    short = prepared(table, tmp_path, horizon=4, season=10, transform="none")
+    assert (data.design.reach, short.design.reach) == (40, 10)
+    stepper = TorchRows(shaken(model_for(short)))
+    rows = [rows_of(short.series[0], short.design, 40)]
+    (origin,) = read(stepper, rows, [119], 10)
+    found = forecasts(stepper, rows, short.design, origin, 40)[0]
+    (scale,) = short.design.scales.values()
+    past = np.concatenate([rows[0].scaled, found])
+    naive = np.stack([past[119:-1], past[110:-10], past[109:-11]], axis=1) @ np.array(scale.weights())
+    assert np.allclose(found[10:], naive[10:]) and not np.isclose(found[:10], naive[:10]).any()
+
+
 def test_chunks_change_nothing(tmp_path, table, monkeypatch):
     data = prepared(table, tmp_path, horizon=7)
     stepper = TorchRows(shaken(model_for(data)))

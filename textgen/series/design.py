@@ -69,6 +69,12 @@ class Design:
         """How many steps before a forecast are read."""
         return max(CONTEXT, self.lags.farthest + 1)
 
+    @property
+    def reach(self) -> int:
+        """How many steps ahead the model is trusted: what held-out forecasts have judged, and at least a season. Beyond,
+        the naive forecast goes on from where the model has come."""
+        return max(self.horizon, self.season)
+
     def scale_of(self, series: Series) -> Scale:
         """The measures of a series; of one that training did not see, from all of it."""
         known = self.scales.get(series.name)

@@ -66,16 +66,17 @@ def read(
     lengths, begin = np.array([len(each) for each in rows]), np.array(first)
     stop = lengths if ends is None else np.array(ends)
     everything, starts = np.concatenate([each.inputs for each in rows]), _starts(lengths)
-    state, kept = stepper.initial_state(len(rows)), []
+    state, kept, number = stepper.initial_state(len(rows)), [], 0
     for t in range(stop.max()):
         inputs = everything[starts + np.minimum(t, lengths - 1)]
         outputs, state = stepper.step(inputs, state)
         here = np.flatnonzero((begin <= t) & (t < stop))
         if len(here):
             kept.append(Origins(here, np.full(len(here), t), outputs[here], stepper.rows(state, here)))
-        if sum(map(len, kept)) >= most:
+            number += len(here)
+        if number >= most:
             yield _together(stepper, kept)
-            kept = []
+            kept, number = [], 0
     if kept:
         yield _together(stepper, kept)
 
@@ -116,7 +117,7 @@ class _Rolling:
         last, room = self._values[:, design.lags.farthest], self._units.room
         self._least = np.minimum(self._units.low, last) - room
         self._greatest = np.maximum(self._units.high, last) + room
-        self._noise, self._ahead = noise, 0
+        self._noise, self._ahead, self._reach = noise, 0, design.reach
 
     def _seen(self) -> Floats:
         """What is read now of each row's past, (R, offsets)."""
@@ -125,6 +126,7 @@ class _Rolling:
     def choose(self, outputs: Floats32) -> Floats:
         """The next value of each row (R,): the location of its law, or a draw from it, within the room there is."""
         location, scale, freedom = law(outputs)
+        location = location * (self._ahead < self._reach)
         if self._noise is not None:
             location = location + scale * student(self._noise[:, self._ahead], freedom)
         value = base_forecast(self._seen(), self._units) + self._units.base * location
