@@ -71,7 +71,7 @@ class Design:
 
     @property
     def reach(self) -> int:
-        """How many steps ahead the model is trusted: what held-out forecasts have judged, and at least a season. Beyond,
+        """How many steps ahead the model is trusted: those that held-out forecasts have judged, at least a season. Beyond,
         the naive forecast goes on from where the model has come."""
         return max(self.horizon, self.season)
 
