@@ -24,6 +24,7 @@ from textgen.model import build_model
 from textgen.model_folder import GENERATION
 from textgen.options import from_mapping
 from textgen.pairs.bleu import exact_matches
+from textgen.pairs.data import PairsData
 from textgen.pairs.evaluate import evaluate_pairs, write_completions
 from textgen.pairs.examples import IGNORED, Order, encode_pairs, side_by_side
 from textgen.pairs.read import Pair, choose_held_out, read_pairs, scan_pairs
@@ -31,6 +32,7 @@ from textgen.pairs.score import score_examples
 from textgen.pairs.settings import PairsOptions, columns_of
 from textgen.pairs.task import Completing
 from textgen.settings import TrainOptions
+from textgen.tasks.examples import write_examples
 from textgen.text.sources import SourceOptions, find_sources
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import train_tokenizer
@@ -282,7 +284,8 @@ def test_neither_padding_nor_neighbours_change_the_loss_of_a_pair(cell):
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 @pytest.mark.parametrize("number", [2, 3, 5])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(weight, number):
-    task = completing(batch_size=5, prompt_weight=weight)
+    pairs = [Pair(b"ab" * (7 - size), b"c" * size * size) for size in range(1, 6)]
+    task = completing(pairs, batch_size=5, prompt_weight=weight)
     model = model_of("gru", task.training.separator + 1)
     inputs, targets = task.window(3)
 
@@ -302,8 +305,8 @@ def test_long_pairs_are_counted_in_a_warning_each_and_none_is_dropped_silently()
     assert completing(pairs).warnings() == []
     task = completing(pairs, seq_length=6)
     assert task.warnings() == [
-        "2 completions are cut at their end: --seq-length 6 holds no more.",
-        "1 pairs are left out: their prompts alone fill --seq-length 6.",
+        "2 completions cut at the end: --seq-length 6 holds no more.",
+        "1 pair left out: the prompt alone fills --seq-length 6.",
     ]
     assert {int(row) for step in range(20) for row in task.usable[task.order.rows(step)]} == {0, 1, 3}
     assert max(len(task.window(step)[0]) for step in range(20)) == 6
@@ -510,6 +513,32 @@ def test_a_store_is_kept_and_made_again(trained, tmp_path):
     assert data_of(Run(trained)).digests() == data.digests()
     ids = data.written()
     assert (ids == data.tokenizer.boundary).sum() == 23 and len(ids) == 3 * 23
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "wrong"),
+    [
+        ("train", "ids", lambda found: found[:-1]),
+        ("train", "ids", lambda found: np.full_like(found, 7)),
+        ("train", "sizes", lambda found: found.ravel()),
+        ("train", "sizes", lambda found: -found),
+        ("train", "more", lambda found: np.zeros(1)),
+        ("validation", "text", lambda found: found[1:]),
+        ("validation", "text_sizes", lambda found: found.astype(float)),
+        ("validation", "sizes", lambda found: found[:1]),
+        ("about", "train", lambda found: {}),
+        ("about", "validation", lambda found: {**found, "bytes": "2"}),
+    ],
+)
+def test_a_store_that_contradicts_itself_is_refused(trained, tmp_path, part, name, wrong):
+    store = data_of(Run(trained)).store
+    tables = {**{key: dict(arrays) for key, arrays in store.parts.items()}, "about": dict(store.about)}
+    tables[part][name] = wrong(tables[part].get(name))
+    about = {key: tables["about"][key] for key in store.parts}
+    others = {key: store.content(key) for key in store.about["files"] if key.startswith("tokenizer")}
+    write_examples(tmp_path / "store", "pairs", "key", {key: tables[key] for key in store.parts}, about, others)
+    with pytest.raises(TextgenError, match=r" is damaged: its pairs are not of the sizes that it says\.$"):
+        PairsData.open(tmp_path / "store")
 
 
 def test_a_file_of_its_own_is_held_out(tmp_path):

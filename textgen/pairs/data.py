@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from textgen import files, sealed
+from textgen import files
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 from textgen.language_model import SUBWORD_SAMPLING, with_habits
@@ -17,14 +17,13 @@ from textgen.model import Model
 from textgen.model_folder import GENERATION
 from textgen.pairs.examples import Examples
 from textgen.pairs.read import Pair
-from textgen.pairs.survey import KIND, Survey
+from textgen.pairs.survey import TOLD, Survey, open_pairs
 from textgen.pairs.task import Completing
 from textgen.settings import TrainOptions
-from textgen.tasks.examples import ExampleStore, open_examples
+from textgen.tasks.examples import ExampleStore
 from textgen.tasks.task import Data
 from textgen.text.levels import LEVELS, SIZED
 from textgen.text.split import TRAIN, VALIDATION, Progress, no_progress
-from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import Ids, Tokenizer
 from textgen.torch_stepper import TorchStepper
 from textgen.training.plan import model_config
@@ -33,8 +32,9 @@ from textgen.writing.generate import generate
 LONGEST = 512
 """Symbols of an example, at most, where --seq-length does not say."""
 
-BATCH = 32
-"""Pairs of a step, where --batch-size does not say."""
+BATCHES, SMALLEST, LARGEST = 128, 8, 32
+"""Where --batch-size does not say: so many steps make a pass, of no fewer and no more pairs than these. Few pairs in
+large batches are too few steps."""
 
 MOST_EPOCHS = 30.0
 """Passes that a plan of minutes makes at most: beyond them a small model learns the pairs by heart."""
@@ -51,6 +51,7 @@ class PairsData(Data):
     """Pairs of prompts and completions, ready to be learned from."""
 
     store: ExampleStore
+    tokenizer: Tokenizer
 
     most_epochs = MOST_EPOCHS
 
@@ -68,11 +69,7 @@ class PairsData(Data):
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        return cls(open_examples(folder, KIND))
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:  # type: ignore[override]
-        return tokenizer_of(self.store.folder)
+        return cls(*open_pairs(folder))
 
     @property
     def folder(self) -> Path:
@@ -98,12 +95,9 @@ class PairsData(Data):
 
     def _examples(self, part: str) -> Examples:
         arrays = self.store.parts[part]
-        told = {name: self.store.about[part][name] for name in ("bytes", "characters", "raw", "unknown")}
-        sizes = np.asarray(arrays["sizes"], dtype=np.int64).reshape(-1, 2)
-        examples = Examples(arrays["ids"], sizes, self.tokenizer.boundary, self.tokenizer.vocab_size, **told)
-        if int(sizes.sum()) != len(examples.ids):
-            raise sealed.DamagedError(f"{self.store.folder} is damaged: its pairs have other sizes than it says.")
-        return examples
+        told = {name: self.store.about[part][name] for name in TOLD}
+        sizes = arrays["sizes"].astype(np.int64)
+        return Examples(arrays["ids"], sizes, self.tokenizer.boundary, self.tokenizer.vocab_size, **told)
 
     def held_out_pairs(self) -> list[Pair]:
         """The held-out pairs as text."""
@@ -138,7 +132,8 @@ class PairsData(Data):
         if not len(self.training):
             raise TextgenError("every pair is held out; that leaves nothing to learn from.")
         longest = int(self.training.read.max())
-        batch = options.batch_size or max(1, min(BATCH, len(self.training) // 4))
+        number = len(self.training)
+        batch = options.batch_size or max(1, min(number // 4, LARGEST, max(SMALLEST, number // BATCHES)))
         return replace(options, batch_size=batch, seq_length=options.seq_length or min(LONGEST, longest))
 
     def symbols_per_step(self, options: TrainOptions) -> float:

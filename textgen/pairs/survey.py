@@ -11,24 +11,29 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from textgen import sealed
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag
 from textgen.pairs.examples import encode_pairs
 from textgen.pairs.read import Pair, PairScan, choose_held_out, read_pairs, scan_pairs
 from textgen.pairs.settings import columns_of
 from textgen.settings import TrainOptions
-from textgen.tasks.examples import Arrays, write_examples
+from textgen.tasks.examples import Arrays, ExampleStore, open_examples, write_examples
 from textgen.text.corpus import given_tokenizer
 from textgen.text.corpus_settings import ReadingOptions
 from textgen.text.hub import PREFIX
 from textgen.text.sources import Source, SourceOptions, find_sources
 from textgen.text.split import TRAIN, VALIDATION, Progress
+from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import Tokenizer, train_tokenizer
 from textgen.training.plan import choose_tokenizer
 
 KIND = "pairs"
 FORMAT_VERSION = 1
 """Of what a store of pairs holds; another number asks for a new one."""
+
+TOLD = ("bytes", "characters", "raw", "unknown")
+"""What a store says of the completions of a part (`textgen.pairs.examples.Examples`)."""
 
 NOT_OURS = ("document_separator", "text_column")
 
@@ -93,7 +98,7 @@ class Survey:
             progress("encoding", 0, self.scan.total)
             examples = encode_pairs(tokenizer, self.pairs(part))
             arrays[part] = {"ids": examples.ids.astype(dtype), "sizes": examples.sizes}
-            about[part] = {name: getattr(examples, name) for name in ("bytes", "characters", "raw", "unknown")}
+            about[part] = {name: getattr(examples, name) for name in TOLD}
         held = list(self.pairs(VALIDATION))
         text = b"".join(text for pair in held for text in pair)
         arrays[VALIDATION]["text"] = np.frombuffer(text, np.uint8)
@@ -110,3 +115,28 @@ def sources_of(paths: Sequence[str], options: ReadingOptions) -> list[Source]:
     if on_hub is not None:
         raise TextgenError(f"pairs are not read from the Hub ({on_hub!r}).", hint="name the data set's files instead.")
     return find_sources(paths)
+
+
+def open_pairs(folder: Path) -> tuple[ExampleStore, Tokenizer]:
+    """What `Survey.write` wrote, with its tokenizer. Raises TextgenError for what is missing or damaged."""
+    store, tokenizer = open_examples(folder, KIND), tokenizer_of(folder)
+    if not all(_holds(store, part, tokenizer.vocab_size) for part in (TRAIN, VALIDATION)):
+        raise sealed.DamagedError(f"{folder} is damaged: its pairs are not of the sizes that it says.")
+    return store, tokenizer
+
+
+def _holds(store: ExampleStore, part: str, symbols: int) -> bool:
+    """Whether a part has the arrays and counts of pairs, and they agree."""
+    arrays, about = store.parts[part], store.about.get(part)
+    names = ("ids", "sizes", "text", "text_sizes")[: 2 if part == TRAIN else 4]
+    if set(arrays) != set(names) or not isinstance(about, dict) or set(about) != set(TOLD):
+        return False
+    counted = all(type(value) is int or (value is None and name == "unknown") for name, value in about.items())
+    whole = all(arrays[name].dtype.kind in "iu" and not (arrays[name] < 0).any() for name in names)
+    pairs = all(arrays[name].ndim == 2 and arrays[name].shape[1] == 2 for name in names[1::2])
+    if not (counted and whole and pairs) or any(arrays[name].ndim != 1 for name in names[::2]):
+        return False
+    filled = all(
+        int(arrays[sizes].sum()) == len(arrays[name]) for name, sizes in zip(names[::2], names[1::2], strict=True)
+    )
+    return filled and not (arrays["ids"] >= symbols).any() and len({len(arrays[name]) for name in names[1::2]}) == 1

@@ -20,6 +20,7 @@ from textgen.scoring.evaluate import Score
 from textgen.tasks.task import Task
 from textgen.torch_stepper import TorchStepper
 from textgen.training.plan import QUICK_LOOK
+from textgen.wording import plural
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Completing(Task):
         """What of the pairs is not learned, a sentence each."""
         sizes, found = self.training.read, []
         if cut := int((sizes[self.usable] > self.seq_length).sum()):
-            found.append(f"{cut:,} completions are cut at their end: --seq-length {self.seq_length} holds no more.")
+            found.append(f"{plural(cut, 'completion')} cut at the end: --seq-length {self.seq_length} holds no more.")
         if out := len(sizes) - len(self.usable):
-            found.append(f"{out:,} pairs are left out: their prompts alone fill --seq-length {self.seq_length}.")
+            found.append(f"{plural(out, 'pair')} left out: the prompt alone fills --seq-length {self.seq_length}.")
         return found
 
     @property
