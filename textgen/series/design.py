@@ -71,8 +71,8 @@ class Design:
 
     @property
     def reach(self) -> int:
-        """How many steps ahead the model is trusted: those that held-out forecasts have judged, at least a season. Beyond,
-        the naive forecast goes on from where the model has come."""
+        """How many steps ahead the model is trusted: those that held-out forecasts have judged, at least a season.
+        Beyond, the naive forecast goes on from where the model has come."""
         return max(self.horizon, self.season)
 
     def scale_of(self, series: Series) -> Scale:
