@@ -184,7 +184,7 @@ def report(records):
         cells += [cell_text(row, found[cell]["model"]) if cell in found else "" for cell in CELLS]
         wins = [f"{cell} {better(row, found, cell)}/{len(row.horizons)}" for cell in CELLS if cell in found]
         cells.append(", ".join(wins))
-        cells.append(" / ".join(f"{found[cell]['seconds']:.0f}" for cell in CELLS if cell in found))
+        cells.append(" / ".join(f"{found[cell]['seconds']:.2g}" for cell in CELLS if cell in found))
         cells.append(" / ".join(f"{found[cell]['coverage'][0]:.0%}" for cell in CELLS if cell in found))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
