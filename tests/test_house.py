@@ -31,7 +31,7 @@ TORCH = (
     "training.machine training.repetition training.soundness training.train training.trainer "
     "training.optimization training.finetune "
     "training.new_run training.provenance training.sampled_softmax training.stored_step "
-    "series.data series.task series.torch_rows "
+    "series.data series.task series.torch_numbers "
     "tracing.aten tracing.notes tracing.recorder tracing.shaping tracing.trace "
     "testing.examination testing.law testing.laws testing.laws_gradients testing.laws_manners testing.laws_rows "
     "testing.laws_state testing.laws_storage testing.laws_time testing.laws_tools testing.parametrize testing.room "

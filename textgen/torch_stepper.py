@@ -17,8 +17,8 @@ from textgen.text.tokenizer import Ids
 from textgen.writing.sampling import Logits
 
 
-class TorchStepper:
-    """`Stepper` over a torch model; ids come in and logits go out as numpy arrays, batch first."""
+class TorchRows:
+    """What every torch model behind arrays does with its state, a tuple of tensors (B, ...) that is opaque outside."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -27,32 +27,56 @@ class TorchStepper:
     def _device(self) -> torch.device:
         return self._model.readout.linear.weight.device
 
-    def _ids(self, ids: Ids) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(ids.T, dtype=np.int32)).to(self._device)
-
     def initial_state(self, batch_size: int) -> State:
         with torch.inference_mode():
             return self._model.initial_state(batch_size)
 
+    def rows(self, state: State, indices: npt.NDArray[np.intp]) -> State:
+        chosen = torch.from_numpy(indices).to(self._device)
+        with torch.inference_mode():
+            return tuple(part.index_select(0, chosen) for part in state)
+
+    def joined(self, states: Sequence[State]) -> State:
+        with torch.inference_mode():
+            return tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """The model in eval mode, and no gradients."""
+        training = self._model.training
+        self._model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self._model.train(training)
+
+
+class TorchStepper(TorchRows):
+    """`Stepper` over a torch model; ids come in and logits go out as numpy arrays, batch first."""
+
+    def _ids(self, ids: Ids) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(ids.T, dtype=np.int32)).to(self._device)
+
     def step(self, ids: Ids, state: State) -> tuple[Logits, State]:
-        with self._quiet():
+        with self.quiet():
             logits, state = self._model.step(self._ids(ids), state)
             return logits.float().cpu().numpy(), state
 
     def forward(self, ids: Ids, state: State) -> tuple[Logits, State]:
-        with self._quiet():
+        with self.quiet():
             for chunk in self._ids(ids).split(1024):  # type: ignore[no-untyped-call]
                 logits, state = self._model(chunk, state)
             return logits[-1].float().cpu().numpy(), state
 
     def outputs(self, ids: Ids, state: State) -> tuple[Logits, State]:
         """ids (B, T) and a state to the outputs at every time step, (T, B, V), and the state at the end."""
-        with self._quiet():
+        with self.quiet():
             outputs, state = self._model(self._ids(ids), state)
             return outputs.float().cpu().numpy(), state
 
     def score(self, ids: Ids, targets: Ids, state: State) -> tuple[npt.NDArray[np.float64], State]:
-        with self._quiet():
+        with self.quiet():
             logits, state = self._model(self._ids(ids), state)
             wanted = self._ids(targets).long()
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
@@ -66,22 +90,3 @@ class TorchStepper:
         if [(array.shape, array.dtype) for array in arrays] != wanted:
             raise TextgenError(f"a state of this model has {len(wanted)} tensors of other shapes or types.")
         return tuple(torch.from_numpy(array.copy()).to(self._device) for array in arrays)
-
-    def rows(self, state: State, indices: npt.NDArray[np.intp]) -> State:
-        chosen = torch.from_numpy(indices).to(self._device)
-        with torch.inference_mode():
-            return tuple(part.index_select(0, chosen) for part in state)
-
-    def joined(self, states: Sequence[State]) -> State:
-        with torch.inference_mode():
-            return tuple(torch.cat(parts) for parts in zip(*states, strict=True))
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        training = self._model.training
-        self._model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self._model.train(training)

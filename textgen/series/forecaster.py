@@ -169,7 +169,7 @@ class Forecaster:
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     """Open a model folder of the forecast task, by torch. Runs no code from it. Raises TextgenError for a missing or
     damaged folder, naming the file, UsageError for another backend."""
-    from textgen.series.torch_rows import TorchRows
+    from textgen.series.torch_numbers import TorchNumbers
     from textgen.training.checkpoint import load_weights
 
     if backend not in ("auto", "torch"):
@@ -188,4 +188,4 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     if config.features != design.width:
         raise sealed.DamagedError(f"{path / FILE} is damaged: its inputs are not those of the model.")
     require_weights(path, manifest)
-    return Forecaster(config, design, TorchRows(load_weights(path, manifest, config)))
+    return Forecaster(config, design, TorchNumbers(load_weights(path, manifest, config)))
