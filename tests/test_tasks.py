@@ -149,6 +149,17 @@ def test_the_trainer_and_the_folders_are_the_same_for_every_task(tmp_path, task)
     assert textgen.load(folder).config.task == task
 
 
+@each_task
+def test_stored_data_that_is_damaged_is_made_again(tmp_path, task):
+    data = begin(tmp_path, task, "first").data
+    largest = max(
+        (path for path in data.folder.iterdir() if path.name != sealed.MANIFEST), key=lambda p: p.stat().st_size
+    )
+    largest.write_bytes(largest.read_bytes()[:-1] + b"?")
+    assert begin(tmp_path, task, "second").data.digests() == data.digests()
+    sealed.verify(data.folder)
+
+
 LIBRARY = Path(textgen.__file__).parent
 
 

@@ -9,9 +9,8 @@ from typing import Self
 
 import numpy as np
 
-from textgen import files, sealed
+from textgen import sealed
 from textgen.config import ModelConfig
-from textgen.disk import sweep
 from textgen.labels.batches import Batches
 from textgen.labels.corpus import KIND, LabelledCorpus
 from textgen.labels.predict import LABELS, labels_file
@@ -21,11 +20,12 @@ from textgen.labels.task import Classification, LabelledTexts, class_weights, re
 from textgen.labels.texts import Texts
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import ExampleStore, open_examples
-from textgen.tasks.task import Data
+from textgen.tasks.task import ExampleData
 from textgen.text.levels import LEVELS
 from textgen.text.split import TRAIN, VALIDATION, Progress
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import Tokenizer
+from textgen.training.plan import model_config
 from textgen.wording import count, plural, short
 
 BATCH_SIZE, SEQ_LENGTH = 32, 256
@@ -34,7 +34,7 @@ DROPOUT, LEARNING_RATE = 0.5, 2e-3
 
 
 @dataclass(frozen=True)
-class LabelsData(Data):
+class LabelsData(ExampleData):
     """Texts with labels: what is learned from, and what is held out."""
 
     store: ExampleStore
@@ -46,17 +46,9 @@ class LabelsData(Data):
     @classmethod
     def prepare(cls, paths: list[str], options: TrainOptions, cache: Path, progress: Progress) -> Self:
         """Read labelled texts and encode them, or find them as they were. Raises TextgenError naming row and column."""
-        for place in (cache, cache.parent):
-            sweep(place)
         corpus = LabelledCorpus.read(paths, options, progress)
         folder = cache / corpus.key
-        if folder.is_dir():
-            try:
-                return replace(cls.open(folder), pooling=options.pooling)
-            except sealed.DamagedError:
-                files.remove_folder(folder)
-        corpus.write(folder, progress)
-        return replace(cls.open(folder), pooling=options.pooling)
+        return replace(cls.kept(folder, lambda: corpus.write(folder, progress)), pooling=options.pooling)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -69,14 +61,6 @@ class LabelsData(Data):
     @cached_property
     def tokenizer(self) -> Tokenizer:  # type: ignore[override]
         return tokenizer_of(self.store.folder)
-
-    @property
-    def folder(self) -> Path:
-        return self.store.folder
-
-    @property
-    def key(self) -> str:
-        return self.store.key
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -113,9 +97,6 @@ class LabelsData(Data):
             f"{count(self.tokenizer.vocab_size)} symbols",
         ]
 
-    def digests(self) -> dict[str, str]:
-        return self.store.digests()
-
     def with_defaults(self, options: TrainOptions) -> TrainOptions:
         """What suits some thousands of short texts: a small model, much dropout, small steps."""
         train = self.part(TRAIN).texts
@@ -139,20 +120,9 @@ class LabelsData(Data):
         return Batches(self.part(TRAIN).texts.lengths, options.batch_size, options.seq_length, options.seed)
 
     def config(self, options: TrainOptions, hidden_size: int) -> ModelConfig:
-        layers = options.num_layers or 1
-        deep = layers >= 3
-        return ModelConfig(
-            vocab_size=self.tokenizer.vocab_size,
-            cell=options.cell,
-            cell_options=dict(options.cell_options),
-            embedding_size=options.embedding_size or EMBEDDING_SIZE,
-            hidden_size=hidden_size,
-            num_layers=layers,
-            residual=deep if options.residual is None else options.residual,
-            layer_norm=deep if options.layer_norm is None else options.layer_norm,
-            task="classify",
-            outputs=len(self.labels),
-        )
+        untied = replace(options, tie_weights=False)
+        config = model_config(untied, self.tokenizer.level, self.tokenizer.vocab_size, hidden_size)
+        return replace(config, task="classify", outputs=len(self.labels))
 
     def task(self, options: TrainOptions) -> Classification:
         train, tokenizer = self.part(TRAIN), self.tokenizer

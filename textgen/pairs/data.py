@@ -21,7 +21,7 @@ from textgen.pairs.survey import TOLD, Survey, open_pairs
 from textgen.pairs.task import Completing
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import ExampleStore
-from textgen.tasks.task import Data
+from textgen.tasks.task import ExampleData
 from textgen.text.levels import LEVELS, SIZED
 from textgen.text.split import TRAIN, VALIDATION, Progress, no_progress
 from textgen.text.tokenizer import Ids, Tokenizer
@@ -47,7 +47,7 @@ MOST_WRITTEN = 1000
 
 
 @dataclass(frozen=True)
-class PairsData(Data):
+class PairsData(ExampleData):
     """Pairs of prompts and completions, ready to be learned from."""
 
     store: ExampleStore
@@ -59,25 +59,11 @@ class PairsData(Data):
     def prepare(cls, paths: list[str], options: TrainOptions, cache: Path, progress: Progress = no_progress) -> Self:
         survey = Survey.of(paths, options, progress)
         folder = cache / survey.key
-        if folder.is_dir():
-            try:
-                return cls.open(folder)
-            except TextgenError:
-                files.remove_folder(folder)
-        survey.write(folder, progress)
-        return cls.open(folder)
+        return cls.kept(folder, lambda: survey.write(folder, progress))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         return cls(*open_pairs(folder))
-
-    @property
-    def folder(self) -> Path:
-        return self.store.folder
-
-    @property
-    def key(self) -> str:
-        return self.store.key
 
     @property
     def characters(self) -> float:  # type: ignore[override]
@@ -124,9 +110,6 @@ class PairsData(Data):
             f"{self.tokenizer.vocab_size + 1:,} symbols",
             f"{len(held):,} pairs held out",
         ]
-
-    def digests(self) -> dict[str, str]:
-        return self.store.digests()
 
     def with_defaults(self, options: TrainOptions) -> TrainOptions:
         if not len(self.training):

@@ -12,7 +12,6 @@ import numpy as np
 
 from textgen import sealed
 from textgen.config import ModelConfig
-from textgen.disk import sweep
 from textgen.errors import UsageError
 from textgen.options import flag
 from textgen.series.design import FILE, OUTPUTS, Design, Rows, rows_of
@@ -24,7 +23,7 @@ from textgen.series.windows import Windows
 from textgen.settings import TrainOptions
 from textgen.strict_json import to_json
 from textgen.tasks.examples import ExampleStore, open_examples, write_examples
-from textgen.tasks.task import Data
+from textgen.tasks.task import ExampleData
 from textgen.text.sources import SourceOptions, find_sources
 from textgen.text.split import TRAIN, VALIDATION, Progress
 from textgen.wording import count, plural
@@ -42,7 +41,7 @@ FEWEST_STEPS, MOST_STEPS = 120, 500
 
 
 @dataclass(frozen=True)
-class SeriesData(Data):
+class SeriesData(ExampleData):
     """Series by part, and the design made from their training part."""
 
     store: ExampleStore
@@ -52,8 +51,6 @@ class SeriesData(Data):
     @classmethod
     def prepare(cls, paths: list[str], options: TrainOptions, cache: Path, progress: Progress) -> Self:
         _refuse_text(options)
-        for place in (cache, cache.parent):
-            sweep(place)
         reading = SourceOptions(encoding=options.encoding)
         progress("reading", 0, 0)
         window = options.seq_length
@@ -67,9 +64,8 @@ class SeriesData(Data):
         parts = {TRAIN: arrays_of(divided.training), VALIDATION: arrays_of(divided.held_out)}
         content = to_json(design.to_json())
         key = key_of(parts, content, FORMAT_VERSION)
-        if not (cache / key).is_dir():
-            write_examples(cache / key, KIND, key, parts, {"version": FORMAT_VERSION}, {FILE: content})
-        return cls.open(cache / key)
+        about, others = {"version": FORMAT_VERSION}, {FILE: content}
+        return cls.kept(cache / key, lambda: write_examples(cache / key, KIND, key, parts, about, others))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -77,14 +73,6 @@ class SeriesData(Data):
         if len(data.design.scales) != len(data.store.parts[TRAIN]["lengths"]):
             raise sealed.DamagedError(f"{folder} is damaged: it holds other series than it says.")
         return data
-
-    @property
-    def folder(self) -> Path:
-        return self.store.folder
-
-    @property
-    def key(self) -> str:
-        return self.store.key
 
     @cached_property
     def design(self) -> Design:
@@ -196,9 +184,6 @@ class SeriesData(Data):
             "in logarithms" if logs == len(design.scales) else f"{logs} in logarithms" if logs else "",
             f"horizon {plural(design.horizon, 'step')}",
         ]
-
-    def digests(self) -> dict[str, str]:
-        return self.store.digests()
 
     def files(self) -> dict[str, bytes]:
         return {FILE: self.store.content(FILE)}

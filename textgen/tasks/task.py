@@ -7,6 +7,7 @@ come at every time step, (T, B, outputs); a task chooses which of them count.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -15,11 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from textgen import files
 from textgen.config import ModelConfig
+from textgen.disk import sweep
+from textgen.errors import TextgenError
 from textgen.model import Candidates, Model
 from textgen.recurrence import State
 from textgen.scoring.figures import Figures as Figures
 from textgen.settings import TrainOptions
+from textgen.tasks.examples import ExampleStore
 from textgen.text.split import Progress
 from textgen.text.tokenizer import Tokenizer
 
@@ -101,6 +106,37 @@ class Data(ABC):
     @abstractmethod
     def card(self, config: ModelConfig, name: str) -> str:
         """The model folder's README, with the header that model hubs read."""
+
+
+class ExampleData(Data):
+    """What is learned from where it is kept as examples."""
+
+    store: ExampleStore
+
+    @property
+    def folder(self) -> Path:
+        return self.store.folder
+
+    @property
+    def key(self) -> str:
+        return self.store.key
+
+    def digests(self) -> dict[str, str]:
+        return self.store.digests()
+
+    @classmethod
+    def kept(cls, folder: Path, write: Callable[[], None]) -> Self:
+        """What a folder holds; `write` makes it where it is not there yet or is damaged. What killed processes left
+        beside it is removed."""
+        for place in (folder.parent, folder.parent.parent):
+            sweep(place)
+        if folder.is_dir():
+            try:
+                return cls.open(folder)
+            except TextgenError:
+                files.remove_folder(folder)
+        write()
+        return cls.open(folder)
 
 
 class Task(ABC):
