@@ -38,7 +38,7 @@ VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.in
 WORDS = 10_000
 """The vocabulary of words: that of most published figures."""
 
-EVALUATION_COST = 0.4
+EVALUATION_COST = 0.45
 """What evaluating a symbol costs, in training steps a symbol."""
 
 RESERVE_SECONDS = 2.0

@@ -20,10 +20,13 @@ _EXHAUSTED = ("out of memory", "can't allocate memory", "cannot allocate memory"
 
 
 def not_finite(model: nn.Module, loss: Tensor, norm: Tensor) -> str:
-    """What of a step is not finite, its first parameter by name; empty if an update may follow."""
+    """What of a step is not finite, its first parameter by name; empty if an update may follow. `norm` is the length of
+    all gradients together: where it is finite, so are they."""
+    if math.isfinite(loss.item()) and math.isfinite(norm.item()):
+        return ""
     bad = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     if math.isfinite(loss.item()):
-        return f"the gradient of {bad[0]}" if bad else "" if math.isfinite(norm.item()) else "the gradient's length"
+        return f"the gradient of {bad[0]}" if bad else "the gradient's length"
     return f"the loss (and the gradient of {bad[0]})" if bad else "the loss"
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from textgen.dropout import DropoutRates, keyed_seed
+from textgen.dropout import DropoutRates, seed_noise
 from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.model_folder import WEIGHTS
@@ -128,7 +128,7 @@ class Trainer:
 
     def _step(self, step: int) -> tuple[float, float]:
         """One window: forward, backward, update. Returns the loss and the length of the gradient."""
-        torch.manual_seed(keyed_seed(self.options.seed, step))  # for cells that draw noise of their own
+        seed_noise(self.device, self.options.seed, step)
         inputs, targets = (tensor.to(self.device) for tensor in self.task.window(step))
         self.carry = self.task.carried(step, self.model.initial_state(inputs.shape[1]), self.carry)
         rate = self._learning_rate(step)
