@@ -108,7 +108,7 @@ MUTATIONS = [
              "super().__init__(message)",
              "tests/test_hostile.py -k message"),
     Mutation("a text may begin with anything", "textgen/language_model.py",
-             "if len(begin) > MOST_BEGIN:",
+             "if len(begin) + len(prompt_end) > MOST_BEGIN:",
              "if False:",
              "tests/test_hostile.py -k begins"),
     Mutation("a store's type is taken as it is", "textgen/text/store.py",
