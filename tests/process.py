@@ -4,8 +4,9 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +35,8 @@ def text_file(number, handle, mode, encoding):
     return open(number, mode, encoding=encoding, errors=errors, closefd=False)
 
 
-def begin(arguments, handles, encoding="utf-8", prepare=None):
-    """Fork a child that runs `textgen ARGUMENTS` with these files as standard input, output and error."""
+def fork(function):
+    """A child that calls a function and leaves with what it returns (None counts as 0), or with 70; its number."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch has threads; they are idle
         child = os.fork()
@@ -44,6 +45,19 @@ def begin(arguments, handles, encoding="utf-8", prepare=None):
     code = 70
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = function() or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, AttributeError):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def begin(arguments, handles, encoding="utf-8", prepare=None):
+    """Fork a child that runs `textgen ARGUMENTS` with these files as standard input, output and error."""
+
+    def command():
         for number, handle in enumerate(handles):
             place(number, handle)
         streams = zip(range(3), handles, "rww", strict=True)
@@ -53,16 +67,17 @@ def begin(arguments, handles, encoding="utf-8", prepare=None):
             prepare()
         from textgen.__main__ import run
 
-        run()
-    except SystemExit as end:
-        code = end.code
-        for stream in (sys.stdout, sys.stderr):
+        try:
+            run()
+        except SystemExit as end:
             try:
-                stream is None or stream.flush()
+                for stream in (sys.stdout, sys.stderr):
+                    stream is None or stream.flush()
             except OSError:
-                code = 120  # as Python does
-    finally:
-        os._exit(code)
+                return 120  # as Python does
+            return end.code
+
+    return fork(command)
 
 
 def wait(child):

@@ -265,6 +265,21 @@ def test_a_compiled_run_needs_a_compiler_to_begin_and_to_go_on(begin, monkeypatc
     assert begin("third", compile=None).options.compile is False
 
 
+def test_a_compiler_that_does_not_work_is_named_and_training_goes_on(begin, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no space left on device")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", fail)
+    monkeypatch.setattr(compiling, "compiler", lambda: "g++")
+    monkeypatch.setattr("textgen.training.machine.compiler", lambda: "g++")
+    session = begin("run", compile=None, hidden_size=9, max_steps=10**9)
+    assert session.options.compile is False
+    [warning] = [each for each in session.warnings if "compiler" in each]
+    assert warning.startswith(
+        "The C++ compiler does not work: gru trains, but up to a third slower; a cell could not be"
+    )
+
+
 LEARNED = TextPlan("char", 60, 10**6, 10**4)
 
 
@@ -300,6 +315,25 @@ def test_the_plan_compiles_where_it_pays_within_the_run(machine, minutes, given,
     planned, _, forecast = plan(options, LEARNED, machine, time.monotonic() + 60 * minutes)
     assert planned.compile is compiled
     assert forecast.step_seconds == (machine.compiled_seconds if compiled else machine.seconds)
+
+
+class Broken(Slow):
+    """A machine with a compiler that does not work."""
+
+    def step_seconds(self, config, options, seconds, compiled=False, dtype="float32"):
+        if compiled:
+            raise TextgenError("a cell could not be compiled here.")
+        return self.seconds
+
+
+@pytest.mark.parametrize("length", [{"minutes": 5}, {"max_steps": 100_000}])
+def test_the_plan_does_without_a_compiler_that_does_not_work(length):
+    deadline = time.monotonic() + 300
+    planned, _, forecast = plan(TrainOptions(hidden_size=64, **length), LEARNED, Broken(1.0, 0.8), deadline)
+    assert planned.compile is False and forecast.compiler_fault == "a cell could not be compiled here."
+    if "minutes" in length:
+        with pytest.raises(TextgenError, match="could not be compiled"):
+            plan(TrainOptions(hidden_size=64, compile=True, **length), LEARNED, Broken(1.0, 0.8), deadline)
 
 
 @pytest.mark.parametrize(("rounded", "given", "chosen"), [

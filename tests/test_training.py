@@ -43,6 +43,7 @@ from textgen.training.checkpoint import (
 )
 from textgen.training.events import Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import named_optimizer_state, schedule
+from textgen.training.plan import FINETUNING_RATE, learning_rate
 from textgen.training.train import CACHE, CHANGEABLE, resume, start, train
 from textgen.training.trainer import Trainer
 
@@ -688,6 +689,15 @@ def test_a_long_gradient_is_shortened_and_a_short_one_is_not(tmp_path):
 
 
 # --- the learning rate ---
+
+
+@pytest.mark.parametrize(("cell", "hidden_size", "rate"), [
+    ("gru", 384, 0.005), ("gru", 1536, 0.0025), ("lstm", 1536, 0.005), ("lstm", 64, 0.01), ("rnn", 384, 0.005),
+])  # fmt: skip
+def test_the_planned_learning_rate_follows_the_width_and_what_the_cell_asks_for(cell, hidden_size, rate):
+    config = ModelConfig(60, cell, hidden_size=hidden_size)
+    assert learning_rate(config) == pytest.approx(rate)
+    assert learning_rate(config, finetuning=True) == pytest.approx(FINETUNING_RATE * rate)
 
 
 @settings(deadline=None)

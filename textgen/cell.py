@@ -47,6 +47,9 @@ class Cell(nn.Module, ABC):
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Laws of `textgen.testing` that this cell breaks knowingly: the law's name, and the reason."""
 
+    planned_rate: ClassVar[float] = 1.0
+    """A factor on the learning rate that is planned where none is named: what suits this cell, beside a GRU."""
+
     _watcher: Callable[[Mapping[str, Tensor]], None] | None = None
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int | None = None) -> None:
@@ -161,10 +164,7 @@ class GatedCell(Cell):
         return nn.Parameter(torch.empty(blocks, rows // blocks, width // blocks))
 
     def reset_parameters(self) -> None:
-        """W uniform within 1/sqrt(input_size) (Glorot's scale), R orthogonal for each gate, biases zero.
-
-        Orthogonal R: Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning".
-        """
+        """W uniform in 1/sqrt(input_size) (Glorot's scale), R orthogonal by gate (Saxe et al. 2014), biases zero."""
         bound = 1 / math.sqrt(self.input_size)
         nn.init.uniform_(self.weight_ih, -bound, bound)
         with torch.no_grad():

@@ -10,6 +10,7 @@ import sys
 import time
 
 from faults import Dying, Quick, Watched
+from process import wait
 
 from torture.rows import Outcome, Row
 from torture.tools import (
@@ -24,7 +25,6 @@ from torture.tools import (
     outcome,
     scratch,
     some,
-    wait,
     wait_until,
 )
 from torture.tools import whole_run as undisturbed

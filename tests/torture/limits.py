@@ -6,9 +6,10 @@ import re
 import resource
 
 from faults import Quick
+from process import wait
 
 from torture.rows import Outcome, Row
-from torture.tools import begin, copy, draws, fork, go_on, newest, outcome, scratch, some, wait
+from torture.tools import begin, copy, draws, fork, go_on, newest, outcome, scratch, some
 from torture.tools import whole_run as undisturbed
 
 SCALES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "bytes": 1}

@@ -104,11 +104,12 @@ def nonsense(seed):
 def diverging(root):
     """A learning rate of a million is refused; forced upon a run, it never stores what is not finite."""
     import torch
+    from process import wait
 
     from textgen.cli import main
     from textgen.errors import TextgenError
     from textgen.training.checkpoint import Run
-    from torture.tools import fork, wait
+    from torture.tools import fork
 
     (root / "said").write_text("")
     text = str(root / "text.txt")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 
+from process import wait
+
 from torture.rows import Outcome, Row
-from torture.tools import TEXT, TINY, draws, fork, scratch, some, wait
+from torture.tools import TEXT, TINY, draws, fork, scratch, some
 
 SAMPLING = ["--prompt", "the cat", "--seed", "7", "--max-new-tokens", "60", "--temperature", "0.9", "--top-p", "0.95"]
 

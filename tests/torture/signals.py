@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+from process import wait
+
 from torture.kills import SAVING, STEP, watch
 from torture.rows import Outcome, Row
 from torture.tools import (
@@ -20,7 +22,6 @@ from torture.tools import (
     outcome,
     scratch,
     some,
-    wait,
     wait_until,
 )
 from torture.tools import whole_run as undisturbed

@@ -7,15 +7,14 @@ import mmap
 import os
 import random
 import shutil
-import signal
 import struct
 import sys
 import tempfile
 import time
-import traceback
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
+
+import process
 
 STEPS = 40
 TEXT = "".join(f"{who} sat on the {what}. " for who in ("the cat", "a dog", "my fox") for what in ("mat", "log", "sea"))
@@ -113,33 +112,16 @@ class Board:
 
 
 def fork(function, errors=None):
-    """A child that calls a function and leaves with what it returns (None counts as 0); its number.
+    """As `process.fork`; `errors` is a file for standard error."""
 
-    `errors` is a file for standard error.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch has threads; they are idle
-        child = os.fork()
-    if child:
-        return child
-    code = 70
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def child():
         if errors is not None:
             handle = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             os.dup2(handle, 2)
             sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-        code = function() or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+        return function()
 
-
-def wait(child):
-    """The exit code of a child, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return process.fork(child)
 
 
 def wait_until(child, seconds):

@@ -53,8 +53,9 @@ def rough_seconds(options: TrainOptions, config: ModelConfig, machine: Machine, 
 
 def with_fastest_step(
     options: TrainOptions, config: ModelConfig, machine: Machine, deadline: float
-) -> tuple[TrainOptions, float]:
-    """The options with a precision and a choice for or against compiling, and the seconds of a step then.
+) -> tuple[TrainOptions, float, str | None]:
+    """The options with a precision and a choice for or against compiling, the seconds of a step then, and what a
+    compiler said that is there but does not work.
 
     Whatever is open is measured, one beside the other. Compiling is tried if there is time until the deadline to make
     good for it; that itself happens here, on the clock of the plan.
@@ -64,15 +65,26 @@ def with_fastest_step(
     ways = [(way, dtype) for way in ((False, True) if is_open else (bool(options.compile),))
             for dtype in _precisions(options, machine)]  # fmt: skip
     measured: dict[tuple[bool, str], float] = {}
+    fault = None
     for compiled, dtype in ways:
         try:
             probe = PROBE_SECONDS / len(ways)
             measured[compiled, dtype] = machine.step_seconds(config, options, probe, compiled=compiled, dtype=dtype)
-        except TextgenError:  # a compiler that does not work
-            if not is_open:
+        except TextgenError as error:
+            if not (is_open and compiled):
                 raise
+            fault = str(error)
     compiled, dtype = min(measured, key=lambda way: measured[way] / _worth(*way))
-    return replace(options, compile=compiled, dtype=dtype), measured[compiled, dtype]
+    return replace(options, compile=compiled, dtype=dtype), measured[compiled, dtype], fault
+
+
+def compiler_fault(options: TrainOptions, config: ModelConfig, machine: Machine) -> str | None:
+    """What a compiler says that is there but does not work, found by some compiled steps."""
+    try:
+        machine.step_seconds(config, options, 0.0, compiled=True, dtype=options.dtype or "float32")
+    except TextgenError as error:
+        return str(error)
+    return None
 
 
 def _precisions(options: TrainOptions, machine: Machine) -> tuple[str, ...]:

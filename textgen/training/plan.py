@@ -11,11 +11,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from textgen import plugins
 from textgen.config import ModelConfig
 from textgen.settings import TrainOptions, check_training
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.text.levels import LEVELS, SIZED
-from textgen.training.pace import Machine, rough_seconds, with_fastest_step
+from textgen.training.pace import Machine, compiler_fault, rough_seconds, with_fastest_step
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 ROUGH_SIZE = 384
@@ -70,11 +71,12 @@ def choose_tokenizer(options: CorpusOptions, scan: Any) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What was measured and is expected; `step_seconds` is None where nothing needed measuring."""
+    """What was measured and is expected; the fault of a compiler that was tried and does not work."""
 
     parameters: int
     step_seconds: float | None = None
     train_seconds: float | None = None
+    compiler_fault: str | None = None
 
 
 def embedding_for(level: str, hidden_size: int) -> int:
@@ -175,7 +177,7 @@ def plan(
     if options.epochs is not None:
         steps = max(1, round(options.epochs * learned.amount / per_step))
     if timed:
-        probed, seconds = with_fastest_step(_as_read(options, per_step), config, machine, deadline)
+        probed, seconds, fault = with_fastest_step(_as_read(options, per_step), config, machine, deadline)
         options = replace(options, compile=probed.compile, dtype=probed.dtype)
         evaluated = learned.held_out + EVALUATIONS * min(learned.held_out, QUICK_LOOK)
         evaluating = evaluated / per_step * EVALUATION_COST
@@ -183,11 +185,13 @@ def plan(
         steps = max(10, int(left / seconds - evaluating))
         if learned.most_epochs is not None:
             steps = min(steps, max(10, math.ceil(learned.most_epochs * learned.amount / per_step)))
-        forecast = Forecast(parameters, seconds, steps * seconds)
+        forecast = Forecast(parameters, seconds, steps * seconds, fault)
     assert steps is not None
     if options.compile is None:
-        long = 6 * parameters * steps * per_step >= COMPILE_WORK
-        options = replace(options, compile=long and machine.can_compile(config))
+        tried = 6 * parameters * steps * per_step >= COMPILE_WORK and machine.can_compile(config)
+        fault = compiler_fault(_as_read(options, per_step), config, machine) if tried else None
+        options = replace(options, compile=tried and fault is None)
+        forecast = replace(forecast, compiler_fault=fault)
     return _with_schedule(options, config, steps, steps * per_step / max(1, learned.amount)), config, forecast
 
 
@@ -240,7 +244,7 @@ def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, epoch
         max_steps=steps,
         dtype=options.dtype or "float32",
         dropout=given(options.dropout, 0.0 if epochs < 3 else 0.1 if epochs < 6 else 0.25),
-        learning_rate=given(options.learning_rate, learning_rate(config.hidden_size, options.init_from is not None)),
+        learning_rate=given(options.learning_rate, learning_rate(config, options.init_from is not None)),
         warmup_steps=given(options.warmup_steps, min(200, steps // 20)),
         logging_steps=given(options.logging_steps, max(1, steps // 50)),
         eval_steps=given(options.eval_steps, every),
@@ -249,7 +253,8 @@ def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, epoch
     )
 
 
-def learning_rate(hidden_size: int, finetuning: bool = False) -> float:
-    """A learning rate that falls with the square root of the width (fitted at 128 to 512); a model that already knows
-    something takes smaller steps."""
-    return round(min(1e-2, 5e-3 * math.sqrt(384 / hidden_size)) * (FINETUNING_RATE if finetuning else 1), 5)
+def learning_rate(config: ModelConfig, finetuning: bool = False) -> float:
+    """A learning rate that falls with the square root of the width (fitted at 128 to 640), times what the cell asks
+    for; a model that already knows something takes smaller steps."""
+    usual = 5e-3 * math.sqrt(384 / config.hidden_size) * plugins.cell(config.cell).planned_rate
+    return round(min(1e-2, usual) * (FINETUNING_RATE if finetuning else 1), 5)

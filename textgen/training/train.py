@@ -16,6 +16,7 @@ from textgen.compiling import compiler
 from textgen.config import ModelConfig
 from textgen.dropout import keyed_seed
 from textgen.errors import TextgenError, UsageError
+from textgen.model import Model
 from textgen.model_folder import read_config
 from textgen.options import flag, from_mapping
 from textgen.settings import DEFAULT_MINUTES, TrainOptions, check_training
@@ -116,11 +117,18 @@ def start(
     stored = data.tokenizer is not None and not dry_run
     step, warnings = stored_step(trainer.model, config.cell) if stored else ({}, [])
     run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, data, step)
-    if (forecast.train_seconds or 0) > COMPILE_SECONDS and compilable(trainer.model) and compiler() is None:
-        warnings = [*warnings, f"There is no C++ compiler here: {options.cell} trains, but up to a third slower."]
-    warnings = [*warnings, *task.warnings()]
+    warnings = [*warnings, *_compiler_missed(trainer.model, options.cell, forecast), *task.warnings()]
     notes = [f"{options.init_from}: {match}"] if match else []
     return Session(trainer, run, data, config, options, forecast, made_with(options), warnings, notes)
+
+
+def _compiler_missed(model: Model, cell: str, forecast: Forecast) -> list[str]:
+    """What a compiler would have gained, where a run is long enough for one and it is not there or does not work."""
+    if forecast.compiler_fault:
+        return [f"The C++ compiler does not work: {cell} trains, but up to a third slower; {forecast.compiler_fault}"]
+    if (forecast.train_seconds or 0) > COMPILE_SECONDS and compilable(model) and compiler() is None:
+        return [f"There is no C++ compiler here: {cell} trains, but up to a third slower."]
+    return []
 
 
 def _with_cell_options(options: TrainOptions) -> TrainOptions:
