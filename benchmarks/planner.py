@@ -1,51 +1,78 @@
-"""The plan of `--minutes N` beside a grid of ten runs made by hand, each of as many minutes.
+"""The plan of `--minutes N` beside a grid of ten choices made by hand, each with the steps that N minutes buy it.
 
-    python benchmarks/planner.py CORPUS [--minutes 1] [--cell lstm] [--tokenizer char] [--threads 2]
+    GOMP_SPINCOUNT=2000 python benchmarks/planner.py CORPUS [--minutes 1] [--cell lstm] [--tokenizer char]
 
-Runs the command `textgen train CORPUS --minutes N` with nothing else chosen, then with sizes and learning rates of
-the grid: half, once and twice the planned size (one layer) with half, once and twice the planned rate, and the planned
-size in two layers. Prints bits per byte of everything that is held out, wall time of the whole command, and by how
-much the plan misses the best of the grid. Takes eleven times N minutes.
+Runs the command `textgen train CORPUS --minutes N` with nothing else chosen, for its wall time and its choice. The grid
+is half, once and twice the planned size (one layer) with half, once and twice the planned rate, and the planned size
+in two layers; the planned choice is one of them. A step of each shape is measured in turns, in both precisions, so that
+a machine that is busy for a while is so for all; each choice then trains as many steps as fit the training time of the
+plan. Since only steps count then, two trainings run at a time, a thread each. Prints bits per byte of everything that
+is held out, and by how much the plan misses the best of the grid. Takes some ten times N minutes.
 """
 
 import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
 import torch
 
+from textgen.settings import TrainOptions
+from textgen.training.machine import ThisMachine, keep_memory
+from textgen.training.pace import PRECISION_GAIN
+from textgen.training.train import start
 
-def train(corpus, folder, minutes, *options):
+ROUNDS, SECONDS = 7, 0.7
+
+
+def train(corpus, folder, *options):
     """Bits per byte, seconds of the whole command, and what was planned."""
-    words = ["train", corpus, "--minutes", str(minutes), "--output-dir", str(folder), "--sample-steps", "0", "-q"]
+    words = ["train", corpus, "--output-dir", folder, "--sample-steps", "0", "-q", *options]
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "textgen", *words, *map(str, options)], check=True)
+    subprocess.run([sys.executable, "-m", "textgen", *map(str, words)], check=True)
     seconds = time.perf_counter() - began
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     bits = next(line["eval_bits_per_byte"] for line in reversed(lines) if line.get("final"))
-    return bits, seconds, json.loads((folder / "training_args.json").read_text())["options"]
-
-
-def shown(bits, seconds, plan):
-    return (f"{bits:.4f} bits/byte  {seconds:4.0f} s  {plan['num_layers']} x {plan['hidden_size']}, rate "
-            f"{plan['learning_rate']:g}, dropout {plan['dropout']}, {plan['max_steps']:,} steps, {plan['dtype']}, "
-            f"{'compiled' if plan['compile'] else 'not compiled'}")  # fmt: skip
+    return bits, seconds, json.loads((folder / "training_args.json").read_text())
 
 
 def grid(plan):
-    """The other choices: hidden size, learning rate, layers."""
+    """The other choices: hidden size, layers, learning rate."""
     size, rate = plan["hidden_size"], plan["learning_rate"]
     for hidden in (size // 2, size, size * 2):
         for factor in (0.5, 1, 2):
-            yield hidden, rate * factor, 1
-    yield size, rate, 2
+            yield hidden, 1, rate * factor
+    yield size, 2, rate
+
+
+def paces(shapes, corpus, folder, given, compiled):
+    """For each shape, (hidden size, layers): the precision that the plan would take, and the seconds of a step."""
+    keep_memory()
+    sessions = {}
+    for hidden, layers in shapes:
+        options = TrainOptions(**given, hidden_size=hidden, num_layers=layers, max_steps=1, output_dir=str(folder))
+        sessions[hidden, layers] = start([corpus], options, time.monotonic(), dry_run=True)
+    times = {(shape, dtype): [] for shape in shapes for dtype in ("float32", "bfloat16")}
+    for _ in range(ROUNDS):
+        for shape, dtype in times:
+            session = sessions[shape]
+            measured = ThisMachine(session.options, "cpu").step_seconds(
+                session.config, session.options, SECONDS, compiled=compiled, dtype=dtype
+            )
+            times[shape, dtype].append(measured)
+    found = {}
+    for shape in shapes:
+        plain, rounded = (statistics.median(times[shape, dtype]) for dtype in ("float32", "bfloat16"))
+        found[shape] = ("bfloat16", rounded) if rounded < PRECISION_GAIN * plain else ("float32", plain)
+    return found
 
 
 def main():
@@ -54,24 +81,42 @@ def main():
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--cell", default="lstm")
     parser.add_argument("--tokenizer", default="char")
-    parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
-    common = ["--cell", asked.cell, "--tokenizer", asked.tokenizer, "--threads", asked.threads]
-    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {asked.threads} threads, torch "
-          f"{torch.__version__}; {asked.cell}, {asked.minutes:g} min, {Path(asked.corpus).name}")  # fmt: skip
+    given = {"cell": asked.cell, "tokenizer": asked.tokenizer}
+    common = ["--cell", asked.cell, "--tokenizer", asked.tokenizer]
+    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; "
+          f"{asked.cell}, {asked.minutes:g} min, {Path(asked.corpus).name}")  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "runs"
-        train(asked.corpus, folder / "first", 0.2, *common)  # the text is tokenized here, for all alike
-        bits, seconds, plan = train(asked.corpus, folder / "plan", asked.minutes, *common)
-        print("plan ", shown(bits, seconds, plan), flush=True)
-        found = []
-        for hidden, rate, layers in grid(plan):
-            options = ["--hidden-size", hidden, "--learning-rate", f"{rate:.5f}", "--num-layers", layers]
-            found.append(train(asked.corpus, folder / f"{hidden}-{rate}-{layers}", asked.minutes, *common, *options))
-            print("grid ", shown(*found[-1]), flush=True)
-    best = min(each[0] for each in found)
-    print(f"plan over best of grid: {bits / best - 1:+.1%} bits (asked: at most +3 %), wall {seconds:.0f} s of "
-          f"{60 * asked.minutes:.0f} ({seconds / (60 * asked.minutes) - 1:+.1%}; asked: within 5 %)")  # fmt: skip
+        train(asked.corpus, folder / "first", "--minutes", 0.2, *common)  # the text is tokenized here, for all alike
+        bits, wall, arguments = train(asked.corpus, folder / "plan", "--minutes", asked.minutes, *common)
+        plan, budget = arguments["options"], arguments["forecast"]["train_seconds"]
+        print(f"--minutes {asked.minutes:g}: {wall:.0f} s ({wall / (60 * asked.minutes) - 1:+.1%}; asked: within 5 %), "
+              f"{plan['num_layers']} x {plan['hidden_size']}, rate {plan['learning_rate']:g}, {plan['max_steps']:,} "
+              f"steps, {bits:.4f} bits/byte", flush=True)  # fmt: skip
+        own = plan["hidden_size"], plan["num_layers"], plan["learning_rate"]
+        choices = list(dict.fromkeys([own, *grid(plan)]))
+        shapes = sorted({choice[:2] for choice in choices})
+        speed = paces(shapes, asked.corpus, folder / "pace", given, plan["compile"])
+
+        def trained(choice):
+            hidden, layers, rate = choice
+            dtype, seconds = speed[hidden, layers]
+            steps = max(10, int(budget / seconds))
+            compiling = "--compile" if plan["compile"] else "--no-compile"
+            bits, _, arguments = train(
+                asked.corpus, folder / f"{hidden}-{layers}-{rate:.5f}", "--hidden-size", hidden, "--num-layers", layers,
+                "--learning-rate", f"{rate:.5f}", "--max-steps", steps, "--dtype", dtype, "--threads", 1, compiling,
+                *common,
+            )  # fmt: skip
+            dropout = arguments["options"]["dropout"]
+            print(f"{'plan' if choice == own else 'grid'}  {bits:.4f} bits/byte  {layers} x {hidden}, rate {rate:.5f}, "
+                  f"dropout {dropout}, {steps:,} steps, {dtype}", flush=True)  # fmt: skip
+            return bits
+
+        with ThreadPoolExecutor(2) as two:
+            found = list(two.map(trained, choices))
+    print(f"plan over best of grid: {found[0] / min(found) - 1:+.1%} bits (asked: at most +3 %)")
 
 
 if __name__ == "__main__":
