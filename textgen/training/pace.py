@@ -14,8 +14,10 @@ from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 from textgen.settings import TrainOptions
 
-PROBE_SECONDS = 4.0
-"""How long the speed of a step is measured, all ways of running it together."""
+PROBE_SECONDS, LONGEST_PROBE = 4.0, 12.0
+PROBE_SHARE = 0.02
+"""How long the speed of a step is measured, all ways of running it together: that part of a run, within these bounds,
+since a machine that others use is slow for seconds."""
 
 PRECISION_GAIN = 0.9
 """The share of a step's time that products in bfloat16 must leave at most, to be worth their rounding."""
@@ -60,15 +62,16 @@ def with_fastest_step(
     Whatever is open is measured, one beside the other. Compiling is tried if there is time until the deadline to make
     good for it; that itself happens here, on the clock of the plan.
     """
-    in_time = deadline - time.monotonic() >= COMPILE_SECONDS
+    left = deadline - time.monotonic()
+    in_time = left >= COMPILE_SECONDS
     is_open = options.compile is None and in_time and machine.can_compile(config)
     ways = [(way, dtype) for way in ((False, True) if is_open else (bool(options.compile),))
             for dtype in _precisions(options, machine)]  # fmt: skip
+    probe = min(max(PROBE_SECONDS, PROBE_SHARE * left), LONGEST_PROBE) / len(ways)
     measured: dict[tuple[bool, str], float] = {}
     fault = None
     for compiled, dtype in ways:
         try:
-            probe = PROBE_SECONDS / len(ways)
             measured[compiled, dtype] = machine.step_seconds(config, options, probe, compiled=compiled, dtype=dtype)
         except TextgenError as error:
             if not (is_open and compiled):
