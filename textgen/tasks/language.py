@@ -65,14 +65,6 @@ class LanguageData(Data):
     def tokenizer(self) -> Tokenizer:  # type: ignore[override]
         return self.store.tokenizer
 
-    @property
-    def folder(self) -> Path:
-        return self.store.folder
-
-    @property
-    def key(self) -> str:
-        return self.store.key
-
     @cached_property
     def amount(self) -> int:
         return len(self.store.model_tokens(TRAIN))

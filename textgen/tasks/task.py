@@ -26,6 +26,7 @@ from textgen.scoring.figures import Figures as Figures
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import ExampleStore
 from textgen.text.split import Progress
+from textgen.text.store import TokenStore
 from textgen.text.tokenizer import Tokenizer
 
 
@@ -40,15 +41,17 @@ class Data(ABC):
     characters: float = 1.0
     """About how many characters of text a symbol stands for."""
 
-    @property
-    @abstractmethod
-    def folder(self) -> Path:
-        """Where it is stored."""
+    store: TokenStore | ExampleStore
 
     @property
-    @abstractmethod
+    def folder(self) -> Path:
+        """Where it is stored."""
+        return self.store.folder
+
+    @property
     def key(self) -> str:
         """A digest of all that it depends on."""
+        return self.store.key
 
     @property
     @abstractmethod
@@ -112,14 +115,6 @@ class ExampleData(Data):
     """What is learned from where it is kept as examples."""
 
     store: ExampleStore
-
-    @property
-    def folder(self) -> Path:
-        return self.store.folder
-
-    @property
-    def key(self) -> str:
-        return self.store.key
 
     def digests(self) -> dict[str, str]:
         return self.store.digests()
