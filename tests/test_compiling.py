@@ -12,7 +12,7 @@ from torch import nn
 from zoo import CELLS, WRITTEN
 
 from textgen import Cell, GatedCell, activation, compiling, files, products
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import CompilerError, TextgenError, UsageError
 from textgen.options import from_mapping
 from textgen.settings import TrainOptions
 from textgen.training.plan import TextPlan, plan
@@ -318,11 +318,13 @@ def test_the_plan_compiles_where_it_pays_within_the_run(machine, minutes, given,
 
 
 class Broken(Slow):
-    """A machine with a compiler that does not work."""
+    """A machine on which compiled steps fail."""
+
+    fault: TextgenError = CompilerError("a cell could not be compiled here.")
 
     def step_seconds(self, config, options, seconds, compiled=False, dtype="float32"):
         if compiled:
-            raise TextgenError("a cell could not be compiled here.")
+            raise self.fault
         return self.seconds
 
 
@@ -334,6 +336,14 @@ def test_the_plan_does_without_a_compiler_that_does_not_work(length):
     if "minutes" in length:
         with pytest.raises(TextgenError, match="could not be compiled"):
             plan(TrainOptions(hidden_size=64, compile=True, **length), LEARNED, Broken(1.0, 0.8), deadline)
+
+
+@pytest.mark.parametrize("length", [{"minutes": 5}, {"max_steps": 100_000}])
+def test_what_else_fails_while_a_compiled_step_is_measured_is_no_fault_of_the_compiler(length):
+    machine = Broken(1.0, 0.8)
+    machine.fault = TextgenError("out of memory.")
+    with pytest.raises(TextgenError, match="out of memory"):
+        plan(TrainOptions(hidden_size=64, **length), LEARNED, machine, time.monotonic() + 300)
 
 
 @pytest.mark.parametrize(("rounded", "given", "chosen"), [

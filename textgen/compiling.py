@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from torch import Tensor, fx
 
 from textgen.activation import Half
-from textgen.errors import TextgenError
+from textgen.errors import CompilerError
 
 PARALLEL = 32_768
 """Elements from which a half is worth several threads (measured with 16 x 1024 and 32 x 1024)."""
@@ -39,10 +39,10 @@ def compiler_version() -> str:
 def compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Half:
     """A graph as machine code for inputs like these and the present number of threads.
 
-    Raises TextgenError if it cannot be compiled here.
+    Raises CompilerError if it cannot be compiled here.
     """
     if compiler() is None:
-        raise TextgenError("there is no C++ compiler on this machine.", hint="install g++, or use --no-compile.")
+        raise CompilerError("there is no C++ compiler on this machine.", hint="install g++, or use --no-compile.")
     import torch._inductor.config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
@@ -63,6 +63,6 @@ def compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Half:
             return code
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
-            raise TextgenError(
+            raise CompilerError(
                 f"a cell could not be compiled here ({reason}).", hint="--no-compile goes on."
             ) from error

@@ -28,6 +28,10 @@ class UsageError(TextgenError):
     exit_code = 2
 
 
+class CompilerError(TextgenError):
+    """There is no C++ compiler, or it does not work; without one a run is slower, and otherwise the same."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean 'x'?' for the nearest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from textgen.config import ModelConfig
-from textgen.errors import TextgenError
+from textgen.errors import CompilerError
 from textgen.settings import TrainOptions
 
 PROBE_SECONDS, LONGEST_PROBE = 4.0, 12.0
@@ -73,8 +73,8 @@ def with_fastest_step(
     for compiled, dtype in ways:
         try:
             measured[compiled, dtype] = machine.step_seconds(config, options, probe, compiled=compiled, dtype=dtype)
-        except TextgenError as error:
-            if not (is_open and compiled):
+        except CompilerError as error:
+            if not is_open:
                 raise
             fault = str(error)
     compiled, dtype = min(measured, key=lambda way: measured[way] / _worth(*way))
@@ -85,7 +85,7 @@ def compiler_fault(options: TrainOptions, config: ModelConfig, machine: Machine)
     """What a compiler says that is there but does not work, found by some compiled steps."""
     try:
         machine.step_seconds(config, options, 0.0, compiled=True, dtype=options.dtype or "float32")
-    except TextgenError as error:
+    except CompilerError as error:
         return str(error)
     return None
 
