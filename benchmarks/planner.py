@@ -1,13 +1,13 @@
 """The plan of `--minutes N` beside a grid of ten choices made by hand, each with the steps that N minutes buy it.
 
-    GOMP_SPINCOUNT=2000 python benchmarks/planner.py CORPUS [--minutes 1] [--cell lstm] [--tokenizer char]
+    GOMP_SPINCOUNT=2000 python benchmarks/planner.py CORPUS [--minutes 1] [--cell lstm] [--tokenizer char] [--choices K]
 
 Runs the command `textgen train CORPUS --minutes N` with nothing else chosen, for its wall time and its choice. The grid
 is half, once and twice the planned size (one layer) with half, once and twice the planned rate, and the planned size
 in two layers; the planned choice is one of them. A step of each shape is measured in turns, in both precisions, so that
 a machine that is busy for a while is so for all; each choice then trains as many steps as fit the training time of the
 plan. Since only steps count then, two trainings run at a time, a thread each. Prints bits per byte of everything that
-is held out, and by how much the plan misses the best of the grid. Takes some ten times N minutes.
+is held out, and by how much the plan misses the best of the grid. Takes some ten times N minutes, less with K choices.
 """
 
 import argparse
@@ -45,12 +45,12 @@ def train(corpus, folder, *options):
 
 
 def grid(plan):
-    """The other choices: hidden size, layers, learning rate."""
+    """All choices, the planned one and those next to it first: hidden size, layers, learning rate."""
     size, rate = plan["hidden_size"], plan["learning_rate"]
-    for hidden in (size // 2, size, size * 2):
-        for factor in (0.5, 1, 2):
-            yield hidden, 1, rate * factor
-    yield size, 2, rate
+    own = size, plan["num_layers"], rate
+    near = [(size, 1, 2 * rate), (size // 2, 1, rate), (size, 1, rate / 2), (2 * size, 1, rate), (size, 2, rate)]
+    far = [(hidden, 1, factor * rate) for hidden in (size // 2, 2 * size) for factor in (2, 0.5)]
+    return list(dict.fromkeys([own, (size, 1, rate), *near, *far]))
 
 
 def paces(shapes, corpus, folder, given, compiled):
@@ -81,6 +81,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--cell", default="lstm")
     parser.add_argument("--tokenizer", default="char")
+    parser.add_argument("--choices", type=int, default=10, help="only so many, those next to the plan first")
     asked = parser.parse_args()
     given = {"cell": asked.cell, "tokenizer": asked.tokenizer}
     common = ["--cell", asked.cell, "--tokenizer", asked.tokenizer]
@@ -94,8 +95,7 @@ def main():
         print(f"--minutes {asked.minutes:g}: {wall:.0f} s ({wall / (60 * asked.minutes) - 1:+.1%}; asked: within 5 %), "
               f"{plan['num_layers']} x {plan['hidden_size']}, rate {plan['learning_rate']:g}, {plan['max_steps']:,} "
               f"steps, {bits:.4f} bits/byte", flush=True)  # fmt: skip
-        own = plan["hidden_size"], plan["num_layers"], plan["learning_rate"]
-        choices = list(dict.fromkeys([own, *grid(plan)]))
+        choices = grid(plan)[: asked.choices]
         shapes = sorted({choice[:2] for choice in choices})
         speed = paces(shapes, asked.corpus, folder / "pace", given, plan["compile"])
 
@@ -109,9 +109,9 @@ def main():
                 "--learning-rate", f"{rate:.5f}", "--max-steps", steps, "--dtype", dtype, "--threads", 1, compiling,
                 *common,
             )  # fmt: skip
-            dropout = arguments["options"]["dropout"]
-            print(f"{'plan' if choice == own else 'grid'}  {bits:.4f} bits/byte  {layers} x {hidden}, rate {rate:.5f}, "
-                  f"dropout {dropout}, {steps:,} steps, {dtype}", flush=True)  # fmt: skip
+            which, dropout = "plan" if choice == choices[0] else "grid", arguments["options"]["dropout"]
+            print(f"{which}  {bits:.4f} bits/byte  {layers} x {hidden}, rate {rate:.5f}, dropout {dropout}, "
+                  f"{steps:,} steps, {dtype}", flush=True)  # fmt: skip
             return bits
 
         with ThreadPoolExecutor(2) as two:
