@@ -463,6 +463,26 @@ def test_evaluate_puts_the_naive_forecasts_beside(trained, tmp_path, capfd):
     assert "training saw all of" in capfd.readouterr().err
 
 
+def test_rows_without_times_are_counted_and_that_is_said(tmp_path, capfd):
+    values = wave(150, 12)
+    table = write(tmp_path / "x.csv", größe=values[:100])
+    table.write_bytes(table.read_text(encoding="utf-8").encode("latin-1"))
+    folder = tmp_path / "run"
+    latin = ["--encoding", "latin-1", "--threads", "1"]
+    asked = ["--task", "forecast", "--horizon", "6", "--max-steps", "2", "--output-dir", str(folder)]
+    assert main(["train", str(table), *asked, *latin]) == 0
+    assert main(["evaluate", str(table), "-m", str(folder), *latin]) == 1
+    assert "Hint: without times rows are counted from 1" in capfd.readouterr().err
+    write(table, größe=values)
+    assert main(["evaluate", str(table), "-m", str(folder), "--threads", "1"]) == 0
+    assert "the first 100 rows are taken for what training saw" in capfd.readouterr().err
+    table.write_bytes(table.read_text(encoding="utf-8").encode("latin-1"))
+    assert main(["predict", str(table), "-m", str(folder)]) == 1
+    said = capfd.readouterr().err
+    assert "--encoding latin-1" in said and "--tokenizer" not in said
+    assert main(["predict", str(table), "-m", str(folder), *latin]) == 0
+
+
 def test_evaluate_scores_what_came_after_training(trained, tmp_path, capfd):
     folder, _ = trained
     longer = write(tmp_path / "later.csv", time=hours(460), north=wave(460, 24), south=wave(460, 24, seed=3) * 5)

@@ -115,6 +115,20 @@ def test_what_is_held_out_may_be_a_file(tmp_path):
         prepared(write(tmp_path / "whole.csv", month=stamps, y=values), tmp_path, validation_file=str(tail))
 
 
+def test_a_file_that_does_not_go_on_in_the_same_step_is_refused(tmp_path):
+    table = write(tmp_path / "x.csv", month=months(120), y=wave(120))
+    daily = write(tmp_path / "d.csv", month=[f"2000-01-{k + 1:02}" for k in range(30)], y=wave(30))
+    with pytest.raises(TextgenError, match=r"a step of .*d.csv' is 1 day, but the training part's is 1 month."):
+        prepared(table, tmp_path, validation_file=str(daily))
+    late = write(tmp_path / "late.csv", month=months(200)[160:], y=wave(40))
+    with pytest.raises(TextgenError, match=r"begins 40 time steps after .* longer than the window of 32"):
+        prepared(table, tmp_path, validation_file=str(late))
+    prepared(table, tmp_path, validation_file=str(late), seq_length=40)
+    one_day = write(tmp_path / "one.csv", month=["2020-01-15"], y=[1])
+    with pytest.raises(TextgenError, match=r"a step of .*one.csv' is 1 second, but the training part's is 1 month."):
+        prepared(table, tmp_path, validation_file=str(one_day))
+
+
 def spoiled(place, column, value, length=120):
     columns = {"month": months(length), "sales": list(wave(length)), "price": list(wave(length, 7))}
     columns[column][place] = value
@@ -155,6 +169,11 @@ WRONG = {
         "series 'sales' has 20 time steps; a horizon of 12 needs at least 26, 12 of them held out.",
     ),
     "a time twice": (spoiled(9, "month", "1990-09"), "row 10 of 'x.csv': column 'month' has 1990-09 a second time."),
+    "two times in one second": (
+        {"month": [f"2020-01-01 00:00:00.{k}" for k in range(10)], "sales": range(10), "price": range(10)},
+        "row 2 of 'x.csv': column 'month' has 2020-01-01 00:00:00.1 after 2020-01-01 00:00:00.0, but times are counted "
+        "in whole seconds, and these are the same.",
+    ),
     "times out of order": (
         spoiled(9, "month", "1990-02"),
         "row 10 of 'x.csv': column 'month' has 1990-02 after 1990-09; times have to rise.",

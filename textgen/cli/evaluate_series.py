@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textgen.cli.screen import Output, say
+from textgen.cli.screen import Output, say, warn
 from textgen.errors import TextgenError
 from textgen.wording import count, figure, plural, table
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": "sMAPE", "scaled_mse": "MSE, scaled",
            "coverage": "coverage"}  # fmt: skip
+COUNTED = "without times rows are counted from 1, so that a table has to begin with the training data."
 
 
 def evaluate(asked: EvaluationRequest) -> int:
@@ -36,10 +37,13 @@ def evaluate(asked: EvaluationRequest) -> int:
         rows = forecaster.read(asked.corpus, asked.reading.encoding)
         first = [forecaster.unseen(each, horizon) for each in rows]
         if all(start + horizon > len(each) for start, each in zip(first, rows, strict=True)):
+            counted = not forecaster.design.columns.times
             raise TextgenError(
                 f"training saw all of {', '.join(asked.corpus)}, or all but less than the horizon of {horizon:,}.",
-                hint=f"textgen evaluate -m {asked.folder} scores what it held out.",
+                hint=COUNTED if counted else f"textgen evaluate -m {asked.folder} scores what it held out.",
             )
+        if not forecaster.design.columns.times:
+            warn(f"the first {count(first[0])} rows are taken for what training saw; {COUNTED}")
     else:
         rows, first = _held_out(asked.folder)
     report = forecaster.evaluate_rows(rows, first, protocol)

@@ -33,7 +33,9 @@ def predict(asked: PredictionRequest) -> int:
     forecaster = load(asked.folder)
     use_threads(asked.threads or usable_cores())
     options = asked.forecasting
-    found = forecaster.predict(asked.inputs, options.horizon, options.level, options.paths, options.seed)
+    found = forecaster.predict(
+        asked.inputs, options.horizon, options.level, options.paths, options.seed, asked.reading.encoding
+    )
     text = _json(found) if asked.as_json else _csv(found)
     if asked.output is not None:
         files.write_file(Path(asked.output), text.encode())

@@ -8,7 +8,7 @@ import numpy as np
 
 from textgen.errors import TextgenError
 from textgen.series.columns import Columns
-from textgen.series.read import Series, Table
+from textgen.series.read import Series, Table, gap_limit
 from textgen.series.times import ROW, Clock
 from textgen.settings import TrainOptions
 
@@ -31,9 +31,10 @@ def divide(table: Table, apart: Table | None, options: TrainOptions) -> Divided:
     """Divide every series: the held-out part is `apart` where that is given, which goes on where the series end, else
     the last share of each, at least one horizon and, of short series, a quarter or eight steps.
 
-    Raises TextgenError for a series that is too short for its horizon.
+    Raises TextgenError for a series that is too short for its horizon, and for what does not follow it.
     """
     if apart is not None:
+        apart.require_step(table.clock, str(options.validation_file), "the training part's")
         later = {each.name: each for each in apart.series}
         pairs = [(each, _following(each, later.get(each.name), table.clock, options)) for each in table.series]
     else:
@@ -81,6 +82,12 @@ def _following(series: Series, later: Series | None, clock: Clock, options: Trai
         raise TextgenError(
             f"{file!r} begins at {clock.label(later.start)} for {series.name!r}, but the training part ends at "
             f"{clock.label(end - clock.step)}; the one has to follow the other."
+        )
+    limit = options.seq_length or gap_limit(options.season or clock.season())
+    if ahead > limit:
+        raise TextgenError(
+            f"{file!r} begins {ahead:,} time steps after the training part ends for {series.name!r}, which is longer "
+            f"than the window of {limit:,}."
         )
     return bridged(series, later, ahead)
 

@@ -64,11 +64,7 @@ class Forecaster:
         )
         sources = find_sources([os.fspath(path) for path in listed])
         table = read_series(sources, options, SourceOptions(encoding=encoding), self.design.longest_gap)
-        if table.clock != self.design.clock and max(map(len, table.series)) > 1:
-            raise TextgenError(
-                f"a step of {sources[0].name!r} is {table.clock.described()}, but the model's is "
-                f"{self.design.clock.described()}."
-            )
+        table.require_step(self.design.clock, sources[0].name, "the model's")
         return [rows_of(series, self.design) for series in table.series]
 
     def predict(

@@ -57,6 +57,12 @@ class Table:
     clock: Clock
     columns: Columns
 
+    def require_step(self, clock: Clock, name: str, whose: str) -> None:
+        """Raise TextgenError if the rows of this table, called `name`, are not a step of that clock apart."""
+        one_row = max(map(len, self.series)) == 1
+        if self.clock.unit != clock.unit or (self.clock.step != clock.step and not one_row):
+            raise TextgenError(f"a step of {name!r} is {self.clock.described()}, but {whose} is {clock.described()}.")
+
 
 def read_series(
     sources: Sequence[Source], options: SeriesOptions, reading: SourceOptions, window: int | None = None
@@ -160,13 +166,14 @@ def _refuse_disorder(
     if not len(wrong):
         return
     before, row = rows[wrong[0]], rows[wrong[0] + 1]
-    twice = stamps[wrong[0]] == stamps[wrong[0] + 1]
     hint = None if columns.series is not None else "--series-column NAME says which of several series a row belongs to."
-    raise TextgenError(
-        f"{where[row]}: column {' '.join(columns.times)!r} has {times[row]} "
-        + ("a second time." if twice else f"after {times[before]}; times have to rise."),
-        hint=hint,
-    )
+    what = f"after {times[before]}; times have to rise."
+    if stamps[wrong[0]] == stamps[wrong[0] + 1]:
+        what = "a second time."
+        if times[row] != times[before]:
+            what = f"after {times[before]}, but times are counted in whole seconds, and these are the same."
+            hint = "leave that column out: without times, rows are counted."
+    raise TextgenError(f"{where[row]}: column {' '.join(columns.times)!r} has {times[row]} {what}", hint=hint)
 
 
 def _offsets(stamps: Integers, clock: Clock, rows: list[int], where: list[str], columns: Columns) -> Integers:
