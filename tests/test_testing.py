@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +29,13 @@ KIT = [*(name for name in INSTALLED if name != "elman"), ("rnn", {"nonlinearity"
 @parametrize_with_checks(KIT)
 def test_every_cell_keeps_every_law(check):
     check()
+
+
+def test_the_first_cell_that_a_process_traces_has_no_side_effects():
+    """torch sets a variable of the environment then, which is not the cell's doing."""
+    code = "from textgen import plugins; from textgen.testing.parametrize import checks\n"
+    code += "[check] = checks([plugins.cell('gru')], ['no_side_effects']); check()"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow

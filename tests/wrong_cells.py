@@ -370,6 +370,7 @@ def doing(name, harm):
 HARMFUL = {
     doing("SetsTheDtype", lambda: torch.set_default_dtype(torch.float16)): "no_side_effects same_seed",
     doing("SetsTheThreads", lambda: torch.set_num_threads(torch.get_num_threads() + 1)): "no_side_effects",
+    doing("TakesOneThread", lambda: torch.set_num_threads(1)): "no_side_effects",
     doing("SwitchesGradientsOff", lambda: torch.set_grad_enabled(False)): "no_side_effects every_parameter "
     "nothing_changed keeps_nothing",
     doing("ChangesTheFolder", lambda: os.chdir("/")): "no_side_effects",

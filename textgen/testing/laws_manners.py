@@ -73,6 +73,7 @@ def no_side_effects(trial: Trial) -> None:
     """Building and running a cell changes no setting of the program (dtype, threads, folder, ...) and prints
     nothing.
     """
+    torch.set_num_threads(3)  # a number that no author writes
     before, cell = settings(), trial.cell
 
     def look(what: str) -> None:

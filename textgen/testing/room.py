@@ -16,6 +16,9 @@ from typing import Any
 import numpy
 import torch
 
+_OF_TORCH = "TORCHINDUCTOR_CACHE_DIR"
+"""A variable of the environment that torch itself sets as soon as something is traced."""
+
 
 def settings() -> dict[str, Any]:
     """What a cell has no business to change, by the words in which it is reported."""
@@ -28,7 +31,7 @@ def settings() -> dict[str, Any]:
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "the precision of matrix products": torch.get_float32_matmul_precision(),
         "the working folder": Path.cwd(),
-        "the environment": dict(os.environ),
+        "the environment": {name: value for name, value in os.environ.items() if name != _OF_TORCH},
         "sys.path": list(sys.path),
         "the recursion limit": sys.getrecursionlimit(),
         "the signal handlers": tuple(signal.getsignal(number) for number in signal.valid_signals()),
