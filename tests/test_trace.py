@@ -74,6 +74,24 @@ def test_a_stored_step_computes_what_the_step_computes(name, sizes):
         hold_to_torch(model, stepper, batch)
 
 
+class Powers(Cell):
+    """h(t) = (a(t) ** b(t)) h(t-1) + x(t) / 2 ** h(t-1) ** 2, where a and b depend on x(t)."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.base, self.power, self.value = (nn.Linear(input_size, hidden_size) for _ in range(3))
+
+    def step(self, x, state):
+        a, b, h = torch.sigmoid(self.base(x)), torch.sigmoid(self.power(x)), state[0]
+        h = a**b * h + self.value(x) / torch.pow(2, h**2)
+        return h, (h,)
+
+
+def test_powers_of_tensors_can_be_stored():
+    model = made(Powers)
+    hold_to_torch(model, numpy_stepper(model), 3)
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_what_is_stored_hangs_on_no_weight_and_reads_back(name):
     first, second = (trace(made(CELLS[name])).to_json() for _ in range(2))

@@ -43,9 +43,10 @@ def _quotient(notes: Notes, out: Tensor, given: Given) -> str | None:
 
 def _power(notes: Notes, out: Tensor, given: Given) -> str:
     base, exponent = given["self"], given["exponent"]
-    if exponent == 2:
+    known = None if isinstance(exponent, Tensor) else exponent
+    if known == 2:
         return notes.note("multiply", [base, base], out)
-    return notes.note("sqrt", [base], out) if exponent == 0.5 else notes.note("power", [base, exponent], out)
+    return notes.note("sqrt", [base], out) if known == 0.5 else notes.note("power", [base, exponent], out)
 
 
 def _inverse_root(notes: Notes, out: Tensor, given: Given) -> str:
