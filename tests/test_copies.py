@@ -1,14 +1,17 @@
 """Laws of copies: the longest one is found where it is, and a guarded text has none that is longer than allowed."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_generate import scripted
 from test_session import made
 
 import textgen
+from textgen.cli.writer import Form, Writer
 from textgen.errors import TextgenError, UsageError
 from textgen.settings import SampleOptions
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer, train_tokenizer
@@ -101,6 +104,26 @@ def test_no_guarded_text_copies_more_than_it_may(limit, seed, prompt, documents)
     (completion,) = complete(model, [prompt], options)
     assert completion.unavoidable == 0
     assert longest_by_hand(parts, prompt + completion.text, len(prompt)) <= limit
+
+
+@pytest.mark.parametrize("together", [1, 9])
+def test_what_is_unavoidable_is_counted_to_the_end_of_each_text(together):
+    model = knowing(made(CharTokenizer("ab")), ["ab" * 30, "ba" * 30, "aabb" * 9, "abab" * 9])
+    options = SampleOptions(max_copy=1, max_new_tokens=40, stop=["a"], seed=3, ignore_eos=True)
+    found = complete(model, ["a"] * together, options)
+    assert all(completion.unavoidable <= completion.tokens for completion in found)
+    assert together == 1 or any(0 < completion.tokens < 40 for completion in found)
+
+
+def test_text_held_back_stands_in_a_report_of_copies_once(capfdbinary):
+    text = "xyz abcdefgh"
+    model = knowing(scripted("bcdefgh"), [text])
+    _, after = Session.begin(model, "a").write(temperature=0, max_new_tokens=3, stop=["cdX"])
+    assert after.open.text == "cd"
+    form = Form(echo=None, stream=None, raw=False, as_json=True, null=False, verbose=False, report_copies=True,
+                save_state=None)  # fmt: skip
+    Writer(model, "", SampleOptions(temperature=0, max_new_tokens=4, stop=["cdX"]), form, after).write(1)
+    assert json.loads(capfdbinary.readouterr().out)["longest_copy"]["text"] == "abcdefgh"
 
 
 @pytest.mark.parametrize("limit", [1, 3, 6])

@@ -234,3 +234,12 @@ def test_counts_that_fit_no_tokenizer_are_damage(tmp_path):
     replace_in_folder(tmp_path / "store", COUNTS, b"\0" * 16)
     with pytest.raises(DamagedError, match=rf"{COUNTS} is damaged"):
         open_store(tmp_path / "store").frequencies
+
+
+def test_any_bytes_go_with_a_byte_level_tokenizer_from_a_folder_too(tmp_path):
+    raw = tmp_path / "raw.bin"
+    raw.write_bytes(bytes(range(256)) * 40)
+    first = survey([str(raw)], CorpusOptions(tokenizer="byte"), 0)
+    tokenize(first, tmp_path / "store")
+    again = survey([str(raw)], CorpusOptions(tokenizer=str(tmp_path / "store")), 0)
+    assert (again.level, again.total) == (first.level, first.total)

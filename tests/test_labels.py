@@ -672,6 +672,20 @@ def test_lines_of_a_pipe_are_told_as_they_come(models):
         killer.cancel()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_pipe_is_read_as_a_file_is(models, tmp_path, encoding):
+    texts = tmp_path / "texts.txt"
+    texts.write_bytes("a fine w1\n<|end|>\na dull w1\n<|end|>\n".encode(encoding))
+    for options in ([], ["--document-separator", "<|end|>"]):
+        command = [sys.executable, "-m", "textgen", "predict", "-m", str(models["last"]), "--encoding", encoding]
+        command += ["--threads", "1", *options]
+        filed, piped = (
+            subprocess.run([*command, name], input=texts.read_bytes(), capture_output=True, check=True).stdout
+            for name in (str(texts), "-")
+        )
+        assert filed == piped and len(filed.splitlines()) == (3 if options else 5)
+
+
 def test_a_damaged_list_of_labels_is_refused(models, tmp_path):
     folder = shutil.copytree(models["last"], tmp_path / "copy")
     path = folder / "labels.json"

@@ -35,7 +35,7 @@ from textgen.settings import TrainOptions
 from textgen.tasks.examples import write_examples
 from textgen.text.sources import SourceOptions, find_sources
 from textgen.text.store import tokenizer_of
-from textgen.text.tokenizer import train_tokenizer
+from textgen.text.tokenizer import WordTokenizer, train_tokenizer
 from textgen.torch_stepper import TorchStepper
 from textgen.training.checkpoint import METRICS, OPTIMIZER, STATE, WEIGHTS, Run
 from textgen.training.lanes import parts
@@ -378,6 +378,16 @@ def test_the_separator_ends_the_prompt_and_is_never_written_and_the_boundary_end
         tokenizer.boundary, *tokenizer.encode("ab").tolist(), tokenizer.vocab_size]  # fmt: skip
     assert generate(writer, "ab", **sampling) == "cab"
     assert stepper.read.count(tokenizer.vocab_size) == 1
+
+
+@pytest.mark.parametrize("prompt", ["fox hen", "fox hen "])
+def test_a_completion_in_words_does_not_begin_with_a_space(prompt):
+    tokenizer = WordTokenizer(["fox", "hen", "cat"])
+    then = [*tokenizer.encode("cat hen").tolist(), tokenizer.boundary]
+    stepper = Insisting(tokenizer.vocab_size + 1, then)
+    writer = with_habits(ModelConfig(tokenizer.vocab_size + 1), tokenizer, stepper, habits_of(tokenizer))
+    assert generate(writer, prompt, temperature=0) == "cat hen"
+    assert Session.begin(writer, prompt).write(temperature=0)[0] == "cat hen"
 
 
 def test_a_separator_that_cannot_be_is_refused():

@@ -157,8 +157,11 @@ def test_an_offset_counts_the_bytes_of_the_unpacked_file_with_its_mark(scratch):
 
 
 def test_the_messages_of_what_is_not_text(scratch):
-    message, hint = refusal(lambda: pieces(scratch, b"\xff\xd8\xff\xe0\0\x10JFIF\0"))
+    picture = b"\xff\xd8\xff\xe0\0\x10JFIF\0"
+    message, hint = refusal(lambda: pieces(scratch, picture))
     assert message == "'text.txt' is not UTF-8 text (byte 0xff at offset 0)."
+    assert hint == "--encoding latin-1 for older text."
+    _, hint = refusal(lambda: pieces(scratch, picture, raw=False))
     assert hint == "--encoding latin-1 for older text, or --tokenizer byte to learn raw bytes."
     message, hint = refusal(lambda: pieces(scratch, codecs.BOM_UTF16_LE + b"a\0b"))
     assert message == "'text.txt' is not UTF-16-LE text (byte 0x62 at offset 4)."

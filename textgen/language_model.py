@@ -21,7 +21,7 @@ from textgen.tasks import WRITING
 from textgen.text.levels import SIZED
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore, tokenizer_of
-from textgen.text.tokenizer import Ids, Tokenizer
+from textgen.text.tokenizer import Decoder, Ids, Tokenizer
 from textgen.writing.generate import Stepper
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ class LanguageModel:
         ids = self.tokenizer.model_ids(self.tokenizer.encode(prompt))
         whole = np.array([*self.begin, *ids.tolist(), *self.prompt_end], dtype=np.int32)
         return whole if len(whole) else np.array([self.tokenizer.boundary], dtype=np.int32)
+
+    def decoder(self, prompt: str) -> Decoder:
+        """What makes text of the symbols after a prompt. A completion begins anew, whatever its prompt ends in."""
+        return self.tokenizer.decoder("" if self.prompt_end else prompt)
 
     def in_context(self, encoded: Ids) -> Ids:
         """Ids of documents, each after a boundary, as this model reads them: `begin` in the boundary's place."""

@@ -32,8 +32,8 @@ def predict(request: PredictionRequest) -> int:
     if not request.inputs:
         raise UsageError("no text given.", hint="textgen predict FILE, or - to read lines from standard input.")
     use_threads(request.threads or usable_cores())
-    piped = request.inputs == ("-",) and not request.whole_files
     reading = reading_of(request.reading)
+    piped = request.inputs == ("-",) and not request.whole_files and reading.document_separator is None
     sources = [] if piped else find_texts(request.inputs, reading.text_column)
     model = load(request.folder)
     texts = piped_lines(reading.encoding or "utf-8") if piped else read_texts(sources, reading, request.whole_files)
@@ -81,7 +81,7 @@ def piped_lines(encoding: str) -> Iterator[Unlabelled | None]:
             rest += decoder.decode(read, final=not read)
         except UnicodeDecodeError:
             raise TextgenError(f"standard input is not {encoding} text after line {number}.") from None
-        whole, end, rest = rest.rpartition("\n")
+        whole, end, rest = rest.removeprefix("" if number else "\ufeff").rpartition("\n")
         if not read:
             whole, end, rest = whole + end + rest, "", ""
         for line in lines([(whole + end).encode()]):

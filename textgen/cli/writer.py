@@ -46,7 +46,7 @@ class Writer:
     ) -> None:
         self._model, self._prompt, self._options, self._form = model, prompt, options, form
         self._session = session
-        self._before = prompt if session is None else session.open.tail
+        self._before = prompt if session is None else session.open.tail.removesuffix(session.open.text)
         self._output = Output(form.raw)
         self._echo = (self._output.terminal if form.echo is None else form.echo) and not form.as_json
         self._stream = form.stream is not False and not form.as_json
@@ -115,7 +115,7 @@ class Writer:
             bold = self._output.terminal and "NO_COLOR" not in os.environ
             if bold:
                 click.echo("\x1b[1m", nl=False)
-            self._output.write(self._prompt)
+            self._output.write(self._prompt + ("\n" if self._model.prompt_end else ""))
             if bold:
                 click.echo("\x1b[0m", nl=False)
 

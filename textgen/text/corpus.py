@@ -75,11 +75,11 @@ def survey(paths: Sequence[str], options: CorpusOptions, seed: int, progress: Pr
 
     check_reading(options)
     sources, validation, options = _found(paths, options, progress)
-    reading = _reading(options, raw=options.tokenizer == "byte")
+    given = given_tokenizer(options.tokenizer)
+    reading = _reading(options, raw=(given.level if given else options.tokenizer) == "byte")
     scanned = scan(_counted(read(sources, reading), "reading", 0, progress))
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
-    given = given_tokenizer(options.tokenizer)
     level, vocab_size = (given.level, given.vocab_size) if given else choose_tokenizer(options, scanned)
     split = choose_split(scanned.sizes, share, seed)
     return Corpus(sources, validation, reading, scanned, validation_scan, level, vocab_size, split, given)
@@ -116,7 +116,7 @@ def _of_recipe(part: Iterable[recipes.Part]) -> list[Source]:
     ]
 
 
-def _reading(options: ReadingOptions, raw: bool = False) -> SourceOptions:
+def _reading(options: ReadingOptions, raw: bool | None = None) -> SourceOptions:
     return SourceOptions(
         encoding=options.encoding,
         document_separator=options.document_separator,

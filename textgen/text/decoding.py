@@ -39,11 +39,14 @@ def codec(encoding: str) -> str:
     return WITHOUT_MARK.get(name, name)
 
 
-def to_utf8(blocks: Iterator[bytes], head: bytes, name: str, asked: str | None) -> Iterator[bytes]:
+def to_utf8(
+    blocks: Iterator[bytes], head: bytes, name: str, asked: str | None, may_be_raw: bool = False
+) -> Iterator[bytes]:
     """The text of `blocks` in UTF-8, one piece a block, each ending at a character border; pieces may be empty.
 
     `head` is the first HEAD_BYTES of the file, `name` what messages call it, `asked` the encoding given or None. A
-    byte-order mark is no part of the text. Raises TextgenError at the first byte that is not text.
+    byte-order mark is no part of the text. Raises TextgenError at the first byte that is not text; its hint speaks of
+    raw bytes where those may be asked for.
     """
     encoding = _choose(head, name, asked)
     decoder = codecs.getincrementaldecoder(encoding)()
@@ -57,7 +60,7 @@ def to_utf8(blocks: Iterator[bytes], head: bytes, name: str, asked: str | None) 
             byte, place = error.object[error.start], offset - len(error.object) + error.start
             label = encoding.upper() if encoding in BYTE_ORDER_MARKS else encoding
             message = f"{name!r} is not {label} text (byte 0x{byte:02x} at offset {place})."
-            raise TextgenError(message, hint=_remedy(asked, cut_off=not block)) from None
+            raise TextgenError(message, hint=_remedy(asked, not block, may_be_raw)) from None
         except UnicodeEncodeError as error:  # UTF-7 can write what UTF-8 cannot
             half = f"U+{ord(error.object[error.start]):04X}"
             raise TextgenError(f"{name!r} has half a character ({half}) before offset {offset}.") from None
@@ -84,11 +87,13 @@ def _decode(decoder: codecs.IncrementalDecoder, block: bytes) -> str:
         raise
 
 
-def _remedy(asked: str | None, cut_off: bool) -> str:
+def _remedy(asked: str | None, cut_off: bool, may_be_raw: bool) -> str:
     if cut_off:
-        return "it ends within a character, as a file cut off does; --tokenizer byte learns raw bytes."
+        raw = "; --tokenizer byte learns raw bytes" if may_be_raw else ""
+        return f"it ends within a character, as a file cut off does{raw}."
     other = "--encoding latin-1 for older text" if asked is None else "another --encoding"
-    return f"{other}, or --tokenizer byte{'' if asked is None else ' without --encoding'} to learn raw bytes."
+    raw = f", or --tokenizer byte{'' if asked is None else ' without --encoding'} to learn raw bytes"
+    return f"{other}{raw if may_be_raw else ''}."
 
 
 def _choose(head: bytes, name: str, asked: str | None) -> str:

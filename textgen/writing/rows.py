@@ -97,7 +97,7 @@ class Row:
         self._remember = max(remember, options.max_copy or 0)
         self._options, self._keep_open = options, keep_open
         self._boundary = model.tokenizer.boundary
-        self._decoder = model.tokenizer.decoder(completion.prompt)
+        self._decoder = model.decoder(completion.prompt)
         self._scanner = StopScanner(options.stop)
         self._tail = completion.prompt if open is None else open.tail
         unsampled = model.unsampled if not options.ignore_eos else (*model.unsampled, self._boundary)
@@ -118,6 +118,8 @@ class Row:
 
     def _without_copies(self, logits: Logits) -> Logits:
         assert self._guard is not None
+        if self.ended:  # and drawn on, beside others that go on
+            return logits
         steered, avoided = self._guard.steer(logits, self._tail, self._decoder.held)
         self.completion.unavoidable += not avoided
         return steered

@@ -64,7 +64,7 @@ class Session:
         `remember`: symbols and characters to keep; at least what `repeat_last_n` and `max_copy` are going to look at.
         """
         chosen = choose_seed(SampleOptions(seed=seed))
-        beginning = Open(prompt[-remember:], model.tokenizer.decoder(prompt).held)
+        beginning = Open(prompt[-remember:], model.decoder(prompt).held)
         ids = model.encode_prompt(prompt).tolist()
         blank = cls(model, model.stepper.initial_state(1), ids[0], chosen, (ids[0],), beginning, remember)
         return blank._fed(ids[1:])
