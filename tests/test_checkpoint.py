@@ -330,12 +330,6 @@ def test_a_run_never_takes_the_place_of_another_folder(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_the_latest_run_is_the_one_begun_last(tmp_path):
-    for name in ("one", "two", "a name"):
-        new_run(tmp_path / name)
-        assert (tmp_path / "latest").read_text() == name + "\n"
-
-
 @settings(deadline=None)
 @given(
     steps=st.lists(st.integers(0, 9), max_size=12),

@@ -26,13 +26,27 @@ import pytest
 from process import as_nobody, begin, process, sentence, unfinished, wait
 from terminal import refusal, run
 
+import textgen
 from textgen import files, plugins, sealed, stopping
-from textgen.training.train import resume
+from textgen.errors import TextgenError
+from textgen.options import from_mapping
+from textgen.settings import TrainOptions
+from textgen.text import corpus
+from textgen.training.train import resume, start
 from textgen.training.trainer import Trainer
 
 STORY = "".join(f"{who} saw a {what}, and said: good day!\n" for who in ("Tom", "Lily") * 9 for what in ("fox", "kite"))
 SMALL = ["--hidden-size", "8", "--batch-size", "4", "--seq-length", "16", "--threads", "1"]
 TRAIN = ["train", "story.txt", *SMALL, "--max-steps", "6", "--save-steps", "2", "--eval-steps", "3"]
+TINY = {
+    "cell": "gru",
+    "hidden_size": 8,
+    "batch_size": 4,
+    "seq_length": 16,
+    "threads": 1,
+    "max_steps": 2,
+    "sample_steps": 0,
+}
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and terminals of Unix")
 
 
@@ -551,6 +565,70 @@ def test_every_damaged_file_is_named_and_only_those(desk):
     assert (done.code, len(done.text.splitlines())) == (1, 6) and done.err.startswith("Error: 4 files are damaged.")
 
 
+def test_trainings_begun_together_get_a_folder_each(monkeypatch):
+    """Between choosing a number and taking its folder another training may take it."""
+    monkeypatch.setattr("textgen.training.train.next_folder", lambda *_: Path("runs/gru-story-1"))
+    sessions = [start(["story.txt"], from_mapping(TrainOptions, {**TINY, "seed": seed}), time.monotonic())
+                for seed in (1, 2, 3)]  # fmt: skip
+    for session in sessions:
+        assert list(session.events())[-1].reason == "done"
+    for number, session in enumerate(sessions, 1):
+        folder = Path(f"runs/gru-story-{number}")
+        assert session.run.folder == folder and run("runs", "verify", str(folder)).code == 0
+        assert json.loads((folder / "training_args.json").read_text())["options"]["seed"] == number
+        alone = textgen.train("story.txt", **TINY, seed=number, output_dir=f"alone/{number}")
+        assert (folder / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_was_replaced_before_it_began_is_not_trained():
+    def begun(seed):
+        options = {**TINY, "seed": seed, "output_dir": "runs/b", "overwrite_output_dir": True}
+        return start(["story.txt"], from_mapping(TrainOptions, options), time.monotonic())
+
+    first, second = begun(1), begun(2)
+    with pytest.raises(TextgenError, match="another process has replaced the run in 'runs/b'"):
+        next(first.events())
+    assert list(second.events())[-1].reason == "done"
+
+
+def test_two_that_tokenize_one_text_share_its_tokens(monkeypatch):
+    tokenize = corpus.tokenize
+
+    def second(*given):
+        tokenize(*given)
+        return tokenize(*given)
+
+    monkeypatch.setattr(corpus, "tokenize", second)
+    Path("other.txt").write_text(STORY * 2)
+    assert run("train", "other.txt", *TRAIN[2:], "-q").code == 0
+
+
+def test_the_latest_run_is_the_one_begun_last():
+    for name in ("one", "two", "a name"):
+        assert run(*TRAIN, "--output-dir", f"runs/{name}", "-q").code == 0
+        assert Path("runs/latest").read_text() == name + "\n"
+
+
+def test_a_file_called_latest_is_let_alone_outside_runs(desk):
+    Path("latest").write_text("precious")
+    assert run(*TRAIN, "--output-dir", "model", "-q").code == 0
+    assert Path("latest").read_text() == "precious" and Path("runs/latest").read_text() == "a\n"
+
+
+def test_a_result_goes_where_a_link_or_a_pipe_leads(desk):
+    Path("target.tgc").write_bytes(b"")
+    Path("link.tgc").symlink_to("target.tgc")
+    os.mkfifo("pipe.tgc")
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(Path("pipe.tgc").read_bytes()))
+    reader.start()
+    for name in ("link.tgc", "pipe.tgc"):
+        assert run("compress", "story.txt", "-m", "a", "-q", "-f", "-o", name).code == 0
+    reader.join(60)
+    assert Path("link.tgc").is_symlink() and Path("pipe.tgc").is_fifo()
+    assert Path("target.tgc").read_bytes() == read[0] == Path("story.txt.tgc").read_bytes()
+
+
 def test_what_killed_processes_left_is_swept_once_nobody_can_be_at_work_on_it():
     old, new = Path("runs/.tokens/.a.tmp-0a1b2c3d"), Path("runs/.b.tmp-0a1b2c3d")
     at_work, latest = Path("runs/.tokens/.c.tmp-0a1b2c3d"), Path("runs/.latest.tmp-0a1b2c3d")
@@ -559,7 +637,9 @@ def test_what_killed_processes_left_is_swept_once_nobody_can_be_at_work_on_it():
         path.mkdir()
         (path / "train.bin").write_bytes(b"x")
     latest.write_text("x")
-    for path in (old, old / "train.bin", at_work, latest):
+    (precious := Path("runs/.thesis.tmp-backup")).mkdir()
+    for path in (old, old / "train.bin", at_work, latest, precious):
         os.utime(path, (long_ago, long_ago))
     assert run(*TRAIN, "--output-dir", "runs/b", "-q").code == 0
     assert not old.exists() and not latest.exists() and new.exists() and at_work.exists()
+    assert precious.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -85,9 +86,13 @@ def naming(path: Path, missing: int = 0) -> Iterator[None]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
+UNFINISHED = re.compile(r"\..+\.tmp-[0-9a-f]{8}")
+"""The name of what a killed process leaves behind where it was writing (see `textgen.files`)."""
+
+
 def sweep(folder: Path) -> None:
     """Remove what killed processes left unfinished in a folder that several write to: what nobody touched for a day."""
-    for left in folder.glob(".*.tmp-*"):
+    for left in filter(lambda path: UNFINISHED.fullmatch(path.name), folder.glob(".*.tmp-*")):
         with suppress(OSError):
             touched = max(path.lstat().st_mtime for path in [left, *left.rglob("*")])
             if time.time() - touched > _A_DAY:

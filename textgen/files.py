@@ -7,6 +7,7 @@ renamed. So what can be seen is complete; how it is read back, `textgen.sealed` 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import secrets
 from collections.abc import Iterator
@@ -84,6 +85,17 @@ def write_file(path: Path, content: bytes) -> dict[str, Any]:
     return entry
 
 
+def write_output(path: Path, content: bytes) -> None:
+    """Write what a person asked for to a file of theirs: as `write_file` does, behind a link in its place; what is no
+    regular file (a pipe, a terminal) is written to and stays."""
+    path = path.resolve()
+    if path.is_file() or not path.exists():
+        write_file(path, content)
+    else:
+        with naming(path), path.open("wb") as output:
+            output.write(content)
+
+
 def append(path: Path, content: bytes, durable: bool = False) -> None:
     """Add to the end of a file that only grows. Until something durable is added, a power cut may take its end."""
     with naming(path, missing=len(content)):
@@ -149,10 +161,12 @@ def new_folder(target: Path) -> Iterator[FolderWriter]:
         writer.finish()
         with naming(target):
             system.rename(temporary, target)
-    except BaseException:
+    except BaseException as error:
         writer.abandon()
         with suppress(OSError):
             _remove_all(temporary)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another was faster
+            raise FileExistsError(f"{target} exists already") from None
         raise
     with naming(target):
         system.sync_folder(target.parent)

@@ -28,7 +28,7 @@ def command(file: str, model: str | None, output: str | None, force: bool, quiet
     """
     data, target = read_input(file), free_output(Path(output or file + ENDING), force)
     from textgen.cli.sample import open_model
-    from textgen.files import write_file
+    from textgen.files import write_output
     from textgen.scoring.compression import compress
 
     loaded, began = open_model(model, 1), time.monotonic()
@@ -37,7 +37,7 @@ def command(file: str, model: str | None, output: str | None, force: bool, quiet
         archive = compress(loaded, data, progress)
     finally:
         progress.finish()
-    write_file(target, archive)
+    write_output(target, archive)
     if not quiet:
         rate = f" · {8 * len(archive) / len(data):.3f} bits a byte" if data else ""
         took = duration(time.monotonic() - began)

@@ -25,7 +25,7 @@ def command(archive: str, model: str | None, output: str | None, force: bool, qu
         raise UsageError(f"{archive!r} does not end in {ENDING}.", hint="-o PATH names the file to write.")
     content, target = read_input(archive), free_output(Path(output or archive.removesuffix(ENDING)), force)
     from textgen.cli.sample import open_model
-    from textgen.files import write_file
+    from textgen.files import write_output
     from textgen.scoring.compression import decompress
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
@@ -33,7 +33,7 @@ def command(archive: str, model: str | None, output: str | None, force: bool, qu
         data = decompress(open_model(model, 1), content, repr(archive), progress)
     finally:
         progress.finish()
-    write_file(target, data)
+    write_output(target, data)
     if not quiet:
         say(f"{count(len(content))} bytes to {count(len(data))}")
     Output().write(f"{target}\n")

@@ -38,7 +38,7 @@ def predict(asked: PredictionRequest) -> int:
     )
     text = _json(found) if asked.as_json else _csv(found)
     if asked.output is not None:
-        files.write_file(Path(asked.output), text.encode())
+        files.write_output(Path(asked.output), text.encode())
         say(f"{asked.output}: {sum(len(each.times) for each in found):,} rows.")
     else:
         Output().write(text)

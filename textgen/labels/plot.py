@@ -53,7 +53,7 @@ def plot_confusion(figures: LabelFigures, path: Path) -> None:
     with warnings.catch_warnings():  # a letter that the font lacks is no reason to complain
         warnings.simplefilter("ignore")
         figure.savefig(content, format="png")
-    files.write_file(path, content.getvalue())
+    files.write_output(path, content.getvalue())
 
 
 def _short(label: str) -> str:

@@ -48,7 +48,7 @@ def draw(forecasts: Sequence[Forecast], path: Path, came: Sequence[Any] = ()) ->
     with warnings.catch_warnings():  # a letter that the font lacks is no reason to complain
         warnings.simplefilter("ignore")
         figure.savefig(content, format="png")
-    files.write_file(path, content.getvalue())
+    files.write_output(path, content.getvalue())
     return path
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -130,7 +131,8 @@ class ExampleData(Data):
                 return cls.open(folder)
             except TextgenError:
                 files.remove_folder(folder)
-        write()
+        with suppress(FileExistsError):  # another process was faster
+            write()
         return cls.open(folder)
 
 

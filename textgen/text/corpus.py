@@ -202,4 +202,7 @@ def cached_store(corpus: Corpus, cache: Path, progress: Progress = no_progress) 
             return open_store(folder)
         except TextgenError:
             files.remove_folder(folder)
-    return tokenize(corpus, folder, progress)
+    try:
+        return tokenize(corpus, folder, progress)
+    except FileExistsError:  # another process was faster
+        return open_store(folder)

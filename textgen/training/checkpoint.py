@@ -112,6 +112,10 @@ class Checkpoint:
     average: dict[str, Tensor] = field(default_factory=dict)
 
 
+class FolderTakenError(TextgenError):
+    """A run was to go where something is already."""
+
+
 class Run:
     """A run folder."""
 
@@ -120,16 +124,15 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, contents: Mapping[str, bytes]) -> Run:
-        """Commit a new run folder with all that is known before step 1. Raises TextgenError if the folder exists."""
+        """Commit a new run folder with all that is known before step 1. Raises FolderTakenError if it exists."""
         try:
             with files.new_folder(folder) as new:
                 for name, content in contents.items():
                     new.write(name, content)
         except FileExistsError:
-            raise TextgenError(
+            raise FolderTakenError(
                 f"{str(folder)!r} exists already.", hint="--resume goes on with it, --overwrite-output-dir replaces it."
             ) from None
-        files.write_file(folder.parent / "latest", (folder.name + "\n").encode())
         return cls(folder)
 
     def arguments(self) -> dict[str, Any]:

@@ -9,17 +9,18 @@ from pathlib import Path
 
 from textgen import files, sealed
 from textgen.config import ModelConfig
+from textgen.disk import UNFINISHED
 from textgen.errors import TextgenError
 from textgen.model_folder import CONFIG
 from textgen.settings import TrainOptions
 from textgen.tasks.task import Data
 from textgen.text.sources import lasting
-from textgen.training.checkpoint import ARGUMENTS, METRICS, Run
+from textgen.training.checkpoint import ARGUMENTS, METRICS, FolderTakenError, Run
 from textgen.training.plan import Forecast
 from textgen.training.provenance import made_with
 
-_UNFINISHED = re.compile(r"\..*\.tmp-[0-9a-f]+")
-"""What a killed process leaves behind where it was writing (see `textgen.files`)."""
+RUNS = Path("runs")
+"""Where runs go that nobody gives a folder, and where a file `latest` names the one begun last."""
 
 
 def refuse_occupied(options: TrainOptions) -> None:
@@ -49,7 +50,7 @@ def _strange(folder: Path) -> Iterator[str]:
     """What a run folder holds that no training has put there."""
     listed = {*sealed.read_manifest(folder)["files"], sealed.MANIFEST, METRICS, ".lock", "tensorboard"}
     for path in sorted(folder.iterdir()):
-        ours = path.name in listed or _UNFINISHED.fullmatch(path.name)
+        ours = path.name in listed or UNFINISHED.fullmatch(path.name)
         if path.name.startswith("checkpoint-") and (path / sealed.MANIFEST).is_file():
             known = {*sealed.read_manifest(path)["files"], sealed.MANIFEST}
             yield from (f"{path.name}/{each.name}" for each in sorted(path.iterdir()) if each.name not in known)
@@ -66,12 +67,15 @@ def create_run(
     data: Data,
     step: Mapping[str, bytes],
 ) -> Run:
-    """Commit the run folder with everything that is decided, before step 1; `step` is the file of the stored step."""
+    """Commit the run folder with everything that is decided, before step 1; `step` is the file of the stored step.
+
+    Where nobody chose the folder, and another training has taken it meanwhile, it is the next one that is free.
+    """
     refuse_occupied(options)  # again: planning takes minutes, in which others may have come
-    if (folder / ARGUMENTS).exists():
+    if options.overwrite_output_dir and (folder / ARGUMENTS).exists():
         with files.lock(folder):
             files.remove_folder(folder)
-    elif folder.exists():
+    elif options.output_dir is not None and folder.exists():
         folder.rmdir()
     ends = {"bos_token_id": data.tokenizer.boundary, "eos_token_id": data.tokenizer.boundary} if data.tokenizer else {}
     arguments = {
@@ -85,17 +89,29 @@ def create_run(
     contents = {
         CONFIG: files.to_json({**config.to_json(), **ends}),
         ARGUMENTS: files.to_json(arguments),
-        "README.md": data.card(config, folder.name).encode(),
         **data.files(),
         **step,
     }
-    return Run.create(folder, contents)
+    while True:
+        try:
+            run = Run.create(folder, {**contents, "README.md": data.card(config, folder.name).encode()})
+            break
+        except FolderTakenError:
+            if options.output_dir is not None:
+                raise
+            folder = _first_free(folder.parent, folder.name.rpartition("-")[0])
+    if folder.parent.resolve() == RUNS.resolve():
+        files.write_file(RUNS / "latest", (folder.name + "\n").encode())
+    return run
 
 
 def next_folder(root: Path, cell: str, path: str) -> Path:
     """runs/CELL-CORPUS-N with the first N that is free."""
     name = "stdin" if path == "-" else Path(path).absolute().name.split(".")[0]
-    stem = f"{cell}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-') or 'corpus'}"
+    return _first_free(root, f"{cell}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-') or 'corpus'}")
+
+
+def _first_free(root: Path, stem: str) -> Path:
     number = 1
     while (root / f"{stem}-{number}").exists():
         number += 1

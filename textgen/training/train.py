@@ -31,7 +31,7 @@ from textgen.training.checkpoint import ARGUMENTS, Run, make_model
 from textgen.training.events import Event
 from textgen.training.finetune import Match, adopt, inherited
 from textgen.training.machine import ThisMachine, choose_device, compilable
-from textgen.training.new_run import create_run, next_folder, refuse_occupied
+from textgen.training.new_run import RUNS, create_run, next_folder, refuse_occupied
 from textgen.training.pace import COMPILE_SECONDS
 from textgen.training.plan import Forecast, plan
 from textgen.training.provenance import changes, made_with, refuse_other_data
@@ -62,12 +62,21 @@ class Session:
     def events(self) -> Iterator[Event]:
         """Train, alone in the run folder; yields what happens. Raises TextgenError if another process trains there."""
         with files.lock(self.run.folder):
+            self._refuse_another()
             files.clean(self.run.folder)
             self.run.go_back_to(self.trainer.progress.step)
             with reporters(self.options.report_to, self.run.folder) as report:
                 for event in self.trainer.run():
                     report(event)
                     yield event
+
+    def _refuse_another(self) -> None:
+        """Raise TextgenError if the folder now holds the run of someone who replaced this one."""
+        arguments = self.run.arguments()
+        there: TrainOptions = from_mapping(TrainOptions, arguments["options"])
+        there = replace(there, **{name: getattr(self.options, name) for name in CHANGEABLE})
+        if there != self.options or arguments["store"] != self.data.key:
+            raise TextgenError(f"another process has replaced the run in {str(self.run.folder)!r}.")
 
 
 def train(corpus: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> Path:
@@ -102,7 +111,7 @@ def start(
     options = _with_cell_options(inherited(options))
     device = choose_device(options.device)
     torch.set_num_threads(threads := options.threads or usable_cores())
-    root = Path(options.output_dir).parent if options.output_dir else Path("runs")
+    root = Path(options.output_dir).parent if options.output_dir else RUNS
     refuse_occupied(options)
     data = data_class(options.task or LANGUAGE).prepare(list(paths), options, root / CACHE, progress)
     machine = ThisMachine(options, device)
@@ -117,6 +126,7 @@ def start(
     stored = data.tokenizer is not None and not dry_run
     step, warnings = stored_step(trainer.model, config.cell) if stored else ({}, [])
     run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, data, step)
+    trainer.run_folder = run
     warnings = [*warnings, *_compiler_missed(trainer.model, options.cell, forecast), *task.warnings()]
     notes = [f"{options.init_from}: {match}"] if match else []
     return Session(trainer, run, data, config, options, forecast, made_with(options), warnings, notes)

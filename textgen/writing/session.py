@@ -144,7 +144,7 @@ class Session:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the session to a file, whole or not at all."""
-        files.write_file(Path(path), self.to_bytes())
+        files.write_output(Path(path), self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """The content of a state file: safetensors, with a digest of all of it."""
