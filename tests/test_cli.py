@@ -505,6 +505,26 @@ def test_the_flags_that_are_shown_make_the_same_model(options):
     assert re.findall(r"^again +(.*)$", repeated.err, re.M)
 
 
+def test_the_flags_that_are_shown_name_the_tokenizer_that_a_model_brings():
+    assert run("train", "story.txt", "--max-steps", "1", "--tokenizer", "bpe", "--vocab-size", "300", *TINY,
+               "--output-dir", "runs/first").code == 0  # fmt: skip
+    Path("other.txt").write_text(STORY.replace("fox", "wolverine") * 2)
+    sizes = [word for word in TINY if word not in ("--hidden-size", "8")]
+    second = run(
+        "train", "other.txt", "--max-steps", "2", "--init-from", "runs/first", *sizes, "--output-dir", "runs/b"
+    )
+    (again,) = re.findall(r"^again +(.*)$", second.err, re.M)
+    assert "--tokenizer runs/first" in again and "--dtype float32" in again
+    assert run("train", "other.txt", *shlex.split(again), "--output-dir", "runs/c").code == 0
+    assert weights("runs/b") == weights("runs/c")
+
+
+def test_more_parts_than_lanes_are_refused_where_the_batch_is_planned_too():
+    said, hint = refusal(run("train", "story.txt", "--max-steps", "1", "--gradient-accumulation-steps", "99"), 2)
+    assert said.startswith("--gradient-accumulation-steps 99 is more than the batch has lanes (")
+    assert hint == "--batch-size sets how many."
+
+
 @pytest.mark.parametrize("text", [STORY, "[/]\x1b" * 500], ids=["story", "markup"])
 def test_how_progress_is_shown_changes_no_weight(text):
     Path("text.txt").write_text(text)

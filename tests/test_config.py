@@ -50,6 +50,26 @@ def test_a_file_of_the_folder_is_read_by_itself_and_spellings_agree(corpus):
     assert options["cell_options"] == {"nonlinearity": "relu"}
 
 
+def test_a_run_goes_on_whatever_a_file_proposes_for_new_ones(corpus, capsys):
+    (corpus / "textgen.toml").write_text('[train]\ncell = "rnn"\n[train.cell-options]\nnonlinearity = "relu"\n')
+    train()
+    assert main(["train", "--resume", "run", "--progress", "none"]) == 0
+    assert main(["train", "--resume", "run", "-o", "nonlinearity", "relu", "--progress", "none"]) == 0
+    (corpus / "textgen.toml").write_text('[train]\ncell = "gru"\nhidden-size = 9\nmax-time = 5\n')
+    assert main(["train", "--resume", "run", "--progress", "none"]) == 0
+    capsys.readouterr()
+    assert "--cell lstm cannot change" in refused(capsys, ["train", "--resume", "run", "--cell", "lstm"])
+    said = refused(capsys, ["train", "--resume", "run", "-o", "nonlinearity", "tanh"])
+    assert "cannot change on --resume" in said
+
+
+def test_a_length_that_is_typed_wins_over_another_in_a_file(corpus, monkeypatch):
+    (corpus / "textgen.toml").write_text("[train]\nminutes = 10\n")
+    assert train()["max_steps"] == 2
+    monkeypatch.setenv("TEXTGEN_TRAIN_EPOCHS", "3")
+    assert (options := train())["max_steps"] == 2 and options["epochs"] is None
+
+
 def test_the_arguments_of_a_run_repeat_it(corpus):
     first = train("--hidden-size", "6", "--cell", "rnn", "-o", "nonlinearity", "relu")
     weights = (corpus / "run" / "model.safetensors").read_bytes()

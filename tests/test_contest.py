@@ -20,6 +20,7 @@ from terminal import refusal, run
 from zoo import INSTALLED
 
 from textgen import Cell, GatedCell, files, plugins, sealed
+from textgen.cli.contest_display import show_plan
 from textgen.contest import compare, measures, plot, rates, sizes
 from textgen.contest.events import Inside, Ran, Stopped, Tried
 from textgen.contest.planning import counter, refuse_nothing_to_judge
@@ -334,6 +335,7 @@ class Wears(GatedCell):
 FAILING = {
     "refuses": (Refuses, "it takes no hidden size"),
     "raises": (Raises, "its training failed at every learning rate|RuntimeError: it cannot step"),
+    "twin": (Raises, "its training failed at every learning rate|RuntimeError: it cannot step"),
     "overflows": (Overflows, "its training failed at every learning rate"),
     "broken": (None, "which failed to load"),
     "wears": (Wears, "^1 of 2 runs failed: MemoryError"),
@@ -369,6 +371,20 @@ def test_a_cell_that_fails_stops_no_other(tmp_path, failing):
     shown = table(contest.record)
     assert all(f"{row.name}: {row.note}" in shown for row in made[1:])
     assert list(begin(contest.folder, cells=[*FAILING, "gru"]).events()) == []
+
+
+@pytest.mark.parametrize("cells", ["raises,gru", "raises,twin,gru"])
+def test_a_cell_that_fails_while_it_is_planned_may_come_first(tmp_path, failing, monkeypatch, cells):
+    def step_seconds(machine, config, *_, **__):
+        if config.cell != "gru":
+            raise RuntimeError("it cannot step")
+        return 0.01
+
+    monkeypatch.setattr(ThisMachine, "step_seconds", step_seconds)
+    contest = begin(tmp_path / "contest", cells=cells.split(","))
+    show_plan(contest)
+    to_json(contest.record)
+    assert [entrant.cell for entrant in contest.record.running] == ["gru"]
 
 
 def test_a_contest_in_which_nobody_can_run_is_refused(tmp_path, failing):

@@ -460,3 +460,15 @@ def test_an_error_inside_frees_the_folder(tmp_path):
     with pytest.raises(KeyboardInterrupt), files.lock(tmp_path):
         raise KeyboardInterrupt
     hold(tmp_path)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_not_called_damaged(tmp_path):
+    """A reader that knows the manifest of before finds the weights of after."""
+    with files.new_folder(tmp_path / "folder") as new:
+        new.write("name", b"before")
+    manifest = sealed.read_manifest(tmp_path / "folder")
+    files.replace_in_folder(tmp_path / "folder", "name", b"after, and longer")
+    assert sealed.verified(tmp_path / "folder", "name", manifest) == b"after, and longer"
+    (tmp_path / "folder" / "name").write_bytes(b"damaged")
+    with pytest.raises(sealed.DamagedError):
+        sealed.verified(tmp_path / "folder", "name", manifest)

@@ -9,13 +9,15 @@ from zoo import CELLS
 
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.model import build_model
+from textgen.model import Model, build_model
 from textgen.options import from_mapping
 from textgen.scoring.evaluate import Score
-from textgen.settings import TrainOptions, check_training
+from textgen.settings import TrainOptions
 from textgen.tasks.task import Task
 from textgen.training.checkpoint import Run
+from textgen.training.checks import check_training
 from textgen.training.events import Evaluated, Logged
+from textgen.training.machine import ThisMachine
 from textgen.training.optimization import WeightAverage, schedule
 from textgen.training.reporting import reporters
 from textgen.training.trainer import Trainer
@@ -137,6 +139,7 @@ def test_averages_and_momentum_survive_a_checkpoint(tmp_path, options):
         ({"momentum": 0.9}, "--momentum goes with"),
         ({"lr_scheduler": "plateau", "validation_split": 0.0}, "plateau"),
         ({"batch_size": 4, "gradient_accumulation_steps": 5}, "--gradient-accumulation-steps 5"),
+        ({"early_stopping_patience": 1, "validation_split": 0.0}, "--early-stopping-patience watches"),
         ({"lr_scheduler": "plateu"}, "Did you mean 'plateau'"),
         ({"size": "huge"}, "tiny, small, medium"),
     ],
@@ -171,3 +174,17 @@ def test_a_missing_tensorboard_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(TextgenError, match="needs tensorboard"), reporters(["tensorboard"], tmp_path):
         pass
+
+
+def test_a_step_is_measured_in_the_parts_that_it_is_made_of(monkeypatch):
+    shapes, forward = [], Model.forward
+
+    def noted(model, xs, *rest):
+        shapes.append(tuple(xs.shape))
+        return forward(model, xs, *rest)
+
+    monkeypatch.setattr(Model, "forward", noted)
+    options = TrainOptions(batch_size=7, seq_length=5, gradient_accumulation_steps=3)
+    config = ModelConfig(9, hidden_size=4, embedding_size=4)
+    assert ThisMachine(options, "cpu").step_seconds(config, options, 0.0) > 0
+    assert shapes[:3] == [(5, 2), (5, 3), (5, 2)]

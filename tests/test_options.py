@@ -24,8 +24,9 @@ from textgen.options import (
     option,
     value_type,
 )
-from textgen.settings import SampleOptions, TrainOptions, check_sampling, check_training
+from textgen.settings import SampleOptions, TrainOptions, check_sampling
 from textgen.text.corpus_settings import CorpusOptions, check_reading
+from textgen.training.checks import check_training
 
 CLASSES = [CorpusOptions, TrainOptions, SampleOptions]
 ALL = [

@@ -203,6 +203,7 @@ def test_bad_input_is_named_by_row_and_column(tmp_path, monkeypatch, wrong):
         ({"target_column": ["sale"]}, "has no column 'sale'"),
         ({"target_column": ["sales"], "extra_column": ["sales"]}, "is named twice"),
         ({"target_column": ["sales"], "tokenizer": "char"}, "--tokenizer goes with text"),
+        ({"target_column": ["sales"], "embedding_dropout": 0.5}, "--embedding-dropout goes with text"),
         ({"target_column": ["sales"], "transform": "log"}, "needs values above 0, and column 'sales' holds -1"),
     ],
 )

@@ -41,10 +41,11 @@ from textgen.training.checkpoint import (
     model_tensors,
     pack,
 )
+from textgen.training.checks import CHANGEABLE
 from textgen.training.events import Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import named_optimizer_state, schedule
 from textgen.training.plan import FINETUNING_RATE, learning_rate
-from textgen.training.train import CACHE, CHANGEABLE, resume, start, train
+from textgen.training.train import CACHE, resume, start, train
 from textgen.training.trainer import Trainer
 
 TRAIN = sys.modules["textgen.training.train"]  # `textgen.training.train` is the function

@@ -115,7 +115,17 @@ def verified(folder: Path, name: str, manifest: Mapping[str, Any] | None = None,
     """The content of one file of a committed folder, held to its digest and to `limit` bytes, if that is given.
 
     Raises DamagedError naming the file."""
-    allowed = allowed_entries(folder, name, manifest or read_manifest(folder))
+    known = manifest or read_manifest(folder)
+    try:
+        return _held(folder, name, known, limit)
+    except DamagedError:
+        if (now := read_manifest(folder)) == known:
+            raise
+        return _held(folder, name, now, limit)  # training has replaced the file meanwhile
+
+
+def _held(folder: Path, name: str, manifest: Mapping[str, Any], limit: int | None) -> bytes:
+    allowed = allowed_entries(folder, name, manifest)
     largest = max(entry["size"] for entry in allowed)
     with opened(folder / name, largest if limit is None else min(limit, largest)) as file:
         content = file.read()

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from textgen.errors import UsageError
 from textgen.labels.settings import LabelsOptions
-from textgen.options import flag, option
-from textgen.pairs.settings import PairsOptions, columns_of
+from textgen.options import option
+from textgen.pairs.settings import PairsOptions
 from textgen.series.settings import SeriesOptions
-from textgen.text.corpus_settings import CorpusOptions, check_reading
+from textgen.text.corpus_settings import CorpusOptions
 from textgen.text.levels import SIZED, listed
 from textgen.writing.sampling_settings import SampleOptions as SampleOptions
 from textgen.writing.sampling_settings import check_sampling as check_sampling
@@ -227,27 +226,3 @@ class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
     device: str = option("auto", "cpu, cuda, or auto.", metavar="NAME", also=("--accel",))
     threads: int | None = option(None, "Processor threads.", low=1, high=1024, default_text="all cores")
     seed: int = option(1337, "Seed of weights, dropout and order.", low=0, high=2**63 - 1)
-
-
-def check_training(options: TrainOptions) -> None:
-    """Hold options to their limits and to each other. Raises UsageError."""
-    check_reading(options)
-    if options.task == "complete":
-        columns_of(options)
-    if options.sampled_softmax and options.task not in (None, "lm"):
-        raise UsageError(f"--sampled-softmax goes with --task lm, not with {options.task}.")
-    lengths = [name for name in ("minutes", "epochs", "max_steps") if getattr(options, name) is not None]
-    if len(lengths) > 1:
-        raise UsageError(f"{flag(lengths[0])} and {flag(lengths[1])} exclude each other; give one of them.")
-    for tool in options.report_to:
-        if tool != "tensorboard":
-            raise UsageError(f"--report-to must be tensorboard, not {tool!r}.")
-    if options.momentum and options.optimizer != "sgd":
-        raise UsageError(f"--momentum goes with --optimizer sgd, not with {options.optimizer}.")
-    if options.lr_scheduler == "plateau" and options.validation_split == 0 and not options.validation_file:
-        raise UsageError("--lr-scheduler plateau watches what is held out; --validation-split 0 holds out nothing.")
-    if options.batch_size is not None and options.gradient_accumulation_steps > options.batch_size:
-        raise UsageError(
-            f"--gradient-accumulation-steps {options.gradient_accumulation_steps} is more than the batch has lanes "
-            f"({options.batch_size})."
-        )

@@ -24,7 +24,7 @@ def show_plan(contest: Contest) -> None:
     from textgen.contest.results import aligned
 
     record, about = contest.record, contest.store.about
-    first = next(entrant.plan for entrant in record.entrants if entrant.options)
+    first = record.running[0].plan
     lines = {
         "textgen": [f"{record.made_with['textgen']} · torch {record.made_with['torch']}",
                     plural(record.made_with["threads"], "thread")],

@@ -9,6 +9,7 @@ from dataclasses import Field, fields
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from textgen.config import BACKENDS
 from textgen.errors import UsageError
@@ -135,6 +136,11 @@ def given(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for name, value in named.items()
     }
+
+
+def is_typed(name: str) -> bool:
+    """Whether an option of this command stands on the command line, not in a settings file or the environment."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def numbers_of(name: str, typed: tuple[str, ...]) -> dict[str, float]:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen import plugins
-from textgen.cli.params import cell_options_of, given, options_of, sectioned
+from textgen.cli.params import cell_options_of, given, is_typed, options_of, sectioned
 from textgen.cli.screen import ReadingProgress, say, warn
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag, from_mapping
-from textgen.settings import TrainOptions, check_training
+from textgen.settings import TrainOptions
 from textgen.stopping import INTERRUPTED, exit_code, handling
 from textgen.tasks import with_task
 from textgen.text.sources import refuse_missing
+from textgen.training.checks import CHANGEABLE, LENGTHS, check_training
 from textgen.wording import count, duration, plural, short
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ PLANNED = (
     "dropout",
     "warmup_steps",
     "compile",
+    "dtype",
     "seed",
 )
 NOT_REPEATED = ("minutes", "epochs", "output_dir", "overwrite_output_dir")
@@ -75,6 +77,7 @@ def command(
     chosen = given(TrainOptions, values)
     if cell_options:
         chosen["cell_options"] = cell_options_of(cell_options)
+    chosen = _settled(chosen, resume_from is not None)
     style = "none" if quiet else progress
     reading = ReadingProgress(style in ("auto", "rich") and sys.stderr.isatty())
     if resume_from is None:
@@ -91,6 +94,16 @@ def command(
     if dry_run:
         return 0
     return follow(session, style)
+
+
+def _settled(chosen: dict[str, Any], resuming: bool) -> dict[str, Any]:
+    """What was chosen, where the command line wins: a length in a settings file gives way to one that is typed, and
+    what a run was begun with to nothing but what is typed."""
+    if resuming:
+        return {name: value for name, value in chosen.items() if name in CHANGEABLE or is_typed(name)}
+    if any(is_typed(name) for name in LENGTHS):
+        return {name: value for name, value in chosen.items() if name not in LENGTHS or is_typed(name)}
+    return chosen
 
 
 def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, reading: ReadingProgress) -> Session:
@@ -170,7 +183,7 @@ def repeating_flags(session: Session, corpus: Sequence[str], chosen: Mapping[str
     told |= {name: getattr(options, name) for name in PLANNED}
     tokenized = [Path(path) for path in corpus] == [session.data.folder]
     if not tokenized and session.data.tokenizer:
-        told.setdefault("tokenizer", session.data.tokenizer.level)
+        told.setdefault("tokenizer", options.tokenizer or session.data.tokenizer.level)
     return " ".join(typed(name, value) for name, value in told.items())
 
 

@@ -125,6 +125,8 @@ class Planner:
             twin = planned.setdefault(same, entrant)
             if twin is entrant:
                 self._fix_length(entrant)
+            elif twin.failed:
+                entrant.failed = twin.failed
             else:
                 entrant.options = replace(twin.plan, cell=entrant.cell)
                 entrant.step_seconds, entrant.expected_seconds = twin.step_seconds, twin.expected_seconds
@@ -163,7 +165,15 @@ class Planner:
 
 _OF_THE_STORE: dict[str, Any] = {
     name: getattr(TrainOptions(), name)
-    for name in ("tokenizer", "vocab_size", "encoding", "document_separator", "text_column", "validation_file")
+    for name in (
+        "tokenizer",
+        "vocab_size",
+        "encoding",
+        "document_separator",
+        "text_column",
+        "validation_file",
+        "validation_split",
+    )
 }
 """Options that went into the tokens and are not repeated by the runs that read them."""
 

@@ -134,7 +134,7 @@ def _placed(row: Row, number: int, best: Row) -> Row:
 
 def to_json(record: Record) -> dict[str, Any]:
     """The whole result: what was asked, what is equal for all, a table row a cell, and every single run."""
-    plan = next((entrant.options for entrant in record.entrants if entrant.options), None)
+    plan = next((entrant.options for entrant in record.running), None)
     return {
         "corpus": record.corpus,
         "asked": record.asked,

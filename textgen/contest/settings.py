@@ -10,7 +10,8 @@ from typing import Any
 
 from textgen.errors import UsageError, did_you_mean
 from textgen.options import changed, check, flag, option
-from textgen.settings import DEFAULT_MINUTES, TrainOptions, check_training
+from textgen.settings import DEFAULT_MINUTES, TrainOptions
+from textgen.training.checks import check_training
 
 DECIDED = (
     *("cell", "cell_options", "init_from", "size", "hidden_size", "minutes", "epochs", "max_steps", "max_time"),

@@ -30,7 +30,8 @@ from textgen.wording import count, plural
 
 KIND = "series"
 FORMAT_VERSION = 1
-TEXT_ONLY = ("tokenizer", "vocab_size", "text_column", "document_separator", "sampled_softmax", "init_from")
+TEXT_ONLY = ("init_from", "tokenizer", "vocab_size", "text_column", "document_separator", "sampled_softmax",
+             "embedding_dropout")  # fmt: skip
 """Options that mean something for text alone."""
 
 SIZES = ((200, 8), (1_000, 16), (20_000, 32), (math.inf, 64))
@@ -207,6 +208,6 @@ The loss over time stands in `metrics.jsonl`, every option in `training_args.jso
 
 
 def _refuse_text(options: TrainOptions) -> None:
-    given = next((name for name in TEXT_ONLY if getattr(options, name) is not None), None)
+    given = next((name for name in TEXT_ONLY if getattr(options, name) != getattr(TrainOptions, name)), None)
     if given is not None:
         raise UsageError(f"{flag(given)} goes with text; series have no use for it.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from textgen import sealed
+from textgen import cell_options, plugins, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
@@ -67,20 +67,13 @@ def match(new: Tokenizer, old: Tokenizer, more: int = 0, more_old: int = 0) -> M
 def inherited(options: TrainOptions) -> TrainOptions:
     """The options with cell, sizes and tokenizer of the model they start from.
 
-    Raises UsageError where an option names another size, TextgenError for a model folder that cannot be read.
+    Raises UsageError where an option names something else, TextgenError for a model folder that cannot be read.
     """
     if options.init_from is None:
         return options
     folder = _folder(options.init_from)
     config = read_config(folder)
-    for name in INHERITED:
-        if getattr(options, name) not in (None, getattr(config, name)):
-            asked, has = getattr(options, name), getattr(config, name)
-            raise UsageError(f"{flag(name)} {asked} cannot change with --init-from (it has {has}).")
-    if options.cell not in (TrainOptions.cell, config.cell):
-        raise UsageError(f"--cell {options.cell} cannot change with --init-from (it has {config.cell}).")
-    if options.size is not None:
-        raise UsageError("--size and --init-from exclude each other.")
+    _refuse_change(options, config)
     level = tokenizer_of(folder).level
     return replace(
         options,
@@ -90,6 +83,24 @@ def inherited(options: TrainOptions) -> TrainOptions:
         tie_weights=config.tie_word_embeddings,
         tokenizer=options.tokenizer or (str(folder) if level in SIZED else level),
     )
+
+
+def _refuse_change(options: TrainOptions, config: ModelConfig) -> None:
+    """Raise UsageError for an option that is not as the model has it."""
+    asked = {name: (getattr(options, name), getattr(config, name)) for name in INHERITED}
+    asked["tie_weights"] = (options.tie_weights, config.tie_word_embeddings)
+    if options.cell != TrainOptions.cell:
+        asked["cell"] = (options.cell, config.cell)
+    for name, (wanted, has) in asked.items():
+        if wanted not in (None, has):
+            raise UsageError(f"{flag(name)} {wanted} cannot change with --init-from (it has {has}).")
+    parsed = cell_options.parse(plugins.cell(config.cell), config.cell, options.cell_options)
+    for name in options.cell_options:
+        if parsed[name] != config.cell_options.get(name):
+            has = config.cell_options.get(name)
+            raise UsageError(f"-o {name} {parsed[name]} cannot change with --init-from (it has {has}).")
+    if options.size is not None:
+        raise UsageError("--size and --init-from exclude each other.")
 
 
 def _folder(name: str) -> Path:

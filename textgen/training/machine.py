@@ -17,6 +17,7 @@ from textgen.model import Model
 from textgen.products import has_onednn, reduced_precision
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import make_model
+from textgen.training.lanes import parts
 from textgen.training.optimization import make_optimizer
 from textgen.training.sampled_softmax import SampledSoftmax
 from textgen.training.soundness import enough_memory
@@ -94,11 +95,13 @@ class ThisMachine:
         times: list[float] = []
         while len(times) < 5 or sum(times) < seconds:
             began = time.perf_counter()
-            with enough_memory(model, options), reduced_precision(self._device, dtype):
-                candidates, targets = sampled.draw(len(times), wanted) if sampled else (None, wanted)
-                logits, _ = model(inputs, carry, None, candidates)
-                loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-            loss.backward()  # type: ignore[no-untyped-call]
+            candidates, targets = sampled.draw(len(times), wanted) if sampled else (None, wanted)
+            for first, last in parts(options.batch_size, options.gradient_accumulation_steps):
+                lanes = slice(first, last)
+                with enough_memory(model, options), reduced_precision(self._device, dtype):
+                    logits, _ = model(inputs[:, lanes], tuple(each[lanes] for each in carry), None, candidates)
+                    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, lanes].flatten())
+                loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             loss.item()
             optimizer.step()

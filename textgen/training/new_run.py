@@ -20,7 +20,7 @@ from textgen.training.plan import Forecast
 from textgen.training.provenance import made_with
 
 RUNS = Path("runs")
-"""Where runs go that nobody gives a folder, and where a file `latest` names the one begun last."""
+"""Where runs go that nobody gives a folder. In a folder of this name a file `latest` names the one begun last."""
 
 
 def refuse_occupied(options: TrainOptions) -> None:
@@ -100,8 +100,8 @@ def create_run(
             if options.output_dir is not None:
                 raise
             folder = _first_free(folder.parent, folder.name.rpartition("-")[0])
-    if folder.parent.resolve() == RUNS.resolve():
-        files.write_file(RUNS / "latest", (folder.name + "\n").encode())
+    if folder.parent.absolute().name == RUNS.name:
+        files.write_file(folder.parent / "latest", (folder.name + "\n").encode())
     return run
 
 

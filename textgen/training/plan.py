@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from textgen import plugins
 from textgen.config import ModelConfig
-from textgen.settings import TrainOptions, check_training
+from textgen.settings import TrainOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.text.levels import LEVELS, SIZED
+from textgen.training.checks import check_training, refuse_empty_parts
 from textgen.training.pace import Machine, compiler_fault, rough_seconds, with_fastest_step
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
@@ -166,14 +167,14 @@ def plan(
     UsageError for options that exclude each other."""
     check_training(options)
     options = learned.with_defaults(_with_size(options))
+    refuse_empty_parts(options)
     per_step = learned.symbols_per_step(options)
     timed = options.epochs is None and options.max_steps is None
     hidden = options.hidden_size
     if hidden is None and timed:
         hidden = _hidden_size(options, learned, machine, deadline)
     config = learned.config(options, hidden or 256)
-    parameters = machine.parameters(config)
-    steps, forecast = options.max_steps, Forecast(parameters)
+    steps, forecast = options.max_steps, Forecast(parameters := machine.parameters(config))
     if options.epochs is not None:
         steps = max(1, round(options.epochs * learned.amount / per_step))
     if timed:
@@ -181,8 +182,7 @@ def plan(
         options = replace(options, compile=probed.compile, dtype=probed.dtype)
         evaluated = learned.held_out + EVALUATIONS * min(learned.held_out, QUICK_LOOK)
         evaluating = evaluated / per_step * EVALUATION_COST
-        left = deadline - RESERVE_SECONDS - time.monotonic()
-        steps = max(10, int(left / seconds - evaluating))
+        steps = max(10, int((deadline - RESERVE_SECONDS - time.monotonic()) / seconds - evaluating))
         if learned.most_epochs is not None:
             steps = min(steps, max(10, math.ceil(learned.most_epochs * learned.amount / per_step)))
         forecast = Forecast(parameters, seconds, steps * seconds, fault)

@@ -19,7 +19,7 @@ from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
 from textgen.model_folder import read_config
 from textgen.options import flag, from_mapping
-from textgen.settings import DEFAULT_MINUTES, TrainOptions, check_training
+from textgen.settings import DEFAULT_MINUTES, TrainOptions
 from textgen.tasks import LANGUAGE, data_class, with_task
 from textgen.tasks.language import LanguageData
 from textgen.tasks.task import Data, Task
@@ -28,6 +28,7 @@ from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
 from textgen.text.tokenizer import Tokenizer
 from textgen.training.checkpoint import ARGUMENTS, Run, make_model
+from textgen.training.checks import CHANGEABLE, check_training
 from textgen.training.events import Event
 from textgen.training.finetune import Match, adopt, inherited
 from textgen.training.machine import ThisMachine, choose_device, compilable
@@ -41,8 +42,6 @@ from textgen.training.stored_step import stored_step
 from textgen.training.trainer import Trainer
 
 CACHE = ".tokens"
-CHANGEABLE = ("max_time", "save_total_limit", "early_stopping_patience")
-"""Options that a resumed run may be given anew; the others are part of what it is."""
 
 
 @dataclass
@@ -206,6 +205,9 @@ def _within(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> TrainOptions:
     before: TrainOptions = from_mapping(TrainOptions, stored)
+    if named := given.get("cell_options"):
+        parsed = cell_options.parse(plugins.cell(before.cell), before.cell, named)
+        given = {**given, "cell_options": {**before.cell_options, **{name: parsed[name] for name in named}}}
     options: TrainOptions = from_mapping(TrainOptions, {**stored, **given})
     for name, value in given.items():
         if name not in CHANGEABLE and getattr(options, name) != getattr(before, name):
