@@ -18,7 +18,13 @@ from textgen.training.checkpoint import Run
 from textgen.training.checks import check_training
 from textgen.training.events import Evaluated, Logged
 from textgen.training.machine import ThisMachine
-from textgen.training.optimization import WeightAverage, schedule
+from textgen.training.optimization import (
+    WeightAverage,
+    load_optimizer_state,
+    make_optimizer,
+    named_optimizer_state,
+    schedule,
+)
 from textgen.training.reporting import reporters
 from textgen.training.trainer import Trainer
 
@@ -188,3 +194,17 @@ def test_a_step_is_measured_in_the_parts_that_it_is_made_of(monkeypatch):
     config = ModelConfig(9, hidden_size=4, embedding_size=4)
     assert ThisMachine(options, "cpu").step_seconds(config, options, 0.0) > 0
     assert shapes[:3] == [(5, 2), (5, 3), (5, 2)]
+
+
+def test_all_that_an_optimizer_knows_lies_where_its_parameters_are():
+    """The fused kernel of a GPU takes no number of steps from another device; 'meta' stands for one here."""
+    config = ModelConfig(9, hidden_size=4, embedding_size=4)
+    model = build_model(config, CELLS["gru"])
+    optimizer = make_optimizer(model, TrainOptions())
+    model(torch.zeros(3, 2, dtype=torch.long))[0].sum().backward()
+    optimizer.step()
+    kept = named_optimizer_state(model, optimizer)
+    elsewhere = build_model(config, CELLS["gru"]).to("meta")
+    resumed = make_optimizer(elsewhere, TrainOptions())
+    load_optimizer_state(elsewhere, resumed, kept, "optimizer.safetensors")
+    assert {tensor.device.type for tensor in named_optimizer_state(elsewhere, resumed).values()} == {"meta"}

@@ -68,7 +68,7 @@ def load_optimizer_state(
             raise DamagedError(
                 f"{name} does not fit its configuration: {key!r} is {list(tensor.shape)} of {tensor.dtype}."
             )
-        states[owner][kind] = tensor if kind == "step" else tensor.to(parameters[owner].device)
+        states[owner][kind] = tensor.to(parameters[owner].device)
     for owner, state in states.items():
         optimizer.state[parameters[owner]] = state
 
