@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import replace
 
 from faults import Quick, tree
 
@@ -121,7 +122,8 @@ def diverging(root):
     stops = 0
     for number, optimizer in enumerate(("adamw", "sgd")):
         session = begin(root, f"million-{number}", optimizer=optimizer, max_grad_norm=1e6, learning_rate=100.0)
-        object.__setattr__(session.trainer.options, "learning_rate", 1e6 if optimizer == "adamw" else 1e38)
+        rate = 1e6 if optimizer == "adamw" else 1e38
+        session.trainer.options = replace(session.trainer.options, learning_rate=rate)
         try:
             list(session.events())
         except TextgenError as error:
