@@ -387,6 +387,12 @@ def test_a_cell_that_fails_while_it_is_planned_may_come_first(tmp_path, failing,
     assert [entrant.cell for entrant in contest.record.running] == ["gru"]
 
 
+def test_the_part_that_is_held_out_may_be_chosen(tmp_path):
+    held_out = [begin(tmp_path / f"{share}", cells=["gru"], validation_split=share).store.about["bytes"]["validation"]
+                for share in (0.1, 0.3)]  # fmt: skip
+    assert held_out[1] > 2 * held_out[0]
+
+
 def test_a_contest_in_which_nobody_can_run_is_refused(tmp_path, failing):
     with pytest.raises(TextgenError, match=r"no cell can run: broken: .* failed to load"):
         begin(tmp_path / "contest", cells=["broken,refuses"])
