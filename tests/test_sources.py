@@ -161,7 +161,7 @@ def test_the_messages_of_what_is_not_text(scratch):
     message, hint = refusal(lambda: pieces(scratch, picture))
     assert message == "'text.txt' is not UTF-8 text (byte 0xff at offset 0)."
     assert hint == "--encoding latin-1 for older text."
-    _, hint = refusal(lambda: pieces(scratch, picture, raw=False))
+    _, hint = refusal(lambda: pieces(scratch, picture, may_be_raw=True))
     assert hint == "--encoding latin-1 for older text, or --tokenizer byte to learn raw bytes."
     message, hint = refusal(lambda: pieces(scratch, codecs.BOM_UTF16_LE + b"a\0b"))
     assert message == "'text.txt' is not UTF-16-LE text (byte 0x62 at offset 4)."

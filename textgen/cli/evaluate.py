@@ -159,7 +159,7 @@ def _encoded(loaded: LanguageModel, sources: list[Source], reading: SourceOption
     from textgen.text.encoding import encode_documents
     from textgen.text.sources import read
 
-    reading = replace(reading, raw=(loaded.tokenizer.level == "byte" and reading.encoding is None) or None)
+    reading = replace(reading, raw=loaded.tokenizer.level == "byte" and reading.encoding is None)
     return encode_documents(loaded.tokenizer, read(sources, reading))
 
 

@@ -42,7 +42,7 @@ def evaluate(asked: EvaluationRequest) -> int:
                 f"training saw all of {', '.join(asked.corpus)}, or all but less than the horizon of {horizon:,}.",
                 hint=COUNTED if counted else f"textgen evaluate -m {asked.folder} scores what it held out.",
             )
-        if not forecaster.design.columns.times:
+        if not forecaster.design.columns.times and rows[0].series.name in forecaster.design.scales:
             warn(f"the first {count(first[0])} rows are taken for what training saw; {COUNTED}")
     else:
         rows, first = _held_out(asked.folder)

@@ -76,7 +76,8 @@ def survey(paths: Sequence[str], options: CorpusOptions, seed: int, progress: Pr
     check_reading(options)
     sources, validation, options = _found(paths, options, progress)
     given = given_tokenizer(options.tokenizer)
-    reading = _reading(options, raw=(given.level if given else options.tokenizer) == "byte")
+    level = given.level if given else options.tokenizer
+    reading = replace(_reading(options, raw=level == "byte"), may_be_raw=True)
     scanned = scan(_counted(read(sources, reading), "reading", 0, progress))
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
@@ -116,7 +117,7 @@ def _of_recipe(part: Iterable[recipes.Part]) -> list[Source]:
     ]
 
 
-def _reading(options: ReadingOptions, raw: bool | None = None) -> SourceOptions:
+def _reading(options: ReadingOptions, raw: bool = False) -> SourceOptions:
     return SourceOptions(
         encoding=options.encoding,
         document_separator=options.document_separator,

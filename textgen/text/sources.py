@@ -41,14 +41,15 @@ class SourceOptions:
     `document_separator`: divides each file wherever it stands, and is removed. Line ends and empty lines right
     after it go with it, unless it ends in a line end itself; so one on a line of its own leaves documents of whole
     lines. The two characters `\n` stand for a newline, and so `\t` and `\r`.
-    `raw`: without an encoding, take the bytes of a plain file as they are (unpacked, but neither checked nor decoded);
-    None is false where nobody can ask for that.
+    `raw`: without an encoding, take the bytes of a plain file as they are (unpacked, but neither checked nor decoded).
+    `may_be_raw`: that could be asked for, and the hint of a message may say so.
     `text_column`: the column of a table to read; None is `text`, or the only one that holds text.
     """
 
     encoding: str | None = None
     document_separator: str | None = None
-    raw: bool | None = None
+    raw: bool = False
+    may_be_raw: bool = False
     text_column: str | None = None
 
     def __post_init__(self) -> None:
@@ -207,7 +208,7 @@ def _divided(source: Source, options: SourceOptions) -> Iterator[bytes | None]:
                 yield from _pieces([text], options)
                 yield None
         else:
-            raw = bool(options.raw) and options.encoding is None
+            raw = options.raw and options.encoding is None
             yield from _pieces(_text_blocks(stream, source, options, raw), options)
     yield None
 
@@ -245,4 +246,4 @@ def _text_blocks(stream: BinaryIO, source: Source, options: SourceOptions, raw: 
         first.append(block)
         size += len(block)
     head = b"".join(first)[: decoding.HEAD_BYTES]
-    return decoding.to_utf8(chain(first, blocks), head, source.name, options.encoding, options.raw is not None)
+    return decoding.to_utf8(chain(first, blocks), head, source.name, options.encoding, options.may_be_raw)
