@@ -15,7 +15,7 @@ LIBRARY = {
     for path in sorted((ROOT / "textgen").rglob("*.py"))
 }
 SHIPPED = {**LIBRARY, **{path.stem: path for path in sorted((ROOT / "plugins").glob("textgen[_-]*/*.py"))}}
-LONGEST_MODULE, LONGEST_FUNCTION = 260, 45
+LONGEST_MODULE, LONGEST_FUNCTION = 500, 45
 LAYERS = [  # of those that DESIGN.md names; each may import its own layer and those before it
     ["cell", "hookspecs", "recurrence", "plugins"],
     ["model", "writing.sampling", "text.tokenizer", "text.corpus"],
