@@ -21,9 +21,10 @@ from torch.profiler import ProfilerActivity, profile
 from textgen.config import ModelConfig
 from textgen.settings import TrainOptions
 from textgen.tasks.task import Task
-from textgen.training.checkpoint import Run, make_model
+from textgen.training.checkpoint import Run
 from textgen.training.machine import compilable, keep_memory
 from textgen.training.trainer import Trainer
+from textgen.weights import make_model
 
 LENGTH, BATCH, HIDDEN = 64, 16, 512
 NEVER = 10**9

@@ -14,7 +14,7 @@ from textgen.language_model import LanguageModel
 from textgen.settings import SampleOptions, check_sampling
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
 from textgen.torch_stepper import TorchStepper
-from textgen.training.checkpoint import make_model
+from textgen.weights import make_model
 from textgen.writing.beams import search
 from textgen.writing.generate import complete, sampling_options
 from textgen.writing.sampling import log_softmax

@@ -21,22 +21,9 @@ from textgen.errors import TextgenError
 from textgen.model_folder import read_config
 from textgen.sealed import DamagedError
 from textgen.settings import TrainOptions
-from textgen.training.checkpoint import (
-    CONFIG,
-    METRICS,
-    OPTIMIZER,
-    STATE,
-    WEIGHTS,
-    Checkpoint,
-    Run,
-    load_tensors,
-    load_weights,
-    make_model,
-    model_tensors,
-    pack,
-    unpack,
-)
+from textgen.training.checkpoint import CONFIG, METRICS, OPTIMIZER, STATE, WEIGHTS, Checkpoint, Run
 from textgen.training.optimization import load_optimizer_state, make_optimizer, named_optimizer_state
+from textgen.weights import load_tensors, load_weights, make_model, model_tensors, pack, unpack
 
 SMALL = ModelConfig(vocab_size=7, cell="gru", embedding_size=3, hidden_size=4)
 CONFIGS = {

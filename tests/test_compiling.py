@@ -15,7 +15,8 @@ from textgen import Cell, GatedCell, activation, compiling, files, products
 from textgen.errors import CompilerError, TextgenError, UsageError
 from textgen.options import from_mapping
 from textgen.settings import TrainOptions
-from textgen.training.plan import TextPlan, plan
+from textgen.tasks.sizing import TextPlan
+from textgen.training.plan import plan
 from textgen.training.train import resume, start
 
 GATED = {name: cell for name, cell in CELLS.items() if issubclass(cell, GatedCell)}

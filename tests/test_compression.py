@@ -23,7 +23,7 @@ from textgen.scoring.compression import compress, decompress
 from textgen.text.levels import LEVELS
 from textgen.text.tokenizer import train_tokenizer
 from textgen.torch_stepper import TorchStepper
-from textgen.training.checkpoint import make_model
+from textgen.weights import make_model
 
 LINES = [
     "the fox ran to the hen\n",

@@ -31,9 +31,10 @@ from textgen.contest.settings import DECIDED, ContestOptions, budget, request
 from textgen.errors import TextgenError, UsageError
 from textgen.options import declared, from_mapping, value_type
 from textgen.settings import TrainOptions
-from textgen.training.checkpoint import WEIGHTS, unpack
+from textgen.tasks.sizing import embedding_for
+from textgen.training.checkpoint import WEIGHTS
 from textgen.training.machine import ThisMachine
-from textgen.training.plan import embedding_for
+from textgen.weights import unpack
 
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 40
 TINY = {"tokenizer": "char", "batch_size": 4, "seq_length": 8, "threads": 1, "device": "cpu", "eval_steps": 4}

@@ -19,7 +19,7 @@ from textgen.language_model import LanguageModel
 from textgen.scoring.evaluate import Score, score_ids
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
 from textgen.torch_stepper import TorchStepper
-from textgen.training.checkpoint import make_model
+from textgen.weights import make_model
 from textgen.writing.sampling import log_softmax
 
 law = settings(deadline=None)

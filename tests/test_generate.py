@@ -21,7 +21,8 @@ from textgen.model_folder import CONFIG, GENERATION
 from textgen.settings import SampleOptions
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
 from textgen.torch_stepper import TorchStepper
-from textgen.training.checkpoint import Run, make_model
+from textgen.training.checkpoint import Run
+from textgen.weights import make_model
 from textgen.writing.generate import EXACT_ROWS, choose_seed, complete, rollout, sampling_options, stream
 from textgen.writing.rows import StopScanner
 from textgen.writing.sampling import Sampler, log_softmax

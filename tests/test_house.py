@@ -16,27 +16,6 @@ LIBRARY = {
 }
 SHIPPED = {**LIBRARY, **{path.stem: path for path in sorted((ROOT / "plugins").glob("textgen[_-]*/*.py"))}}
 LONGEST_MODULE, LONGEST_FUNCTION = 500, 45
-LAYERS = [  # of those that DESIGN.md names; each may import its own layer and those before it
-    ["cell", "hookspecs", "recurrence", "plugins"],
-    ["model", "writing.sampling", "text.tokenizer", "text.corpus"],
-    ["tasks.task", "writing.generate", "scoring.evaluate"],
-    ["training.train", "training.trainer", "training.checkpoint"],
-    ["cli"],
-]
-TORCH = (
-    "activation compiling products "
-    "cell contest.contest contest.measures contest.planning contest.plot contest.prepare convert dropout gates "
-    "labels.data labels.task pairs.data pairs.task recurrence model torch_stepper "
-    "tasks.task tasks.language training.checkpoint "
-    "training.machine training.repetition training.soundness training.train training.trainer "
-    "training.optimization training.finetune "
-    "training.new_run training.provenance training.sampled_softmax training.stored_step "
-    "series.data series.task series.torch_numbers "
-    "tracing.aten tracing.notes tracing.recorder tracing.shaping tracing.trace "
-    "testing.examination testing.law testing.laws testing.laws_gradients testing.laws_manners testing.laws_rows "
-    "testing.laws_state testing.laws_storage testing.laws_time testing.laws_tools testing.parametrize testing.room "
-    "testing.trial"
-)
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "copyreg"}
 FORBIDDEN_CALLS = {
     *("eval", "exec", "compile", "print", "input", "breakpoint", "__import__", "builtins.eval", "builtins.exec"),
@@ -109,27 +88,12 @@ def calls(name):
     return (node for node in ast.walk(tree(name)) if isinstance(node, ast.Call))
 
 
-def test_imports_run_in_no_circle():
-    assert [name for name in LIBRARY if name in reached(name)] == []
-
-
-@pytest.mark.parametrize("place", range(len(LAYERS)))
-def test_imports_run_downwards(place):
-    above = {f"textgen.{other}" for layer in LAYERS[place + 1 :] for other in layer}
-    assert [(name, found) for name in LAYERS[place] for found in reached(f"textgen.{name}") & above] == []
-
-
 def test_the_library_knows_neither_its_command_line_nor_its_plugins():
     library = [name for name in LIBRARY if not name.startswith(("textgen.cli", "textgen.__main__"))]
     strangers = ("textgen.cli", "textgen_cells", "click")
     wrong = [(name, module) for name in library for module in everywhere(name) if module.startswith(strangers)]
     assert wrong == []
     assert [name for name in LIBRARY if any(module.startswith("textgen_cells") for module in everywhere(name))] == []
-
-
-def test_torch_is_imported_where_it_is_used():
-    users = {name.removeprefix("textgen.") for name in LIBRARY if "torch" in roots(reached(name))}
-    assert users == set(TORCH.split())
 
 
 def test_a_verb_imports_what_is_slow_when_it_is_called():

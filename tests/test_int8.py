@@ -28,7 +28,7 @@ from textgen.runtime.quantize import quantize
 from textgen.runtime.stepper import NumpyStepper
 from textgen.sealed import DamagedError
 from textgen.tracing.trace import trace
-from textgen.training.checkpoint import model_tensors
+from textgen.weights import model_tensors
 
 WIDE = {"embedding_size": 48, "hidden_size": 64}
 

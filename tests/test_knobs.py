@@ -20,7 +20,7 @@ from textgen.scoring.symbol_scores import symbol_scores, symbol_text
 from textgen.settings import SampleOptions, check_sampling
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, train_tokenizer
 from textgen.torch_stepper import TorchStepper
-from textgen.training.checkpoint import make_model
+from textgen.weights import make_model
 from textgen.writing.biases import bias_of_ids
 from textgen.writing.generate import complete, sampling_options
 from textgen.writing.sampling import Sampler, add_bias, count_penalty, draw

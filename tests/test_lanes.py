@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgen.errors import TextgenError
-from textgen.training.lanes import ESCAPE_RATE, Lanes, missing_escape
+from textgen.text.lanes import ESCAPE_RATE, Lanes, missing_escape
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9), st.integers(0, 40))
 

@@ -33,12 +33,12 @@ from textgen.pairs.settings import PairsOptions, columns_of
 from textgen.pairs.task import Completing
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import write_examples
+from textgen.text.lanes import parts
 from textgen.text.sources import SourceOptions, find_sources
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import WordTokenizer, train_tokenizer
 from textgen.torch_stepper import TorchStepper
 from textgen.training.checkpoint import METRICS, OPTIMIZER, STATE, WEIGHTS, Run
-from textgen.training.lanes import parts
 from textgen.training.train import data_of, resume, start
 from textgen.writing.generate import generate
 from textgen.writing.session import Session

@@ -33,8 +33,9 @@ from textgen.sealed import DamagedError
 from textgen.text.tokenizer import CharTokenizer
 from textgen.torch_stepper import TorchStepper
 from textgen.tracing.trace import trace
-from textgen.training.checkpoint import Run, model_tensors
+from textgen.training.checkpoint import Run
 from textgen.training.stored_step import stored_step
+from textgen.weights import model_tensors
 from textgen.writing.generate import complete
 from textgen.writing.sampling import log_softmax
 from textgen.writing.sampling_settings import SampleOptions

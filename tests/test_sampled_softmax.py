@@ -13,10 +13,10 @@ from textgen.errors import UsageError
 from textgen.model import Candidates
 from textgen.options import from_mapping
 from textgen.settings import TrainOptions
-from textgen.training.checkpoint import make_model
+from textgen.tasks.sampled_softmax import SampledSoftmax, inclusion
 from textgen.training.events import Evaluated, Saved
-from textgen.training.sampled_softmax import SampledSoftmax, inclusion
 from textgen.training.train import resume, start
+from textgen.weights import make_model
 
 FREQUENCIES = np.array([5000, 900, 400, 90, 90, 30, 9, 3, 1, 0, 0, 60])
 SYMBOLS = len(FREQUENCIES)

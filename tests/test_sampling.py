@@ -9,16 +9,7 @@ from hypothesis.extra.numpy import arrays
 from textgen.errors import UsageError
 from textgen.settings import SampleOptions, check_sampling
 from textgen.writing import sampling
-from textgen.writing.sampling import (
-    Sampler,
-    draw,
-    log_softmax,
-    min_p,
-    repetition_penalty,
-    top_k,
-    top_p,
-    without,
-)
+from textgen.writing.sampling import Sampler, draw, log_softmax, min_p, repetition_penalty, top_k, top_p, without
 
 DRAWS = 20_000
 law = settings(deadline=None)

@@ -28,8 +28,9 @@ from textgen.series.task import negative_log_likelihood
 from textgen.series.torch_numbers import TorchNumbers
 from textgen.settings import TrainOptions
 from textgen.strict_json import to_json
-from textgen.training.checkpoint import Run, model_tensors
+from textgen.training.checkpoint import Run
 from textgen.training.trainer import Trainer
+from textgen.weights import model_tensors
 
 SIZES = {
     "hidden_size": 4, "batch_size": 3, "seq_length": 16, "max_steps": 6, "eval_steps": 2, "save_steps": 3,

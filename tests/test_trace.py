@@ -23,8 +23,8 @@ from textgen.tracing import trace as tracing
 from textgen.tracing.recorder import Untraceable
 from textgen.tracing.trace import trace
 from textgen.training import stored_step
-from textgen.training.checkpoint import model_tensors
 from textgen.training.train import train
+from textgen.weights import model_tensors
 
 VARIANTS = [
     {"num_layers": 1, "hidden_size": 6, "embedding_size": 6},

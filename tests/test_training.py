@@ -30,23 +30,14 @@ from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions
 from textgen.tasks import language as tasks
 from textgen.tasks.task import Task
-from textgen.training.checkpoint import (
-    ARGUMENTS,
-    CONFIG,
-    METRICS,
-    OPTIMIZER,
-    STATE,
-    WEIGHTS,
-    Run,
-    model_tensors,
-    pack,
-)
+from textgen.training.checkpoint import ARGUMENTS, CONFIG, METRICS, OPTIMIZER, STATE, WEIGHTS, Run
 from textgen.training.checks import CHANGEABLE
 from textgen.training.events import Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import named_optimizer_state, schedule
 from textgen.training.plan import FINETUNING_RATE, learning_rate
 from textgen.training.train import CACHE, resume, start, train
 from textgen.training.trainer import Trainer
+from textgen.weights import model_tensors, pack
 
 TRAIN = sys.modules["textgen.training.train"]  # `textgen.training.train` is the function
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]

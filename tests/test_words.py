@@ -18,8 +18,8 @@ from textgen.scoring.evaluate import score_encoded
 from textgen.text import symbols, words
 from textgen.text.corpus import survey, tokenize
 from textgen.text.corpus_settings import CorpusOptions
+from textgen.text.lanes import missing_escape
 from textgen.text.tokenizer import load_tokenizer, train_tokenizer
-from textgen.training.lanes import missing_escape
 
 CONFIG = "tokenizer_config.json"
 TEXT = "the fox saw the hen .\n\nthe hen saw\tthe  fox ,\r\nand ran\r"

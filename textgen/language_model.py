@@ -17,12 +17,12 @@ from textgen import sealed
 from textgen.config import BACKENDS, ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import GENERATION, STEP, read_config, require_weights
+from textgen.stepper import Stepper
 from textgen.tasks import WRITING
 from textgen.text.levels import SIZED
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore, tokenizer_of
 from textgen.text.tokenizer import Decoder, Ids, Tokenizer
-from textgen.writing.generate import Stepper
 
 if TYPE_CHECKING:
     from textgen.writing.copies import CopyGuard, CopyIndex
@@ -188,7 +188,7 @@ def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, back
 
 def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Stepper:
     from textgen.torch_stepper import TorchStepper
-    from textgen.training.checkpoint import load_weights
+    from textgen.weights import load_weights
 
     return TorchStepper(load_weights(folder, manifest, config))
 

@@ -13,8 +13,8 @@ import torch
 from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.recurrence import State
+from textgen.stepper import Logits
 from textgen.text.tokenizer import Ids
-from textgen.writing.sampling import Logits
 
 
 class TorchRows:

@@ -33,8 +33,9 @@ def make_models(where: Path) -> list[hostile.Folder]:
     from textgen.config import ModelConfig
     from textgen.model_folder import CONFIG, GENERATION
     from textgen.text.tokenizer import train_tokenizer
-    from textgen.training.checkpoint import Run, make_model
+    from textgen.training.checkpoint import Run
     from textgen.training.stored_step import stored_step
+    from textgen.weights import make_model
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

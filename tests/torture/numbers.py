@@ -68,8 +68,8 @@ def nonsense(seed):
     """NaN and infinities at a step between two checkpoints."""
     from textgen import files
     from textgen.errors import TextgenError
-    from textgen.training.checkpoint import model_tensors, pack
     from textgen.training.train import resume
+    from textgen.weights import model_tensors, pack
 
     draw, said_of = draws(seed, "nonsense"), {}
     cases = [*itertools.product(("loss", "gradient", "output"), (math.nan, math.inf, -math.inf), range(1, 6))]

@@ -25,11 +25,12 @@ from textgen.errors import TextgenError, UsageError
 from textgen.model import build_model
 from textgen.plugins import PluginError
 from textgen.settings import DEFAULT_MINUTES, TrainOptions
+from textgen.tasks.sizing import QUICK_LOOK, embedding_for, model_config
 from textgen.text.sources import lasting
 from textgen.text.split import TRAIN, VALIDATION
 from textgen.text.store import TokenStore
 from textgen.training.machine import ThisMachine
-from textgen.training.plan import EVALUATION_COST, EVALUATIONS, QUICK_LOOK, embedding_for, model_config
+from textgen.training.plan import EVALUATION_COST, EVALUATIONS
 from textgen.training.provenance import versions
 from textgen.training.train import Session, start
 

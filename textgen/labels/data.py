@@ -20,12 +20,12 @@ from textgen.labels.task import Classification, LabelledTexts, class_weights, re
 from textgen.labels.texts import Texts
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import ExampleStore, open_examples
+from textgen.tasks.sizing import model_config
 from textgen.tasks.task import ExampleData
 from textgen.text.levels import LEVELS
 from textgen.text.split import TRAIN, VALIDATION, Progress
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import Tokenizer
-from textgen.training.plan import model_config
 from textgen.wording import count, plural, short
 
 BATCH_SIZE, SEQ_LENGTH = 32, 256

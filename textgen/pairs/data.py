@@ -21,12 +21,12 @@ from textgen.pairs.survey import TOLD, Survey, open_pairs
 from textgen.pairs.task import Completing
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import ExampleStore
+from textgen.tasks.sizing import model_config
 from textgen.tasks.task import ExampleData
 from textgen.text.levels import LEVELS, SIZED
 from textgen.text.split import TRAIN, VALIDATION, Progress, no_progress
 from textgen.text.tokenizer import Ids, Tokenizer
 from textgen.torch_stepper import TorchStepper
-from textgen.training.plan import model_config
 from textgen.writing.generate import generate
 
 LONGEST = 512

@@ -8,7 +8,7 @@ import numpy as np
 
 from textgen.pairs.examples import IGNORED, Examples, side_by_side
 from textgen.scoring.evaluate import Score
-from textgen.writing.generate import Stepper
+from textgen.stepper import Stepper
 
 AT_ONCE = 4096
 """Symbols that are scored at once, padding included."""

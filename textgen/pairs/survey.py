@@ -20,13 +20,12 @@ from textgen.pairs.settings import columns_of
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import Arrays, ExampleStore, open_examples, write_examples
 from textgen.text.corpus import given_tokenizer
-from textgen.text.corpus_settings import ReadingOptions
+from textgen.text.corpus_settings import ReadingOptions, choose_tokenizer
 from textgen.text.hub import PREFIX
 from textgen.text.sources import Source, SourceOptions, find_sources
 from textgen.text.split import TRAIN, VALIDATION, Progress
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import Tokenizer, train_tokenizer
-from textgen.training.plan import choose_tokenizer
 
 KIND = "pairs"
 FORMAT_VERSION = 1

@@ -17,9 +17,9 @@ from textgen.model import Model
 from textgen.pairs.examples import FRAME, IGNORED, Examples, Order
 from textgen.pairs.score import score_examples
 from textgen.scoring.evaluate import Score
+from textgen.tasks.sizing import QUICK_LOOK
 from textgen.tasks.task import Task
 from textgen.torch_stepper import TorchStepper
-from textgen.training.plan import QUICK_LOOK
 from textgen.wording import plural
 
 

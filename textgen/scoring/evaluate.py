@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from textgen.errors import TextgenError
+from textgen.stepper import Stepper
 from textgen.text.encoding import count_characters
 from textgen.text.tokenizer import Ids
 from textgen.wording import figure
-from textgen.writing.generate import Stepper
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel

@@ -166,7 +166,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     """Open a model folder of the forecast task, by torch. Runs no code from it. Raises TextgenError for a missing or
     damaged folder, naming the file, UsageError for another backend."""
     from textgen.series.torch_numbers import TorchNumbers
-    from textgen.training.checkpoint import load_weights
+    from textgen.weights import load_weights
 
     if backend not in ("auto", "torch"):
         raise UsageError(f"backend must be auto or torch for a forecaster, not {backend!r}.")

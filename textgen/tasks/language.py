@@ -22,18 +22,18 @@ from textgen.model_folder import GENERATION
 from textgen.options import flag
 from textgen.scoring.evaluate import LANES, WARM, Score, score_ids
 from textgen.settings import TrainOptions
+from textgen.tasks.sampled_softmax import SampledSoftmax, refuse_few_symbols
+from textgen.tasks.sizing import QUICK_LOOK, TextPlan
 from textgen.tasks.task import Data, Task
 from textgen.text import corpus
 from textgen.text.corpus_settings import CorpusOptions
+from textgen.text.lanes import Lanes, missing_escape
 from textgen.text.split import TRAIN, VALIDATION, Progress, no_progress
 from textgen.text.store import Tokens, TokenStore, open_store
 from textgen.text.subword import MODEL_FILE
 from textgen.text.symbols import CONFIG_FILE
 from textgen.text.tokenizer import Ids, Tokenizer
 from textgen.torch_stepper import TorchStepper
-from textgen.training.lanes import Lanes, missing_escape
-from textgen.training.plan import QUICK_LOOK, TextPlan
-from textgen.training.sampled_softmax import SampledSoftmax, refuse_few_symbols
 from textgen.wording import count, plural, short
 from textgen.writing.generate import generate
 

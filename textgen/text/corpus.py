@@ -18,7 +18,7 @@ import numpy as np
 from textgen import files
 from textgen.errors import TextgenError, UsageError
 from textgen.text import recipes
-from textgen.text.corpus_settings import CorpusOptions, ReadingOptions, check_reading
+from textgen.text.corpus_settings import CorpusOptions, ReadingOptions, check_reading, choose_tokenizer
 from textgen.text.encoding import encode_parts
 from textgen.text.levels import LEVELS
 from textgen.text.sources import Source, SourceOptions, find_sources, read
@@ -71,8 +71,6 @@ def survey(paths: Sequence[str], options: CorpusOptions, seed: int, progress: Pr
     `paths` are files, folders, globs, `hub:` names and `-`, or the name of one recipe, whose own options hold where
     none were given. Raises TextgenError or UsageError for what cannot be read, naming file and offset.
     """
-    from textgen.training.plan import choose_tokenizer
-
     check_reading(options)
     sources, validation, options = _found(paths, options, progress)
     given = given_tokenizer(options.tokenizer)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from textgen.errors import UsageError
 from textgen.options import check, option
 from textgen.text.levels import LEVELS, SIZED, SMALLEST_VOCABULARY, listed
+
+VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
+"""Bytes of text, at most, and the vocabulary of pieces that suits them."""
+
+WORDS = 10_000
+"""The vocabulary of words: that of most published figures."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +71,17 @@ def check_reading(options: CorpusOptions) -> None:
     check(options)
     if options.vocab_size is not None and options.tokenizer not in (None, *SIZED):
         raise UsageError(f"--vocab-size goes with --tokenizer {listed(SIZED)}, not with {options.tokenizer}.")
+
+
+def choose_tokenizer(options: CorpusOptions, scan: Any) -> tuple[str, int]:
+    """Level and vocabulary size. Text of some length is cut into frequent pieces (bpe), a short one into characters;
+    so is a script of thousands of characters, each of which says as much as a piece."""
+    check_reading(options)
+    level = options.tokenizer
+    if options.vocab_size is not None:
+        return level or "bpe", options.vocab_size
+    if level == "word":
+        return level, WORDS
+    if level is None:
+        level = "char" if scan.total < 60_000 or scan.distinct > 1_000 else "bpe"
+    return level, next(size for most, size in VOCABULARIES if scan.total <= most)

@@ -24,7 +24,7 @@ from textgen.runtime.nodes import stored_number
 from textgen.runtime.shapes import stored_shape
 from textgen.runtime.stepper import NumpyStepper
 from textgen.tracing.recorder import DTYPES, Record, Recorder, Untraceable
-from textgen.training.checkpoint import model_tensors
+from textgen.weights import model_tensors
 
 BATCHES = (3, 5)
 """Two sizes, neither a multiple of the other, and neither 1, which torch treats in ways of its own."""

@@ -14,19 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
-from textgen import cell_options, files, plugins, sealed
-from textgen.cell import Cell
-from textgen.config import ModelConfig
-from textgen.errors import TextgenError, UsageError
+from textgen import files, sealed
+from textgen.errors import TextgenError
 from textgen.integrity import log_lines
-from textgen.model import Model, build_model
-from textgen.model_folder import CONFIG, LARGEST_HEADER, WEIGHTS, require_weights
+from textgen.model_folder import WEIGHTS
 from textgen.recurrence import State
+from textgen.weights import model_tensors, pack, unpack
 
 ARGUMENTS = "training_args.json"
 METRICS = "metrics.jsonl"
@@ -34,70 +29,6 @@ STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
 AVERAGE = "average/"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-
-
-def make_model(config: ModelConfig) -> Model:
-    """A freshly initialised model of this configuration. Raises TextgenError where its cell cannot be had, UsageError
-    where the cell refuses a size or an option."""
-    if config.cell not in plugins.entries():
-        package = f"{config.cell_distribution} {config.cell_version}".strip()
-        raise TextgenError(f"the model needs cell {config.cell!r} ({package}), which is not installed.")
-    cell = plugins.cell(config.cell)
-    options: dict[str, Any] = {**cell_options.parse(cell, config.cell, config.cell_options)}
-
-    def make_cell(input_size: int, hidden_size: int) -> Cell:
-        try:
-            return cell(input_size, hidden_size, **options)
-        except ValueError as error:
-            raise UsageError(f"cell {config.cell!r} refuses: {str(error).rstrip('.')}.") from error
-
-    return build_model(config, make_cell)
-
-
-def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as the content of a safetensors file."""
-    return safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-
-
-def unpack(content: bytes, name: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file's content. Raises DamagedError naming the file."""
-    try:
-        return safetensors.torch.load(content)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise sealed.DamagedError(f"{name} is damaged: {error}.") from error
-
-
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters and saved buffers by name, each once: tied weights under their first name."""
-    seen: dict[int, str] = {}
-    tensors = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen[id(tensor)] = name
-            tensors[name] = tensor
-    return tensors
-
-
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Copy tensors into a model. Raises DamagedError naming the file and the first tensor that does not fit."""
-    wanted = model_tensors(model)
-    for key in [*wanted, *tensors]:
-        if key not in tensors or key not in wanted:
-            raise sealed.DamagedError(f"{name} does not fit its configuration: {key!r} is on one side only.")
-        found, expected = tensors[key], wanted[key]
-        if not is_like(found, expected):
-            raise sealed.DamagedError(
-                f"{name} does not fit its configuration: {key!r} is {list(found.shape)} of {found.dtype}, "
-                f"not {list(expected.shape)} of {expected.dtype}."
-            )
-    with torch.no_grad():
-        for key, tensor in wanted.items():
-            tensor.copy_(tensors[key])
-
-
-def is_like(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors agree in shape and type."""
-    return found.shape == expected.shape and found.dtype == expected.dtype
 
 
 @dataclass(frozen=True)
@@ -218,24 +149,3 @@ def _is_metric_up_to(step: int, line: bytes) -> bool:
         return line.endswith(b"\n") and metrics["step"] <= step and not metrics.get("final")
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def load_weights(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Model:
-    """The model of a folder: built, then filled with the stored weights. Raises TextgenError naming what is wrong."""
-    require_weights(folder, manifest)
-    with torch.device("meta"):  # sizes are compared before any memory is taken for them
-        expected = model_tensors(make_model(config))
-    largest = LARGEST_HEADER + sum(t.numel() * t.element_size() for t in expected.values())
-    tensors = unpack(sealed.verified(folder, WEIGHTS, manifest, largest), str(folder / WEIGHTS))
-    if any(tensor.dtype == torch.int8 for tensor in tensors.values()):
-        raise TextgenError(
-            f"{str(folder)!r} holds weights in eight bits, which torch does not run.",
-            hint="take the folder that it was made from.",
-        )
-    sizes = {name: t.shape for name, t in expected.items()}
-    if sizes != {name: t.shape for name, t in tensors.items()}:
-        different = next(n for n in [*sizes, *tensors] if n not in tensors or sizes.get(n) != tensors[n].shape)
-        raise sealed.DamagedError(f"{folder / WEIGHTS} does not fit {CONFIG}: {different!r} differs.")
-    model = make_model(config)
-    load_tensors(model, tensors, str(folder / WEIGHTS))
-    return model.eval()

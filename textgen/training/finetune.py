@@ -20,7 +20,7 @@ from textgen.settings import TrainOptions
 from textgen.text.levels import SIZED
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import Tokenizer
-from textgen.training.checkpoint import load_weights, model_tensors
+from textgen.weights import load_weights, model_tensors
 
 INHERITED = ("hidden_size", "embedding_size", "num_layers", "residual", "layer_norm")
 Name = tuple[str, bytes, int]

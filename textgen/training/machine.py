@@ -16,11 +16,11 @@ from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
 from textgen.products import has_onednn, reduced_precision
 from textgen.settings import TrainOptions
-from textgen.training.checkpoint import make_model
-from textgen.training.lanes import parts
+from textgen.tasks.sampled_softmax import SampledSoftmax
+from textgen.text.lanes import parts
 from textgen.training.optimization import make_optimizer
-from textgen.training.sampled_softmax import SampledSoftmax
 from textgen.training.soundness import enough_memory
+from textgen.weights import make_model
 
 SUSTAINED = 1.06
 """How much slower a step is in the midst of a run than while it is measured (1.01 to 1.34 times in eight runs, the

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from textgen.model import Model
 from textgen.sealed import DamagedError
 from textgen.settings import TrainOptions
-from textgen.training.checkpoint import is_like
+from textgen.weights import is_like
 
 
 def schedule(options: TrainOptions, step: int, reductions: int = 0) -> float:

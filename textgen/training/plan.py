@@ -14,8 +14,7 @@ from typing import Any, Protocol
 from textgen import plugins
 from textgen.config import ModelConfig
 from textgen.settings import TrainOptions
-from textgen.text.corpus_settings import CorpusOptions, check_reading
-from textgen.text.levels import LEVELS, SIZED
+from textgen.tasks.sizing import QUICK_LOOK
 from textgen.training.checks import check_training, refuse_empty_parts
 from textgen.training.pace import Machine, compiler_fault, rough_seconds, with_fastest_step
 
@@ -31,14 +30,6 @@ FINETUNING_RATE = 0.3
 """The learning rate of a model that starts from another, as a part of that of a new one."""
 
 EVALUATIONS = 10
-QUICK_LOOK = 32_768
-"""Held-out symbols counted at an evaluation during training; the last evaluation counts all."""
-
-VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
-"""Bytes of text, at most, and the vocabulary of pieces that suits them."""
-
-WORDS = 10_000
-"""The vocabulary of words: that of most published figures."""
 
 EVALUATION_COST = 0.45
 """What evaluating a symbol costs, in training steps a symbol."""
@@ -56,20 +47,6 @@ MOST_PARAMETERS_PER_CHARACTER = 12
 """A corpus that is read many times over deserves no larger model than this."""
 
 
-def choose_tokenizer(options: CorpusOptions, scan: Any) -> tuple[str, int]:
-    """Level and vocabulary size. Text of some length is cut into frequent pieces (bpe), a short one into characters;
-    so is a script of thousands of characters, each of which says as much as a piece."""
-    check_reading(options)
-    level = options.tokenizer
-    if options.vocab_size is not None:
-        return level or "bpe", options.vocab_size
-    if level == "word":
-        return level, WORDS
-    if level is None:
-        level = "char" if scan.total < 60_000 or scan.distinct > 1_000 else "bpe"
-    return level, next(size for most, size in VOCABULARIES if scan.total <= most)
-
-
 @dataclass(frozen=True)
 class Forecast:
     """What was measured and is expected; the fault of a compiler that was tried and does not work."""
@@ -78,29 +55,6 @@ class Forecast:
     step_seconds: float | None = None
     train_seconds: float | None = None
     compiler_fault: str | None = None
-
-
-def embedding_for(level: str, hidden_size: int) -> int:
-    """The default width of a symbol's vector: few symbols need no wide one."""
-    return hidden_size if level in SIZED else min(hidden_size, 256)
-
-
-def model_config(options: TrainOptions, level: str, vocab_size: int, hidden_size: int) -> ModelConfig:
-    """The model that the options ask for, at this hidden size."""
-    layers = options.num_layers or 1
-    deep = layers >= 3
-    tie = level in SIZED if options.tie_weights is None else options.tie_weights
-    return ModelConfig(
-        vocab_size=vocab_size,
-        cell=options.cell,
-        cell_options=dict(options.cell_options),
-        embedding_size=options.embedding_size or embedding_for(level, hidden_size),
-        hidden_size=hidden_size,
-        num_layers=layers,
-        tie_word_embeddings=tie,
-        residual=deep if options.residual is None else options.residual,
-        layer_norm=deep if options.layer_norm is None else options.layer_norm,
-    )
 
 
 class Learned(Protocol):
@@ -130,34 +84,6 @@ class Learned(Protocol):
 
     def config(self, options: TrainOptions, hidden_size: int) -> ModelConfig:
         """The model that the options ask for, at this hidden size."""
-
-
-@dataclass(frozen=True)
-class TextPlan:
-    """Text of so many symbols to be written on (`Learned`): windows of lanes that read on."""
-
-    level: str
-    vocab_size: int
-    amount: int
-    held_out: int
-    most_epochs: float | None = None
-
-    @property
-    def characters(self) -> float:
-        return LEVELS[self.level].characters
-
-    def with_defaults(self, options: TrainOptions) -> TrainOptions:
-        """16 x 64, and less for a corpus too small to fill that a few times over."""
-        length = options.seq_length or max(8, min(64, self.amount // 64))
-        batch = options.batch_size or max(1, min(16, self.amount // (4 * length)))
-        return replace(options, batch_size=batch, seq_length=length)
-
-    def symbols_per_step(self, options: TrainOptions) -> float:
-        assert options.batch_size and options.seq_length
-        return options.batch_size * options.seq_length
-
-    def config(self, options: TrainOptions, hidden_size: int) -> ModelConfig:
-        return model_config(options, self.level, self.vocab_size, hidden_size)
 
 
 def plan(

@@ -27,7 +27,7 @@ from textgen.text.bulk import usable_cores
 from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
 from textgen.text.tokenizer import Tokenizer
-from textgen.training.checkpoint import ARGUMENTS, Run, make_model
+from textgen.training.checkpoint import ARGUMENTS, Run
 from textgen.training.checks import CHANGEABLE, check_training
 from textgen.training.events import Event
 from textgen.training.finetune import Match, adopt, inherited
@@ -40,6 +40,7 @@ from textgen.training.reporting import reporters
 from textgen.training.soundness import refuse_small_disk
 from textgen.training.stored_step import stored_step
 from textgen.training.trainer import Trainer
+from textgen.weights import make_model
 
 CACHE = ".tokens"
 

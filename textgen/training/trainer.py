@@ -25,10 +25,10 @@ from textgen.recurrence import State
 from textgen.scoring.figures import Figures
 from textgen.settings import TrainOptions
 from textgen.tasks.task import Task
+from textgen.text.lanes import parts
 from textgen.training import soundness
-from textgen.training.checkpoint import OPTIMIZER, Checkpoint, Run, load_tensors, model_tensors
+from textgen.training.checkpoint import OPTIMIZER, Checkpoint, Run
 from textgen.training.events import Ended, Evaluated, Event, Logged, Progress, Saved, Tick
-from textgen.training.lanes import parts
 from textgen.training.optimization import (
     WeightAverage,
     load_optimizer_state,
@@ -37,6 +37,7 @@ from textgen.training.optimization import (
     schedule,
 )
 from textgen.training.repetition import repeated
+from textgen.weights import load_tensors, model_tensors
 
 
 class Trainer:

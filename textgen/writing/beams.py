@@ -13,22 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from textgen.stepper import Logits
 from textgen.text.tokenizer import Ids
-from textgen.writing.sampling import (
-    Choice,
-    Logits,
-    add_bias,
-    biases_by_id,
-    choice_of,
-    log_softmax,
-    require_choice,
-    without,
-)
+from textgen.writing.sampling import Choice, add_bias, biases_by_id, choice_of, log_softmax, require_choice, without
 from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
-    from textgen.writing.generate import Stepper
+    from textgen.stepper import Stepper
     from textgen.writing.rows import Row
 
 

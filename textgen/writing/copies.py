@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError
+from textgen.stepper import Logits
 from textgen.text.tokenizer import Tokenizer
-from textgen.writing.sampling import OUT, Logits
+from textgen.writing.sampling import OUT
 
 LARGEST = 1 << 24
 """Characters of the longest training text that is looked through: sorting takes about 40 bytes for each of them."""

@@ -10,19 +10,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from textgen.errors import UsageError
 from textgen.loop import closed_loop
 from textgen.options import from_mapping
+from textgen.stepper import Logits, Stepper
 from textgen.text.tokenizer import Ids
 from textgen.writing.beams import search_rows
 from textgen.writing.biases import bias_of_ids
 from textgen.writing.rows import Completion, Row
-from textgen.writing.sampling import Choice, Logits, Sampler
+from textgen.writing.sampling import Choice, Sampler
 from textgen.writing.sampling_settings import SampleOptions, beside, check_sampling
 
 if TYPE_CHECKING:
@@ -30,36 +30,6 @@ if TYPE_CHECKING:
 
 EXACT_ROWS = 8
 """Up to this many samples run one by one, each bit for bit its own single run; more run together, faster."""
-
-
-class Stepper(Protocol):
-    """What the loop drives. The state is opaque."""
-
-    def initial_state(self, batch_size: int) -> Any: ...
-
-    def step(self, ids: Ids, state: Any) -> tuple[Logits, Any]:
-        """ids (B,) and a state to logits (B, V) and the next state."""
-
-    def forward(self, ids: Ids, state: Any) -> tuple[Logits, Any]:
-        """ids (B, T) and a state to the logits after the last of them, (B, V), and the state there."""
-
-    def outputs(self, ids: Ids, state: Any) -> tuple[Logits, Any]:
-        """ids (B, T), T >= 1, and a state to the outputs at every time step, (T, B, V), and the state at the end."""
-
-    def score(self, ids: Ids, targets: Ids, state: Any) -> tuple[npt.NDArray[np.float64], Any]:
-        """ids and targets (B, T) to the log-probability of each target, (B, T) in nats, and the state at the end."""
-
-    def rows(self, state: Any, indices: npt.NDArray[np.intp]) -> Any:
-        """The state whose row k is row indices[k] of a state; rows may be left out, and may come several times."""
-
-    def joined(self, states: Sequence[Any]) -> Any:
-        """The state whose rows are those of several states, one after another."""
-
-    def arrays(self, state: Any) -> list[npt.NDArray[Any]]:
-        """A state as arrays, each (B, ...)."""
-
-    def from_arrays(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
-        """The inverse of `arrays`, for one row. Raises TextgenError if they are not like those of this model."""
 
 
 # --- first storey: ids ---

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from textgen.writing.sampling import Choice, Logits, Sampler
+from textgen.stepper import Logits
+from textgen.writing.sampling import Choice, Sampler
 from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:

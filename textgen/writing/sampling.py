@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError, UsageError
+from textgen.stepper import Logits
 from textgen.writing.sampling_settings import SampleOptions, check_sampling
 
-Logits = npt.NDArray[np.floating]
 Steer = Callable[[Logits], Logits]
 OUT = -np.inf
 FEW_SYMBOLS = 512

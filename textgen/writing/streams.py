@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textgen.errors import UsageError
+from textgen.stepper import Logits
 from textgen.writing.generate import choose_seed, read_on, sampling_options
 from textgen.writing.rows import Completion, Row
-from textgen.writing.sampling import Logits
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel

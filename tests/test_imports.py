@@ -1,0 +1,124 @@
+"""Which module may import which: one direction, counting lazy, type-only and by-name imports too."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "textgen").rglob("*.py"))
+}
+LAYERS = [  # of packages and modules below `textgen`; each may import its own layer and those above it in this list
+    "errors strict_json options wording stopping threads",
+    "disk files sealed integrity",
+    "cell cell_options recurrence activation compiling products gates convert dropout config",
+    "hookspecs plugins",
+    "text",
+    "model model_folder weights",
+    "stepper torch_stepper tracing runtime",
+    "language_model loop writing",
+    "scoring",
+    "tasks labels pairs series settings loading",
+    "training",
+    "contest",
+    "scaffold testing",
+    "cli __main__",
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
+
+UPWARD = {
+    ("textgen.language_model", "textgen.tasks"),
+    ("textgen.writing.copies", "textgen.training.checkpoint"),
+    ("textgen.writing.copies", "textgen.training.train"),
+}
+"""Upward imports that are still there. Remove an entry when its import is gone; never add one."""
+
+CYCLE = {
+    *("textgen.language_model", "textgen.scoring.evaluate", "textgen.tasks.language", "textgen.training.train"),
+    *("textgen.writing.beams", "textgen.writing.copies", "textgen.writing.generate", "textgen.writing.rows"),
+}
+"""The modules that still import each other in a circle. It may only get smaller."""
+
+TORCHLESS = "errors options files sealed plugins config text model_folder stepper runtime loop language_model writing \
+scoring.coder scoring.compression scoring.evaluate loading settings cli"
+"""What imports without torch: all that reads, samples and scores by the stored step, and the command line."""
+
+
+@cache
+def statements(name):
+    return ast.parse(MODULES[name].read_text())
+
+
+def named(node):
+    """The modules that a node names: in an import statement, or as the constant argument of `import_module`."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        inner = {f"{node.module}.{alias.name}" for alias in node.names}
+        return {name if name in MODULES else node.module for name in inner}
+    if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module":
+        return {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    return set()
+
+
+@cache
+def imports(name):
+    """Every module of ours that a module imports anywhere: lazily and for types too."""
+    found = set().union(*(named(node) for node in ast.walk(statements(name))))
+    return frozenset(found & MODULES.keys() - {name, "textgen"})
+
+
+def at_import(body):
+    """The statements that run as soon as a module is imported."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from at_import(node.orelse)
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield node
+            yield from at_import(ast.iter_child_nodes(node))
+
+
+@cache
+def loaded(name):
+    """Every module, ours or not, that importing this one imports, in turn."""
+    seen, waiting = set(), [name]
+    while waiting:
+        fresh = set().union(*map(named, at_import(statements(waiting.pop()).body))) - seen
+        seen |= fresh
+        waiting += fresh & MODULES.keys()
+    return seen
+
+
+def reachable(name):
+    seen, waiting = set(), [name]
+    while waiting:
+        fresh = imports(waiting.pop()) - seen
+        seen |= fresh
+        waiting += fresh
+    return seen
+
+
+def rank(name):
+    return RANK[name.split(".")[1]]
+
+
+def test_every_module_has_a_layer():
+    assert {name.split(".")[1] for name in MODULES if name != "textgen"} == RANK.keys()
+
+
+def test_imports_point_one_way():
+    upward = {
+        (name, other) for name in MODULES.keys() - {"textgen"} for other in imports(name) if rank(other) > rank(name)
+    }
+    assert upward == UPWARD
+
+
+def test_imports_form_no_cycle():
+    assert {name for name in MODULES if name in reachable(name)} == CYCLE
+
+
+def test_reading_sampling_and_scoring_import_no_torch():
+    light = tuple(f"textgen.{name}" for name in TORCHLESS.split())
+    modules = [name for name in MODULES if name in light or name.startswith(tuple(f"{each}." for each in light))]
+    assert [name for name in modules if {found.split(".")[0] for found in loaded(name)} & {"torch"}] == []
