@@ -18,10 +18,10 @@ from zoo import INSTALLED
 from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
-from textgen.model_folder import read_config
+from textgen.model_folder import CONFIG, WEIGHTS, read_config
 from textgen.sealed import DamagedError
 from textgen.settings import TrainOptions
-from textgen.training.checkpoint import CONFIG, METRICS, OPTIMIZER, STATE, WEIGHTS, Checkpoint, Run
+from textgen.training.checkpoint import METRICS, OPTIMIZER, STATE, Checkpoint, Run
 from textgen.training.optimization import load_optimizer_state, make_optimizer, named_optimizer_state
 from textgen.weights import load_tensors, load_weights, make_model, model_tensors, pack, unpack
 

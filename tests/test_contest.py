@@ -29,10 +29,10 @@ from textgen.contest.record import CONTEST, load
 from textgen.contest.results import interval, rows, t_quantile, table, to_json
 from textgen.contest.settings import DECIDED, ContestOptions, budget, request
 from textgen.errors import TextgenError, UsageError
+from textgen.model_folder import WEIGHTS
 from textgen.options import declared, from_mapping, value_type
 from textgen.settings import TrainOptions
 from textgen.tasks.sizing import embedding_for
-from textgen.training.checkpoint import WEIGHTS
 from textgen.training.machine import ThisMachine
 from textgen.weights import unpack
 

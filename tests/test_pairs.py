@@ -21,7 +21,7 @@ from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.language_model import with_habits
 from textgen.model import build_model
-from textgen.model_folder import GENERATION
+from textgen.model_folder import GENERATION, WEIGHTS
 from textgen.options import from_mapping
 from textgen.pairs.bleu import exact_matches
 from textgen.pairs.data import PairsData
@@ -38,7 +38,7 @@ from textgen.text.sources import SourceOptions, find_sources
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import WordTokenizer, train_tokenizer
 from textgen.torch_stepper import TorchStepper
-from textgen.training.checkpoint import METRICS, OPTIMIZER, STATE, WEIGHTS, Run
+from textgen.training.checkpoint import METRICS, OPTIMIZER, STATE, Run
 from textgen.training.train import data_of, resume, start
 from textgen.writing.generate import generate
 from textgen.writing.session import Session

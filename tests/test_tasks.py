@@ -16,11 +16,12 @@ from zoo import INSTALLED, WORKED
 import textgen
 from textgen import files, language_model, plugins, sealed
 from textgen.errors import TextgenError, UsageError
+from textgen.model_folder import CONFIG, WEIGHTS
 from textgen.options import from_mapping
 from textgen.settings import TASKS, TrainOptions
 from textgen.tasks import KINDS, WRITING, data_class, with_task
 from textgen.tasks.task import Data, Task
-from textgen.training.checkpoint import ARGUMENTS, CONFIG, METRICS, OPTIMIZER, STATE, WEIGHTS
+from textgen.training.checkpoint import ARGUMENTS, METRICS, OPTIMIZER, STATE
 from textgen.training.train import resume, start
 from textgen.training.trainer import Trainer
 

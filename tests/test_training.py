@@ -25,12 +25,13 @@ from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import build_model
+from textgen.model_folder import CONFIG, WEIGHTS
 from textgen.options import declared, from_mapping, value_type
 from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions
 from textgen.tasks import language as tasks
 from textgen.tasks.task import Task
-from textgen.training.checkpoint import ARGUMENTS, CONFIG, METRICS, OPTIMIZER, STATE, WEIGHTS, Run
+from textgen.training.checkpoint import ARGUMENTS, METRICS, OPTIMIZER, STATE, Run
 from textgen.training.checks import CHANGEABLE
 from textgen.training.events import Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import named_optimizer_state, schedule
