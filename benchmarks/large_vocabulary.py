@@ -24,15 +24,15 @@ from textgen.options import from_mapping
 from textgen.settings import TrainOptions
 from textgen.training.checkpoint import Run
 from textgen.training.machine import keep_memory
-from textgen.training.train import make_trainer, start
+from textgen.training.train import initial_model, start
+from textgen.training.trainer import Trainer
 
 WARM, TIMED = 3, 12
 
 
 def seconds_of_a_step(session, options):
-    trainer, _ = make_trainer(
-        session.run, session.data.task(options), session.data.tokenizer, session.config, options, "cpu"
-    )
+    model, _ = initial_model(session.config, session.data.tokenizer, options)
+    trainer = Trainer(session.run, session.data.task(options), model, options)
     for step in range(WARM + TIMED):
         if step == WARM:
             began = time.process_time()
@@ -45,9 +45,8 @@ def contestant(session, count, seconds):
     step = seconds_of_a_step(session, options)
     steps = max(1, round(seconds / step))
     options = replace(options, max_steps=steps, warmup_steps=min(200, steps // 20))
-    trainer, _ = make_trainer(
-        session.run, session.data.task(options), session.data.tokenizer, session.config, options, "cpu"
-    )
+    model, _ = initial_model(session.config, session.data.tokenizer, options)
+    trainer = Trainer(session.run, session.data.task(options), model, options)
     began = time.process_time()
     for number in range(steps):
         trainer._step(number)

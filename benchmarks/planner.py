@@ -64,7 +64,7 @@ def paces(shapes, corpus, folder, given, compiled):
     for _ in range(ROUNDS):
         for shape, dtype in times:
             session = sessions[shape]
-            measured = ThisMachine(session.options, "cpu").step_seconds(
+            measured = ThisMachine(session.data, "cpu").step_seconds(
                 session.config, session.options, SECONDS, compiled=compiled, dtype=dtype
             )
             times[shape, dtype].append(measured)

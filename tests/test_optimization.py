@@ -74,7 +74,7 @@ def test_a_batch_in_parts_is_the_batch(tmp_path, cell, parts):
     whole = trained(tmp_path, cell, weight_drop=0.2)
     split = trained(tmp_path, cell, weight_drop=0.2, gradient_accumulation_steps=parts)
     torch.testing.assert_close(split.model.state_dict(), whole.model.state_dict(), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(split.carry, whole.carry, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(split.update.carry, whole.update.carry, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}, {"features": 3, "outputs": 2},
@@ -89,7 +89,7 @@ def test_every_weight_of_a_model_is_learned_once(config):
 def test_bfloat16_trains_and_keeps_weights_and_state_in_their_type(tmp_path):
     torch.set_default_dtype(torch.float32)
     trainer = trained(tmp_path, dtype="bfloat16")
-    assert {t.dtype for t in (*trainer.model.parameters(), *trainer.carry)} == {torch.float64}
+    assert {t.dtype for t in (*trainer.model.parameters(), *trainer.update.carry)} == {torch.float64}
 
 
 def test_plateau_divides_by_four_for_each_reduction():
@@ -135,8 +135,8 @@ def test_averages_and_momentum_survive_a_checkpoint(tmp_path, options):
         second.progress.step += 1
     pairs = zip(second.model.state_dict().values(), straight.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    if straight.average:
-        assert all(torch.equal(t, second.average.tensors[n]) for n, t in straight.average.tensors.items())
+    if straight.update.average:
+        assert all(torch.equal(t, second.update.average.tensors[n]) for n, t in straight.update.average.tensors.items())
 
 
 @pytest.mark.parametrize(
@@ -190,10 +190,11 @@ def test_a_step_is_measured_in_the_parts_that_it_is_made_of(monkeypatch):
         return forward(model, xs, *rest)
 
     monkeypatch.setattr(Model, "forward", noted)
-    options = TrainOptions(batch_size=7, seq_length=5, gradient_accumulation_steps=3)
-    config = ModelConfig(9, hidden_size=4, embedding_size=4)
-    assert ThisMachine(options, "cpu").step_seconds(config, options, 0.0) > 0
-    assert shapes[:3] == [(5, 2), (5, 3), (5, 2)]
+    options = TrainOptions(batch_size=LANES, seq_length=7, gradient_accumulation_steps=4)
+    config = ModelConfig(SYMBOLS, hidden_size=4, embedding_size=4)
+    data = types.SimpleNamespace(task=lambda options: Noise())
+    assert ThisMachine(data, "cpu").step_seconds(config, options, 0.0) > 0
+    assert shapes[:4] == [(7, 2), (7, 1), (7, 1), (7, 2)]
 
 
 def test_all_that_an_optimizer_knows_lies_where_its_parameters_are():

@@ -27,7 +27,7 @@ def test_weights_that_an_update_made_infinite_are_never_stored(tmp_path, name, v
     events = trainer.run()
     while not isinstance(next(events), Saved):
         pass
-    step, stored = trainer.optimizer.step, tree(tmp_path / "run")
+    step, stored = trainer.update.optimizer.step, tree(tmp_path / "run")
 
     def overflow():
         step()
@@ -35,7 +35,7 @@ def test_weights_that_an_update_made_infinite_are_never_stored(tmp_path, name, v
             with torch.no_grad():
                 dict(trainer.model.named_parameters())[name].view(-1)[-1] = value
 
-    trainer.optimizer.step = overflow
+    trainer.update.optimizer.step = overflow
     with pytest.raises(TextgenError, match=f"{name} is not finite at step 4 ") as caught:
         [event for event in events if isinstance(event, Tick)]
     assert "checkpoint-2 is whole" in caught.value.hint
@@ -48,8 +48,8 @@ def test_weights_that_an_update_made_infinite_are_never_stored(tmp_path, name, v
 def test_a_checkpoint_is_as_large_as_was_counted(tmp_path, options):
     trainer = trainer_of(tmp_path / "run", max_steps=2, **options)
     list(trainer.run())
-    kept = sum(t.numel() for t in named_optimizer_state(trainer.model, trainer.optimizer).values() if t.dim())
-    kept += sum(t.numel() for t in trainer.average.tensors.values()) if trainer.average else 0
+    kept = sum(t.numel() for t in named_optimizer_state(trainer.model, trainer.update.optimizer).values() if t.dim())
+    kept += sum(t.numel() for t in trainer.update.average.tensors.values()) if trainer.update.average else 0
     weights = sum(p.numel() for p in trainer.model.parameters())
     assert kept == copies_kept(trainer.options) * weights
 

@@ -566,7 +566,7 @@ def test_the_state_is_carried_within_an_epoch_and_dropped_between(tmp_path):
     trainer, carried = trainer_of(tmp_path / "run"), []
     forward = trainer.model.forward
     trainer.model.forward = lambda xs, state, *rest: (carried.append(state), forward(xs, state, *rest))[1]
-    ends = [trainer.carry for event in trainer.run() if isinstance(event, Tick)]
+    ends = [trainer.update.carry for event in trainer.run() if isinstance(event, Tick)]
     for step, state in enumerate(carried):
         assert all(not tensor.requires_grad for tensor in state)
         if step % 4 == 0:
@@ -634,7 +634,7 @@ def poison(trainer, name, value):
 
 def learned(trainer):
     """All bits that a step changes, but for the carried state."""
-    return pack(model_tensors(trainer.model)), pack(named_optimizer_state(trainer.model, trainer.optimizer))
+    return pack(model_tensors(trainer.model)), pack(named_optimizer_state(trainer.model, trainer.update.optimizer))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -644,14 +644,14 @@ def test_nonsense_stops_training_before_it_is_learned(tmp_path, where, value):
     events = trainer.run()
     while not (isinstance(event := next(events), Tick) and event.step == 5):
         pass
-    before, carry, stored = learned(trainer), trainer.carry, tree(tmp_path / "run")
+    before, carry, stored = learned(trainer), trainer.update.carry, tree(tmp_path / "run")
     if where == "the loss":
         trainer.task.loss = lambda outputs, targets: outputs.sum() + value  # finite gradients
     else:
         poison(trainer, where, value)
     with pytest.raises(TextgenError, match=f"{re.escape(where)} is not finite at step 6 ") as caught:
         list(events)
-    assert learned(trainer) == before and trainer.carry is carry and tree(tmp_path / "run") == stored
+    assert learned(trainer) == before and trainer.update.carry is carry and tree(tmp_path / "run") == stored
     assert "checkpoint-4 is whole" in caught.value.hint
 
 
@@ -667,13 +667,13 @@ def test_a_long_gradient_is_shortened_and_a_short_one_is_not(tmp_path):
     long, short = (trainer_of(tmp_path / name, max_grad_norm=most) for name, most in (("a", 1e-3), ("b", 1e6)))
     seen = []
     for trainer in (long, short):
-        step = trainer.optimizer.step
+        step = trainer.update.optimizer.step
 
         def watch(trainer=trainer, step=step):
             seen.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
             step()
 
-        trainer.optimizer.step = watch
+        trainer.update.optimizer.step = watch
         event = next(trainer.run())
         assert event.step == 1
     torch.testing.assert_close(seen[0].norm().item(), 1e-3, rtol=1e-2, atol=0)
@@ -718,7 +718,7 @@ def test_cells_may_ask_for_other_rates_and_no_decay(tmp_path):
     before, bias = frozen.detach().clone(), trainer.model.stack.layers[0].bias_ih.detach().clone()
     list(trainer.run())
     assert torch.equal(frozen, before) and not torch.equal(trainer.model.stack.layers[0].bias_ih, bias)
-    decays = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in trainer.update.optimizer.param_groups for p in group["params"]}
     assert decays[id(frozen)] == 0 and decays[id(trainer.model.encoder.weight)] == 0.1
     assert sorted(decays) == sorted(map(id, trainer.model.parameters()))
 

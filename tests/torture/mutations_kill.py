@@ -9,6 +9,7 @@ from torture.mutate import Mutation
 SEALED = "textgen/sealed.py"
 FILES, DISK, CHECKPOINT = "textgen/files.py", "textgen/disk.py", "textgen/training/checkpoint.py"
 TRAINER, SOUNDNESS, TRAIN = "textgen/training/trainer.py", "textgen/training/soundness.py", "textgen/training/train.py"
+UPDATE = "textgen/training/update.py"
 OPTIMIZATION, VERB = "textgen/training/optimization.py", "textgen/cli/train.py"
 KILLS, CALLS, POWER, REFUSALS, BITS = "R1 --share 0.05", "R2 --share 0.1", "R3", "R4 --share 0.3", "R5 --share 0.4"
 SIGNALS, NUMBERS, LIMITS, TWICE = "R6 --share 0.4", "R8 --share 0.3", "R9 --share 0.4", "R21 --share 0.3"
@@ -17,11 +18,11 @@ MUTATIONS = [
     Mutation("the carried state is not saved", CHECKPOINT,
              'carry = {f"carry/{k}": tensor for k, tensor in enumerate(checkpoint.carry)}', "carry = {}", KILLS),
     Mutation("the optimizer's state is not taken up again", TRAINER,
-             'load_optimizer_state(self.model, self.optimizer, checkpoint.optimizer, f"{folder}/{OPTIMIZER}")',
+             'load_optimizer_state(self.model, self.update.optimizer, checkpoint.optimizer, f"{folder}/{OPTIMIZER}")',
              "pass", KILLS),
     Mutation("the counters begin anew", TRAINER, "self.progress = Progress(**known)",
              'self.progress = Progress(step=known["step"])', KILLS),
-    Mutation("dropout depends on the process", TRAINER, "dropout = self.rates.window(options.seed, step,",
+    Mutation("dropout depends on the process", UPDATE, "dropout = self.rates.window(options.seed, step,",
              "dropout = self.rates.window(time.monotonic_ns(), step,", KILLS),
     Mutation("a checkpoint is filled in place", FILES,
              'temporary = target.with_name(f".{target.name}{_TEMPORARY}{secrets.token_hex(4)}")\n    with naming',
@@ -81,9 +82,9 @@ MUTATIONS = [
              '        return sorted(steps, key=lambda k: (self.folder / f"checkpoint-{k}").stat().st_mtime)', "R7"),
     Mutation("speed is divided by a clock that may stand still", TRAINER, "busy_steps / max(busy, 1e-9)",
              "busy_steps / busy", "R7"),
-    Mutation("nonsense is noticed after the update", TRAINER,
+    Mutation("nonsense is noticed after the update", UPDATE,
              "        if fault := soundness.not_finite(self.model, loss, norm):\n"
-             "            raise self._error(step + 1, fault)\n",
+             "            raise NotFiniteError(fault)\n",
              "", NUMBERS),
     Mutation("gradients are not looked at", SOUNDNESS,
              "    if math.isfinite(loss.item()) and math.isfinite(norm.item()):\n",
@@ -91,7 +92,7 @@ MUTATIONS = [
     Mutation("infinite weights are stored", SOUNDNESS,
              "    return next((name for name, p in model.named_parameters() if not p.isfinite().all()), \"\")",
              '    return ""', "tests/test_soundness.py"),
-    Mutation("the last finite loss is forgotten", TRAINER, "        self.finite_loss = loss.item()\n", "", NUMBERS),
+    Mutation("the last finite loss is forgotten", UPDATE, "        self.finite_loss = loss.item()\n", "", NUMBERS),
     Mutation("too little memory is told as it comes", SOUNDNESS,
              "        if not isinstance(error, MemoryError) and not any(", "        if not any(True for _ in [0]) or any(",
              LIMITS),

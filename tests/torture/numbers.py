@@ -164,7 +164,7 @@ def wrong_arithmetic(seed):
             def step(at, trainer=trainer, plain=plain, calls=calls, victim=victim):
                 result = plain(at)
                 if next(calls) == victim:
-                    tensors = trainer._learned() | dict(enumerate(trainer.carry))
+                    tensors = trainer.update.tensors() | dict(enumerate(trainer.update.carry))
                     one_bit(tensors[draw.choice(list(tensors))], draw)
                 return result
 

@@ -154,7 +154,7 @@ def show_plan(session: Session, again: str | None) -> None:
         "textgen": [
             made["textgen"],
             f"torch {made['torch']}",
-            session.trainer.device,
+            session.trainer.update.device,
             plural(made["threads"], "thread"),
         ],
         "corpus": session.data.described(),

@@ -175,7 +175,7 @@ def _timed(session: Session) -> Generator[Event, None, None]:
     """The events of a training, its clock kept with every checkpoint."""
     folder, step = session.run.folder, session.trainer.progress.step
     clock = Clock.read(folder)
-    memory = PeakMemory(str(session.trainer.device))
+    memory = PeakMemory(str(session.trainer.update.device))
     clock.evaluated = {at: seconds for at, seconds in clock.evaluated.items() if at <= step}
     before, earlier_peak, began = clock.seconds, clock.peak_bytes or 0, time.monotonic()
     with closing(_closable(session)) as events:

@@ -147,7 +147,7 @@ class Planner:
         assert options.batch_size and options.seq_length and options.max_steps
         seconds = session.forecast.step_seconds
         if seconds is None:
-            machine = ThisMachine(options, str(session.trainer.device))
+            machine = ThisMachine(session.data, str(session.trainer.update.device))
             seconds = machine.step_seconds(session.config, options, SPEED_SECONDS, dtype=options.dtype or "float32")
         held_out = len(self._store.model_tokens(VALIDATION))
         looked_at = held_out + EVALUATIONS * min(held_out, QUICK_LOOK)

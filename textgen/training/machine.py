@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import time
+from dataclasses import replace
 
-import numpy as np
 import torch
 
 from textgen.cell import GatedCell
@@ -14,17 +14,19 @@ from textgen.compiling import compiler
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
-from textgen.products import has_onednn, reduced_precision
+from textgen.products import has_onednn
 from textgen.settings import TrainOptions
-from textgen.tasks.sampled_softmax import SampledSoftmax
-from textgen.text.lanes import parts
-from textgen.training.optimization import make_optimizer
+from textgen.tasks.task import Data
 from textgen.training.soundness import enough_memory
+from textgen.training.update import Update
 from textgen.weights import make_model
 
 SUSTAINED = 1.06
 """How much slower a step is in the midst of a run than while it is measured (1.01 to 1.34 times in eight runs, the
 middle 1.08, on a virtual machine with neighbours)."""
+
+WARM_STEPS = 2
+"""Steps that are not counted: the first ones also allocate memory."""
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Numbers of `mallopt`'s settings, from malloc.h."""
@@ -60,10 +62,10 @@ def compilable(model: Model) -> list[GatedCell]:
 
 
 class ThisMachine:
-    """Measures training steps for the plan (`textgen.training.plan.Machine`)."""
+    """Measures training steps for the plan (`textgen.training.plan.Machine`), on the data that will be trained on."""
 
-    def __init__(self, options: TrainOptions, device: str) -> None:
-        self._options = options
+    def __init__(self, data: Data, device: str) -> None:
+        self._data = data
         self._device = device
 
     def parameters(self, config: ModelConfig) -> int:
@@ -80,39 +82,16 @@ class ThisMachine:
     def step_seconds(
         self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool = False, dtype: str = "float32"
     ) -> float:
-        assert options.batch_size and options.seq_length
-        model = make_model(config).to(self._device)
+        model = make_model(config)
         for cell in compilable(model):
             cell.compiled = compiled
-        optimizer = make_optimizer(model, self._options)
-        shape = (options.seq_length, options.batch_size)
-        inputs = _inputs(config, shape, self._device)
-        wanted = torch.randint(config.output_size, shape, device=self._device)
-        sampled = options.sampled_softmax and SampledSoftmax(
-            np.ones(config.vocab_size), options.sampled_softmax, options.seed
-        )
-        carry = model.initial_state(options.batch_size)
+        task = self._data.task(options)
+        update = Update(task, model, replace(options, dtype=dtype), self._device)
         times: list[float] = []
-        while len(times) < 5 or sum(times) < seconds:
+        while len(times) < WARM_STEPS + 3 or sum(times) < seconds:
             began = time.perf_counter()
-            candidates, targets = sampled.draw(len(times), wanted) if sampled else (None, wanted)
-            for first, last in parts(options.batch_size, options.gradient_accumulation_steps):
-                lanes = slice(first, last)
-                with enough_memory(model, options), reduced_precision(self._device, dtype):
-                    logits, _ = model(inputs[:, lanes], tuple(each[lanes] for each in carry), None, candidates)
-                    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, lanes].flatten())
-                loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            loss.item()
-            optimizer.step()
-            optimizer.zero_grad()
+            with enough_memory(model, options):
+                update.take(len(times), learning_rate=0.0)
             times.append(time.perf_counter() - began)
-        settled = times[2:]
+        settled = times[WARM_STEPS:]
         return SUSTAINED * sum(settled) / len(settled)
-
-
-def _inputs(config: ModelConfig, shape: tuple[int, int], device: str) -> torch.Tensor:
-    """Anything that a model of this configuration reads, (T, B) symbols or (T, B, features) numbers."""
-    if config.features:
-        return torch.randn(*shape, config.features, device=device)
-    return torch.randint(config.vocab_size, shape, device=device)

@@ -104,7 +104,7 @@ def plan(
     if options.epochs is not None:
         steps = max(1, round(options.epochs * learned.amount / per_step))
     if timed:
-        probed, seconds, fault = with_fastest_step(_as_read(options, per_step), config, machine, deadline)
+        probed, seconds, fault = with_fastest_step(options, config, machine, deadline)
         options = replace(options, compile=probed.compile, dtype=probed.dtype)
         evaluated = learned.held_out + EVALUATIONS * min(learned.held_out, QUICK_LOOK)
         evaluating = evaluated / per_step * EVALUATION_COST
@@ -115,16 +115,10 @@ def plan(
     assert steps is not None
     if options.compile is None:
         tried = 6 * parameters * steps * per_step >= COMPILE_WORK and machine.can_compile(config)
-        fault = compiler_fault(_as_read(options, per_step), config, machine) if tried else None
+        fault = compiler_fault(options, config, machine) if tried else None
         options = replace(options, compile=tried and fault is None)
         forecast = replace(forecast, compiler_fault=fault)
     return _with_schedule(options, config, steps, steps * per_step / max(1, learned.amount)), config, forecast
-
-
-def _as_read(options: TrainOptions, per_step: float) -> TrainOptions:
-    """The options with windows as long as they are on the average, for measuring."""
-    assert options.batch_size
-    return replace(options, seq_length=max(1, round(per_step / options.batch_size)))
 
 
 def _with_size(options: TrainOptions) -> TrainOptions:
@@ -143,7 +137,7 @@ def _hidden_size(options: TrainOptions, learned: Learned, machine: Machine, dead
 
     per_step = learned.symbols_per_step(options)
     rough = learned.config(options, ROUGH_SIZE)
-    seconds = rough_seconds(_as_read(options, per_step), rough, machine, ROUGH_SECONDS)
+    seconds = rough_seconds(options, rough, machine, ROUGH_SECONDS)
     speed = parameters(ROUGH_SIZE) * per_step / seconds  # parameters x symbols a second
     characters = learned.characters
     best = math.sqrt(speed * max(1.0, deadline - time.monotonic()) * characters / CHARACTERS_PER_PARAMETER)

@@ -22,7 +22,7 @@ from textgen.options import flag, from_mapping
 from textgen.settings import DEFAULT_MINUTES, TrainOptions
 from textgen.tasks import LANGUAGE, data_class, with_task
 from textgen.tasks.language import LanguageData
-from textgen.tasks.task import Data, Task
+from textgen.tasks.task import Data
 from textgen.text.bulk import usable_cores
 from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
@@ -114,22 +114,31 @@ def start(
     root = Path(options.output_dir).parent if options.output_dir else RUNS
     refuse_occupied(options)
     data = data_class(options.task or LANGUAGE).prepare(list(paths), options, root / CACHE, progress)
-    machine = ThisMachine(options, device)
+    machine = ThisMachine(data, device)
     deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
     options, config, forecast = plan(replace(options, threads=threads), data, machine, deadline)
     owner = plugins.owner(options.cell)
     config = replace(config, cell_distribution=owner.distribution, cell_version=owner.version)
     task = data.task(options)
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
-    trainer, match = make_trainer(Run(folder), task, data.tokenizer, config, options, device)
-    refuse_small_disk(folder, trainer.model, options, kept=0)
+    model, match = initial_model(config, data.tokenizer, options)
+    refuse_small_disk(folder, model, options, kept=0)
     stored = data.tokenizer is not None and not dry_run
-    step, warnings = stored_step(trainer.model, config.cell) if stored else ({}, [])
+    step, warnings = stored_step(model, config.cell) if stored else ({}, [])
     run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, data, step)
-    trainer.run_folder = run
-    warnings = [*warnings, *_compiler_missed(trainer.model, options.cell, forecast), *task.warnings()]
+    warnings = [*warnings, *_compiler_missed(model, options.cell, forecast), *task.warnings()]
     notes = [f"{options.init_from}: {match}"] if match else []
-    return Session(trainer, run, data, config, options, forecast, made_with(options), warnings, notes)
+    return Session(
+        Trainer(run, task, model, options, device),
+        run,
+        data,
+        config,
+        options,
+        forecast,
+        made_with(options),
+        warnings,
+        notes,
+    )
 
 
 def _compiler_missed(model: Model, cell: str, forecast: Forecast) -> list[str]:
@@ -151,16 +160,16 @@ def _with_cell_options(options: TrainOptions) -> TrainOptions:
     return replace(options, cell_options=cell_options.parse(cell, options.cell, options.cell_options))
 
 
-def make_trainer(
-    run: Run, task: Task, tokenizer: Tokenizer | None, config: ModelConfig, options: TrainOptions, device: str
-) -> tuple[Trainer, Match | None]:
-    """A trainer at step 0, its weights drawn from the seed or taken from the model that the options start from."""
+def initial_model(
+    config: ModelConfig, tokenizer: Tokenizer | None, options: TrainOptions
+) -> tuple[Model, Match | None]:
+    """The model at step 0, its weights drawn from the seed or taken from the model that the options start from."""
     torch.manual_seed(keyed_seed(options.seed, "weights"))
     model = make_model(config)
     for cell in compilable(model):
         cell.compiled = bool(options.compile)
     match = adopt(model, config, tokenizer, options.init_from) if options.init_from and tokenizer else None
-    return Trainer(run, task, model, options, device), match
+    return model, match
 
 
 def resume(folder: Path, given: Mapping[str, Any], progress: Progress = no_progress) -> Session:
@@ -182,8 +191,9 @@ def resume(folder: Path, given: Mapping[str, Any], progress: Progress = no_progr
     checkpoint, wrong = run.latest()
     begun_from = None if checkpoint else options.init_from  # whose weights a checkpoint has no need of
     options_then = replace(options, init_from=begun_from)
-    trainer, _ = make_trainer(run, data.task(options), data.tokenizer, config, options_then, device)
-    refuse_small_disk(folder, trainer.model, options, kept=len(run.checkpoints()))
+    model, _ = initial_model(config, data.tokenizer, options_then)
+    trainer = Trainer(run, data.task(options), model, options_then, device)
+    refuse_small_disk(folder, model, options, kept=len(run.checkpoints()))
     instead = "An older checkpoint is used." if checkpoint else "The run starts again from step 0."
     warnings = [f"{error} {instead}" for error in wrong]
     if checkpoint is not None:

@@ -13,30 +13,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 
-import torch
 from torch import Tensor
 
-from textgen.dropout import DropoutRates, seed_noise
 from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.model_folder import WEIGHTS
-from textgen.products import reduced_precision
-from textgen.recurrence import State
 from textgen.scoring.figures import Figures
 from textgen.settings import TrainOptions
 from textgen.tasks.task import Task
-from textgen.text.lanes import parts
 from textgen.training import soundness
 from textgen.training.checkpoint import OPTIMIZER, Checkpoint, Run
 from textgen.training.events import Ended, Evaluated, Event, Logged, Progress, Saved, Tick
 from textgen.training.optimization import (
-    WeightAverage,
     load_optimizer_state,
-    make_optimizer,
     named_optimizer_state,
     schedule,
 )
 from textgen.training.repetition import repeated
+from textgen.training.update import NotFiniteError, Update
 from textgen.weights import load_tensors, model_tensors
 
 
@@ -47,24 +41,19 @@ class Trainer:
         self.run_folder = run
         self.task = task
         self.options = options
-        self.device = torch.device(device)
-        self.model = model.to(self.device)
-        self.optimizer = make_optimizer(self.model, options)
-        self.rates = DropoutRates(options.dropout or 0.0, options.embedding_dropout, options.weight_drop)
-        self.average = WeightAverage(self.model, options.average_weights) if options.average_weights else None
+        self.update = Update(task, model, options, device)
+        self.model = self.update.model
         self.progress = Progress()
-        self.carry: State = ()
-        self.finite_loss: float | None = None
         self.stop = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go back to the moment of a checkpoint."""
         folder = f"checkpoint-{checkpoint.step}"
         load_tensors(self.model, checkpoint.weights, f"{folder}/{WEIGHTS}")
-        load_optimizer_state(self.model, self.optimizer, checkpoint.optimizer, f"{folder}/{OPTIMIZER}")
-        if self.average:
-            self.average.load(checkpoint.average, f"{folder}/{OPTIMIZER}")
-        self.carry = tuple(tensor.to(self.device) for tensor in checkpoint.carry)
+        load_optimizer_state(self.model, self.update.optimizer, checkpoint.optimizer, f"{folder}/{OPTIMIZER}")
+        if self.update.average:
+            self.update.average.load(checkpoint.average, f"{folder}/{OPTIMIZER}")
+        self.update.carry = tuple(tensor.to(self.update.device) for tensor in checkpoint.carry)
         known = {name: checkpoint.state.get(name, default) for name, default in asdict(Progress()).items()}
         self.progress = Progress(**known)
 
@@ -110,64 +99,24 @@ class Trainer:
 
     def _checked_step(self, step: int) -> tuple[float, float]:
         """A step; every `verify_steps` of them is made twice, and must leave the same bits both times."""
-        every, carry, results = self.options.verify_steps, self.carry, []
+        every, carry, results = self.options.verify_steps, self.update.carry, []
         if not every or (step + 1) % every:
             return self._step(step)
 
         def take() -> dict[str, Tensor]:
-            self.carry = carry
+            self.update.carry = carry
             results.append(self._step(step))
-            return self._learned() | {f"carry/{k}": tensor for k, tensor in enumerate(self.carry)}
+            return self.update.tensors() | {f"carry/{k}": tensor for k, tensor in enumerate(self.update.carry)}
 
-        repeated(step + 1, take, self._learned())
+        repeated(step + 1, take, self.update.tensors())
         return results[-1]
 
-    def _learned(self) -> dict[str, Tensor]:
-        """Every tensor that a step changes in its place."""
-        average = {f"average/{name}": tensor for name, tensor in self.average.tensors.items()} if self.average else {}
-        return model_tensors(self.model) | named_optimizer_state(self.model, self.optimizer) | average
-
     def _step(self, step: int) -> tuple[float, float]:
-        """One window: forward, backward, update. Returns the loss and the length of the gradient."""
-        seed_noise(self.device, self.options.seed, step)
-        inputs, targets = (tensor.to(self.device) for tensor in self.task.window(step))
-        self.carry = self.task.carried(step, self.model.initial_state(inputs.shape[1]), self.carry)
-        rate = self._learning_rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate"]
-        loss, carry = self._backward(step, inputs, targets)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if fault := soundness.not_finite(self.model, loss, norm):
-            raise self._error(step + 1, fault)
-        self.finite_loss = loss.item()
-        torch.nn.utils.clip_grads_with_norm_(parameters, self.options.max_grad_norm, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.carry = carry
-        if self.average:
-            self.average.update(self.model, step + 1)
-        return loss.item(), norm.item()
-
-    def _backward(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
-        """The mean loss of a window, its gradients left on the parameters, and the state after it.
-
-        With gradient accumulation the lanes are computed in parts, one after another; their gradients add up to
-        those of the whole batch.
-        """
-        batch, options = inputs.shape[1], self.options
-        candidates, targets = self.task.candidates(step, targets)
-        losses, carries = [], []
-        for start, end in parts(batch, options.gradient_accumulation_steps):
-            lanes = slice(start, end)
-            dropout = self.rates.window(options.seed, step, (batch, lanes))
-            with reduced_precision(self.device.type, options.dtype or "float32"):
-                outputs, carry = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.carry), dropout, candidates)
-                loss = self.task.loss(outputs, targets[:, lanes]) * self.task.share(targets, lanes)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            carries.append([t.detach().to(before.dtype) for t, before in zip(carry, self.carry, strict=True)])
-        return torch.stack(losses).sum(), tuple(torch.cat(parts) for parts in zip(*carries, strict=True))
+        """One update. Returns the loss and the norm of the gradient."""
+        try:
+            return self.update.take(step, self._learning_rate(step))
+        except NotFiniteError as fault:
+            raise self._error(step + 1, str(fault)) from None
 
     def _learning_rate(self, step: int) -> float:
         return schedule(self.options, step, self.progress.reductions)
@@ -175,14 +124,14 @@ class Trainer:
     @contextmanager
     def _published_weights(self) -> Iterator[None]:
         """The model as it is evaluated and published: with averaged weights, where weights are averaged."""
-        with self.average.applied(self.model) if self.average else nullcontext():
+        with self.update.average.applied(self.model) if self.update.average else nullcontext():
             yield
 
     def _error(self, step: int, fault: str) -> TextgenError:
         """What is said when a step is not to be taken, or its outcome not to be kept."""
         good, _ = self.run_folder.latest()
         rate = self._learning_rate(step - 1)
-        return soundness.stopped(fault, step, rate, self.finite_loss, good.step if good else None)
+        return soundness.stopped(fault, step, rate, self.update.finite_loss, good.step if good else None)
 
     def _refuse_unsound_weights(self) -> None:
         """Raise TextgenError before weights that are not finite are stored."""
@@ -238,10 +187,10 @@ class Trainer:
         checkpoint = Checkpoint(
             step,
             model_tensors(self.model),
-            named_optimizer_state(self.model, self.optimizer),
-            self.carry,
+            named_optimizer_state(self.model, self.update.optimizer),
+            self.update.carry,
             {"global_step": step, "epoch": step / self.task.steps_per_epoch, **asdict(self.progress)},
-            self.average.tensors if self.average else {},
+            self.update.average.tensors if self.update.average else {},
         )
         self.run_folder.save(checkpoint, self.options.save_total_limit)
         if self.progress.best_step is None:
