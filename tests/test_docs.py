@@ -13,7 +13,7 @@ from textgen.cli import VERBS, group
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / "README.md", ROOT / "corpora" / "README.md"),
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "corpora" / "README.md"),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "plugins").glob("*/README.md")),
 ]
@@ -55,14 +55,12 @@ def test_readme_names_every_verb():
     assert [verb for verb in VERBS if f"textgen {verb}" not in text] == []
 
 
-def test_readme_shows_the_tree_as_it_is():
-    text = (ROOT / "README.md").read_text()
-    tree = text[text.index("## The house") :]
-    shown = set(re.findall(r"\w+\.py|(?<=^ {2})\w+/", tree, flags=re.M))
-    packages = [p for p in (ROOT / "textgen").iterdir() if p.is_dir() and not p.name.startswith(("_", "."))]
-    rooms = [ROOT / "textgen", *(p for p in packages if p.name != "cli")]
-    real = {p.name for room in rooms for p in room.glob("*.py") if not p.name.startswith("_")}
-    assert shown == real | {f"{p.name}/" for p in packages}
+def test_the_map_of_the_code_names_every_package():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`(\w+)(?:\.py|/)`", text[text.index("## A map") : text.index("## The path")]))
+    top = [path for path in (ROOT / "textgen").iterdir() if path.stem[:1] not in "_."]
+    assert named <= {path.stem for path in top}
+    assert {path.stem for path in top if path.is_dir()} <= named
 
 
 @pytest.mark.parametrize("name", ["cell", "convert", "plugins"])

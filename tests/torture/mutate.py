@@ -21,7 +21,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-COPIED = ("textgen", "tests", "plugins", "corpora", "docs", "pyproject.toml", "README.md", "Makefile", "CHANGELOG.md")
+COPIED = (
+    "textgen",
+    "tests",
+    "plugins",
+    "corpora",
+    "docs",
+    "pyproject.toml",
+    "README.md",
+    "CONTRIBUTING.md",
+    "Makefile",
+    "CHANGELOG.md",
+)
 SECONDS = 300
 
 
