@@ -75,7 +75,8 @@ def weights(folder):
 
 LEAN = [
     [], ["--help"], ["-h"], ["--version"], ["cells"], ["cells", "list", "--json"], ["env"], ["env", "--json"],
-    *([verb, "--help"] for verb in VERBS), *(["completion", shell] for shell in ("bash", "zsh", "fish")),
+    ["train", "--help-all"], *([verb, "--help"] for verb in VERBS),
+    *(["completion", shell] for shell in ("bash", "zsh", "fish")),
 ]  # fmt: skip
 DRIVER = """
 import io, json, os, sys
@@ -92,7 +93,7 @@ print(json.dumps([main([]), sorted({"torch", "numpy", "datasets"} & sys.modules.
 
 # --- mistakes: what is typed, the exit code, the sentence, the hint (as patterns that match from the beginning) ---
 
-HELP = r"textgen.* --help lists what there is\.$"
+HELP = r"textgen.* --help(-all)? lists what there is\.$"
 CHEAP = [
     ("trian story.txt", 2, r"No such command 'trian'\. Did you mean 'train'\?$", HELP),
     ("xyzzy", 2, r"No such command 'xyzzy'\.$", HELP),

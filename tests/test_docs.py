@@ -45,7 +45,11 @@ def test_commands_and_options_exist(line):
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         command = command.get_command(click.Context(command), words.pop(0))
         assert command is not None, line
-    known = {spelling for p in command.params for spelling in (*p.opts, *p.secondary_opts)} | {"-h", "--help"}
+    known = {spelling for p in command.params for spelling in (*p.opts, *p.secondary_opts)} | {
+        "-h",
+        "--help",
+        "--help-all",
+    }
     used = {word.split("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
     assert used <= known, f"{line}: {used - known}"
 

@@ -141,7 +141,7 @@ def complain(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         message, code = _sentence(error.format_message()), error.exit_code
         context = getattr(error, "ctx", None)
-        hint = f"{context.command_path} --help lists what there is." if context else None
+        hint = f"{context.command_path} {_help_flag(context)} lists what there is." if context else None
     elif isinstance(error, TextgenError):
         message, hint, code = str(error), error.hint, error.exit_code
     elif isinstance(error, OSError):
@@ -157,6 +157,12 @@ def complain(error: Exception) -> int:
     if hint:
         say(f"Hint: {hint}")
     return code
+
+
+def _help_flag(context: click.Context) -> str:
+    """The option of a command that shows all of its options."""
+    spellings = {spelling for parameter in context.command.get_params(context) for spelling in parameter.opts}
+    return "--help-all" if "--help-all" in spellings else "--help"
 
 
 def _sentence(message: str) -> str:

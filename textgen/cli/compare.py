@@ -12,7 +12,8 @@ import click
 
 from textgen import plugins
 from textgen.cli.contest_display import display, show_plan
-from textgen.cli.params import given, options_of, sectioned
+from textgen.cli.help import layered
+from textgen.cli.params import given, options_of
 from textgen.cli.screen import Output, ReadingProgress, say, warn
 from textgen.contest.settings import DECIDED, ContestOptions, Request, request
 from textgen.errors import UsageError
@@ -25,9 +26,15 @@ if TYPE_CHECKING:
     from textgen.contest.contest import Contest
 
 
+COMMON = (
+    *("cells", "budget", "seeds", "learning_rates", "output_dir", "dry_run", "as_json", "quiet", "tokenizer"),
+    *("text_column", "num_layers", "dropout", "validation_split"),
+)
+
+
 @click.command(
     "compare",
-    cls=sectioned(ContestOptions, TrainOptions),
+    cls=layered(COMMON, ContestOptions, TrainOptions),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("corpus", nargs=-1)

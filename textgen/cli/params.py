@@ -74,31 +74,6 @@ def options_of(settings: type, leave_out: tuple[str, ...] = ()) -> Callable[[Com
     return decorate
 
 
-def sectioned(*settings: type) -> type[click.Command]:
-    """A command class whose help shows the options of settings classes under their headings."""
-    headings: dict[str, str] = {}
-    heading = "Options"
-    for declared_field, declaration in (each for one in settings for each in declared(one)):
-        heading = declaration.section or heading
-        headings.setdefault(declared_field.name, heading)
-
-    class Sectioned(click.Command):
-        def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-            rows: dict[str, list[tuple[str, str]]] = {
-                name: [] for name in [*dict.fromkeys(headings.values()), "Options"]
-            }
-            for parameter in self.get_params(ctx):
-                record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
-                if record is not None:
-                    rows[headings.get(parameter.name or "", "Options")].append(record)
-            for name, records in rows.items():
-                if records:
-                    with formatter.section(name):
-                        formatter.write_dl(records)
-
-    return Sectioned
-
-
 def _click_option(settings: type, declared_field: Field[Any], declaration: Declaration) -> Callable[[Command], Command]:
     kind, _ = value_type(settings, declared_field.name)
     name = flag(declared_field.name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from textgen.cli.help import layered
 from textgen.cli.params import backend_option, given, options_of, whole_number
 from textgen.cli.screen import warn
 from textgen.cli.writer import Form, Writer
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
     from textgen.writing.session import Session
 
 
-@click.command("sample", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+COMMON = (
+    *("model", "prompt", "prompt_file", "max_new_tokens", "temperature", "top_p", "min_p", "num_samples", "seed"),
+    *("stop", "echo", "interactive", "as_json", "save_state", "load_state"),
+)
+
+
+@click.command(
+    "sample",
+    cls=layered(COMMON, SampleOptions),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
 @click.option(
     "-p",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen import plugins
-from textgen.cli.params import cell_options_of, given, is_typed, options_of, sectioned
+from textgen.cli.help import layered
+from textgen.cli.params import cell_options_of, given, is_typed, options_of
 from textgen.cli.screen import ReadingProgress, say, warn
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag, from_mapping
@@ -41,12 +42,16 @@ PLANNED = (
     "dtype",
     "seed",
 )
+COMMON = (
+    *("minutes", "cell", "task", "output_dir", "resume_from", "init_from", "tokenizer", "text_column"),
+    *("hidden_size", "num_layers", "dropout", "epochs", "learning_rate", "validation_split", "seed"),
+)
 NOT_REPEATED = ("minutes", "epochs", "output_dir", "overwrite_output_dir")
 
 
 @click.command(
     "train",
-    cls=sectioned(TrainOptions),
+    cls=layered(COMMON, TrainOptions),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("corpus", nargs=-1)
