@@ -16,7 +16,7 @@ import numpy as np
 from textgen import sealed
 from textgen.config import BACKENDS, ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.model_folder import GENERATION, STEP, read_config, require_weights
+from textgen.model_folder import GENERATION, STEP, read_config, require_model, require_weights
 from textgen.stepper import Stepper
 from textgen.tasks import WRITING
 from textgen.text.levels import SIZED
@@ -148,10 +148,7 @@ def opened(path: Path, backend: str) -> tuple[dict[str, Any], ModelConfig]:
     does not exist."""
     if backend not in BACKENDS:
         raise UsageError(f"backend must be {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}, not {backend!r}.")
-    if not path.is_dir():
-        raise TextgenError(f"there is no model folder {str(path)!r}.", hint="train one: textgen train FILE")
-    if not (path / sealed.MANIFEST).exists():
-        raise TextgenError(f"{str(path)!r} is not a model folder (it has no {sealed.MANIFEST}).")
+    require_model(path)
     manifest = sealed.read_manifest(path)
     return manifest, read_config(path, manifest)
 

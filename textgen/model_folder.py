@@ -8,12 +8,13 @@ from typing import Any
 
 from textgen import sealed
 from textgen.config import ModelConfig
-from textgen.errors import TextgenError
+from textgen.errors import TextgenError, did_you_mean
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 GENERATION = "generation_config.json"
 STEP = "step.json"
+_TRAIN = "train one: textgen train FILE"
 LARGEST_HEADER = 4 << 20
 """Bytes that a file of weights may have besides its numbers."""
 
@@ -31,9 +32,23 @@ def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> Mode
         raise TextgenError(f"{path}: {error}", hint=error.hint) from None
 
 
+def require_model(folder: Path) -> None:
+    """Raise TextgenError unless a folder is there and holds a model."""
+    if not folder.is_dir():
+        siblings = [each.name for each in sorted(folder.parent.glob("*")) if (each / CONFIG).is_file()]
+        what = f"{str(folder)!r} is a file, not a model folder." if folder.exists() else None
+        near = did_you_mean(folder.name, siblings)
+        raise TextgenError(what or f"there is no model folder {str(folder)!r}.{near}", hint=_TRAIN)
+    if not (folder / sealed.MANIFEST).exists():
+        raise TextgenError(f"{str(folder)!r} is not a model folder (it has no {sealed.MANIFEST}).", hint=_TRAIN)
+    if CONFIG not in sealed.read_manifest(folder)["files"]:
+        raise TextgenError(f"{str(folder)!r} is not a model folder (it holds no {CONFIG}).", hint=_TRAIN)
+
+
 def task_of(folder: Path) -> str:
-    """The task of the model in a folder, "lm" where there is none (which whoever opens it finds out)."""
-    return read_config(folder).task if (folder / CONFIG).is_file() and (folder / sealed.MANIFEST).is_file() else "lm"
+    """The task of the model in a folder. Raises TextgenError for a folder without a model."""
+    require_model(folder)
+    return read_config(folder).task
 
 
 def require_weights(folder: Path, manifest: Mapping[str, Any]) -> None:

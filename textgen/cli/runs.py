@@ -12,6 +12,7 @@ from textgen import integrity, sealed
 from textgen.cli.screen import Output
 from textgen.errors import TextgenError
 from textgen.integrity import ARGUMENTS, METRICS, log_lines
+from textgen.model_folder import CONFIG
 from textgen.wording import count, figure, plural, table
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -95,6 +96,10 @@ def show(run: str, as_json: bool) -> None:
     from textgen.cli.train import find_run
 
     folder = find_run(run)
+    if not (folder / ARGUMENTS).exists():
+        raise TextgenError(
+            f"{str(folder)!r} is not a run (it has no {ARGUMENTS}).", hint="textgen runs lists those there are."
+        )
     arguments = sealed.read_json(folder / ARGUMENTS)
     content = {
         **summary(folder),
@@ -138,6 +143,10 @@ def verify(runs: tuple[str, ...], as_json: bool) -> None:
     folders = [find_run(name) for name in runs] or _committed(Path("runs"))
     seen: dict[Path, integrity.Examined] = {}
     for folder in folders:
+        if not any((folder / name).exists() for name in (ARGUMENTS, sealed.MANIFEST, CONFIG)):
+            raise TextgenError(
+                f"{str(folder)!r} is neither a run, nor a model folder, nor tokens (it has no {sealed.MANIFEST})."
+            )
         for examined in integrity.examine_run(folder):
             if examined.folder not in seen:
                 seen[examined.folder] = examined

@@ -9,7 +9,7 @@ import numpy as np
 
 from textgen import files, sealed
 from textgen.errors import TextgenError
-from textgen.model_folder import STEP, WEIGHTS, read_config, require_weights
+from textgen.model_folder import STEP, WEIGHTS, read_config, require_model, require_weights
 from textgen.runtime.folder import read_step
 from textgen.runtime.int8 import SCALE, Int8Rows, suits
 from textgen.runtime.ops import Array
@@ -24,6 +24,7 @@ def quantize(folder: Path, output: Path) -> tuple[int, int]:
     Raises TextgenError for a folder that holds no step, is in eight bits already, or is damaged, and where `output`
     exists.
     """
+    require_model(folder)
     manifest = sealed.read_manifest(folder)
     require_weights(folder, manifest)
     if STEP not in manifest["files"]:

@@ -14,7 +14,7 @@ from textgen import cell_options, plugins, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
-from textgen.model_folder import read_config
+from textgen.model_folder import read_config, require_model
 from textgen.options import flag
 from textgen.settings import TrainOptions
 from textgen.text.levels import SIZED
@@ -107,6 +107,7 @@ def _folder(name: str) -> Path:
     folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None)
     if folder is None:
         raise TextgenError(f"there is no model folder {name!r} to start from.")
+    require_model(folder)
     return folder
 
 
