@@ -361,7 +361,7 @@ def test_what_does_not_exist_is_refused_with_the_nearest_name(tree):
 def test_a_folder_without_text_says_what_it_looked_for(tree):
     Path("empty").mkdir()
     assert refusal(lambda: names("empty"))[0] == (
-        "no .txt, .md, .text, .rst, .csv, .tsv, .jsonl, .ndjson or .parquet file in 'empty'."
+        "no .txt, .md, .text, .rst, .csv, .tsv, .json, .jsonl, .ndjson or .parquet file in 'empty'."
     )
 
 

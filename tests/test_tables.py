@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pyarrow import Table, compress, parquet
 
 from textgen.errors import TextgenError, UsageError
-from textgen.text import sources, tables
+from textgen.text import header, sources
 from textgen.text.sources import SourceOptions, find_sources, read
 from textgen.text.tokenizer import train_tokenizer
 
@@ -165,7 +165,7 @@ def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path):
     [
         ("a.jsonl", '{"text": "a"}\n{"text": "b"', "line 2 of 'a.jsonl' is not JSON (Expecting ',' delimiter at char"),
         ("a.jsonl", '{"text": NaN}', "line 1 of 'a.jsonl' is not JSON (NaN is no number)."),
-        ("a.jsonl", '{"text": "a", "text": "b"}', "line 1 of 'a.jsonl' is not JSON (a key stands twice)."),
+        ("a.jsonl", '{"text": "a", "text": "b"}', "line 1 of 'a.jsonl' has two columns named 'text'."),
         ("a.jsonl", '\n["a"]', 'line 2 of \'a.jsonl\' is not a row, which looks like {"text": "..."}.'),
         ("a.jsonl", '{"text": 7}', "line 1 of 'a.jsonl': column 'text' holds a number, not text."),
         ("a.jsonl", '{"text": ["a"]}', "line 1 of 'a.jsonl': column 'text' holds a list, not text."),
@@ -199,7 +199,7 @@ def test_a_separator_divides_within_a_cell_too(tmp_path):
 
 
 def test_endless_lines_and_open_quotes_do_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "CELL_BYTES", 1 << 16)
+    monkeypatch.setattr(header, "CELL_BYTES", 1 << 16)
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(["x" * (1 << 17)]))
     assert "is longer than" in refusal(tmp_path / "a.jsonl")
     (tmp_path / "a.csv").write_bytes(as_csv(["x" * (1 << 18)]))

@@ -32,6 +32,14 @@ class CompilerError(TextgenError):
     """There is no C++ compiler, or it does not work; without one a run is slower, and otherwise the same."""
 
 
+class TextgenWarning(UserWarning):
+    """Something about the data that whoever gave it should know; the command line shows it as a warning."""
+
+
+class TextgenNote(TextgenWarning):
+    """Something that was detected and decided; the command line shows it as a note."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean 'x'?' for the nearest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)

@@ -15,7 +15,7 @@ import click
 from click.exceptions import NoSuchCommand
 
 from textgen import __version__
-from textgen.cli.screen import ClosedOutput, say
+from textgen.cli.screen import ClosedOutput, notices, say
 from textgen.errors import TextgenError
 from textgen.stopping import INTERRUPTED, TERMINATED, Terminated, handling, leave
 
@@ -81,6 +81,7 @@ def group(ctx: click.Context, config: str | None, traceback: bool) -> None:
         click.echo(ctx.get_help())
         return
     _refuse_no_place()
+    ctx.with_resource(notices())
     from textgen.cli.config import defaults_from
 
     ctx.default_map = defaults_from(config, group, ctx)

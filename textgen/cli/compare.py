@@ -14,7 +14,7 @@ from textgen import plugins
 from textgen.cli.contest_display import display, show_plan
 from textgen.cli.help import layered
 from textgen.cli.params import given, options_of
-from textgen.cli.screen import Output, ReadingProgress, say, warn
+from textgen.cli.screen import Output, ReadingProgress, hush_notes, say, warn
 from textgen.contest.settings import DECIDED, ContestOptions, Request, request
 from textgen.errors import UsageError
 from textgen.options import from_mapping
@@ -52,6 +52,8 @@ def command(corpus: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, 
     """
     if not corpus:
         raise UsageError("no corpus given.", hint="textgen compare FILE --cells lstm,gru")
+    if quiet:
+        hush_notes()
     contest = from_mapping(ContestOptions, given(ContestOptions, values))
     trained = {name: value for name, value in values.items() if name not in DECIDED}
     asked = request(contest, from_mapping(TrainOptions, given(TrainOptions, trained)))

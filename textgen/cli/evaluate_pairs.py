@@ -58,7 +58,8 @@ def _read(asked: EvaluationRequest) -> list[Pair]:
     if not isinstance(prompt, str) or not isinstance(completion, str):
         raise sealed.DamagedError(f"{asked.folder / ARGUMENTS} is damaged: it names no columns.")
     sources = sources_of(asked.corpus, asked.reading)
-    return list(read_pairs(sources, (prompt, completion), SourceOptions(encoding=asked.reading.encoding)))
+    reading = SourceOptions(asked.reading.encoding, delimiter=asked.reading.delimiter)
+    return list(read_pairs(sources, (prompt, completion), reading))
 
 
 def _held_out(folder: Path) -> list[Pair]:

@@ -19,7 +19,7 @@ OTHER_TASKS = {"classify": "textgen.cli.predict_labels", "forecast": "textgen.cl
 """The tasks whose models predict, and the module whose `predict` takes a `PredictionRequest`."""
 
 OWN = {
-    **{f.name: ("classify",) for f in fields(ReadingOptions) if f.name != "encoding"},
+    **{f.name: ("classify",) for f in fields(ReadingOptions) if f.name in ("text_column", "document_separator")},
     **{f.name: ("forecast",) for f in fields(ForecastOptions)},
     "whole_files": ("classify",),
     "output": ("forecast",),

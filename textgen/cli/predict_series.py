@@ -34,7 +34,14 @@ def predict(asked: PredictionRequest) -> int:
     use_threads(asked.threads or usable_cores())
     options = asked.forecasting
     found = forecaster.predict(
-        asked.inputs, options.horizon, options.level, options.paths, options.seed, asked.reading.encoding
+        asked.inputs,
+        options.horizon,
+        options.level,
+        options.paths,
+        options.seed,
+        asked.reading.encoding,
+        asked.reading.delimiter,
+        options.decimal,
     )
     text = _json(found) if asked.as_json else _csv(found)
     if asked.output is not None:

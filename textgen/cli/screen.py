@@ -6,12 +6,14 @@ import io
 import select
 import sys
 import unicodedata
-from contextlib import suppress
-from typing import BinaryIO
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
 
 import click
 
-from textgen.errors import TextgenError
+from textgen.errors import TextgenError, TextgenNote, TextgenWarning
 
 _HARMLESS = "\n\t\u200c\u200d"
 _PIECE = 4096  # less than the buffer below, which then holds back what cannot be given away yet
@@ -27,6 +29,32 @@ def say(text: str = "") -> None:
 def warn(text: str) -> None:
     """A warning on standard error."""
     say(f"Warning: {text}")
+
+
+@contextmanager
+def notices() -> Iterator[None]:
+    """Show what the library warns of, and its notes, each sentence once."""
+    seen: set[str] = set()
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if not issubclass(category, TextgenWarning):
+            before(message, category, *place)
+        elif str(message) not in seen:
+            seen.add(str(message))
+            if sys.stderr is not None and sys.stderr.isatty():
+                rewrite_line("")  # where progress is shown
+            say(f"{'Note' if issubclass(category, TextgenNote) else 'Warning'}: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TextgenWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+def hush_notes() -> None:
+    """Show no more notes, only warnings, until `notices` ends."""
+    warnings.simplefilter("ignore", TextgenNote)
 
 
 def rewrite_line(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from textgen.cli.params import given, options_of, whole_number
-from textgen.cli.screen import Output, ReadingProgress, say
+from textgen.cli.screen import Output, ReadingProgress, hush_notes, say
 from textgen.errors import TextgenError, UsageError
 from textgen.settings import TrainOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
@@ -32,6 +32,8 @@ def command(corpus: tuple[str, ...], output_dir: str | None, seed: int, quiet: b
     """Learn a tokenizer from CORPUS and store its tokens in a folder that `textgen train` takes as a corpus."""
     from textgen.options import from_mapping
 
+    if quiet:
+        hush_notes()
     if not corpus:
         raise UsageError("no corpus given.", hint="textgen tokenize FILE ... --output-dir DIR")
     if output_dir is None:

@@ -15,7 +15,7 @@ import click
 from textgen import plugins
 from textgen.cli.help import layered
 from textgen.cli.params import cell_options_of, given, is_typed, options_of
-from textgen.cli.screen import ReadingProgress, say, warn
+from textgen.cli.screen import ReadingProgress, hush_notes, say, warn
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag, from_mapping
 from textgen.settings import TrainOptions
@@ -80,6 +80,8 @@ def command(
     --minutes sets another time, and whatever you name is kept.
     """
     chosen = given(TrainOptions, values)
+    if quiet:
+        hush_notes()
     if cell_options:
         chosen["cell_options"] = cell_options_of(cell_options)
     chosen = _settled(chosen, resume_from is not None)

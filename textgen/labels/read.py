@@ -5,24 +5,21 @@ Every text comes in pieces, so that a file of any length is read in bounded memo
 
 from __future__ import annotations
 
-import datetime
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from textgen.errors import TextgenError, UsageError
 from textgen.text import hub
+from textgen.text.cells import cell, name_in
 from textgen.text.corpus_settings import ReadingOptions
+from textgen.text.header import Header, choose_column, text_column_of
 from textgen.text.records import read_records, require_columns
-from textgen.text.sources import Source, SourceOptions, find_sources, read
-from textgen.text.tables import cell, choose_column, form_of
+from textgen.text.sources import Source, SourceOptions, find_sources, read, table_form
 
 LABEL_COLUMN = "label"
-LONGEST_LABEL = 200
-"""Characters; a longer cell is a text in the wrong column."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,9 @@ class Unlabelled(NamedTuple):
 
 def reading_of(options: ReadingOptions) -> SourceOptions:
     """How files are read, as the options say."""
-    return SourceOptions(options.encoding, options.document_separator, text_column=options.text_column)
+    return SourceOptions(
+        options.encoding, options.document_separator, text_column=options.text_column, delimiter=options.delimiter
+    )
 
 
 def find_labelled(paths: Sequence[str], text_column: str | None, label_column: str | None = None) -> list[Origin]:
@@ -62,7 +61,7 @@ def find_labelled(paths: Sequence[str], text_column: str | None, label_column: s
             origins.append(Origin(Source(hub.spool(path, text_column, [label_column or LABEL_COLUMN]), path)))
             continue
         for source in find_sources([path]):
-            label = None if form_of(source.path.name) else _folder_label(source, path, len(paths) > 1)
+            label = None if table_form(source) else _folder_label(source, path, len(paths) > 1)
             origins.append(Origin(source, label))
     return origins
 
@@ -98,8 +97,8 @@ def read_labelled(
 def _rows(source: Source, reading: SourceOptions, label_column: str | None) -> Iterator[Labelled]:
     columns: list[str] = []
 
-    def choose(there: list[str], name: str) -> list[str]:
-        columns[:] = chosen_columns(there, name, reading.text_column, label_column)
+    def choose(header: Header) -> list[str]:
+        columns[:] = chosen_columns(header.columns, header.name, reading.text_column, label_column, header.texts)
         return columns
 
     for where, (text, label) in read_records([source], choose, reading):
@@ -109,9 +108,12 @@ def _rows(source: Source, reading: SourceOptions, label_column: str | None) -> I
         yield Labelled(where, [content], label_of(label, columns[1], where))
 
 
-def chosen_columns(columns: list[str], name: str, text: str | None, label: str | None) -> list[str]:
+def chosen_columns(
+    columns: list[str], name: str, text: str | None, label: str | None, texts: Sequence[str] | None = None
+) -> list[str]:
     """The columns of a table that hold the text and the label: those asked for; else the one named `text`, or the only
-    other one, and the one named `label`. Raises UsageError naming the columns."""
+    other one (of those that may hold text, if `texts` says so), and the one named `label`. Raises UsageError naming
+    the columns."""
     if text is not None and text == label:
         raise UsageError(f"column {text!r} cannot hold both the text and the label.")
     if label is None and LABEL_COLUMN not in columns:
@@ -123,24 +125,14 @@ def chosen_columns(columns: list[str], name: str, text: str | None, label: str |
     label = label or LABEL_COLUMN
     require_columns(columns, [label], name)
     others = [column for column in columns if column != label]
-    return [choose_column(others, others, text, name), label]
+    holding = [column for column in others if texts is None or column in texts]
+    return [choose_column(others, holding, text, name), label]
 
 
 def label_of(value: Any, column: str, where: str) -> str:
-    """The label that a cell holds, without blanks around it; a number or a truth value by its name. Raises TextgenError
-    with row and column where there is none."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        value = None if math.isnan(value) else int(value) if value.is_integer() else value
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise TextgenError(f"{where} has no label (column {column!r} is empty).")
-    if isinstance(value, (list, dict, bytes, datetime.date)):
-        raise TextgenError(f"{where}: column {column!r} holds a {type(value).__name__}, which is no label.")
-    label = str(value).strip()
-    if len(label) > LONGEST_LABEL:
-        raise TextgenError(f"{where}: column {column!r} holds {len(label):,} characters, which are no label.")
-    return label
+    """The label that a cell holds (`textgen.text.cells.name_in`). Raises TextgenError with row and column where there
+    is none."""
+    return name_in(value, column, where, "label")
 
 
 def _documents(source: Source, reading: SourceOptions) -> Iterator[Unlabelled]:
@@ -172,7 +164,7 @@ def find_texts(paths: Sequence[str], text_column: str | None) -> list[Source]:
 def read_texts(sources: Sequence[Source], reading: SourceOptions, whole_files: bool = False) -> Iterator[Unlabelled]:
     """Texts without labels, in order: the rows of tables, and of plain files each line, or the whole."""
     for source in sources:
-        if form_of(source.path.name):
+        if table_form(source):
             yield from _cells(source, reading)
         elif whole_files or reading.document_separator is not None:
             yield from _documents(source, reading)
@@ -185,10 +177,10 @@ def read_texts(sources: Sequence[Source], reading: SourceOptions, whole_files: b
 def _cells(source: Source, reading: SourceOptions) -> Iterator[Unlabelled]:
     column = ""
 
-    def choose(columns: list[str], name: str) -> list[str]:
+    def choose(header: Header) -> list[str]:
         nonlocal column
-        others = [each for each in columns if each != LABEL_COLUMN]
-        column = choose_column(columns, others, reading.text_column, name)
+        columns, texts = ([each for each in given if each != LABEL_COLUMN] for given in (header.columns, header.texts))
+        column = text_column_of(replace(header, columns=columns, texts=texts), reading.text_column)
         return [column]
 
     for where, (value,) in read_records([source], choose, reading):

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError
+from textgen.text.cells import cell
+from textgen.text.header import Header
 from textgen.text.records import read_records, require_columns
 from textgen.text.sources import Source, SourceOptions
 from textgen.text.split import Progress, no_progress
-from textgen.text.tables import cell
 
 _BATCH = 1 << 16
 
@@ -31,8 +32,8 @@ def read_pairs(sources: Sequence[Source], columns: tuple[str, str], reading: Sou
     """The pairs of tables in order. Raises UsageError for a table without the columns, TextgenError naming row and
     column for a cell that is empty or holds no text."""
 
-    def choose(there: list[str], name: str) -> list[str]:
-        require_columns(there, columns, name)
+    def choose(header: Header) -> list[str]:
+        require_columns(header.columns, columns, header.name)
         return list(columns)
 
     for where, values in read_records(sources, choose, reading):

@@ -59,7 +59,7 @@ class Survey:
         Raises TextgenError or UsageError for what cannot be read, naming file, row and column.
         """
         columns = columns_of(options)
-        sources, reading = sources_of(paths, options), SourceOptions(encoding=options.encoding)
+        sources, reading = sources_of(paths, options), SourceOptions(options.encoding, delimiter=options.delimiter)
         validation = sources_of([options.validation_file] if options.validation_file else [], options)
         scan = scan_pairs(read_pairs(sources, columns, reading), progress)
         digest = scan_pairs(read_pairs(validation, columns, reading)).digest if validation else ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from textgen.errors import UsageError
 from textgen.series.settings import SeriesOptions
+from textgen.text.header import Header, may_be_text
 from textgen.text.records import require_columns
 
 TIME_NAMES = ("date", "time", "timestamp", "datetime", "ds", "month")
@@ -26,12 +26,18 @@ class Columns:
 
     def all(self) -> list[str]:
         """Their names, in the order in which they are read."""
-        return [*self.times, *([self.series] if self.series is not None else []), *self.targets, *self.extras]
+        return [*self.times, *([self.series] if self.series is not None else []), *self.numbers]
+
+    @property
+    def numbers(self) -> list[str]:
+        """The columns that hold numbers: the targets, then the extras."""
+        return [*self.targets, *self.extras]
 
 
-def choose_columns(columns: Sequence[str], name: str, options: SeriesOptions) -> Columns:
-    """What the columns of a table are, by the options, or by their names where these leave it open. Raises UsageError
-    naming the columns."""
+def choose_columns(header: Header, options: SeriesOptions) -> Columns:
+    """What the columns of a table are, by the options, or by their names where these leave it open, or by the dates
+    that one of them holds. Raises UsageError naming the columns."""
+    columns, name = header.columns, header.name
     named = [*options.time_column, *options.extra_column]
     named += [options.series_column] if options.series_column is not None else []
     targets = list(options.target_column)
@@ -39,16 +45,34 @@ def choose_columns(columns: Sequence[str], name: str, options: SeriesOptions) ->
     times = list(options.time_column)
     if not times:
         times = [column for column in columns if column.strip().lower() in TIME_NAMES and column not in named + targets]
-        times = times[:1]
+        times = times[:1] or _unnamed_times(header, {*named, *targets})
     rest = [column for column in columns if column not in {*named, *times}]
     if targets == [ALL] and ALL not in columns:
         targets = rest
     if not targets and len(rest) == 1:
+        _refuse_no_header(header)
         targets = rest
     if not targets:
+        _refuse_no_header(header)
         there = ", ".join(map(repr, rest)) or "none"
         raise UsageError(
             f"{name!r} has more than one column that could be forecast, or none (there are: {there}).",
             hint="--target-column NAME says which; --target-column all takes every one of them.",
         )
     return Columns(tuple(times), tuple(targets), tuple(options.extra_column), options.series_column)
+
+
+def _unnamed_times(header: Header, named: set[str]) -> list[str]:
+    """The column of times where none has a usual name: the only one that holds dates, or one without a name."""
+    dates = [column for column in header.times if column not in named]
+    return dates if len(dates) == 1 else [column for column in header.columns if not column]
+
+
+def _refuse_no_header(header: Header) -> None:
+    """Raise UsageError if no name in the first row of a csv file is one: all are numbers or times."""
+    names = [column for column in header.columns if column]
+    if header.in_first_row and names and not any(may_be_text([column]) for column in names):
+        raise UsageError(
+            f"the first row of {header.name!r} holds no names of columns, but {', '.join(map(repr, names[:5]))}.",
+            hint="add a first line with a name for each column, such as: date,value",
+        )

@@ -52,7 +52,7 @@ class SeriesData(ExampleData):
     @classmethod
     def prepare(cls, paths: list[str], options: TrainOptions, cache: Path, progress: Progress) -> Self:
         _refuse_text(options)
-        reading = SourceOptions(encoding=options.encoding)
+        reading = SourceOptions(options.encoding, delimiter=options.delimiter)
         progress("reading", 0, 0)
         window = options.seq_length
         table = read_series(find_sources(paths), options, reading, window)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from textgen.errors import TextgenError
 from textgen.series.columns import Columns
-from textgen.series.read import Series, Table, gap_limit
+from textgen.series.read import Series, Table, gap_limit, report_left_out
+from textgen.series.scaling import is_constant
 from textgen.series.times import ROW, Clock
 from textgen.settings import TrainOptions
 
@@ -39,28 +41,65 @@ def divide(table: Table, apart: Table | None, options: TrainOptions) -> Divided:
         pairs = [(each, _following(each, later.get(each.name), table.clock, options)) for each in table.series]
     else:
         pairs = [_cut(each, options) for each in table.series]
-    for training, _ in pairs:
-        _refuse_short(training, len(training), options.horizon)
+    pairs = _usable(pairs, options)
     ends = [one.start + table.clock.step * (len(one) + len(other)) for one, other in pairs]
     return Divided([one for one, _ in pairs], [other for _, other in pairs], ends, table.clock, table.columns)
 
 
 def _cut(series: Series, options: TrainOptions) -> tuple[Series, Series]:
-    length, held = len(series), 0
-    if options.validation_split:
-        held = max(round(options.validation_split * length), options.horizon, min(FEWEST, length // 4))
-    _refuse_short(series, length - held, options.horizon)
-    return piece(series, 0, length - held), piece(series, length - held, length)
+    left = len(series) - _held(len(series), options, options.horizon)
+    return piece(series, 0, left), piece(series, left, len(series))
 
 
-def _refuse_short(series: Series, left: int, horizon: int) -> None:
-    if left < max(horizon + 2, FEWEST):
-        held = len(series) - left
-        raise TextgenError(
-            f"series {series.name!r} has {len(series):,} time steps; a horizon of {horizon:,} needs at least "
-            f"{max(horizon + 2, FEWEST) + held:,}" + (f", {held:,} of them held out." if held else "."),
-            hint="give a shorter --horizon, or a longer series.",
+def _held(length: int, options: TrainOptions, horizon: int) -> int:
+    """How many time steps of a series are held out."""
+    if options.validation_file is not None or not options.validation_split:
+        return 0
+    return min(length, max(round(options.validation_split * length), horizon, min(FEWEST, length // 4)))
+
+
+def _usable(pairs: list[tuple[Series, Series]], options: TrainOptions) -> list[tuple[Series, Series]]:
+    """The series that can be learned from, with a warning for the others. Raises TextgenError if there is none."""
+    reasons = [_unusable(training, len(training) + len(held), options) for training, held in pairs]
+    usable = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
+    report_left_out([reason for reason in reasons if reason is not None], len(usable))
+    return usable
+
+
+def _unusable(training: Series, length: int, options: TrainOptions) -> TextgenError | None:
+    """What is wrong with a series of so many time steps, if anything: it is too short, or its training part is
+    constant."""
+    if len(training) < max(options.horizon + 2, FEWEST):
+        return _too_short(training.name, len(training) if options.validation_file else length, options)
+    known = training.values[~training.missing]
+    if is_constant(known):
+        what = "column" if training.name == training.column else "series"
+        return TextgenError(
+            f"{what} {training.name!r} is constant: it holds {known[0]:g} in all {len(known):,} rows of the training "
+            "part."
         )
+    return None
+
+
+def _too_short(name: str, length: int, options: TrainOptions) -> TextgenError:
+    least = _least(options, options.horizon)
+    held = _held(least, options, options.horizon)
+    fitting = bisect_right(range(1, options.horizon), length, key=lambda horizon: _least(options, horizon))
+    shorter = f"--horizon {fitting} fits; or give" if fitting else "give"
+    return TextgenError(
+        f"series {name!r} has {length:,} time steps; a horizon of {options.horizon:,} needs at least {least:,}"
+        + (f", {held:,} of them held out." if held else "."),
+        hint=f"{shorter} a longer series.",
+    )
+
+
+def _least(options: TrainOptions, horizon: int) -> int:
+    """The time steps of the shortest series that leaves enough to learn from."""
+    needed = max(horizon + 2, FEWEST)
+    length = 0
+    while length != (length := needed + _held(length, options, horizon)):
+        pass
+    return length
 
 
 def piece(series: Series, start: int, end: int) -> Series:

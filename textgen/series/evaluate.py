@@ -75,7 +75,7 @@ def evaluate_rows(
     if not total:
         raise TextgenError(
             f"no series has {protocol.horizon:,} time steps left to be forecast and compared.",
-            hint="give a longer series, or a shorter --horizon.",
+            hint=f"give a longer series{', or a shorter --horizon' if protocol.horizon > 1 else ''}.",
         )
     thin = max(1, -(-total * protocol.number * protocol.horizon // MOST_PATH_STEPS))
     begin = [max(0, start - 1) for start in first]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from textgen import sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.model_folder import read_config, require_weights
+from textgen.model_folder import read_config, require_model, require_weights
 from textgen.series.design import FILE, Design, Rows, rows_of
 from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
 from textgen.series.loop import Stepper, forecasts, paths, read
@@ -55,15 +55,24 @@ class Forecaster:
     design: Design
     stepper: Stepper
 
-    def read(self, corpus: Paths, encoding: str | None = None) -> list[Rows]:
-        """The series of tables as the model reads them. Raises TextgenError naming row and column."""
+    def read(
+        self, corpus: Paths, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
+    ) -> list[Rows]:
+        """The series of tables as the model reads them; what is between columns, and before decimals, is detected
+        unless it is given. Raises TextgenError naming row and column."""
         listed = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
         columns = self.design.columns
         options = SeriesOptions(
-            list(columns.times), list(columns.targets), columns.series, list(columns.extras), season=self.design.season
+            list(columns.times),
+            list(columns.targets),
+            columns.series,
+            list(columns.extras),
+            season=self.design.season,
+            decimal=decimal,
         )
         sources = find_sources([os.fspath(path) for path in listed])
-        table = read_series(sources, options, SourceOptions(encoding=encoding), self.design.longest_gap)
+        reading = SourceOptions(encoding, delimiter=delimiter)
+        table = read_series(sources, options, reading, self.design.longest_gap)
         table.require_step(self.design.clock, sources[0].name, "the model's")
         return [rows_of(series, self.design) for series in table.series]
 
@@ -75,6 +84,8 @@ class Forecaster:
         number: int = 200,
         seed: int = 0,
         encoding: str | None = None,
+        delimiter: str | None = None,
+        decimal: str | None = None,
     ) -> list[Forecast]:
         """What comes after the last value of each series of some tables, for `horizon` steps (as trained).
 
@@ -85,7 +96,9 @@ class Forecaster:
             >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
             >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
         """
-        return self.predict_rows(self.read(corpus, encoding), Protocol(horizon or self.horizon, 1, number, level, seed))
+        return self.predict_rows(
+            self.read(corpus, encoding, delimiter, decimal), Protocol(horizon or self.horizon, 1, number, level, seed)
+        )
 
     @property
     def horizon(self) -> int:
@@ -135,13 +148,15 @@ class Forecaster:
         level: float = 90.0,
         seed: int = 0,
         encoding: str | None = None,
+        delimiter: str | None = None,
+        decimal: str | None = None,
     ) -> Report:
         """The errors of this model and of the naive forecasts, by rolling origin, on all that comes after what training
         saw; of series that it did not see, on their last tenth, at least one horizon.
 
         Raises TextgenError if there is nothing to forecast.
         """
-        rows = self.read(corpus, encoding)
+        rows = self.read(corpus, encoding, delimiter, decimal)
         protocol = Protocol(horizon or self.horizon, stride, number, level, seed)
         return self.evaluate_rows(rows, [self.unseen(each, protocol.horizon) for each in rows], protocol)
 
@@ -171,10 +186,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     if backend not in ("auto", "torch"):
         raise UsageError(f"backend must be auto or torch for a forecaster, not {backend!r}.")
     path = Path(folder)
-    if not path.is_dir():
-        raise TextgenError(
-            f"there is no model folder {str(path)!r}.", hint="train one: textgen train TABLE --task forecast"
-        )
+    require_model(path)
     manifest = sealed.read_manifest(path)
     config = read_config(path, manifest)
     if config.task != "forecast":

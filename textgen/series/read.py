@@ -6,22 +6,29 @@ the same: one `Series` for each series and target column, all with one time step
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
 
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
 from textgen.series.columns import Columns, choose_columns
 from textgen.series.settings import SeriesOptions, check_series
 from textgen.series.times import Clock, Integers, counted, joined, moments
-from textgen.text.records import read_records
-from textgen.text.sources import Source, SourceOptions
+from textgen.text.cells import name_in
+from textgen.text.header import Header, Row
+from textgen.text.numbers import COMMA, NumberFormat
+from textgen.text.records import no_rows
+from textgen.text.sources import Source, SourceOptions, read_rows
 
-MISSING = ("", "na", "nan", "n/a", "null", "none", "?", "-")
+MOST_REASONS = 5
+"""Series that are left out of which a warning says why."""
+
+HEAD_ROWS = 1000
+"""Rows of each table that are looked at to tell how it writes its numbers."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,13 +36,14 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Series:
     """One series on a regular grid: `values` (N,) with gaps filled by the last value, `missing` (N,) where they were,
-    `extras` (N, E); `start` is the time of the first value, in units of the clock."""
+    `extras` (N, E); `start` is the time of the first value, in units of the clock; `column` is where the values are."""
 
     name: str
     start: int
     values: Floats
     missing: npt.NDArray[np.bool_]
     extras: Floats
+    column: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -72,61 +80,70 @@ def read_series(
     times out of order or twice, and for too long a gap."""
     check_series(options)
     chosen: list[Columns] = []
+    delimiter = ""
 
-    def choose(columns: list[str], name: str) -> list[str]:
-        found = choose_columns(columns, name, options)
+    def choose(header: Header) -> list[str]:
+        nonlocal delimiter
+        delimiter, found = header.delimiter, choose_columns(header, options)
         if chosen and found != chosen[0]:
-            raise UsageError(f"{name!r} has other columns than the files before it ({', '.join(columns)}).")
+            raise UsageError(
+                f"{header.name!r} has other columns than the files before it ({', '.join(header.columns)})."
+            )
         chosen.append(found)
         return found.all()
 
-    times: list[object] = []
-    where: list[str] = []
-    groups: dict[str, _Rows] = {}
-    for record in read_records(sources, choose, reading):
-        columns = chosen[0]
-        cells = list(record.values)
-        stamp = cells[: len(columns.times)]
-        rest = cells[len(stamp) + (columns.series is not None) :]
-        key = str(cells[len(stamp)]) if columns.series is not None else ""
-        group = groups.setdefault(key, _Rows())
-        group.rows.append(len(where))
-        names = (*columns.targets, *columns.extras)
-        group.values.append([number(cell, record.where, column) for cell, column in zip(rest, names, strict=True)])
-        times.append(joined(columns.times, stamp) if stamp else None)
-        where.append(record.where)
-    return _regular(times, where, groups, chosen[0], options, window)
+    gathered = _Gathered()
+    for source in sources:
+        rows = read_rows(source, reading, choose)
+        head = list(islice(rows, HEAD_ROWS))
+        if head:
+            form = _format_of(head, chosen[0], source.name, options.decimal, points=delimiter != ";")
+            gathered.add(chain(head, rows), chosen[0], form)
+    if not gathered.where:
+        raise no_rows(sources)
+    return _regular(gathered, chosen[0], options, window)
 
 
-def number(value: object, where: str, column: str) -> float:
-    """What a cell holds as a number, NaN for nothing. Raises TextgenError naming row and column for anything else."""
-    if value is None:
-        return math.nan
-    if isinstance(value, str):
-        text = value.strip()
-        if text.lower() in MISSING:
-            return math.nan
-        try:
-            found = float(text)
-        except ValueError:
-            found = math.inf
-    elif isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        found = float(value)
-    else:
-        found = math.inf
-    if math.isinf(found):
-        raise TextgenError(f"{where}: column {column!r} holds {value!r}, which is no number.")
-    return found
+@dataclass
+class _Gathered:
+    """The rows of some tables as they come: their times, where each is, and what they hold, by series."""
+
+    times: list[object] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
+    groups: dict[str, _Rows] = field(default_factory=dict)
+
+    def add(self, rows: Iterable[Row], columns: Columns, form: NumberFormat) -> None:
+        """The rows of one table. Raises TextgenError naming row and column."""
+        named = columns.series is not None
+        for place, cells in rows:
+            stamp, rest = cells[: len(columns.times)], cells[len(columns.times) + named :]
+            key = name_in(cells[len(stamp)], str(columns.series), place, "series name") if named else ""
+            group = self.groups.setdefault(key, _Rows())
+            group.rows.append(len(self.where))
+            pairs = zip(rest, columns.numbers, strict=True)
+            group.values.append([form.number(cell, place, column) for cell, column in pairs])
+            self.times.append(joined(columns.times, stamp) if stamp else None)
+            self.where.append(place)
 
 
-def _regular(
-    times: list[object],
-    where: list[str],
-    groups: dict[str, _Rows],
-    columns: Columns,
-    options: SeriesOptions,
-    window: int | None,
-) -> Table:
+def _format_of(head: Sequence[Row], columns: Columns, name: str, asked: str | None, points: bool) -> NumberFormat:
+    """How a table writes its numbers, by its first rows; with a note where it has decimal commas. Semicolons divide
+    columns where commas divide decimals, so that such a table is not likely to have decimal `points`."""
+    first = len(columns.all()) - len(columns.numbers)
+    cells = (
+        (f"{place}: column {column!r}", cell)
+        for place, values in head
+        for cell, column in zip(values[first:], columns.numbers, strict=True)
+    )
+    form = NumberFormat.of(cells, asked, points)
+    if form.decimal == COMMA and asked is None:
+        warnings.warn(TextgenNote(f"{name!r} is read with decimal commas."), stacklevel=2)
+    return form
+
+
+def _regular(gathered: _Gathered, columns: Columns, options: SeriesOptions, window: int | None) -> Table:
+    times, where, groups = gathered.times, gathered.where, gathered.groups
+    _refuse_same_names(groups, columns)
     if columns.times:
         unit, stamps = counted(moments(times, where, " ".join(columns.times)))
     else:
@@ -137,15 +154,52 @@ def _regular(
         _refuse_disorder(stamps[group.rows], times, group.rows, where, columns)
     clock = Clock(unit, _step([np.diff(stamps[group.rows]) for group in groups.values()]))
     limit = gap_limit(options.season or clock.season()) if window is None else window
-    series = []
+    series: list[Series] = []
+    empty: list[TextgenError] = []
     for key, group in groups.items():
         offsets = _offsets(stamps[group.rows], clock, group.rows, where, columns)
         values = np.array(group.values)
         for place, target in enumerate(columns.targets):
-            name = key if key and len(columns.targets) == 1 else "/".join(filter(None, (key, target)))
+            name = _name_of(key, target, columns)
             grid = _Grid(offsets, [where[row] for row in group.rows], int(stamps[group.rows[0]]), clock.step, limit)
+            if np.isnan(values[:, place]).all():
+                what = f" for series {name!r}" if name != target else ""
+                empty.append(TextgenError(f"column {target!r} holds no number at all{what}."))
+                continue
             series.append(grid.filled(name, target, values[:, place], values[:, len(columns.targets) :]))
+    report_left_out(empty, len(series))
     return Table(series, clock, columns)
+
+
+def report_left_out(reasons: Sequence[TextgenError], left: int) -> None:
+    """Warn of series that are left out, each with its reason. Raises the first if no other series is `left`."""
+    if not reasons:
+        return
+    if not left:
+        raise reasons[0]
+    shown = " ".join(map(str, reasons[:MOST_REASONS])) + (" ..." if len(reasons) > MOST_REASONS else "")
+    warnings.warn(TextgenWarning(f"{len(reasons):,} of {len(reasons) + left:,} series left out: {shown}"), stacklevel=2)
+
+
+def _name_of(key: str, target: str, columns: Columns) -> str:
+    """What a series is called: by its column, by what the series column says, or by both."""
+    return key if key and len(columns.targets) == 1 else "/".join(filter(None, (key, target)))
+
+
+def _refuse_same_names(groups: Iterable[str], columns: Columns) -> None:
+    """Raise TextgenError if two series would have the same name."""
+    met: dict[str, tuple[str, str]] = {}
+    for key in groups:
+        for target in columns.targets:
+            name = _name_of(key, target, columns)
+            if name in met:
+                before, column = met[name]
+                raise TextgenError(
+                    f"two series have the name {name!r}: column {column!r} of {before!r} and column {target!r} of "
+                    f"{key!r}.",
+                    hint=f"rename one in column {columns.series!r}.",
+                )
+            met[name] = (key, target)
 
 
 def gap_limit(season: int) -> int:
@@ -200,11 +254,8 @@ class _Grid:
     limit: int
 
     def filled(self, name: str, column: str, values: Floats, extras: Floats) -> Series:
-        """The series from its first number to its last, gaps filled by the last value before them."""
+        """The series from its first number to its last, at least one, gaps filled by the last value before them."""
         known = np.flatnonzero(~np.isnan(values))
-        if not len(known):
-            series = "" if name == column else f" for series {name!r}"
-            raise TextgenError(f"column {column!r} holds no number at all{series}.")
         places = self.offsets[known]
         gaps = np.diff(places) - 1
         if len(gaps) and gaps.max() > self.limit:
@@ -224,7 +275,7 @@ class _Grid:
         inside = (self.offsets >= self.offsets[known[0]]) & (self.offsets <= self.offsets[known[-1]])
         beside[self.offsets[inside] - self.offsets[known[0]]] = extras[inside]
         start = self.start + int(self.offsets[known[0]]) * self.step
-        return Series(name, start, grid[last], missing, _carried_on(beside))
+        return Series(name, start, grid[last], missing, _carried_on(beside), column)
 
 
 def _carried_on(extras: Floats) -> Floats:

@@ -89,13 +89,13 @@ class Scale:
 def fit(name: str, values: Floats, missing: Mask, season: int, horizon: int, transform: str, end: int) -> Scale:
     """The measures of a training part: values (N,) with gaps filled, `missing` (N,) where they were.
 
-    Raises TextgenError for a constant series, and for logarithms of what is not above 0.
+    A constant series is measured in units of 1 and forecast as what it is. Raises TextgenError for logarithms of what
+    is not above 0.
     """
     known = values[~missing]
-    if np.ptp(known) == 0:
-        raise TextgenError(
-            f"column {name!r} is constant: it holds {known[0]:g} in all {len(known):,} rows of the training part."
-        )
+    if is_constant(known):
+        level = float(known[0])
+        return Scale("none", level, 1.0, LAST, 1.0, 1.0, 1.0, level, 1.0, 1e-12, end, 0.0, 0.0)
     if transform == "log" and known.min() <= 0:
         raise TextgenError(f"--transform log needs values above 0, and column {name!r} holds {known.min():g}.")
     if transform == "auto":
@@ -123,6 +123,11 @@ def fit(name: str, values: Floats, missing: Mask, season: int, horizon: int, tra
         low=float(scaled.min()),
         high=float(scaled.max()),
     )
+
+
+def is_constant(known: Floats) -> bool:
+    """Whether values (N,) are all the same, or so close that their spread is too small to be divided by."""
+    return bool(np.ptp(known) == 0 or known.std() < np.finfo(np.float64).tiny)
 
 
 def naive_error(scaled: Floats, missing: Mask, season: int, base: str, ahead: int) -> Floats:

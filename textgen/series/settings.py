@@ -21,7 +21,7 @@ class SeriesOptions:
         [],
         "The column of times; several (year, month, day, hour) are read as one.",
         metavar="NAME",
-        default_text="date, time, timestamp, ds or month, where there is one; else rows are counted",
+        default_text="date, time, timestamp, ds or month, or the only one with dates; else rows are counted",
         section="Forecasting",
     )
     target_column: list[str] = option(
@@ -47,6 +47,9 @@ class SeriesOptions:
     transform: str = option(
         "auto", "Learn from the values or from their logarithms; auto decides by the training part.", choices=TRANSFORMS
     )
+    decimal: str | None = option(
+        None, "What stands before the decimals of a number.", choices=(".", ","), default_text="detected"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class ForecastOptions:
     level: float = option(90.0, "Percent of the sample paths that the interval holds.", above=0, high=99.9)
     paths: int = option(200, "Sample paths that the interval is drawn from; 0 draws none.", low=0, high=100_000)
     seed: int = option(0, "Seed of the sample paths.", low=0, high=2**63 - 1)
+    decimal: str | None = option(
+        None, "What stands before the decimals of a number in the table.", choices=(".", ","), default_text="detected"
+    )
 
 
 def check_series(options: SeriesOptions) -> None:

@@ -121,6 +121,7 @@ def _reading(options: ReadingOptions, raw: bool = False) -> SourceOptions:
         document_separator=options.document_separator,
         raw=raw and options.encoding is None,
         text_column=options.text_column,
+        delimiter=options.delimiter,
     )
 
 

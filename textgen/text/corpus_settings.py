@@ -36,9 +36,16 @@ class ReadingOptions:
     )
     text_column: str | None = option(
         None,
-        "The column of a table (csv, tsv, jsonl, parquet, Hub) that holds the text.",
+        "The column of a table (csv, tsv, json, jsonl, parquet, Hub) that holds the text.",
         metavar="NAME",
         default_text="text, or the only one that holds text",
+    )
+    delimiter: str | None = option(
+        None,
+        "The character between the columns of csv and tsv files, such as ';', or tab.",
+        metavar="CHARACTER",
+        also=("--sep",),
+        default_text="detected: ',', ';', a tab or '|'",
     )
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from textgen.errors import TextgenError, UsageError
-from textgen.text.tables import cell, choose_column
+from textgen.text.cells import cell
+from textgen.text.header import choose_column
 
 PREFIX = "hub:"
 SPELLING = "hub:OWNER/NAME, hub:OWNER/NAME:CONFIG or hub:OWNER/NAME:CONFIG:SPLIT"
@@ -46,7 +47,7 @@ def _rows(typed: str, asked: str | None, beside: Sequence[str]) -> Iterator[dict
     column: str | None = None
     for number, row in enumerate(_stream(typed), 1):
         if column is None:
-            others = [key for key in row if isinstance(row[key], str) and key not in beside]
+            others = [key for key in row if isinstance(row[key], str | None) and key not in beside]
             column = choose_column(list(row), others, asked, typed)
         if cell(row.get(column), column, f"row {number} of {typed!r}") or beside:
             yield {name: row.get(name) for name in (column, *beside) if name in row}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.text.header import Choose
 from textgen.text.sources import Source, SourceOptions, read_rows
-from textgen.text.tables import Header
 
 
 class Record(NamedTuple):
@@ -18,25 +18,24 @@ class Record(NamedTuple):
     values: tuple[Any, ...]
 
 
-def read_records(
-    sources: Sequence[Source], choose: Callable[[list[str], str], list[str]], reading: SourceOptions
-) -> Iterator[Record]:
-    """Every row of several tables; `choose(columns, name)` says which columns of a table are read.
+def read_records(sources: Sequence[Source], choose: Choose, reading: SourceOptions) -> Iterator[Record]:
+    """Every row of several tables; `choose(header)` says which columns of a table are read.
 
     Raises TextgenError naming file and row for what is no table, and at the end if there was no row at all.
     """
     empty = True
     for source in sources:
-
-        def pick(header: Header, name: str = source.name) -> list[str]:
-            return choose(header.columns, name)
-
-        for where, values in read_rows(source, reading, pick):
+        for where, values in read_rows(source, reading, choose):
             empty = False
             yield Record(where, values)
     if empty:
-        names = repr(sources[0].name) if len(sources) == 1 else f"of {len(sources)} files"
-        raise TextgenError(f"corpus {names} has no rows.")
+        raise no_rows(sources)
+
+
+def no_rows(sources: Sequence[Source]) -> TextgenError:
+    """The error of tables that have a header at most."""
+    names = repr(sources[0].name) if len(sources) == 1 else f"of {len(sources)} files"
+    return TextgenError(f"corpus {names} has no rows.")
 
 
 def require_columns(columns: Sequence[str], wanted: Sequence[str], name: str) -> None:

@@ -14,22 +14,29 @@ import shutil
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.errors import TextgenError, TextgenWarning, UsageError, did_you_mean
 from textgen.text import decoding, hub, recipes
 from textgen.text.archives import PACKED_ENDINGS, opened, unreadable
+from textgen.text.csv_table import csv_rows, delimiter_of
+from textgen.text.header import DEFAULT_COLUMN, Choose, Header, Row
+from textgen.text.json_table import JSON, JSONL, JsonColumns, json_form, json_objects, json_rows
+from textgen.text.parquet_table import PARQUET, parquet_rows
 from textgen.text.pieces import cut, separator, span, split
-from textgen.text.tables import PARQUET, TABLE_ENDINGS, Choose, Row, form_of, parquet_rows, table_rows, texts
+from textgen.text.tables import TABLE_ENDINGS, as_file, form_of, texts
 
 TEXT_ENDINGS = (".txt", ".md", ".text", ".rst", *TABLE_ENDINGS)  # what is taken from a folder, packed or not
 
 READ_BYTES = 1 << 20
+JSON_HEAD = 1 << 20
+"""Bytes of a .json file that are looked at to tell whether it is a table."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class SourceOptions:
     `raw`: without an encoding, take the bytes of a plain file as they are (unpacked, but neither checked nor decoded).
     `may_be_raw`: that could be asked for, and the hint of a message may say so.
     `text_column`: the column of a table to read; None is `text`, or the only one that holds text.
+    `delimiter`: what is between the columns of csv and tsv files; None detects it.
     """
 
     encoding: str | None = None
@@ -51,22 +59,27 @@ class SourceOptions:
     raw: bool = False
     may_be_raw: bool = False
     text_column: str | None = None
+    delimiter: str | None = None
 
     def __post_init__(self) -> None:
         if self.encoding is not None:
             decoding.codec(self.encoding)
         if self.document_separator is not None:
             separator(self.document_separator)
+        if self.delimiter is not None:
+            delimiter_of(self.delimiter)
 
 
 @dataclass(frozen=True)
 class Source:
     """One file to read; standard input is a temporary file by then. `name` is what messages call it; `span` is the
-    part of the unpacked file that counts, in bytes."""
+    part of the unpacked file that counts, in bytes. `among` is "texts" for a file that was found beside plain texts, in
+    a folder or by a pattern, "tables" for one found beside tables alone, and "" for one that was named."""
 
     path: Path
     name: str
     span: tuple[int, int] | None = None
+    among: str = ""
 
 
 def find_sources(paths: Sequence[str], stdin: BinaryIO | None = None, text_column: str | None = None) -> list[Source]:
@@ -164,10 +177,31 @@ def _in_folder(folder: Path, name: str) -> list[Source]:
         folders[:] = [child for child in folders if not child.startswith(".")]
         texts = (child for child in files if child.lower().endswith(endings) and not child.startswith("."))
         paths += (Path(parent, child) for child in texts)
-    if not paths:
+    found = [source for path in sorted(paths, key=lambda path: path.parts) for source in _files(str(path))]
+    found = [source for source in found if form_of(source.path.name) != JSON or table_form(source)]
+    if not found:
         *most, last = TEXT_ENDINGS
         raise TextgenError(f"no {', '.join(most)} or {last} file in {name!r}.")
-    return [source for path in sorted(paths, key=lambda path: path.parts) for source in _files(str(path))]
+    return _together(found)
+
+
+def _together(sources: list[Source]) -> list[Source]:
+    """Files that were found, each knowing what it was found among."""
+    among = "tables" if all(table_form(source) for source in sources) else "texts"
+    return [replace(source, among=among) for source in sources]
+
+
+def table_form(source: Source) -> str:
+    """The kind of table a file is (`textgen.text.tables.form_of`), or '' for plain text; a .json file is one if it
+    holds an array of objects, or JSON lines. Raises TextgenError for a .json file that cannot be read."""
+    form = form_of(source.path.name)
+    if form != JSON:
+        return form
+    with opened(source.path, source.name) as stream:
+        head = stream.read(JSON_HEAD)
+    marks = sorted(decoding.BYTE_ORDER_MARKS.values(), key=len, reverse=True)
+    mark = next((mark for mark in marks if head.startswith(mark)), b"")
+    return json_form(head.removeprefix(mark).replace(b"\0", b"").decode("latin-1"))  # UTF-16 has a NUL in each sign
 
 
 def _matching(pattern: str) -> list[Source]:
@@ -183,7 +217,7 @@ def _matching(pattern: str) -> list[Source]:
     visible = {path for path in paths if hidden or not any(p.startswith(".") for p in path.relative_to(root).parts)}
     if not visible:
         raise UsageError(f"no file matches {pattern!r}.")
-    return [source for path in sorted(visible, key=lambda path: path.parts) for source in _files(str(path))]
+    return _together([source for path in sorted(visible, key=lambda path: path.parts) for source in _files(str(path))])
 
 
 def _spool(stdin: BinaryIO | None) -> Source:
@@ -201,32 +235,76 @@ def _spool(stdin: BinaryIO | None) -> Source:
 
 def _divided(source: Source, options: SourceOptions) -> Iterator[bytes | None]:
     """The pieces of a file, with None after each document."""
-    with opened(source.path, source.name) as stream:
-        if form := form_of(source.path.name):
-            table = partial(_rows, stream, form, source, options)
-            for text in texts(table, options.text_column, source.name):
-                yield from _pieces([text], options)
-                yield None
-        else:
-            raw = options.raw and options.encoding is None
+    if form := table_form(source):
+        for text in _texts(source, form, options):
+            yield from _pieces([text], options)
+            yield None
+    else:
+        raw = options.raw and options.encoding is None
+        with opened(source.path, source.name) as stream:
             yield from _pieces(_text_blocks(stream, source, options, raw), options)
     yield None
 
 
+class _NoText(Exception):
+    """A table that was found beside others has no column of text."""
+
+
+def _texts(source: Source, form: str, options: SourceOptions) -> Iterator[bytes]:
+    """The texts of a table; none, with a warning, of one that was found beside others and has no column for them."""
+
+    def rows(choose: Choose) -> Iterator[Row]:
+        def choose_here(header: Header) -> list[str]:
+            optional = source.among == "texts" or (source.among == "tables" and not header.texts)
+            if optional and options.text_column is None and DEFAULT_COLUMN not in header.columns:
+                raise _NoText(", ".join(map(repr, header.columns)))
+            return choose(header)
+
+        return _rows(source, form, options, choose_here)
+
+    try:
+        yield from texts(rows, options.text_column)
+    except _NoText as columns:
+        left_out = f"{source.name!r} is left out: it has no column 'text'; its columns are {columns}."
+        warnings.warn(TextgenWarning(f"{left_out} --text-column NAME reads another one."), stacklevel=2)
+
+
 def read_rows(source: Source, options: SourceOptions, choose: Choose) -> Iterator[Row]:
     """The rows of a table, with the columns that are chosen. Raises TextgenError for a file that is no table."""
-    form = form_of(source.path.name)
+    form = table_form(source)
+    if not form and form_of(source.path.name):
+        raise TextgenError(f"{source.name!r} is not a table: it is no JSON array of objects, nor JSON lines.")
     if not form:
         *most, last = TABLE_ENDINGS
         raise TextgenError(f"{source.name!r} is not a table: its name ends in none of {', '.join(most)} and {last}.")
+    yield from _rows(source, form, options, choose)
+
+
+def _rows(source: Source, form: str, options: SourceOptions, choose: Choose) -> Iterator[Row]:
+    name = source.name
+    if form in (JSON, JSONL):
+        status = source.path.stat()
+        columns = _json_columns(source, form, options.encoding, (status.st_size, status.st_mtime_ns))
+        yield from json_rows(_json_objects(source, form, options), columns, name, choose)
+        return
+    with opened(source.path, name) as stream:
+        if form == PARQUET:
+            yield from parquet_rows(stream, name, choose)
+        else:
+            delimiter = None if options.delimiter is None else delimiter_of(options.delimiter)
+            file = as_file(_text_blocks(stream, source, options, False))
+            yield from csv_rows(file, form, name, choose, delimiter)
+
+
+@lru_cache(maxsize=64)
+def _json_columns(source: Source, form: str, encoding: str | None, stamp: tuple[int, int]) -> JsonColumns:
+    """The columns of all rows; `stamp` changes with the file."""
+    return JsonColumns.of(_json_objects(source, form, SourceOptions(encoding)), source.name)
+
+
+def _json_objects(source: Source, form: str, options: SourceOptions) -> Iterator[tuple[str, dict[str, Any]]]:
     with opened(source.path, source.name) as stream:
-        yield from _rows(stream, form, source, options, choose)
-
-
-def _rows(stream: BinaryIO, form: str, source: Source, options: SourceOptions, choose: Choose) -> Iterator[Row]:
-    if form == PARQUET:
-        return parquet_rows(stream, source.name, choose)
-    return table_rows(_text_blocks(stream, source, options, False), form, source.name, choose)
+        yield from json_objects(as_file(_text_blocks(stream, source, options, False)), form, source.name)
 
 
 def _pieces(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[bytes | None]:

@@ -1,0 +1,180 @@
+"""Rows of csv and tsv files. What divides the columns is asked for, told by the file, or detected from its head."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import BinaryIO
+
+from textgen.errors import TextgenError, TextgenNote, UsageError
+from textgen.text import header as limits
+from textgen.text.header import Choose, Header, Row, are_times, is_whole, may_be_text, named_columns
+
+USUAL = {"csv": ",", "tsv": "\t"}
+DELIMITERS = (",", ";", "\t", "|")
+"""What is detected between columns."""
+
+HEAD_CHARACTERS, HEAD_LINES = 1 << 16, 1000
+"""How much of a file is looked at to detect how its columns are divided, and what they hold."""
+
+_TOLD = re.compile(r'"?sep=([^\r\n"])"?[\r\n]*', re.IGNORECASE)
+
+
+def delimiter_of(typed: str) -> str:
+    r"""The character that an option names; `\t` and `tab` are a tab. Raises UsageError."""
+    character = {"\\t": "\t", "tab": "\t"}.get(typed, typed)
+    if len(character) != 1 or character.isalnum() or character in "\"'\r\n \0":
+        raise UsageError(f"--delimiter must be one character, such as ';', or tab, not {typed!r}.")
+    return character
+
+
+def csv_rows(raw: BinaryIO, form: str, name: str, choose: Choose, delimiter: str | None = None) -> Iterator[Row]:
+    """The rows of a file in UTF-8. Raises TextgenError with the row and line of what is wrong."""
+    csv.field_size_limit(max(csv.field_size_limit(), limits.CELL_BYTES))
+    lines = _bounded(io.TextIOWrapper(raw, "utf-8", newline=""), name)
+    head, whole = _head(lines)
+    told = _TOLD.fullmatch(head[0]) if head else None
+    if told:
+        head = head[1:]
+    delimiter = delimiter or (told[1] if told else _detected(head, whole, form, name))
+    reader = csv.reader(chain(head, lines), delimiter=delimiter, strict=True)
+    row = 0
+    try:
+        headings = next((cells for cells in reader if cells), None)
+        if headings is None:
+            return
+        places = _places(headings, head, delimiter, name, choose)
+        for row, cells in enumerate((cells for cells in reader if cells), 1):
+            if len(cells) != len(headings):
+                raise TextgenError(
+                    f"row {row} of {name!r} (ending in line {reader.line_num + bool(told)}) has {len(cells)} cells, "
+                    f"but there are {len(headings)} columns.",
+                    hint=f"a cell that contains {shown(delimiter)} goes in quotation marks.",
+                )
+            yield f"row {row} of {name!r}", tuple(cells[place] for place in places)
+    except csv.Error as error:
+        problem = "a quotation mark is never closed" if "unexpected end" in str(error) else str(error)
+        line = reader.line_num + bool(told)
+        raise TextgenError(f"{name!r} is not {form} at line {line}, row {row + 1} ({problem}).") from None
+
+
+def _places(headings: list[str], head: list[str], delimiter: str, name: str, choose: Choose) -> list[int]:
+    """Where the chosen columns are."""
+    rows = [cells for cells in _parsed(head, delimiter)[0][1:] if len(cells) == len(headings)]
+    found = named_columns(headings, name, lambda place: all(is_whole(cells[place]) for cells in rows))
+    cells = {column: [cells[place] for cells in rows] for column, place in found.items()}
+    texts = [column for column in found if may_be_text(cells[column])]
+    times = [column for column in found if are_times(cells[column])]
+    header = Header(name, list(found), texts, times, in_first_row=True, delimiter=delimiter)
+    return [found[column] for column in choose(header)]
+
+
+def _bounded(lines: io.TextIOWrapper, name: str) -> Iterator[str]:
+    while line := lines.readline(limits.CELL_BYTES):
+        if len(line) == limits.CELL_BYTES:
+            raise TextgenError(f"{name!r} has a line of more than {limits.CELL_BYTES >> 20} MiB; that is no table.")
+        yield line
+
+
+def _head(lines: Iterator[str]) -> tuple[list[str], bool]:
+    """The first lines, and whether they are all of the file."""
+    head: list[str] = []
+    size = 0
+    for line in lines:
+        head.append(line)
+        size += len(line)
+        if size >= HEAD_CHARACTERS or len(head) >= HEAD_LINES:
+            return head, False
+    return head, True
+
+
+def _parsed(head: Sequence[str], delimiter: str) -> tuple[list[list[str]], str]:
+    """The rows of a head, blank lines left out, until the first that is not csv; and what is wrong with that one."""
+    rows: list[list[str]] = []
+    try:
+        rows += filter(None, csv.reader(head, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return rows, str(error)
+    return rows, ""
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How a delimiter suits a head: the columns of the first row, how many rows come after it, how many of them have
+    as many cells, and the first that has not, by number, with its cells; `broken` if it is not csv."""
+
+    columns: int
+    rows: int
+    fitting: int
+    ragged: tuple[int, int] | None
+    broken: bool
+
+    @classmethod
+    def of(cls, head: Sequence[str], whole: bool, delimiter: str) -> _Fit:
+        rows, wrong = _parsed(head, delimiter)
+        if not rows:
+            return cls(0, 0, 0, None, bool(wrong))
+        columns, sizes = len(rows[0]), [len(cells) for cells in rows[1:]]
+        ragged = next(((k, size) for k, size in enumerate(sizes, 1) if size != columns), None)
+        broken = bool(wrong) and (whole or "unexpected end" not in wrong)
+        return cls(columns, len(sizes), sizes.count(columns), ragged, broken)
+
+    @property
+    def even(self) -> bool:
+        """Whether it divides every row into the same number of columns, at least two."""
+        return self.columns > 1 and self.ragged is None and not self.broken
+
+    @property
+    def mostly(self) -> bool:
+        """Whether it does so with more than half of the rows."""
+        return self.columns > 1 and 2 * self.fitting > self.rows and not self.broken
+
+
+def _detected(head: Sequence[str], whole: bool, form: str, name: str) -> str:
+    """The delimiter of a file by its head, with a note if it is not the usual one. Raises UsageError if two suit it
+    equally, or one does not suit it well enough."""
+    usual = USUAL[form]
+    fits = {delimiter: _Fit.of(head, whole, delimiter) for delimiter in DELIMITERS}
+    found = [delimiter for delimiter, fit in fits.items() if fit.even]
+    if not found and fits[usual].columns < 2 and not fits[usual].broken:
+        found = [delimiter for delimiter, fit in fits.items() if fit.mostly]
+        doubtful = [delimiter for delimiter, fit in fits.items() if fit.columns > 1 and _divides(head, delimiter)]
+        if not found and doubtful:
+            raise _unclear(fits[doubtful[0]], doubtful[0], name)
+    if len(found) > 1:
+        columns = " or ".join(f"{fits[delimiter].columns} columns with {shown(delimiter)}" for delimiter in found)
+        raise UsageError(
+            f"it is not clear what is between the columns of {name!r}: it has {columns}.",
+            hint=f"--delimiter {_typed(found[0])} or --delimiter {_typed(found[1])} says which.",
+        )
+    delimiter = found[0] if found else usual
+    if delimiter != usual:
+        warnings.warn(TextgenNote(f"{name!r} is read with {shown(delimiter)} between its columns."), stacklevel=2)
+    return delimiter
+
+
+def _divides(head: Sequence[str], delimiter: str) -> bool:
+    return any(len(cells) > 1 for cells in _parsed(head, delimiter)[0][1:])
+
+
+def _unclear(fit: _Fit, delimiter: str, name: str) -> UsageError:
+    number, cells = fit.ragged or (0, 0)
+    return UsageError(
+        f"it is not clear what is between the columns of {name!r}: {shown(delimiter)} gives {fit.columns} columns in "
+        f"the first line, but {cells} in row {number}.",
+        hint=f"--delimiter {_typed(delimiter)} reads it so, --delimiter , reads it with commas.",
+    )
+
+
+def shown(delimiter: str) -> str:
+    """A delimiter in a sentence."""
+    return "tabs" if delimiter == "\t" else f"{delimiter!r}"
+
+
+def _typed(delimiter: str) -> str:
+    return "tab" if delimiter == "\t" else f"'{delimiter}'"

@@ -1,0 +1,245 @@
+"""Rows of JSON lines and of a JSON array of objects. The columns are those of all rows, so that a file is read once
+more before its rows are."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from textgen.errors import TextgenError, TextgenWarning
+from textgen.strict_json import refuse_constant
+from textgen.text import header
+from textgen.text.header import Choose, Header, Row, is_time, is_whole, named_columns
+from textgen.wording import count
+
+JSON, JSONL = "json", "jsonl"
+MOST_COLUMNS, MOST_SHAPES = 10_000, 1_000
+"""Different columns that a table may have, and different sets of columns that are told apart."""
+
+LONGEST_INTEGER = 4_000
+"""Digits; a longer one is infinite."""
+
+READ_CHARACTERS = 1 << 16
+_EXAMPLE = '{"text": "..."}'
+
+JsonRow = tuple[str, dict[str, Any]]
+"""Where a row is, and what it holds."""
+
+
+def json_form(head: str) -> str:
+    """What a .json file is that begins with `head`: an array of objects, JSON lines, or '' for anything else."""
+    text = head.lstrip()
+    if text.startswith("["):
+        return JSON if text[1:].lstrip()[:1] in ("{", "]") else ""
+    first, end, rest = text.partition("\n")
+    if not end or not rest.lstrip().startswith("{"):
+        return ""
+    try:
+        return JSONL if isinstance(_DECODER.decode(first), dict) else ""
+    except (ValueError, RecursionError):
+        return ""
+
+
+def json_objects(raw: BinaryIO, form: str, name: str) -> Iterator[JsonRow]:
+    """The objects of a file in UTF-8, one after another. Raises TextgenError with the line or row."""
+    return _lines(raw, name) if form == JSONL else _array(io.TextIOWrapper(raw, "utf-8", newline=""), name)
+
+
+@dataclass
+class JsonColumns:
+    """What one pass over all rows tells: how many there are, which sets of keys they have, and which keys hold text,
+    something else than whole numbers, or something else than times in some row."""
+
+    rows: int = 0
+    shapes: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    keys: dict[str, int] = field(default_factory=dict)
+    texts: set[str] = field(default_factory=set)
+    not_whole: set[str] = field(default_factory=set)
+    not_times: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, objects: Iterable[JsonRow], name: str) -> JsonColumns:
+        """Read all rows. Raises TextgenError for a table with too many columns."""
+        found = cls()
+        for _, row in objects:
+            found._add(row)
+            if len(found.keys) > MOST_COLUMNS:
+                raise TextgenError(f"{name!r} has more than {count(MOST_COLUMNS)} different columns; that is no table.")
+        return found
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self.rows += 1
+        for key, value in row.items():
+            self.keys[key] = self.keys.get(key, 0) + 1
+            if isinstance(value, str):
+                self.texts.add(key)
+            if key not in self.not_whole and not is_whole(value):
+                self.not_whole.add(key)
+            if key not in self.not_times and value is not None and not (isinstance(value, str) and is_time(value)):
+                self.not_times.add(key)
+        shape = tuple(row)
+        if shape in self.shapes or len(self.shapes) < MOST_SHAPES:
+            self.shapes[shape] += 1
+
+    def choose(self, name: str, choose: Choose) -> list[str]:
+        """The keys of the chosen columns, with a warning for rows that lack one."""
+        keys = list(self.keys)
+        places = named_columns(keys, name, lambda place: keys[place] not in self.not_whole)
+        texts = [column for column, place in places.items() if keys[place] in self.texts]
+        times = [column for column in texts if keys[places[column]] not in self.not_times]
+        chosen = choose(Header(name, list(places), texts, times))
+        for column in dict.fromkeys(chosen):
+            self._report_missing(column, keys[places[column]], name)
+        return [keys[places[column]] for column in chosen]
+
+    def _report_missing(self, column: str, key: str, name: str) -> None:
+        missing = self.rows - self.keys[key]
+        if not missing:
+            return
+        others = Counter[str]()
+        for shape, rows in self.shapes.items():
+            if key not in shape:
+                others.update(dict.fromkeys(shape, rows))
+        near = [other for other, _ in others.most_common() if other.strip().lower() == key.strip().lower()]
+        shown = near or [other for other, _ in others.most_common(6)]
+        they = f"; they have {', '.join(map(repr, shown))}" if shown else ""
+        warnings.warn(
+            TextgenWarning(f"{count(missing)} of {count(self.rows)} rows of {name!r} have no {column!r} column{they}."),
+            stacklevel=2,
+        )
+
+
+def json_rows(objects: Iterable[JsonRow], columns: JsonColumns, name: str, choose: Choose) -> Iterator[Row]:
+    """The rows with the values of the chosen columns, None where a row lacks one."""
+    if not columns.rows:
+        return
+    chosen = columns.choose(name, choose)
+    for where, row in objects:
+        yield where, tuple(row.get(key) for key in chosen)
+
+
+class _Duplicate(ValueError):
+    """A key that occurs twice in one object."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        twice = next(key for key, number in Counter(key for key, _ in pairs).items() if number > 1)
+        raise _Duplicate(twice)
+    return table
+
+
+def _integer(text: str) -> float:
+    return int(text) if len(text) <= LONGEST_INTEGER else math.copysign(math.inf, -1 if text[0] == "-" else 1)
+
+
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_int=_integer, object_pairs_hook=_unique)
+
+
+def _lines(raw: BinaryIO, name: str) -> Iterator[JsonRow]:
+    number = 0
+    while line := raw.readline(header.CELL_BYTES):
+        number += 1
+        where = f"line {number} of {name!r}"
+        if len(line) == header.CELL_BYTES:
+            raise TextgenError(f"{where} is longer than {header.CELL_BYTES >> 20} MiB; that is no table.")
+        if line.isspace():
+            continue
+        try:
+            row = _DECODER.decode(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise _not_json(error, where) from None
+        if not isinstance(row, dict):
+            raise TextgenError(f"{where} is not a row, which looks like {_EXAMPLE}.")
+        yield where, row
+
+
+def _not_json(error: Exception, where: str) -> TextgenError:
+    if isinstance(error, _Duplicate):
+        return TextgenError(
+            f"{where} has two columns named {str(error)!r}.", hint="give each column a name of its own."
+        )
+    problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    if isinstance(error, json.JSONDecodeError):
+        problem = f"{error.msg} at character {error.pos + 1}"
+    return TextgenError(f"{where} is not JSON ({problem}).")
+
+
+def _array(text: io.TextIOWrapper, name: str) -> Iterator[JsonRow]:
+    """The objects of an array, of which no more than one is in memory."""
+    buffer = _Buffer(text)
+    if buffer.next() != "[":
+        raise TextgenError(f"{name!r} is not a JSON array of rows such as {_EXAMPLE}.")
+    buffer.skip()
+    more, number = buffer.next() != "]", 0
+    while more:
+        number += 1
+        where = f"row {number} of {name!r}"
+        row = buffer.value(where)
+        if not isinstance(row, dict):
+            raise TextgenError(f"{where} is not a row, which looks like {_EXAMPLE}.")
+        yield where, row
+        sign = buffer.next()
+        if sign not in (",", "]"):
+            what = f"{sign!r} comes" if sign else "the file ends"
+            raise TextgenError(f"{name!r} is not JSON: {what} after row {number}, where ',' or ']' is expected.")
+        if more := sign == ",":
+            buffer.skip()
+            buffer.next()
+    buffer.skip()
+    if rest := buffer.next():
+        raise TextgenError(f"{name!r} is not JSON: {rest!r} comes after the end of the array.")
+
+
+class _Buffer:
+    """A text of which only the value at hand is in memory."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._held = ""
+        self._place = 0
+
+    def next(self) -> str:
+        """The next character that is not blank, which stays; '' at the end."""
+        while True:
+            while self._place < len(self._held):
+                if self._held[self._place] not in " \t\r\n":
+                    return self._held[self._place]
+                self._place += 1
+            if not self._more():
+                return ""
+
+    def skip(self) -> None:
+        """Pass over one character."""
+        self._place += 1
+
+    def value(self, where: str) -> Any:
+        """The JSON value that begins here. Raises TextgenError."""
+        while True:
+            try:
+                found, self._place = _DECODER.raw_decode(self._held, self._place)
+                return found
+            except json.JSONDecodeError as error:  # it may only be cut off
+                size = len(self._held) - self._place
+                if size >= header.CELL_BYTES:
+                    raise TextgenError(
+                        f"{where} is not JSON, or longer than {header.CELL_BYTES >> 20} MiB; that is no table."
+                    ) from None
+                if not self._more(size):
+                    raise TextgenError(f"{where} is not JSON ({error.msg}).") from None
+            except (ValueError, RecursionError) as error:
+                raise _not_json(error, where) from None
+
+    def _more(self, least: int = 0) -> bool:
+        """Read on; as much again as is held, so that a long value is not tried too often."""
+        more = self._text.read(max(READ_CHARACTERS, least))
+        self._held = self._held[self._place :] + more
+        self._place = 0
+        return bool(more)

@@ -1,0 +1,128 @@
+"""Numbers as tables write them: one strict grammar, with a decimal point or a decimal comma.
+
+`1,234` is 1234 in one country and 1.234 in another. What the other cells of a table say decides, or an option does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from textgen.errors import TextgenError, UsageError
+
+MISSING = ("", "na", "nan", "n/a", "null", "none", "?", "-")
+LARGEST = 1e100
+"""The largest number of a series, in either direction; the square of a larger one could not be added up."""
+
+POINT, COMMA = ".", ","
+_PLAIN = r"[+-]?(?:[0-9]+(?:{0}[0-9]*)?|{0}[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_GROUPED = (
+    r"[+-]?[1-9][0-9]{{0,2}}(?P<mark>[{1} \u00a0\u202f\u2009'\u2019])[0-9]{{3}}(?:(?P=mark)[0-9]{{3}})*(?:{0}[0-9]*)?"
+)
+_FORMS = {
+    decimal: tuple(re.compile(form.format(re.escape(decimal), other)) for form in (_PLAIN, _GROUPED))
+    for decimal, other in ((POINT, COMMA), (COMMA, POINT))
+}
+_SHOWN = 40
+
+
+def read_number(text: str, decimal: str) -> float | None:
+    """The number that a text is where `decimal` divides whole from part, thousands in groups or not; None if it is
+    none. Only the digits 0 to 9 count, and infinity is no number."""
+    plain, grouped = _FORMS[decimal]
+    if plain.fullmatch(text):
+        return float(text.replace(decimal, POINT))
+    found = grouped.fullmatch(text)
+    return float(text.replace(found["mark"], "").replace(decimal, POINT)) if found else None
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """The decimal mark of a table, and the marks in doubt: a cell with one of them that could be two numbers is
+    neither."""
+
+    decimal: str = POINT
+    doubtful: str = COMMA
+
+    @classmethod
+    def of(cls, cells: Iterable[tuple[str, object]], asked: str | None = None, points: bool = True) -> NumberFormat:
+        """By what an option says, or by cells that are numbers in one way only, each with its place.
+
+        Where no cell tells, `1.234` is 1.234 if the table is likely to have decimal `points`. Raises UsageError for
+        cells that contradict each other.
+        """
+        if asked is not None:
+            return cls(asked, "")
+        telling: dict[str, tuple[str, str]] = {}
+        for place, cell in cells:
+            if isinstance(cell, str):
+                text = cell.strip()
+                readings = {decimal: read_number(text, decimal) for decimal in _FORMS}
+                if None in readings.values():
+                    telling |= {
+                        d: (place, text) for d, number in readings.items() if number is not None and d not in telling
+                    }
+        if len(telling) > 1:
+            (_, point), (there, comma) = telling[POINT], telling[COMMA]
+            raise UsageError(
+                f"{there} holds {comma!r}, a number with a decimal comma, beside {point!r} with a decimal point "
+                f"({telling[POINT][0]}).",
+                hint="--decimal , or --decimal . says which it is.",
+            )
+        return cls(next(iter(telling)), "") if telling else cls(POINT, COMMA if points else COMMA + POINT)
+
+    def number(self, value: object, where: str, column: str) -> float:
+        """What a cell holds as a number, NaN for nothing. Raises TextgenError naming row and column for anything
+        else."""
+        found: float | None = None
+        if value is None:
+            return math.nan
+        if isinstance(value, str):
+            text = value.strip()
+            if text.lower() in MISSING:
+                return math.nan
+            found = self._read(text, where, column)
+        elif isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+            found = _as_float(value)
+        if found is None or (isinstance(value, float) and math.isinf(value)):
+            mark = COMMA if self.decimal == POINT else POINT
+            other = read_number(value.strip(), mark) if isinstance(value, str) else None
+            hint = None if other is None else f"--decimal {mark} reads it as {other:g}."
+            raise TextgenError(f"{where}: column {column!r} holds {_shown(value)}, which is no number.", hint=hint)
+        if abs(found) > LARGEST:
+            raise TextgenError(
+                f"{where}: column {column!r} holds {_shown(value)}, which is too large: numbers may reach from "
+                f"-{LARGEST:g} to {LARGEST:g}.",
+                hint="leave the cell empty if nothing was measured, or use a larger unit.",
+            )
+        return found
+
+    def _read(self, text: str, where: str, column: str) -> float | None:
+        found = read_number(text, self.decimal)
+        if found is None or not any(mark in text for mark in self.doubtful):
+            return found
+        other = read_number(text, COMMA if self.decimal == POINT else POINT)
+        if other is not None and other != found:
+            raise TextgenError(
+                f"{where}: column {column!r} holds {_shown(text)}, which is {found:g} with a decimal point and "
+                f"{other:g} with a decimal comma.",
+                hint="--decimal . or --decimal , says which it is.",
+            )
+        return found
+
+
+def _as_float(value: int | float | Decimal) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a whole number of about {round(value.bit_length() * math.log10(2)):,} digits"
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."

@@ -1,0 +1,73 @@
+"""Rows of parquet files."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from textgen.errors import TextgenError
+from textgen.text.header import Choose, Header, Row, named_columns
+
+PARQUET = "parquet"
+PARQUET_ROWS = 128  # read at a time: few, since a row may hold a whole book
+
+
+def parquet_rows(stream: BinaryIO, name: str, choose: Choose) -> Iterator[Row]:
+    """The rows of a parquet file. One that was packed is unpacked to a temporary file, since its end is read first."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise TextgenError("parquet files need pyarrow.", hint="pip install pyarrow") from None
+    with tempfile.TemporaryFile() as spool:
+        if not (isinstance(stream, io.BufferedReader) and stream.seekable()):
+            shutil.copyfileobj(stream, spool)
+            stream = spool
+        stream.seek(0)
+        row = 0
+        try:
+            file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+            columns = _chosen(file.schema_arrow, name, choose)
+            for batch in file.iter_batches(PARQUET_ROWS, columns=list(dict.fromkeys(columns))):
+                cells = [_cells(batch.column(batch.schema.get_field_index(column))) for column in columns]
+                for values in zip(*cells, strict=True):
+                    row += 1
+                    yield f"row {row} of {name!r}", values
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise TextgenError(f"{name!r} is a damaged parquet file ({' '.join(str(error).split())[:200]}).") from None
+
+
+def _chosen(schema: Any, name: str, choose: Choose) -> list[str]:
+    """The chosen columns, by the names that the file has for them."""
+    from pyarrow import types
+
+    fields = list(schema)
+    places = named_columns([each.name for each in fields], name, lambda place: types.is_integer(fields[place].type))
+    texts = [column for column, place in places.items() if _is_text(fields[place].type)]
+    times = [column for column, place in places.items() if types.is_temporal(fields[place].type)]
+    kinds = {column: str(fields[place].type) for column, place in places.items()}
+    return [fields[places[column]].name for column in choose(Header(name, list(places), texts, times, kinds))]
+
+
+def _cells(column: Any) -> list[Any]:
+    """The values of a column; of floats in 16 or 32 bits the shortest numbers that stand for them, as csv has them."""
+    from pyarrow import types
+
+    values: list[Any] = column.to_pylist()
+    if not (types.is_float32(column.type) or types.is_float16(column.type)):
+        return values
+    return [
+        None if value is None else float(str(kept)) for value, kept in zip(values, column.to_numpy(False), strict=True)
+    ]
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
