@@ -15,7 +15,7 @@ from textgen.errors import TextgenError, UsageError
 from textgen.text import hub
 from textgen.text.cells import cell, name_in
 from textgen.text.corpus_settings import ReadingOptions
-from textgen.text.header import Header, choose_column, text_column_of
+from textgen.text.header import Header, choose_column, report_choice, text_column_of
 from textgen.text.records import read_records, require_columns
 from textgen.text.sources import Source, SourceOptions, find_sources, read, table_form
 
@@ -99,6 +99,8 @@ def _rows(source: Source, reading: SourceOptions, label_column: str | None) -> I
 
     def choose(header: Header) -> list[str]:
         columns[:] = chosen_columns(header.columns, header.name, reading.text_column, label_column, header.texts)
+        if reading.text_column is None and len(header.columns) > len(columns):
+            report_choice(header, columns[0])
         return columns
 
     for where, (text, label) in read_records([source], choose, reading):

@@ -22,7 +22,7 @@ DELIMITERS = (",", ";", "\t", "|")
 HEAD_CHARACTERS, HEAD_LINES = 1 << 16, 1000
 """How much of a file is looked at to detect how its columns are divided, and what they hold."""
 
-_TOLD = re.compile(r'"?sep=([^\r\n"])"?[\r\n]*', re.IGNORECASE)
+_TOLD = re.compile(r'"?sep=([^\w\r\n" ])"?[\r\n]*', re.IGNORECASE)
 
 
 def delimiter_of(typed: str) -> str:

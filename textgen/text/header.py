@@ -127,17 +127,22 @@ def choose_column(columns: Sequence[str], texts: Sequence[str], asked: str | Non
 def text_column_of(header: Header, asked: str | None) -> str:
     """As `choose_column`, with a note where a choice in a csv file rests on what its cells look like."""
     column = choose_column(header.columns, header.texts, asked, header.name)
-    if asked is None and column != DEFAULT_COLUMN and header.in_first_row:
-        if len(header.columns) > 1:
-            only = f"{column!r} is the only column of {header.name!r} that holds text, and is the one that is read."
-            warnings.warn(TextgenNote(only), stacklevel=2)
-        elif column.strip("\"'_ ").lower() not in COMMON_NAMES:
-            shown = column if len(column) <= _SHOWN else column[:_SHOWN] + "..."
-            warnings.warn(
-                TextgenWarning(
-                    f"the first row of {header.name!r} is read as the name of its only column: {shown!r}. "
-                    "If it is a text, add a first line with a name, such as: text"
-                ),
-                stacklevel=2,
-            )
+    if asked is None:
+        report_choice(header, column)
     return column
+
+
+def report_choice(header: Header, column: str) -> None:
+    """Say which column is read as the text, where neither an option nor its name says so; and where it is the only one,
+    that its name may be a text itself."""
+    if column == DEFAULT_COLUMN or not header.in_first_row:
+        return
+    if len(header.columns) > 1:
+        only = f"{column!r} is the only column of {header.name!r} that holds text, and is the one that is read."
+        warnings.warn(TextgenNote(only), stacklevel=2)
+    elif column.strip("\"'_ ").lower() not in COMMON_NAMES:
+        shown = column if len(column) <= _SHOWN else column[:_SHOWN] + "..."
+        first = f"the first row of {header.name!r} is read as the name of its only column: {shown!r}."
+        warnings.warn(
+            TextgenWarning(f"{first} If it is a text, add a first line with a name, such as: text"), stacklevel=2
+        )

@@ -32,7 +32,9 @@ def parquet_rows(stream: BinaryIO, name: str, choose: Choose) -> Iterator[Row]:
             file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
             columns = _chosen(file.schema_arrow, name, choose)
             for batch in file.iter_batches(PARQUET_ROWS, columns=list(dict.fromkeys(columns))):
-                cells = [_cells(batch.column(batch.schema.get_field_index(column))) for column in columns]
+                cells = [
+                    _cells(batch.column(batch.schema.get_field_index(column)), column, row, name) for column in columns
+                ]
                 for values in zip(*cells, strict=True):
                     row += 1
                     yield f"row {row} of {name!r}", values
@@ -54,16 +56,32 @@ def _chosen(schema: Any, name: str, choose: Choose) -> list[str]:
     return [fields[places[column]].name for column in choose(Header(name, list(places), texts, times, kinds))]
 
 
-def _cells(column: Any) -> list[Any]:
-    """The values of a column; of floats in 16 or 32 bits the shortest numbers that stand for them, as csv has them."""
-    from pyarrow import types
+def _cells(column: Any, title: str, before: int, name: str) -> list[Any]:
+    """The values of a column; of floats in 16 or 32 bits the shortest numbers that stand for them, as csv has them.
+    Raises TextgenError for one that Python cannot hold, such as a year beyond 9999; `before` are the rows before."""
+    from pyarrow import ArrowException, types
 
-    values: list[Any] = column.to_pylist()
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, ArrowException):
+            raise
+        row = before + next(k for k in range(len(column)) if not _is_readable(column[k])) + 1
+        raise TextgenError(
+            f"row {row} of {name!r}: column {title!r} holds a {column.type} that cannot be read ({error})."
+        ) from None
     if not (types.is_float32(column.type) or types.is_float16(column.type)):
         return values
-    return [
-        None if value is None else float(str(kept)) for value, kept in zip(values, column.to_numpy(False), strict=True)
-    ]
+    kept = column.to_numpy(zero_copy_only=False)
+    return [None if value is None else float(str(number)) for value, number in zip(values, kept, strict=True)]
+
+
+def _is_readable(scalar: Any) -> bool:
+    try:
+        scalar.as_py()
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _is_text(kind: Any) -> bool:
