@@ -269,6 +269,8 @@ def test_two_ways_to_divide_columns_are_refused_with_the_option(tmp_path):
     path.write_text("a;text\nx;y;z\nu\nv;w;x\n")
     error = refusal(lambda: documents(path), UsageError)
     assert "';' gives 2 columns in the first line, but 3 in row 1." in str(error) and "--delimiter" in error.hint
+    path.write_text('a;text\n1;"x" y\n')
+    assert "is not csv at line 2, row 1 (';' expected after" in str(refusal(lambda: documents(path)))
     path.write_text("a;text\n1;x\n2;y\n3;y;z\n4;u\n")
     assert "row 3 of" in str(refusal(lambda: documents(path))) and "3 cells" in str(refusal(lambda: documents(path)))
 
@@ -420,6 +422,8 @@ def test_an_array_of_objects_is_a_table(tmp_path):
 def test_an_array_may_have_any_encoding(tmp_path, encoding):
     (tmp_path / "x.json").write_bytes('  [\n{"text": "\u00e9\u2028"}]'.encode(encoding))
     assert documents(tmp_path / "x.json", encoding=encoding) == ["\u00e9\u2028"]
+    (tmp_path / "x.json").write_bytes('{"text": "\u0431\u0432"}\n{"text": "\u0431"}'.encode(encoding))
+    assert documents(tmp_path / "x.json", encoding=encoding) == ["\u0431\u0432", "\u0431"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from textgen.errors import TextgenError, TextgenNote, UsageError
-from textgen.text import header as limits
+from textgen.text import header
 from textgen.text.header import Choose, Header, Row, are_times, is_whole, may_be_text, named_columns
 
 USUAL = {"csv": ",", "tsv": "\t"}
@@ -35,7 +35,7 @@ def delimiter_of(typed: str) -> str:
 
 def csv_rows(raw: BinaryIO, form: str, name: str, choose: Choose, delimiter: str | None = None) -> Iterator[Row]:
     """The rows of a file in UTF-8. Raises TextgenError with the row and line of what is wrong."""
-    csv.field_size_limit(max(csv.field_size_limit(), limits.CELL_BYTES))
+    csv.field_size_limit(max(csv.field_size_limit(), header.CELL_BYTES))
     lines = _bounded(io.TextIOWrapper(raw, "utf-8", newline=""), name)
     head, whole = _head(lines)
     told = _TOLD.fullmatch(head[0]) if head else None
@@ -70,14 +70,14 @@ def _places(headings: list[str], head: list[str], delimiter: str, name: str, cho
     cells = {column: [cells[place] for cells in rows] for column, place in found.items()}
     texts = [column for column in found if may_be_text(cells[column])]
     times = [column for column in found if are_times(cells[column])]
-    header = Header(name, list(found), texts, times, in_first_row=True, delimiter=delimiter)
-    return [found[column] for column in choose(header)]
+    columns = Header(name, list(found), texts, times, in_first_row=True, delimiter=delimiter)
+    return [found[column] for column in choose(columns)]
 
 
 def _bounded(lines: io.TextIOWrapper, name: str) -> Iterator[str]:
-    while line := lines.readline(limits.CELL_BYTES):
-        if len(line) == limits.CELL_BYTES:
-            raise TextgenError(f"{name!r} has a line of more than {limits.CELL_BYTES >> 20} MiB; that is no table.")
+    while line := lines.readline(header.CELL_BYTES):
+        if len(line) == header.CELL_BYTES:
+            raise TextgenError(f"{name!r} has a line of more than {header.CELL_BYTES >> 20} MiB; that is no table.")
         yield line
 
 
@@ -97,7 +97,8 @@ def _parsed(head: Sequence[str], delimiter: str) -> tuple[list[list[str]], str]:
     """The rows of a head, blank lines left out, until the first that is not csv; and what is wrong with that one."""
     rows: list[list[str]] = []
     try:
-        rows += filter(None, csv.reader(head, delimiter=delimiter, strict=True))
+        for cells in filter(None, csv.reader(head, delimiter=delimiter, strict=True)):
+            rows.append(cells)
     except csv.Error as error:
         return rows, str(error)
     return rows, ""
@@ -131,8 +132,8 @@ class _Fit:
 
     @property
     def mostly(self) -> bool:
-        """Whether it does so with more than half of the rows."""
-        return self.columns > 1 and 2 * self.fitting > self.rows and not self.broken
+        """Whether it does so with more than half of the rows, as far as they are csv."""
+        return self.columns > 1 and (not self.rows or 2 * self.fitting > self.rows)
 
 
 def _detected(head: Sequence[str], whole: bool, form: str, name: str) -> str:
@@ -141,7 +142,7 @@ def _detected(head: Sequence[str], whole: bool, form: str, name: str) -> str:
     usual = USUAL[form]
     fits = {delimiter: _Fit.of(head, whole, delimiter) for delimiter in DELIMITERS}
     found = [delimiter for delimiter, fit in fits.items() if fit.even]
-    if not found and fits[usual].columns < 2 and not fits[usual].broken:
+    if not found and fits[usual].columns < 2:
         found = [delimiter for delimiter, fit in fits.items() if fit.mostly]
         doubtful = [delimiter for delimiter, fit in fits.items() if fit.columns > 1 and _divides(head, delimiter)]
         if not found and doubtful:
@@ -163,7 +164,8 @@ def _divides(head: Sequence[str], delimiter: str) -> bool:
 
 
 def _unclear(fit: _Fit, delimiter: str, name: str) -> UsageError:
-    number, cells = fit.ragged or (0, 0)
+    assert fit.ragged is not None
+    number, cells = fit.ragged
     return UsageError(
         f"it is not clear what is between the columns of {name!r}: {shown(delimiter)} gives {fit.columns} columns in "
         f"the first line, but {cells} in row {number}.",

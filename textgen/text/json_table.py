@@ -33,7 +33,10 @@ JsonRow = tuple[str, dict[str, Any]]
 
 
 def json_form(head: str) -> str:
-    """What a .json file is that begins with `head`: an array of objects, JSON lines, or '' for anything else."""
+    """What a .json file is that begins with `head`: an array of objects, JSON lines, or '' for anything else.
+
+    The head may be in another encoding than the file: only signs of ASCII count.
+    """
     text = head.lstrip()
     if text.startswith("["):
         return JSON if text[1:].lstrip()[:1] in ("{", "]") else ""
@@ -41,7 +44,7 @@ def json_form(head: str) -> str:
     if not end or not rest.lstrip().startswith("{"):
         return ""
     try:
-        return JSONL if isinstance(_DECODER.decode(first), dict) else ""
+        return JSONL if isinstance(json.loads(first, strict=False), dict) else ""
     except (ValueError, RecursionError):
         return ""
 
