@@ -422,8 +422,8 @@ def test_an_array_of_objects_is_a_table(tmp_path):
 def test_an_array_may_have_any_encoding(tmp_path, encoding):
     (tmp_path / "x.json").write_bytes('  [\n{"text": "\u00e9\u2028"}]'.encode(encoding))
     assert documents(tmp_path / "x.json", encoding=encoding) == ["\u00e9\u2028"]
-    (tmp_path / "x.json").write_bytes('{"text": "\u0431\u0432"}\n{"text": "\u0431"}'.encode(encoding))
-    assert documents(tmp_path / "x.json", encoding=encoding) == ["\u0431\u0432", "\u0431"]
+    (tmp_path / "x.json").write_bytes('{"text": "\u0431\u2200"}\n{"text": "\u0100"}'.encode(encoding))
+    assert documents(tmp_path / "x.json", encoding=encoding) == ["\u0431\u2200", "\u0100"]
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_an_array_that_is_damaged_is_refused_by_row(tmp_path, monkeypatch, conte
     ],
 )  # fmt: skip
 def test_only_some_json_files_are_tables(tmp_path, content, form):
-    assert json_form(content) == form
+    assert json_form(content.encode()) == form
     (tmp_path / "x.json").write_text(content)
     assert table_form(find_sources([str(tmp_path / "x.json")])[0]) == form
     if not form and content:

@@ -32,19 +32,17 @@ JsonRow = tuple[str, dict[str, Any]]
 """Where a row is, and what it holds."""
 
 
-def json_form(head: str) -> str:
-    """What a .json file is that begins with `head`: an array of objects, JSON lines, or '' for anything else.
-
-    The head may be in another encoding than the file: only signs of ASCII count.
-    """
-    text = head.lstrip()
+def json_form(head: bytes) -> str:
+    """What a .json file is that begins with `head`, in any encoding of Unicode: an array of objects, JSON lines, or ''
+    for anything else."""
+    text = head.decode(json.detect_encoding(head), "replace").lstrip()
     if text.startswith("["):
         return JSON if text[1:].lstrip()[:1] in ("{", "]") else ""
     first, end, rest = text.partition("\n")
     if not end or not rest.lstrip().startswith("{"):
         return ""
     try:
-        return JSONL if isinstance(json.loads(first, strict=False), dict) else ""
+        return JSONL if isinstance(_DECODER.decode(first), dict) else ""
     except (ValueError, RecursionError):
         return ""
 

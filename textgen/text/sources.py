@@ -198,10 +198,7 @@ def table_form(source: Source) -> str:
     if form != JSON:
         return form
     with opened(source.path, source.name) as stream:
-        head = stream.read(JSON_HEAD)
-    marks = sorted(decoding.BYTE_ORDER_MARKS.values(), key=len, reverse=True)
-    mark = next((mark for mark in marks if head.startswith(mark)), b"")
-    return json_form(head.removeprefix(mark).replace(b"\0", b"").decode("latin-1"))  # UTF-16 has a NUL in each sign
+        return json_form(stream.read(JSON_HEAD))
 
 
 def _matching(pattern: str) -> list[Source]:
