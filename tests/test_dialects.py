@@ -173,6 +173,10 @@ def test_the_text_that_a_label_table_means_is_the_column_with_text(tmp_path):
     (tmp_path / "x.csv").write_text("id,review,label\n1,good,1.0\n2,bad,0.0\n")
     assert labelled(tmp_path / "x.csv") == [("good", "1"), ("bad", "0")]
     assert notices(lambda: labelled(tmp_path / "x.csv"))[0].startswith("'review' is the only column")
+    (tmp_path / "x.csv").write_text("code,label\n0049,a\n0033,b\n")
+    assert labelled(tmp_path / "x.csv") == [("0049", "a"), ("0033", "b")]
+    unlabelled = read_texts(find_sources([str(tmp_path / "x.csv")]), SourceOptions())
+    assert [b"".join(row.pieces) for row in unlabelled] == [b"0049", b"0033"]
 
 
 def test_a_model_of_one_format_knows_the_labels_of_another(tmp_path):
@@ -738,7 +742,7 @@ def test_notes_and_warnings_are_shown_once_and_notes_not_when_quiet(tmp_path, mo
     Path("y.jsonl").write_text('{"text": "some words"}\n' * 20 + '{"Text": "x"}\n')
     warned = run("train", "y.jsonl", *plain[2:], "--quiet")
     assert warned.stderr == "Warning: 1 of 21 rows of 'y.jsonl' have no 'text' column; they have 'Text'.\n"
-    assert "--delimiter" in run("train", "--help").output and "--decimal" in run("predict", "--help").output
+    assert "--delimiter" in run("train", "--help-all").output and "--decimal" in run("predict", "--help").output
 
 
 def test_python_gets_warnings_of_its_own_kind(tmp_path):

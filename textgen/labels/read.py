@@ -127,8 +127,12 @@ def chosen_columns(
     label = label or LABEL_COLUMN
     require_columns(columns, [label], name)
     others = [column for column in columns if column != label]
-    holding = [column for column in others if texts is None or column in texts]
-    return [choose_column(others, holding, text, name), label]
+    return [choose_column(others, _holding(others, texts), text, name), label]
+
+
+def _holding(columns: list[str], texts: Sequence[str] | None) -> list[str]:
+    """Those of some columns that may hold the text: the only one in any case, since a text may be a number."""
+    return columns if len(columns) == 1 or texts is None else [column for column in columns if column in texts]
 
 
 def label_of(value: Any, column: str, where: str) -> str:
@@ -181,7 +185,8 @@ def _cells(source: Source, reading: SourceOptions) -> Iterator[Unlabelled]:
 
     def choose(header: Header) -> list[str]:
         nonlocal column
-        columns, texts = ([each for each in given if each != LABEL_COLUMN] for given in (header.columns, header.texts))
+        columns = [each for each in header.columns if each != LABEL_COLUMN]
+        texts = _holding(columns, header.texts)
         column = text_column_of(replace(header, columns=columns, texts=texts), reading.text_column)
         return [column]
 
