@@ -40,9 +40,9 @@ def require_model(folder: Path) -> None:
         near = did_you_mean(folder.name, siblings)
         raise TextgenError(what or f"there is no model folder {str(folder)!r}.{near}", hint=_TRAIN)
     if not (folder / sealed.MANIFEST).exists():
-        raise TextgenError(f"{str(folder)!r} is not a model folder (it has no {sealed.MANIFEST}).", hint=_TRAIN)
+        raise TextgenError(f"{str(folder)!r} is not a model folder (it has no {sealed.MANIFEST}).")
     if CONFIG not in sealed.read_manifest(folder)["files"]:
-        raise TextgenError(f"{str(folder)!r} is not a model folder (it holds no {CONFIG}).", hint=_TRAIN)
+        raise TextgenError(f"{str(folder)!r} is not a model folder (it holds no {CONFIG}).")
 
 
 def task_of(folder: Path) -> str:
