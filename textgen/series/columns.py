@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from textgen.text.records import require_columns
 
 TIME_NAMES = ("date", "time", "timestamp", "datetime", "ds", "month")
 """Names of columns that are taken for times where none is named."""
+
+PARTS = ("year", "quarter", "month", "week", "day", "hour", "minute", "second")
+"""Names of columns that hold a part of a time each."""
 
 ALL = "all"
 
@@ -47,8 +51,25 @@ def choose_columns(columns: Sequence[str], name: str, options: SeriesOptions) ->
         targets = rest
     if not targets:
         there = ", ".join(map(repr, rest)) or "none"
+        parts = time_parts(columns, times)
+        spread = "" if len(parts) < 2 or options.time_column else f" If a time is spread over columns: {typed(parts)}."
         raise UsageError(
             f"{name!r} has more than one column that could be forecast, or none (there are: {there}).",
-            hint="--target-column NAME says which; --target-column all takes every one of them.",
+            hint="--target-column NAME says which; --target-column all takes every one of them." + spread,
         )
     return Columns(tuple(times), tuple(targets), tuple(options.extra_column), options.series_column)
+
+
+def time_parts(columns: Sequence[str], times: Sequence[str]) -> list[str]:
+    """Columns whose names say that each holds a part of a time: year, month, ...; or a date and a time of day. Empty if
+    there are none, or if `times` (those in use) are others."""
+    lower = {column.strip().lower(): column for column in columns}
+    parts = [lower[name] for name in PARTS if name in lower] if "year" in lower else []
+    if not parts and "date" in lower:
+        parts = [lower[name] for name in ("date", "time", "hour") if name in lower][:2]
+    return parts if set(times) <= set(parts) else []
+
+
+def typed(columns: Sequence[str]) -> str:
+    """Time columns as they are typed."""
+    return " ".join(f"--time-column {shlex.quote(name)}" for name in columns)

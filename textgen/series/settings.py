@@ -24,6 +24,12 @@ class SeriesOptions:
         default_text="date, time, timestamp, ds or month, where there is one; else rows are counted",
         section="Forecasting",
     )
+    date_format: str | None = option(
+        None,
+        "How times are written, as strptime has it: %d/%m/%Y, '%Y-%m-%d %H:%M', %b %Y; or YYYYMMDD.",
+        metavar="FORMAT",
+        default_text="found out from the whole table; the day before the month where both fit",
+    )
     target_column: list[str] = option(
         [],
         "A column to forecast; may be repeated, and 'all' names every column that is not named otherwise.",

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.strict_json import refuse_constant, unique_keys
 from textgen.text.archives import unpacked_name
+from textgen.text.parquet_cells import python_values, require_zone
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 PARQUET = "parquet"
@@ -73,8 +74,11 @@ def parquet_rows(stream: BinaryIO, name: str, choose: Choose) -> Iterator[Row]:
             schema = {field.name: field.type for field in file.schema_arrow}
             plain = [key for key, kind in schema.items() if _is_text(kind)]
             chosen = choose(Header(list(schema), plain, {key: str(kind) for key, kind in schema.items()}))
+            for column in chosen:
+                require_zone(schema[column], column, name)
             for batch in file.iter_batches(PARQUET_ROWS, columns=list(dict.fromkeys(chosen))):
-                columns = [batch.column(batch.schema.get_field_index(column)).to_pylist() for column in chosen]
+                arrays = [batch.column(batch.schema.get_field_index(column)) for column in chosen]
+                columns = [python_values(array, column, name) for array, column in zip(arrays, chosen, strict=True)]
                 for values in zip(*columns, strict=True):
                     row += 1
                     yield f"row {row} of {name!r}", values
