@@ -16,6 +16,9 @@ TIME_NAMES = ("date", "time", "timestamp", "datetime", "ds", "month")
 PARTS = ("year", "quarter", "month", "week", "day", "hour", "minute", "second")
 """Names of columns that hold a part of a time each."""
 
+COARSE = ("year", "quarter", "week", "day")
+"""Names that are taken for times where none of the others is there."""
+
 ALL = "all"
 
 
@@ -42,8 +45,8 @@ def choose_columns(columns: Sequence[str], name: str, options: SeriesOptions) ->
     require_columns(columns, [*named, *(targets if targets != [ALL] or ALL in columns else [])], name)
     times = list(options.time_column)
     if not times:
-        times = [column for column in columns if column.strip().lower() in TIME_NAMES and column not in named + targets]
-        times = times[:1]
+        left = [column for column in columns if column not in named + targets]
+        times = [column for names in (TIME_NAMES, COARSE) for column in left if column.strip().lower() in names][:1]
     rest = [column for column in columns if column not in {*named, *times}]
     if targets == [ALL] and ALL not in columns:
         targets = rest

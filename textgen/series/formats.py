@@ -30,7 +30,7 @@ _TOKEN = re.compile(r"%([-^:]?\d?[A-Za-z])|(%%)|([^%]+)")
 _ZONE = r"Z|UTC|[+-]\d\d(?::?\d\d)?"
 _HALF = r"[AaPp][Mm]"
 _TAIL = re.compile(
-    r"(?:(?P<gap>T|,? +)(?P<hour>\d{1,2})"
+    r"(?P<tail>(?P<gap>T|,? +)(?P<hour>\d{1,2})"
     r"(?::(?P<minute>\d\d)(?::(?P<second>\d\d)(?P<point>[.,])?(?(point)(?P<fraction>\d{1,9})))?)?"
     rf"(?:(?P<before_half> ?)(?P<half>{_HALF}))?(?:(?P<before_zone> ?)(?P<zone>{_ZONE}))?)?"
 )
@@ -114,27 +114,24 @@ class TimeFormat:
     def read(self, text: str) -> Moment | None:
         """The moment that a text says, or None for what this format cannot read."""
         found = _compiled(self.pattern).fullmatch(text)
-        return None if found is None else _moment({k: v for k, v in found.groupdict().items() if v is not None})
+        return None if found is None else _moment(found.groupdict(""))
 
     def write(self, local: int, offset: int | None = None) -> str:
         """The text of a moment."""
         days, second = divmod(local, DAY)
-        year, like = date_of(days)
-        values = _values(year, like, second, offset or 0)
-        return "".join(
-            _written(name, values) if name else (literal or "%") for name, _, literal in _TOKEN.findall(self.pattern)
-        )
+        template, names = _template(self.pattern)
+        return template % _values(names, days, second, offset or 0)
 
     def as_in(self, texts: Sequence[str]) -> TimeFormat:
         """This format with the zeros, capitals and time of day of some texts, all of which it reads."""
-        matches = [_compiled(self.pattern).fullmatch(text) for text in texts]
-        found = [match.groupdict() for match in matches if match is not None]
+        matches = map(_compiled(self.pattern).fullmatch, dict.fromkeys(texts))
+        found = [match.groupdict("") for match in matches if match is not None]
         date_part, tail = _divided(self.pattern)
         lenient = _is_lenient(date_part)
         pattern = "".join(_adapted(name, other, found) for name, *other in _TOKEN.findall(date_part))
         if not lenient:
             return TimeFormat(pattern + tail)
-        longest = max(found, key=lambda each: sum(len(each[key] or "") for key in _TAIL.groupindex), default=None)
+        longest = max(found, key=lambda each: len(each["tail"]), default=None)
         return TimeFormat(pattern + (_tail_of(longest, found) if longest and longest["gap"] else tail))
 
     @property
@@ -167,6 +164,8 @@ def _plain(name: str) -> str:
 
 def _spelled(text: str) -> str:
     """A format that is spelled out: YYYYMMDD, dd.mm.yyyy HH:mm. An m after the hour is a minute."""
+    if not re.fullmatch(r"(?:YYYY|yyyy|YY|yy|MM|mm|DD|dd|HH|hh|SS|ss|T|[^A-Za-z])+", text):
+        return text
     pattern, hours = "", False
     for run in re.findall(r"([Yy]+|[Mm]+|[Dd]+|[Hh]+|[Ss]+|[^YyMmDdHhSs]+)", text):
         letter = run[0].lower()
@@ -219,7 +218,7 @@ def _moment(found: dict[str, str]) -> Moment | None:
         days = _days(found)
     except ValueError:
         return None
-    hour, minute, second = (int(found.get(key, 0)) for key in ("hour", "minute", "second"))
+    hour, minute, second = int(found.get("hour") or 0), int(found.get("minute") or 0), int(found.get("second") or 0)
     half = found.get("half", "").lower()
     if half:
         if not 1 <= hour <= 12:
@@ -227,9 +226,9 @@ def _moment(found: dict[str, str]) -> Moment | None:
         hour = hour % 12 + (12 if half.startswith("p") else 0)
     if hour > 23 or minute > 59 or second > 59:
         return None
-    nearest = int(found.get("fraction", "0")[0] >= "5")
-    zone = found.get("zone")
-    return Moment(days * DAY + hour * 3600 + minute * 60 + second + nearest, None if zone is None else offset_of(zone))
+    nearest = int((found.get("fraction") or "0")[0] >= "5")
+    zone = found.get("zone", "")
+    return Moment(days * DAY + hour * 3600 + minute * 60 + second + nearest, offset_of(zone) if zone else None)
 
 
 def _days(found: dict[str, str]) -> int:
@@ -264,35 +263,58 @@ def offset_of(zone: str) -> int:
     return -seconds if zone.startswith("-") else seconds
 
 
-def _values(year: int, like: date, second: int, offset: int) -> dict[str, int]:
-    iso = like.isocalendar()
-    hours, minutes = divmod(abs(offset) // 60, 60)
-    return {
-        "Y": year, "y": year % 100, "G": iso.year + year - like.year, "V": iso.week, "u": iso.weekday,
-        "m": like.month, "d": like.day, "q": (like.month + 2) // 3, "j": like.timetuple().tm_yday,
-        "H": second // 3600, "I": (second // 3600 + 11) % 12 + 1, "M": second // 60 % 60, "S": second % 60,
-        "sign": -1 if offset < 0 else 1, "hours": hours, "minutes": minutes,
+@cache
+def _template(pattern: str) -> tuple[str, frozenset[str]]:
+    """A pattern as a template for `%`, and the names of what it needs."""
+    parts, names = [], set()
+    for name, _, literal in _TOKEN.findall(pattern):
+        if not name:
+            parts.append(literal or "%%")
+            continue
+        key, width = name, ""
+        if name[-1] in _WIDTHS:
+            key, width = name[-1], "d" if name.startswith("-") else f"0{_WIDTHS[name[-1]]}d"
+        names.add(key)
+        parts.append(f"%({key}){width or 's'}")
+    return "".join(parts), frozenset(names)
+
+
+_WIDTHS = {"Y": 4, "G": 4, "j": 3, "q": 1, "u": 1, "y": 2, "V": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2}
+"""The digits of each directive that is a number."""
+
+
+def _values(names: frozenset[str], days: int, second: int, offset: int) -> dict[str, int | str]:
+    """What each name of a template stands for."""
+    year, like = date_of(days)
+    hour = second // 3600
+    values: dict[str, int | str] = {
+        "Y": year, "y": year % 100, "m": like.month, "d": like.day, "q": (like.month + 2) // 3, "H": hour,
+        "I": (hour + 11) % 12 + 1, "M": second // 60 % 60, "S": second % 60, "p": "AM" if hour < 12 else "PM",
+        "P": "am" if hour < 12 else "pm",
     }  # fmt: skip
+    if names & {"G", "V", "u", "j"}:
+        iso = like.isocalendar()
+        values |= {"G": iso.year + year - like.year, "V": iso.week, "u": iso.weekday, "j": like.timetuple().tm_yday}
+    for name in names - values.keys():
+        values[name] = _zone_text(name, offset) if name[-1] == "z" else _word(name, like)
+    return values
 
 
-def _written(name: str, values: dict[str, int]) -> str:
-    letter = name[-1]
-    if letter in "bBaA":
-        word = MONTHS[values["m"] - 1] if letter in "bB" else WEEKDAYS[values["u"] - 1]
-        word = word[:3] if letter in "ba" else word
-        return word.upper() if name.startswith("^") else word
-    if letter in "pP":
-        half = "AM" if values["H"] < 12 else "PM"
-        return half if letter == "p" else half.lower()
-    if letter == "z":
-        sign = "-" if values["sign"] < 0 else "+"
-        if name == "-z" and not values["minutes"]:
-            return f"{sign}{values['hours']:02}"
-        return f"{sign}{values['hours']:02}{':' if name == ':z' else ''}{values['minutes']:02}"
-    if letter == "f":
+def _word(name: str, like: date) -> str:
+    """The name of a month or a weekday, or the digits of a second that has none."""
+    if name[-1] == "f":
         return "0" * int(name[:-1] or 6)
-    width = 1 if name.startswith("-") else {"Y": 4, "G": 4, "j": 3, "q": 1, "u": 1}.get(letter, 2)
-    return f"{values[letter]:0{width}}"
+    word = MONTHS[like.month - 1] if name[-1] in "bB" else WEEKDAYS[like.weekday()]
+    word = word[:3] if name[-1] in "ba" else word
+    return word.upper() if name.startswith("^") else word
+
+
+def _zone_text(name: str, offset: int) -> str:
+    hours, minutes = divmod(abs(offset) // 60, 60)
+    start = f"{'-' if offset < 0 else '+'}{hours:02}"
+    if name == "-z" and not minutes:
+        return start
+    return f"{start}{':' if name == ':z' else ''}{minutes:02}"
 
 
 def _adapted(name: str, other: Sequence[str], found: Sequence[dict[str, str]]) -> str:
@@ -301,9 +323,11 @@ def _adapted(name: str, other: Sequence[str], found: Sequence[dict[str, str]]) -
         return "".join(other)
     read = [each[_READ[_plain(name)][0]] for each in found]
     if name[-1] in "mdHI":
-        one = any(len(text) == 1 for text in read)
-        kept = name.startswith("-") and not any(text.startswith("0") for text in read)
-        return f"%-{name[-1]}" if one or kept else f"%{name[-1]}"
+        if any(len(text) == 1 for text in read):
+            return f"%-{name[-1]}"
+        beside = [each.get(key, "") for each in found for key in ("day", "month")]
+        bare = name.startswith("-") or any(len(text) == 1 for text in beside)
+        return f"%-{name[-1]}" if bare and not any(text.startswith("0") for text in read) else f"%{name[-1]}"
     if name[-1] in "bB" and read and all(text.isupper() for text in read):
         return f"%^{name[-1]}"
     return f"%{name}"
