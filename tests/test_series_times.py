@@ -98,6 +98,11 @@ WRITTEN = {
     "last weekdays of months": (last_weekdays(10), "1 month", "2019-11-29"),
     "first weekdays of months": (first_weekdays(10), "1 month", "2019-11-01"),
     "weeks": (days("2020-01-06", 10, 7), "1 week", "2020-03-16"),
+    "weeks, one left out": (without(days("2020-01-06", 10, 7), "2020-02-03"), "1 week", "2020-03-16"),
+    "every other day": (days("2020-01-01", 9, 2), "2 days", "2020-01-19"),
+    "Mondays, Wednesdays and Fridays": (
+        weekdays("2020-01-01", 15, (0, 2, 4)), "1 day (Mon, Wed, Fri)", "2020-02-05"
+    ),
     "ISO weeks": ([f"2020-W{k:02}" for k in range(40, 54)], "1 week", "2021-W01"),
     "business days": (weekdays("2020-01-01", 8), "1 business day", "2020-01-13"),
     "business days, holidays left out": (
@@ -120,6 +125,8 @@ WRITTEN = {
     "midnight without a time": (["2020-01-01 23:00:00", "2020-01-02", "2020-01-02 01:00:00"], "1 hour",
                                 "2020-01-02 02:00:00"),
     "thousandths": (["2020-01-01 00:00:00.000", "2020-01-02 00:00:00.000"], "1 day", "2020-01-03 00:00:00.000"),
+    "the end of a day is the next": ([f"2020-01-01 {h}:00" for h in range(21, 25)], "1 hour", "2020-01-02 01:00"),
+    "UTC without signs": (["20200101T000000Z", "20200101T010000Z"], "1 hour", "20200101T020000Z"),
     "UTC": (["2020-01-01T00:00:00Z", "2020-01-01T01:00:00Z"], "1 hour", "2020-01-01T02:00:00Z"),
     "compact dates": ([20200130, 20200131, 20200201], "1 day", 20200202),
     "compact months": ([202011, 202012, 202101], "1 month", 202102),
@@ -154,7 +161,7 @@ def test_times_of_many_kinds_go_on(tmp_path, name):
     assert next_labels(table, 1) == [label]
     history = table.clock.labels(table.series[0].start + table.clock.step * np.arange(len(table.series[0])))
     known = [h for h, gone in zip(history, table.series[0].missing, strict=True) if not gone]
-    if name != "midnight without a time":
+    if name not in ("midnight without a time", "the end of a day is the next"):
         assert list(map(str, known)) == list(map(str, stamps))
 
 

@@ -224,7 +224,7 @@ def _moment(found: dict[str, str]) -> Moment | None:
         if not 1 <= hour <= 12:
             return None
         hour = hour % 12 + (12 if half.startswith("p") else 0)
-    if hour > 23 or minute > 59 or second > 59:
+    if hour * 3600 + minute * 60 + second > DAY or minute > 59 or second > 59:  # 24:00 is the end of a day
         return None
     nearest = int((found.get("fraction") or "0")[0] >= "5")
     zone = found.get("zone", "")
@@ -358,7 +358,8 @@ DATES = (
     "%d-%b-%y", "%Y-%b-%d", "%Y %b %d", "%Y-%m", "%Y/%m", "%Y.%m", "%m/%Y", "%m-%Y", "%m.%Y", "%b %Y", "%b-%Y",
     "%B %Y", "%B-%Y", "%Y-%b", "%Y %b", "%Y-%B", "%Y %B", "%b-%y", "%b %y", "%YM%m", "%-Y-%m", "%-Y/%m", "%YQ%q",
     "%Y-Q%q", "%Y Q%q", "Q%q %Y", "Q%q-%Y", "Q%q/%Y", "%Yq%q", "%G-W%V", "%GW%V", "%G-W%V-%u", "%Y-%j",
-    "%Y%m%dT%H%M%S", "%Y%m%dT%H%M", "%Y%m%d %H%M%S", "%Y%m%d", "%Y%m", "%Y", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S",
+    "%Y%m%dT%H%M%SZ", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M", "%Y%m%d %H%M%S", "%Y%m%d", "%Y%m", "%Y", "%Y%m%d%H",
+    "%Y%m%d%H%M", "%Y%m%d%H%M%S",
 )  # fmt: skip
 """Dates that are recognized, the likelier first: of two that suit a table alike, the earlier is taken, so that the day
 comes before the month. Dots always mean that the day is first."""

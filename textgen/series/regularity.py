@@ -11,7 +11,6 @@ from textgen.series.times import (
     BUSINESS_DAYS,
     DAY,
     DAY_UNIT,
-    EVERY_DAY,
     MONDAY,
     MONTH,
     SECOND,
@@ -26,10 +25,12 @@ ENOUGH_ABSENT = 4
 
 @dataclass(frozen=True)
 class Fit:
-    """A clock that counts all times of a table, and how many of their distances are not one step."""
+    """A clock that counts all times of a table, how many of their `distances` are not one step (`faults`), and how many
+    of those are no whole number of steps."""
 
     clock: Clock
     faults: int
+    broken: int
     distances: int
 
     @property
@@ -43,7 +44,7 @@ def fitting_clock(series: Sequence[Moments], coarse: int) -> Fit:
     where it says the day."""
     whole = _together(series)
     if not any(len(each) > 1 for each in series) and coarse:
-        return Fit(Clock(MONTH, coarse), 0, 0)
+        return Fit(Clock(MONTH, coarse), 0, 0, 0)
     second = int(whole.local[0] % DAY)
     if np.any(whole.local % DAY != second):
         return _fit(Clock(SECOND, 1), series)
@@ -53,8 +54,10 @@ def fitting_clock(series: Sequence[Moments], coarse: int) -> Fit:
         if rising and any(len(each) > 1 for each in series):
             return _fit(clock, series)
     daily = _fit(Clock(DAY_UNIT, 1, second=second), series)
-    week = _week(series) if daily.clock.step == 1 or daily.faults else EVERY_DAY
-    return daily if week == EVERY_DAY else _fit(Clock(DAY_UNIT, 1, second=second, week=week), series)
+    if daily.clock.step > 1 and not daily.broken:
+        return daily
+    weekly = (_fit(Clock(DAY_UNIT, 1, second=second, week=week), series) for week in _weeks(series))
+    return next((fit for fit in weekly if not fit.broken), daily)
 
 
 def _together(series: Sequence[Moments]) -> Moments:
@@ -82,7 +85,8 @@ def _fit(clock: Clock, series: Sequence[Moments]) -> Fit:
     counts = [clock.count(each) for each in series]
     distances = np.concatenate([np.zeros(0, np.int64), *(np.diff(each) for each in counts if each is not None)])
     step = commonest(distances)
-    return Fit(replace(clock, step=step), int((distances != step).sum()), len(distances))
+    broken = int((distances % step != 0).sum())
+    return Fit(replace(clock, step=step), int((distances != step).sum()), broken, len(distances))
 
 
 def commonest(distances: Integers) -> int:
@@ -91,9 +95,9 @@ def commonest(distances: Integers) -> int:
     return int(steps[counts.argmax()]) if len(steps) else 1
 
 
-def _week(series: Sequence[Moments]) -> str:
-    """The weekdays that daily rows fall on, by those that are absent between the first row of a series and its last: a
-    weekend, or any weekday often enough."""
+def _weeks(series: Sequence[Moments]) -> list[str]:
+    """The weekdays that daily rows may fall on, by those that are absent between the first row of a series and its
+    last: a weekend, or any weekday often enough."""
     seen, absent = np.zeros(7, dtype=np.int64), np.zeros(7, dtype=np.int64)
     for each in series:
         days = each.local // DAY - MONDAY
@@ -102,8 +106,7 @@ def _week(series: Sequence[Moments]) -> str:
         spanned = np.array([(last - k) // 7 - (first - 1 - k) // 7 for k in range(7)])
         seen += there
         absent += spanned - there
-    if not seen[5:].any():
-        return BUSINESS_DAYS if absent[5:].all() else EVERY_DAY
+    weeks = [BUSINESS_DAYS] if not seen[5:].any() and absent[5:].all() else []
     if np.all(absent[seen == 0] >= ENOUGH_ABSENT):
-        return "".join("1" if number else "0" for number in seen)
-    return EVERY_DAY
+        weeks.append("".join("1" if number else "0" for number in seen))
+    return weeks
