@@ -2,6 +2,7 @@
 is labelled as the table would go on."""
 
 import calendar
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -16,6 +17,7 @@ from test_series_reading import table_of
 import textgen
 from textgen.errors import TextgenError, UsageError
 from textgen.series.formats import DATES, TimeFormat
+from textgen.series.time_column import Cells, understood
 from textgen.series.times import BUSINESS_DAYS, DAY_UNIT, EVERY_DAY, MONTH, SECOND, Clock, Moments
 
 CASES = Path(__file__).parent / "cases"
@@ -541,3 +543,25 @@ def test_business_days_know_their_weekday(tmp_path):
     assert data.design.season == 5 and width == 6
     week = data.rows[0].inputs[:, -width:][:, :4]
     assert np.allclose(week[:5], week[5:10], atol=1e-4) and not np.allclose(week[0], week[1], atol=1e-2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    cells=st.lists(st.text("0123456789-/.: TZQWapmJn+,", max_size=20), min_size=1, max_size=4),
+    date_format=st.none() | st.text("%YmdHbqzGV-^: .TZ", max_size=12),
+)
+@example(cells=["999999-12-31", "999999-12-30"], date_format=None)
+@example(cells=["0000-01-01"], date_format=None)
+@example(cells=["999999999999999"], date_format=None)
+@example(cells=["2020-01-01 00:00+99:99", "2020-01-02 00:00+99:99"], date_format=None)
+def test_any_cells_are_times_or_refused_in_a_sentence(cells, date_format):
+    """What is read can be written, and counted again."""
+    times = Cells(cells, [f"row {k}" for k in range(len(cells))], [np.arange(len(cells))], "when")
+    try:
+        found = understood(times, date_format)
+    except TextgenError:
+        return
+    ahead = found.stamps.max() + found.clock.step * np.arange(1, 4)
+    labels = found.clock.labels(np.concatenate([found.stamps, ahead]))
+    assert len(labels) == len(cells) + 3
+    assert Clock.from_json(asdict(found.clock)) == found.clock

@@ -27,7 +27,7 @@ MONTHS = (
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 _TOKEN = re.compile(r"%([-^:]?\d?[A-Za-z])|(%%)|([^%]+)")
-_ZONE = r"Z|UTC|[+-]\d\d(?::?\d\d)?"
+_ZONE = r"Z|UTC|[+-][01]\d(?::?[0-5]\d)?"
 _HALF = r"[AaPp][Mm]"
 _TAIL = re.compile(
     r"(?P<tail>(?P<gap>T|,? +)(?P<hour>\d{1,2})"

@@ -34,7 +34,7 @@ MOST_CHANGES = 4
 """How often a year the UTC offset of one place may change: twice is usual."""
 
 _LATEST = datetime(9998, 1, 1)
-_ZONE = re.compile(r"|[+-]\d\d:\d\d(?: -?\d{1,12} [+-]\d\d:\d\d)*|[A-Za-z][\w+/-]*")
+_ZONE = re.compile(r"|[+-]\d\d:\d\d(?: -?\d{1,15} [+-]\d\d:\d\d)*|[A-Za-z][\w+/-]*")
 
 Integers = npt.NDArray[np.int64]
 Places = npt.NDArray[np.intp]
