@@ -510,6 +510,14 @@ def test_forecasts_have_the_offset_of_the_table_at_hand(tmp_path):
     assert forecaster.predict(later)[0].times == ["2023-06-03T00:00:00+02:00"]
 
 
+def test_times_without_an_offset_are_local_ones_where_training_had_one(tmp_path):
+    stamps = [each.isoformat(" ") for each in local_hours("Europe/Berlin", "2020-07-01", 400)]
+    forecaster = trained(write(tmp_path / "x.csv", date=stamps[:300], y=wave(300, 24)), tmp_path)
+    newer = write(tmp_path / "y.csv", date=[stamp[:19] for stamp in stamps[200:]], y=wave(200, 24))
+    assert forecaster.evaluate(newer, number=0).windows == 100
+    assert forecaster.predict(newer, number=0)[0].times == ["2020-07-17 16:00:00"]
+
+
 def test_a_few_rows_fit_the_clock_of_training(tmp_path):
     """On their own, four weekdays would be days, and the end of February the 29th."""
     business = trained(CASES / "business.csv", tmp_path / "b", horizon=2)

@@ -233,7 +233,8 @@ def _on_clock(reading: _Reading, cells: Cells, known: Clock | None) -> TimeColum
             together = np.concatenate([np.zeros(0, np.int64), *distances])
             if not len(together) or commonest(together) == known.step:
                 clock = known
-    clock = replace(clock, zone=moments.named_zone(), format=reading.form.pattern)
+    zone = known.zone if known is not None and moments.offsets is None else moments.named_zone()
+    clock = replace(clock, zone=zone, format=reading.form.pattern)
     counted = clock.count(moments)
     assert counted is not None
     return TimeColumn(clock, counted)

@@ -147,9 +147,11 @@ class Clock:
         return _plural(self.step, self.unit) + only
 
     def count(self, moments: Moments) -> Integers | None:
-        """Moments as whole numbers (N,) of this clock's unit, or None if one of them is no time of this clock."""
+        """Moments as whole numbers (N,) of this clock's unit, or None if one of them is no time of this clock. Those
+        without an offset are local ones of its zone."""
         if self.unit == SECOND:
-            return moments.absolute
+            local = moments.offsets is None
+            return moments.absolute - _offsets(self.zone, moments.local, from_utc=False) * int(local)
         days, rest = np.divmod(moments.local, DAY)
         if np.any(rest != self.second):
             return None
