@@ -177,7 +177,7 @@ def test_only_the_trainer_trains():
     for path in (path for room in rooms for path in room.rglob("*.py")):
         assert not calls(path) & {"backward", "zero_grad", "AdamW", "Adam", "SGD", "publish", "state_dict"}, path
     training = {path.name for path in LIBRARY.rglob("*.py") if "backward" in calls(path)}
-    assert training <= {"trainer.py", "machine.py", "recurrence.py", "laws_gradients.py", "trial.py"} | {
+    assert training <= {"update.py", "recurrence.py", "laws_gradients.py", "trial.py"} | {
         path.name for path in (LIBRARY / "testing").glob("*.py")
     }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textgen.series.times import DAY, MONTH, SECOND, WEEK, Clock, Integers
+from textgen.series.times import DAY, DAY_UNIT, MONTH, ROW, WEEK, Clock, Integers
 
 YEAR = 365.2425 * DAY
 ENOUGH = 2.5
@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Calendar:
-    """Which periods, in units of the clock, are inputs, and with how many harmonics each."""
+    """Which periods are inputs, in months for a clock of months, else in seconds, and with how many harmonics each."""
 
     periods: tuple[tuple[float, int], ...]
 
@@ -28,12 +28,13 @@ class Calendar:
         """The calendar that makes sense for a time step and `length` steps of training."""
         if clock.unit == MONTH:
             known = [(12.0, 2)]
-        elif clock.unit == SECOND:
-            known = [(float(DAY), 2), (float(WEEK), 2), (YEAR, 1)]
-        else:
+        elif clock.unit == ROW:
             known = []
-        span = length * clock.step
-        return cls(tuple((period, most) for period, most in known if 2 * clock.step <= period <= span / ENOUGH))
+        else:
+            known = [(float(DAY), 2), (float(WEEK), 2), (YEAR, 1)]
+        step = clock.step if clock.unit != DAY_UNIT else clock.step * WEEK / clock.week.count("1")
+        span = length * step
+        return cls(tuple((period, most) for period, most in known if 2 * step <= period <= span / ENOUGH))
 
     @property
     def width(self) -> int:
@@ -41,7 +42,7 @@ class Calendar:
         return sum(2 * harmonics for _, harmonics in self.periods)
 
     def features(self, times: Integers) -> Floats:
-        """The inputs of times (...), as (..., width)."""
+        """The inputs of times (...), as `Clock.elapsed` counts them, as (..., width)."""
         columns = []
         for period, harmonics in self.periods:
             phase = 2 * np.pi * np.mod(times / period, 1.0)

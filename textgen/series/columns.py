@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from textgen.errors import UsageError
@@ -11,6 +13,12 @@ from textgen.text.records import require_columns
 
 TIME_NAMES = ("date", "time", "timestamp", "datetime", "ds", "month")
 """Names of columns that are taken for times where none is named."""
+
+PARTS = ("year", "quarter", "month", "week", "day", "hour", "minute", "second")
+"""Names of columns that hold a part of a time each."""
+
+COARSE = ("year", "quarter", "week", "day")
+"""Names that are taken for times where none of the others is there."""
 
 ALL = "all"
 
@@ -44,8 +52,9 @@ def choose_columns(header: Header, options: SeriesOptions) -> Columns:
     require_columns(columns, [*named, *(targets if targets != [ALL] or ALL in columns else [])], name)
     times = list(options.time_column)
     if not times:
-        times = [column for column in columns if column.strip().lower() in TIME_NAMES and column not in named + targets]
-        times = times[:1] or _unnamed_times(header, {*named, *targets})
+        left = [column for column in columns if column not in named + targets]
+        times = [column for names in (TIME_NAMES, COARSE) for column in left if column.strip().lower() in names][:1]
+        times = times or _unnamed_times(header, {*named, *targets})
     rest = [column for column in columns if column not in {*named, *times}]
     if targets == [ALL] and ALL not in columns:
         targets = rest
@@ -55,9 +64,11 @@ def choose_columns(header: Header, options: SeriesOptions) -> Columns:
     if not targets:
         _refuse_no_header(header)
         there = ", ".join(map(repr, rest)) or "none"
+        parts = time_parts(columns, times)
+        spread = "" if len(parts) < 2 or options.time_column else f" If a time is spread over columns: {typed(parts)}."
         raise UsageError(
             f"{name!r} has more than one column that could be forecast, or none (there are: {there}).",
-            hint="--target-column NAME says which; --target-column all takes every one of them.",
+            hint="--target-column NAME says which; --target-column all takes every one of them." + spread,
         )
     return Columns(tuple(times), tuple(targets), tuple(options.extra_column), options.series_column)
 
@@ -76,3 +87,18 @@ def _refuse_no_header(header: Header) -> None:
             f"the first row of {header.name!r} holds no names of columns, but {', '.join(map(repr, names[:5]))}.",
             hint="add a first line with a name for each column, such as: date,value",
         )
+
+
+def time_parts(columns: Sequence[str], times: Sequence[str]) -> list[str]:
+    """Columns whose names say that each holds a part of a time: year, month, ...; or a date and a time of day. Empty if
+    there are none, or if `times` (those in use) are others."""
+    lower = {column.strip().lower(): column for column in columns}
+    parts = [lower[name] for name in PARTS if name in lower] if "year" in lower else []
+    if not parts and "date" in lower:
+        parts = [lower[name] for name in ("date", "time", "hour") if name in lower][:2]
+    return parts if set(times) <= set(parts) else []
+
+
+def typed(columns: Sequence[str]) -> str:
+    """Time columns as they are typed."""
+    return " ".join(f"--time-column {shlex.quote(name)}" for name in columns)

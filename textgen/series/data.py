@@ -16,6 +16,7 @@ from textgen.errors import UsageError
 from textgen.options import flag
 from textgen.series.design import FILE, OUTPUTS, Design, Rows, rows_of
 from textgen.series.division import divide
+from textgen.series.formats import TimeFormat
 from textgen.series.preparing import arrays_of, design_of, key_of
 from textgen.series.read import Series, read_series
 from textgen.series.task import Forecasting
@@ -29,7 +30,7 @@ from textgen.text.split import TRAIN, VALIDATION, Progress
 from textgen.wording import count, plural
 
 KIND = "series"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TEXT_ONLY = ("init_from", "tokenizer", "vocab_size", "text_column", "document_separator", "sampled_softmax",
              "embedding_dropout")  # fmt: skip
 """Options that mean something for text alone."""
@@ -46,6 +47,8 @@ class SeriesData(ExampleData):
     """Series by part, and the design made from their training part."""
 
     store: ExampleStore
+    notes: tuple[str, ...] = ()
+    """What is worth saying of how times were read; only while the tables themselves are at hand."""
 
     next_verb = "predict{model} TABLE"
 
@@ -59,14 +62,15 @@ class SeriesData(ExampleData):
         apart = None
         if options.validation_file is not None:
             named = replace(options, target_column=list(table.columns.targets), time_column=list(table.columns.times))
-            apart = read_series(find_sources([options.validation_file]), named, reading, window)
+            apart = read_series(find_sources([options.validation_file]), named, reading, window, table.clock)
         divided = divide(table, apart, options)
         design = design_of(divided, options)
         parts = {TRAIN: arrays_of(divided.training), VALIDATION: arrays_of(divided.held_out)}
         content = to_json(design.to_json())
         key = key_of(parts, content, FORMAT_VERSION)
         about, others = {"version": FORMAT_VERSION}, {FILE: content}
-        return cls.kept(cache / key, lambda: write_examples(cache / key, KIND, key, parts, about, others))
+        data = cls.kept(cache / key, lambda: write_examples(cache / key, KIND, key, parts, about, others))
+        return replace(data, notes=table.notes)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -98,7 +102,8 @@ class SeriesData(ExampleData):
                 for array in ("values", "missing", "extras")
             ]
             values, missing, extras = (np.concatenate(piece) for piece in pieces)
-            found.append(Series(name, int(parts[0]["starts"][k]), values, missing.astype(bool), extras))
+            start, clock = int(parts[0]["starts"][k]), self.design.clock
+            found.append(Series(name, start, values, missing.astype(bool), extras, clock=clock))
         return found
 
     @cached_property
@@ -177,6 +182,7 @@ class SeriesData(ExampleData):
         logs = sum(scale.transform == "log" for scale in design.scales.values())
         return [
             f"{count(len(design.scales))} series" if len(design.scales) > 1 else "1 series",
+            self._times(),
             f"a step is {design.clock.described()}",
             f"{count(self.amount)} time steps to train on",
             f"{count(self.held_out)} held out",
@@ -184,7 +190,18 @@ class SeriesData(ExampleData):
             f"corrects {' or '.join(bases)}",
             "in logarithms" if logs == len(design.scales) else f"{logs} in logarithms" if logs else "",
             f"horizon {plural(design.horizon, 'step')}",
+            *self.notes,
         ]
+
+    def _times(self) -> str:
+        """How times were understood: 'time as day/month/year (01/01/2012 to 01/12/2019)'."""
+        clock = self.design.clock
+        if not self.design.columns.times:
+            return "rows are counted"
+        first = clock.label(min(each.start for each in self.series))
+        last = clock.label(max(each.start + clock.step * (len(each) - 1) for each in self.series))
+        words = TimeFormat(clock.format).words if clock.format else "a counter"
+        return f"time as {words} ({first} to {last})"
 
     def files(self) -> dict[str, bytes]:
         return {FILE: self.store.content(FILE)}

@@ -95,7 +95,7 @@ class Design:
                 Columns(
                     tuple(columns["times"]), tuple(columns["targets"]), tuple(columns["extras"]), columns["series"]
                 ),
-                Clock(str(content["clock"]["unit"]), int(content["clock"]["step"])),
+                Clock.from_json(content["clock"]),
                 int(content["season"]),
                 int(content["horizon"]),
                 Lags(int(content["lags"]["season"]), tuple(map(int, content["lags"]["seasons"]))),
@@ -159,7 +159,8 @@ def rows_of(series: Series, design: Design, ahead: int = 0) -> Rows:
     scaled = scale.scaled(series.values)
     units = Units.of([scale])
     read = lagged(scaled, design.lags)
-    calendar = design.calendar.features(series.start + design.clock.step * np.arange(1, len(series) + ahead + 1))
+    times = series.start + design.clock.step * np.arange(1, len(series) + ahead + 1)
+    calendar = design.calendar.features(series.clock.elapsed(times))
     beside = beside_of(series, design)
     inputs = features(read, units, design.lags, series.missing.astype(np.float64))
     whole = np.concatenate([inputs, beside, calendar[: len(series)].astype(np.float32)], axis=1)

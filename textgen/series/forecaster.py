@@ -63,16 +63,16 @@ class Forecaster:
         listed = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
         columns = self.design.columns
         options = SeriesOptions(
-            list(columns.times),
-            list(columns.targets),
-            columns.series,
-            list(columns.extras),
+            time_column=list(columns.times),
+            target_column=list(columns.targets),
+            series_column=columns.series,
+            extra_column=list(columns.extras),
             season=self.design.season,
             decimal=decimal,
         )
         sources = find_sources([os.fspath(path) for path in listed])
         reading = SourceOptions(encoding, delimiter=delimiter)
-        table = read_series(sources, options, reading, self.design.longest_gap)
+        table = read_series(sources, options, reading, self.design.longest_gap, self.design.clock)
         table.require_step(self.design.clock, sources[0].name, "the model's")
         return [rows_of(series, self.design) for series in table.series]
 
@@ -124,9 +124,9 @@ class Forecaster:
         return max(0, length - self.design.context)
 
     def _forecast(self, rows: Rows, scaled: Floats, drawn: Floats, protocol: Protocol) -> Forecast:
-        clock, series = self.design.clock, rows.series
+        series, clock = rows.series, rows.series.clock
         bounds = interval(drawn[None], protocol.level) if len(drawn) else None
-        stamps = [clock.label(series.start + clock.step * k) for k in range(len(series) + protocol.horizon)]
+        stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + protocol.horizon))
         return Forecast(
             series.name,
             stamps[len(series) :],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 import numpy as np
@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
 from textgen.series.columns import Columns, choose_columns
+from textgen.series.order import in_order, refuse_twice
 from textgen.series.settings import SeriesOptions, check_series
-from textgen.series.times import Clock, Integers, counted, joined, moments
+from textgen.series.time_column import Cells, joined, understood
+from textgen.series.times import ROWS, Clock, Integers
 from textgen.text.cells import name_in
 from textgen.text.header import Header, Row
 from textgen.text.numbers import COMMA, NumberFormat
@@ -44,6 +46,7 @@ class Series:
     missing: npt.NDArray[np.bool_]
     extras: Floats
     column: str = ""
+    clock: Clock = ROWS
 
     def __len__(self) -> int:
         return len(self.values)
@@ -64,23 +67,31 @@ class Table:
     series: list[Series]
     clock: Clock
     columns: Columns
+    notes: tuple[str, ...] = ()
+    """What is worth saying of how its times were read."""
 
     def require_step(self, clock: Clock, name: str, whose: str) -> None:
         """Raise TextgenError if the rows of this table, called `name`, are not a step of that clock apart."""
         one_row = max(map(len, self.series)) == 1
-        if self.clock.unit != clock.unit or (self.clock.step != clock.step and not one_row):
+        if not self.clock.same_steps(clock if not one_row else replace(clock, step=self.clock.step)):
             raise TextgenError(f"a step of {name!r} is {self.clock.described()}, but {whose} is {clock.described()}.")
 
 
 def read_series(
-    sources: Sequence[Source], options: SeriesOptions, reading: SourceOptions, window: int | None = None
+    sources: Sequence[Source],
+    options: SeriesOptions,
+    reading: SourceOptions,
+    window: int | None = None,
+    known: Clock | None = None,
 ) -> Table:
     """Every series of some tables. `window` is the longest gap that is filled, in steps; None is no limit but the
-    season's own (see `gap_limit`). Raises TextgenError naming row and column for what is no number or no time, for
-    times out of order or twice, and for too long a gap."""
+    season's own (see `gap_limit`). `known` is the clock of training, whose format and step are tried first. Raises
+    TextgenError naming row and column for what is no number or no time, for a time that comes twice, and for too long a
+    gap."""
     check_series(options)
     chosen: list[Columns] = []
     delimiter = ""
+    unused: list[str] = []
 
     def choose(header: Header) -> list[str]:
         nonlocal delimiter
@@ -90,6 +101,7 @@ def read_series(
                 f"{header.name!r} has other columns than the files before it ({', '.join(header.columns)})."
             )
         chosen.append(found)
+        unused[:] = [column for column in header.columns if column not in found.all()]
         return found.all()
 
     gathered = _Gathered()
@@ -101,7 +113,7 @@ def read_series(
             gathered.add(chain(head, rows), chosen[0], form)
     if not gathered.where:
         raise no_rows(sources)
-    return _regular(gathered, chosen[0], options, window)
+    return _regular(gathered, chosen[0], unused, options, window, known)
 
 
 @dataclass
@@ -141,34 +153,52 @@ def _format_of(head: Sequence[Row], columns: Columns, name: str, asked: str | No
     return form
 
 
-def _regular(gathered: _Gathered, columns: Columns, options: SeriesOptions, window: int | None) -> Table:
-    times, where, groups = gathered.times, gathered.where, gathered.groups
+def _regular(
+    gathered: _Gathered,
+    columns: Columns,
+    unused: list[str],
+    options: SeriesOptions,
+    window: int | None,
+    known: Clock | None,
+) -> Table:
+    groups = gathered.groups
     _refuse_same_names(groups, columns)
-    if columns.times:
-        unit, stamps = counted(moments(times, where, " ".join(columns.times)))
-    else:
-        unit, stamps = "row", np.zeros(len(times), dtype=np.int64)
-        for group in groups.values():
-            stamps[group.rows] = np.arange(1, len(group.rows) + 1)
-    for group in groups.values():
-        _refuse_disorder(stamps[group.rows], times, group.rows, where, columns)
-    clock = Clock(unit, _step([np.diff(stamps[group.rows]) for group in groups.values()]))
+    rows_of_series = [np.array(group.rows) for group in groups.values()]
+    cells = Cells(gathered.times, gathered.where, rows_of_series, " ".join(columns.times))
+    clock, stamps, notes = _timed(cells, columns, unused, options, known)
+    order, moved = in_order(stamps, cells.series)
     limit = gap_limit(options.season or clock.season()) if window is None else window
     series: list[Series] = []
     empty: list[TextgenError] = []
-    for key, group in groups.items():
-        offsets = _offsets(stamps[group.rows], clock, group.rows, where, columns)
-        values = np.array(group.values)
+    for (key, group), places in zip(groups.items(), order, strict=True):
+        rows = np.array(group.rows)[places]
+        values = np.array(group.values)[places]
+        where = [cells.where[row] for row in rows]
+        offsets = _offsets(stamps[rows], clock, where, columns)
         for place, target in enumerate(columns.targets):
             name = _name_of(key, target, columns)
-            grid = _Grid(offsets, [where[row] for row in group.rows], int(stamps[group.rows[0]]), clock.step, limit)
             if np.isnan(values[:, place]).all():
                 what = f" for series {name!r}" if name != target else ""
                 empty.append(TextgenError(f"column {target!r} holds no number at all{what}."))
                 continue
+            grid = _Grid(offsets, where, int(stamps[rows[0]]), clock, limit)
             series.append(grid.filled(name, target, values[:, place], values[:, len(columns.targets) :]))
     report_left_out(empty, len(series))
-    return Table(series, clock, columns)
+    return Table(series, clock, columns, (*moved, *notes))
+
+
+def _timed(
+    cells: Cells, columns: Columns, unused: list[str], options: SeriesOptions, known: Clock | None
+) -> tuple[Clock, Integers, tuple[str, ...]]:
+    """The clock of a table, the time of each row (N,), and what is worth saying of them."""
+    if not columns.times:
+        stamps = np.zeros(len(cells.where), dtype=np.int64)
+        for rows in cells.series:
+            stamps[rows] = np.arange(1, len(rows) + 1)
+        return ROWS, stamps, ()
+    found = understood(cells, options.date_format, known)
+    refuse_twice(found.clock, found.stamps, cells, unused, columns)
+    return found.clock, found.stamps, found.notes
 
 
 def report_left_out(reasons: Sequence[TextgenError], left: int) -> None:
@@ -207,36 +237,13 @@ def gap_limit(season: int) -> int:
     return max(32, 2 * season)
 
 
-def _step(differences: list[Integers]) -> int:
-    """The commonest step between rows; 1 where there are too few rows to tell."""
-    steps, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *differences]), return_counts=True)
-    return int(steps[counts.argmax()]) if len(steps) else 1
-
-
-def _refuse_disorder(
-    stamps: Integers, times: list[object], rows: list[int], where: list[str], columns: Columns
-) -> None:
-    wrong = np.flatnonzero(np.diff(stamps) <= 0)
-    if not len(wrong):
-        return
-    before, row = rows[wrong[0]], rows[wrong[0] + 1]
-    hint = None if columns.series is not None else "--series-column NAME says which of several series a row belongs to."
-    what = f"after {times[before]}; times have to rise."
-    if stamps[wrong[0]] == stamps[wrong[0] + 1]:
-        what = "a second time."
-        if times[row] != times[before]:
-            what = f"after {times[before]}, but times are counted in whole seconds, and these are the same."
-            hint = "leave that column out: without times, rows are counted."
-    raise TextgenError(f"{where[row]}: column {' '.join(columns.times)!r} has {times[row]} {what}", hint=hint)
-
-
-def _offsets(stamps: Integers, clock: Clock, rows: list[int], where: list[str], columns: Columns) -> Integers:
+def _offsets(stamps: Integers, clock: Clock, where: list[str], columns: Columns) -> Integers:
     """The place of each row on the grid. Raises TextgenError for the first row that lies between two steps."""
     apart = np.diff(stamps)
     wrong = np.flatnonzero(apart % clock.step)
     if len(wrong):
         raise TextgenError(
-            f"{where[rows[wrong[0] + 1]]}: column {' '.join(columns.times)!r} is not a whole number of steps of "
+            f"{where[wrong[0] + 1]}: column {' '.join(columns.times)!r} is not a whole number of steps of "
             f"{clock.described()} after the row before it."
         )
     offsets: Integers = (stamps - stamps[0]) // clock.step
@@ -250,7 +257,7 @@ class _Grid:
     offsets: Integers
     where: list[str]
     start: int
-    step: int
+    clock: Clock
     limit: int
 
     def filled(self, name: str, column: str, values: Floats, extras: Floats) -> Series:
@@ -274,8 +281,8 @@ class _Grid:
         beside = np.full((len(missing), extras.shape[1]), np.nan)
         inside = (self.offsets >= self.offsets[known[0]]) & (self.offsets <= self.offsets[known[-1]])
         beside[self.offsets[inside] - self.offsets[known[0]]] = extras[inside]
-        start = self.start + int(self.offsets[known[0]]) * self.step
-        return Series(name, start, grid[last], missing, _carried_on(beside), column)
+        start = self.start + int(self.offsets[known[0]]) * self.clock.step
+        return Series(name, start, grid[last], missing, _carried_on(beside), column, self.clock)
 
 
 def _carried_on(extras: Floats) -> Floats:

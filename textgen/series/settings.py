@@ -19,10 +19,16 @@ class SeriesOptions:
 
     time_column: list[str] = option(
         [],
-        "The column of times; several (year, month, day, hour) are read as one.",
+        "The column of times; several (date and time; year, month, day, hour) are read as one.",
         metavar="NAME",
-        default_text="date, time, timestamp, ds or month, or the only one with dates; else rows are counted",
+        default_text="date, time, timestamp, ds, month or year, or the only one with dates; else rows are counted",
         section="Forecasting",
+    )
+    date_format: str | None = option(
+        None,
+        "How times are written, as strptime has it: %d/%m/%Y, '%Y-%m-%d %H:%M', %b %Y; or YYYYMMDD.",
+        metavar="FORMAT",
+        default_text="found out from the whole table; the day before the month where both fit",
     )
     target_column: list[str] = option(
         [],
@@ -42,7 +48,7 @@ class SeriesOptions:
         "Time steps after which a series resembles itself; 1 for none.",
         low=1,
         high=100_000,
-        default_text="24 for hours, 7 for days, 52 for weeks, 12 for months, 4 for quarters",
+        default_text="24 for hours, 7 for days, 5 for business days, 52 for weeks, 12 for months, 4 for quarters",
     )
     transform: str = option(
         "auto", "Learn from the values or from their logarithms; auto decides by the training part.", choices=TRANSFORMS

@@ -1,35 +1,116 @@
-"""Times as whole numbers: how what a table says is read, and the step from one row to the next.
+"""Times as whole numbers: the clock of a series says what they count and how they are written.
 
-Times are counted in seconds since 1970, in months since the year 0, or in rows where there is no time. A series is a
-regular grid of such numbers, so that a gap is a number of steps.
+Times are counted in seconds, days, months or rows. A day may be one of some weekdays only (business days), and a month
+stands for one of its days: the first, the last, the 15th. A series is a regular grid of such numbers, so that a gap is
+a number of steps.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError
+from textgen.series.formats import TimeFormat, offset_of
 
-SECOND, MONTH, ROW = "second", "month", "row"
+SECOND, DAY_UNIT, MONTH, ROW = "second", "day", "month", "row"
+UNITS = (SECOND, DAY_UNIT, MONTH, ROW)
 HOUR, DAY, WEEK = 3600, 86_400, 604_800
-PARTS = ("year", "month", "day", "hour", "minute", "second")
-_EPOCH = datetime(1970, 1, 1)
+EVERY_DAY, BUSINESS_DAYS = "1111111", "1111100"
+"""Weekdays from Monday on that have a row."""
+
+MONDAY = 4
+"""The first Monday, in days since 1970."""
+
+MOST_CHANGES = 4
+"""How often a year the UTC offset of one place may change: twice is usual."""
+
+_LATEST = datetime(9998, 1, 1)
+_ZONE = re.compile(r"|[+-]\d\d:\d\d(?: -?\d{1,15} [+-]\d\d:\d\d)*|[A-Za-z][\w+/-]*")
 
 Integers = npt.NDArray[np.int64]
+Places = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Times of a table: `local` (N,) seconds since 1970 on the clock on the wall; `offsets` (N,) the seconds by which
+    that is ahead of UTC, None where the table does not say; and the name of the time zone, '' where it has none."""
+
+    local: Integers
+    offsets: Integers | None = None
+    zone: str = ""
+
+    def __len__(self) -> int:
+        return len(self.local)
+
+    def of(self, rows: Places) -> Moments:
+        """Those of some rows."""
+        return Moments(self.local[rows], None if self.offsets is None else self.offsets[rows], self.zone)
+
+    @property
+    def absolute(self) -> Integers:
+        """Seconds since 1970 (N,), of UTC where the table says how far it is ahead."""
+        return self.local if self.offsets is None else self.local - self.offsets
+
+    def named_zone(self) -> str:
+        """What a clock has for a zone: the name, else the offsets and when they changed; the last one alone where they
+        change more often than clocks are set."""
+        if self.offsets is None or self.zone:
+            return self.zone
+        seconds, first = np.unique(self.absolute, return_index=True)
+        offsets = self.offsets[first]
+        changed = np.flatnonzero(np.diff(offsets)) + 1
+        if len(changed) > MOST_CHANGES * (1 + (seconds[-1] - seconds[0]) / (365 * DAY)):
+            return _offset_text(offsets[-1])
+        changes = [f"{seconds[row]} {_offset_text(offsets[row])}" for row in changed]
+        return " ".join([_offset_text(offsets[0]), *changes])
 
 
 @dataclass(frozen=True)
 class Clock:
-    """How a series is timed: the unit it counts in, and how many of them make a step."""
+    """How a series is timed: the unit it counts in, how many of them make a step, and how its times are written.
+
+    `week` are the weekdays that days and months fall on. `day` is the day of the month that a month stands for, or the
+    last one of a shorter month; if that is none of `week`, it is the weekday before it, or after the first. `second` is
+    the time of day of days and months. `zone` is '', the name of a time zone, or UTC offsets and, between them, the
+    seconds since 1970 at which one gives way to the next: '+02:00 1667091600 +01:00'. `format` is empty for counters.
+    """
 
     unit: str
     step: int
+    day: int = 1
+    second: int = 0
+    week: str = EVERY_DAY
+    zone: str = ""
+    format: str = ""
+
+    def __post_init__(self) -> None:
+        week = len(self.week) == 7 and set(self.week) <= {"0", "1"} and "1" in self.week
+        if self.unit not in UNITS or self.step < 1 or not week or not 1 <= self.day <= 31 or not 0 <= self.second < DAY:
+            raise ValueError("an impossible clock")
+        if not _ZONE.fullmatch(self.zone):
+            raise ValueError("an impossible time zone")
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Clock:
+        """Raises KeyError, TypeError or ValueError for what is no clock."""
+        unit, week, zone, form = (str(content[name]) for name in ("unit", "week", "zone", "format"))
+        step, day, second = (int(content[name]) for name in ("step", "day", "second"))
+        return cls(unit, step, day, second, week, zone, form)
+
+    def same_steps(self, other: Clock) -> bool:
+        """Whether both count the same steps, wherever in the day or month they fall."""
+        same_week = self.unit != DAY_UNIT or self.week == other.week
+        return (self.unit, self.step) == (other.unit, other.step) and same_week
 
     def season(self) -> int:
         """Steps after which a series of this step usually resembles itself; 1 where nothing is known.
@@ -38,19 +119,14 @@ class Clock:
         """
         if self.unit == MONTH:
             return 12 // self.step if 12 % self.step == 0 else 1
-        if self.unit == ROW or self.step > 8 * DAY:
+        if self.unit == DAY_UNIT and self.week != EVERY_DAY:
+            week = self.week.count("1")
+            return week if self.step == 1 else 52 if self.step == week else 1
+        seconds = self.step * (DAY if self.unit == DAY_UNIT else 1)
+        if self.unit == ROW or seconds > 8 * DAY:
             return 1
-        period = DAY if self.step < DAY else WEEK if self.step < WEEK else 364 * DAY
-        return max(1, round(period / self.step)) if period % self.step == 0 else 1
-
-    def label(self, time: int) -> str | int:
-        """A time as it is written in a forecast: a date, a date with its hour, or the number of a row."""
-        if self.unit == ROW:
-            return int(time)
-        if self.unit == MONTH:
-            return f"{time // 12:04}-{time % 12 + 1:02}"
-        moment = np.datetime64(int(time), "s").astype(datetime)
-        return f"{moment:%Y-%m-%d}" if self.step % DAY == 0 and not time % DAY else moment.isoformat(sep=" ")
+        period = DAY if seconds < DAY else WEEK if seconds < WEEK else 364 * DAY
+        return max(1, round(period / seconds)) if period % seconds == 0 else 1
 
     def described(self) -> str:
         """A step in words: '1 hour'."""
@@ -58,127 +134,138 @@ class Clock:
             for size, noun in ((WEEK, "week"), (DAY, "day"), (HOUR, "hour"), (60, "minute"), (1, "second")):
                 if self.step % size == 0:
                     return _plural(self.step // size, noun)
-        if self.unit == MONTH and self.step % 12 == 0:
-            return _plural(self.step // 12, "year")
-        return _plural(self.step, self.unit)
+        if self.unit == MONTH:
+            months, noun = next(
+                (n, noun) for n, noun in ((12, "year"), (3, "quarter"), (1, "month")) if not self.step % n
+            )
+            return _plural(self.step // months, noun)
+        if self.unit == DAY_UNIT and self.week == EVERY_DAY and self.step % 7 == 0:
+            return _plural(self.step // 7, "week")
+        if self.unit == DAY_UNIT and self.week == BUSINESS_DAYS:
+            return _plural(self.step, "business day")
+        only = "" if self.week == EVERY_DAY else f" ({_weekdays(self.week)})"
+        return _plural(self.step, self.unit) + only
+
+    def count(self, moments: Moments) -> Integers | None:
+        """Moments as whole numbers (N,) of this clock's unit, or None if one of them is no time of this clock. Those
+        without an offset are local ones of its zone."""
+        if self.unit == SECOND:
+            local = moments.offsets is None
+            return moments.absolute - _offsets(self.zone, moments.local, from_utc=False) * int(local)
+        days, rest = np.divmod(moments.local, DAY)
+        if np.any(rest != self.second):
+            return None
+        if self.unit == MONTH:
+            times = _months(days)
+            return times if np.array_equal(self._days_of_months(times), days) else None
+        weeks, weekday = np.divmod(days - MONDAY, 7)
+        chosen = np.array([each == "1" for each in self.week])
+        if not chosen[weekday].all():
+            return None
+        counted: Integers = weeks * chosen.sum() + (np.cumsum(chosen) - 1)[weekday]
+        return counted
+
+    def local(self, times: Integers) -> Integers:
+        """Times (...) as seconds since 1970 on the clock on the wall."""
+        if self.unit == SECOND:
+            return times + _offsets(self.zone, times, from_utc=True)
+        if self.unit == MONTH:
+            return self._days_of_months(times) * DAY + self.second
+        chosen = np.flatnonzero([each == "1" for each in self.week])
+        weeks, rank = np.divmod(times, len(chosen))
+        days: Integers = MONDAY + 7 * weeks + chosen[rank]
+        return days * DAY + self.second
+
+    def _days_of_months(self, times: Integers) -> Integers:
+        """The days since 1970 that months stand for."""
+        first, following = (_first_days(times + ahead) for ahead in (0, 1))
+        days: Integers = first + np.minimum(self.day, following - first) - 1
+        if self.week == EVERY_DAY:
+            return days
+        chosen = np.array([each == "1" for each in self.week])
+        for _ in range(6):
+            off = ~chosen[(days - MONDAY) % 7]
+            days = days + np.where(off, 1 if self.day == 1 else -1, 0)
+        return days
+
+    def elapsed(self, times: Integers) -> Integers:
+        """Times (...) as the calendar wants them: months or rows as they are, else seconds on the clock on the wall."""
+        return times if self.unit in (MONTH, ROW) else self.local(times)
+
+    def labels(self, times: Integers) -> list[str | int]:
+        """Times (N,) as the table would write them, or the numbers of rows. What has digits alone is a number."""
+        if self.unit == ROW:
+            return [int(time) for time in times]
+        local = self.local(times)
+        offsets = _offsets(self.zone, times if self.unit == SECOND else local, from_utc=self.unit == SECOND)
+        form = TimeFormat(self.format or "%Y-%m-%d %H:%M:%S")
+        texts = [form.write(int(each), int(offset)) for each, offset in zip(local, offsets, strict=True)]
+        return [int(text) if text.isdecimal() and not text.startswith("0") else text for text in texts]
+
+    def label(self, time: int) -> str | int:
+        """One time as the table would write it."""
+        return self.labels(np.array([time], dtype=np.int64))[0]
+
+
+ROWS = Clock(ROW, 1)
+"""The clock of rows without times."""
+
+
+def _offset_text(offset: int) -> str:
+    minutes = abs(int(offset)) // 60
+    return f"{'-' if offset < 0 else '+'}{minutes // 60:02}:{minutes % 60:02}"
+
+
+def _months(days: Integers) -> Integers:
+    """The months since the year 0 in which days since 1970 lie."""
+    months: Integers = days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) + 1970 * 12
+    return months
+
+
+def _first_days(months: Integers) -> Integers:
+    """The first days of months, in days since 1970."""
+    since = (months - 1970 * 12).astype("datetime64[M]")
+    days: Integers = since.astype("datetime64[D]").astype(np.int64)
+    return days
+
+
+@cache
+def time_zone(name: str) -> ZoneInfo:
+    """The rules of a named time zone. Raises TextgenError if this machine does not know it."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise TextgenError(
+            f"the time zone {name!r} is unknown here.", hint="pip install tzdata, or write times with their UTC offset."
+        ) from None
+
+
+def _offsets(zone: str, seconds: Integers, from_utc: bool) -> Integers:
+    """How far a zone is ahead of UTC at some seconds since 1970 of UTC, or of its own clock on the wall."""
+    if not zone:
+        return np.zeros(seconds.shape, dtype=np.int64)
+    if zone[0] in "+-":
+        parts = zone.split()
+        offsets = np.array([offset_of(part) for part in parts[::2]], dtype=np.int64)
+        changes = np.array([int(part) for part in parts[1::2]], dtype=np.int64)
+        changes = changes if from_utc else changes + offsets[1:]
+        fixed: Integers = offsets[np.searchsorted(changes, seconds, side="right")]
+        return fixed
+    rules, start = time_zone(zone), datetime(1970, 1, 1)
+    latest = int((_LATEST - start).total_seconds())
+    found = np.empty(seconds.size, dtype=np.int64)
+    for place, each in enumerate(np.minimum(seconds, latest).flat):
+        moment = start + timedelta(seconds=int(each))
+        aware = moment.replace(tzinfo=UTC).astimezone(rules) if from_utc else moment.replace(tzinfo=rules)
+        offset = aware.utcoffset()
+        found[place] = 0 if offset is None else round(offset.total_seconds())
+    return found.reshape(seconds.shape)
 
 
 def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _pattern(pattern: str, order: str) -> Callable[[str], datetime | None]:
-    """A reader of dates of one form; `order` names the groups: y, m, d; a time of day may follow."""
-    whole = re.compile(pattern + r"(?:[ T]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?)?")
-
-    def read(text: str) -> datetime | None:
-        found = whole.fullmatch(text)
-        if found is None:
-            return None
-        groups = found.groups()
-        parts = {key: int(value) for key, value in zip(order, groups, strict=False)}
-        hour, minute, second = (int(value or 0) for value in groups[len(order) :])
-        try:
-            return datetime(parts["y"], parts["m"], parts.get("d", 1), hour, minute, second)
-        except ValueError:
-            return None
-
-    return read
-
-
-def _iso(text: str) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-
-
-def _quarter(text: str) -> datetime | None:
-    found = re.fullmatch(r"(\d{4})[- ]?[Qq]([1-4])", text)
-    return datetime(int(found[1]), 3 * int(found[2]) - 2, 1) if found and int(found[1]) else None
-
-
-_YEAR_MONTH = _pattern(r"(\d{1,4})[-/.](\d{1,2})", "ym")
-_NUMBER = re.compile(r"-?\d{1,15}")
-_YEAR = re.compile(r"[12]\d{3}")
-FORMS: tuple[Callable[[str], datetime | None], ...] = (
-    _iso,
-    _YEAR_MONTH,
-    _pattern(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})", "ymd"),
-    _pattern(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})", "mdy"),
-    _pattern(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})", "dmy"),
-    _quarter,
-)
-"""The forms of dates, each tried on a whole column: 2016-07-01 14:00, 1949-01 (and 1-01, the first year's), 2016/7/1,
-7/1/2016, 1.7.2016, 2016Q3."""
-
-
-def moments(values: Sequence[object], where: Sequence[str], column: str) -> list[datetime] | Integers:
-    """Every value of a column as a moment, or as a number where the column counts.
-
-    A form is right if it reads the whole column; of two (a day or a month first?), the one whose times rise in fewer
-    different steps. Raises TextgenError naming the row of a value that is no time.
-    """
-    if values and all(isinstance(value, date) for value in values):
-        return [_plain(value) for value in values if isinstance(value, date)]
-    texts = [str(value).strip() if value is not None else "" for value in values]
-    if all(_NUMBER.fullmatch(text) for text in texts) and not all(len(text) == 8 for text in texts):
-        numbers = np.array([int(text) for text in texts], dtype=np.int64)
-        years = all(_YEAR.fullmatch(text) for text in texts)
-        return [datetime(int(number), 1, 1) for number in numbers] if years else numbers
-    readings = [_read_all(form, texts) for form in FORMS]
-    whole = [read for read in readings if len(read) == len(texts)]
-    if not whole:
-        wrong = max(len(read) for read in readings)
-        shown = f"the time {texts[wrong]!r}" if texts[wrong] else "an empty cell"
-        raise TextgenError(
-            f"{where[wrong]}: column {column!r} has {shown}, which is no date that can be read.",
-            hint="dates look like 2016-07-01, 2016-07-01 14:00, 2016-07, 1.7.2016 or 7/1/2016, the same in every row.",
-        )
-    return min(whole, key=_disorder)
-
-
-def _read_all(form: Callable[[str], datetime | None], texts: Sequence[str]) -> list[datetime]:
-    """What a form reads, until the first text that it cannot."""
-    read = []
-    for text in texts:
-        moment = form(text)
-        if moment is None:
-            break
-        read.append(moment)
-    return read
-
-
-def _plain(value: date) -> datetime:
-    if not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day)
-    return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
-
-
-def _disorder(times: Sequence[datetime]) -> tuple[int, int]:
-    steps = np.diff(np.array(times, dtype="datetime64[s]").astype(np.int64))
-    return int((steps < 0).sum()), len(np.unique(steps))
-
-
-def counted(times: list[datetime] | Integers) -> tuple[str, Integers]:
-    """The unit that suits these times, and the times in it: months where every one begins a month."""
-    if isinstance(times, np.ndarray):
-        return ROW, times
-    monthly = all(t.day == 1 and not (t.hour or t.minute or t.second) for t in times)
-    apart = {(t.year, t.month) for t in times}
-    if monthly and len(apart) > 1:
-        return MONTH, np.array([t.year * 12 + t.month - 1 for t in times], dtype=np.int64)
-    return SECOND, np.array([round((t - _EPOCH).total_seconds()) for t in times], dtype=np.int64)
-
-
-def joined(names: Sequence[str], cells: Sequence[object]) -> object:
-    """The cells of several time columns as one value: by their names year, month, day ..., else a date and a time."""
-    lower = [name.strip().lower() for name in names]
-    if len(names) == 1:
-        return cells[0]
-    if "year" not in lower or not set(lower) <= set(PARTS):
-        return " ".join(str(cell) for cell in cells)
-    found = {name: str(cell).strip().removesuffix(".0") for name, cell in zip(lower, cells, strict=True)}
-    day = f"{found['year']}-{found.get('month', '1'):0>2}-{found.get('day', '1'):0>2}"
-    return f"{day} {found.get('hour', '0'):0>2}:{found.get('minute', '0'):0>2}:{found.get('second', '0'):0>2}"
+def _weekdays(week: str) -> str:
+    names = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+    return ", ".join(name for name, there in zip(names, week, strict=True) if there == "1")

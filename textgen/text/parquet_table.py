@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
+from zoneinfo import ZoneInfo
 
 from textgen.errors import TextgenError
 from textgen.text.header import Choose, Header, Row, named_columns
@@ -53,14 +55,33 @@ def _chosen(schema: Any, name: str, choose: Choose) -> list[str]:
     texts = [column for column, place in places.items() if _is_text(fields[place].type)]
     times = [column for column, place in places.items() if types.is_temporal(fields[place].type)]
     kinds = {column: str(fields[place].type) for column, place in places.items()}
-    return [fields[places[column]].name for column in choose(Header(name, list(places), texts, times, kinds))]
+    chosen = choose(Header(name, list(places), texts, times, kinds))
+    for column in chosen:
+        require_zone(fields[places[column]].type, column, name)
+    return [fields[places[column]].name for column in chosen]
+
+
+def require_zone(kind: Any, column: str, name: str) -> None:
+    """Raise TextgenError if a column of this Arrow type is in a time zone that this machine does not know."""
+    zone = getattr(kind, "tz", None)
+    if zone is None or zone == "UTC" or re.fullmatch(r"[+-]\d\d:\d\d", zone):
+        return
+    try:
+        ZoneInfo(zone)
+    except (KeyError, ValueError, OSError):
+        raise TextgenError(
+            f"column {column!r} of {name!r} is in the time zone {zone!r}, which is unknown here.",
+            hint="if the name is right: pip install tzdata.",
+        ) from None
 
 
 def _cells(column: Any, title: str, before: int, name: str) -> list[Any]:
     """The values of a column; of floats in 16 or 32 bits the shortest numbers that stand for them, as csv has them.
     Raises TextgenError for one that Python cannot hold, such as a year beyond 9999; `before` are the rows before."""
-    from pyarrow import ArrowException, types
+    from pyarrow import ArrowException, timestamp, types
 
+    if types.is_timestamp(column.type) and column.type.unit == "ns":  # Python counts microseconds
+        column = column.cast(timestamp("us", column.type.tz), safe=False)
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError) as error:

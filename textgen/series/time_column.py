@@ -1,0 +1,265 @@
+"""A column of times understood: in which format it is written, which clock it keeps, and the numbers of that clock.
+
+The whole table decides. Of the formats that read every time, the one is right whose times are regular: 01/02/2012 after
+01/01/2012 is a month later if the table goes on so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+
+import numpy as np
+
+from textgen.errors import TextgenError
+from textgen.series.columns import PARTS
+from textgen.series.formats import DATES, TimeFormat
+from textgen.series.regularity import Fit, commonest, fitting_clock
+from textgen.series.times import ROW, Clock, Integers, Moments, Places
+
+PLAUSIBLE = (1700, 2100)
+"""Years that whole numbers may stand for, unless the column is called a year."""
+
+_START = datetime(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class TimeColumn:
+    """Times as numbers (N,) of a clock, and what is worth saying of how they were read."""
+
+    clock: Clock
+    stamps: Integers
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The times of a table in one format, and the clock that suits them."""
+
+    form: TimeFormat
+    moments: Moments
+    fit: Fit
+    backward: int
+
+    @property
+    def disorder(self) -> tuple[int, int]:
+        """What is irregular: distances that are not a step, then rows that go back."""
+        return self.fit.faults, self.backward
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a time column (N,), where each row stands, the rows of each series, and the name of the column."""
+
+    values: Sequence[object]
+    where: Sequence[str]
+    series: Sequence[Places]
+    column: str
+
+
+def understood(cells: Cells, date_format: str | None = None, known: Clock | None = None) -> TimeColumn:
+    """The times of a table: in the format that was asked for, or in that of the clock that is known from training, or
+    in the one that makes them regular. Raises TextgenError naming the row of what is no time."""
+    moments = _typed(cells.values)
+    if moments is not None:
+        form = TimeFormat(_typed_format(moments))
+        return _on_clock(_reading(form, moments, cells), cells, known)
+    texts = [_text(value) for value in cells.values]
+    if date_format is not None:
+        return _on_clock(_asked(date_format, texts, cells), cells, known)
+    whole = all(_is_whole(text) for text in texts)
+    if known is not None and known.format and (found := _read(TimeFormat(known.format), texts)) is not None:
+        return _on_clock(_reading(TimeFormat(known.format).as_in(texts), found, cells), cells, known)
+    if whole and known is not None and known.unit == ROW:
+        return _counter(texts, cells)
+    readings = _readings(texts, cells)
+    if whole:
+        readings = [each for each in readings if _is_plausible(each, cells.column)]
+        if not readings:
+            return _counter(texts, cells)
+    if not readings:
+        raise _unreadable(texts, cells)
+    best = min(readings, key=lambda each: each.disorder)
+    column = _on_clock(best, cells, known)
+    rivals = [each for each in readings if each.disorder == best.disorder and each is not best]
+    rival = next((each for each in rivals if not np.array_equal(each.moments.local, best.moments.local)), None)
+    if rival is None or known is not None:
+        return column
+    note = f"{rival.form.words} fits, too: --date-format {_typed_option(rival.form.pattern)}"
+    return replace(column, notes=(*column.notes, note))
+
+
+def _typed_option(pattern: str) -> str:
+    plain = pattern.replace("%-", "%").replace("%^", "%").replace("%:z", "%z")
+    return f"'{plain}'" if " " in plain else plain
+
+
+def _counter(texts: Sequence[str], cells: Cells) -> TimeColumn:
+    """Whole numbers that count, and are no dates."""
+    stamps = np.array([int(text) for text in texts], dtype=np.int64)
+    distances = [np.diff(np.unique(stamps[rows])) for rows in cells.series]
+    step = commonest(np.concatenate([np.zeros(0, np.int64), *distances]))
+    return TimeColumn(Clock(ROW, step), stamps)
+
+
+def _is_whole(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdecimal() and len(digits) <= 15
+
+
+def _is_plausible(reading: _Reading, column: str) -> bool:
+    """Whether whole numbers read as dates are that: years of our time, regular."""
+    local = reading.moments.local
+    years = local.astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970
+    ours = bool(np.all((years >= PLAUSIBLE[0]) & (years <= PLAUSIBLE[1])))
+    return reading.fit.regular and (ours or "year" in column.lower())
+
+
+def _text(value: object) -> str:
+    """A cell as text: 2020.0, as which some programs write a whole number, is 2020."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _typed(values: Sequence[object]) -> Moments | None:
+    """Dates that come as dates, not as text; None if one of them does not."""
+    found = [value for value in values if isinstance(value, date)]
+    if not found or len(found) < len(values):
+        return None
+    plain = [value if isinstance(value, datetime) else datetime(value.year, value.month, value.day) for value in found]
+    walls = [value.replace(tzinfo=None) for value in plain]
+    local = np.array([round((wall - _START).total_seconds()) for wall in walls], dtype=np.int64)
+    offsets = [value.utcoffset() for value in plain]
+    if any(offset is None for offset in offsets):
+        return Moments(local)
+    seconds = [(offset or timedelta()).total_seconds() for offset in offsets]
+    name = str(plain[0].tzinfo)
+    named = "/" in name and len({str(value.tzinfo) for value in plain}) == 1
+    return Moments(local, np.array(seconds, dtype=np.int64), name if named else "")
+
+
+def _typed_format(moments: Moments) -> str:
+    if moments.offsets is not None:
+        return "%Y-%m-%d %H:%M:%S%:z"
+    return "%Y-%m-%d" if not np.any(moments.local % 86_400) else "%Y-%m-%d %H:%M:%S"
+
+
+def _read(form: TimeFormat, texts: Sequence[str]) -> Moments | None:
+    """All of some texts in one format, or None if it does not read one of them."""
+    known = {}
+    for text in texts:
+        if text not in known:
+            moment = form.read(text)
+            if moment is None:
+                return None
+            known[text] = moment
+    found = [known[text] for text in texts]
+    with_offset = sum(moment.offset is not None for moment in known.values())
+    if with_offset not in (0, len(known)):
+        return None
+    local = np.array([moment.local for moment in found], dtype=np.int64)
+    offsets = np.array([moment.offset for moment in found], dtype=np.int64) if with_offset else None
+    return Moments(local, offsets)
+
+
+def _readings(texts: Sequence[str], cells: Cells) -> list[_Reading]:
+    """The texts in every format that reads them all."""
+    found = []
+    for pattern in DATES:
+        form = TimeFormat(pattern)
+        moments = _read(form, texts)
+        if moments is not None:
+            found.append(_reading(form.as_in(texts), moments, cells))
+    return found
+
+
+def _reading(form: TimeFormat, moments: Moments, cells: Cells) -> _Reading:
+    series, backward = [], 0
+    for rows in cells.series:
+        absolute = moments.absolute[rows]
+        order = np.unique(absolute, return_index=True)[1]
+        series.append(moments.of(rows[order]))
+        falls = int((np.diff(absolute) < 0).sum())
+        backward += min(falls, len(rows) - 1 - falls)
+    return _Reading(form, moments, fitting_clock(series, form.coarse), backward)
+
+
+def _asked(date_format: str, texts: Sequence[str], cells: Cells) -> _Reading:
+    form = TimeFormat.asked(date_format)
+    moments = _read(form, texts)
+    if moments is None:
+        row = next((row for row, text in enumerate(texts) if form.read(text) is None), 0)
+        raise TextgenError(
+            f"{cells.where[row]}: column {cells.column!r} has {_shown(texts[row])}, which --date-format "
+            f"{date_format!r} does not read."
+        )
+    return _reading(form.as_in(texts), moments, cells)
+
+
+def _unreadable(texts: Sequence[str], cells: Cells) -> TextgenError:
+    """The error for the first time that goes against the format of those before it."""
+    wrong = 0
+    for form in map(TimeFormat, DATES):
+        read = [form.read(text) for text in texts]
+        if None not in read:
+            offsets = [moment.offset is None for moment in read if moment is not None]
+            row = offsets.index(not offsets[0])
+            has, others = ("no UTC offset", "have one") if offsets[row] else ("a UTC offset", "have none")
+            column = f"{cells.where[row]}: column {cells.column!r}"
+            return TextgenError(f"{column} has the time {texts[row]!r} with {has}, but the rows before it {others}.")
+        wrong = max(wrong, read.index(None))
+    return TextgenError(
+        f"{cells.where[wrong]}: column {cells.column!r} has {_shown(texts[wrong])}, which is no date that can be read.",
+        hint="dates look like 2016-07-01, 2016-07-01 14:00, 2016-07, 1.7.2016 or 7/1/2016, the same in every row; "
+        "--date-format %d/%m/%Y says how they are written.",
+    )
+
+
+def _shown(text: str) -> str:
+    return f"the time {text!r}" if text else "an empty cell"
+
+
+def _on_clock(reading: _Reading, cells: Cells, known: Clock | None) -> TimeColumn:
+    """The times of a reading by the known clock if they suit it, else by their own."""
+    moments, clock = reading.moments, reading.fit.clock
+    if known is not None and known.unit != ROW:
+        stamps = known.count(moments)
+        if stamps is not None:
+            distances = [np.diff(np.unique(stamps[rows])) for rows in cells.series]
+            together = np.concatenate([np.zeros(0, np.int64), *distances])
+            if not len(together) or commonest(together) == known.step:
+                clock = known
+    zone = known.zone if known is not None and moments.offsets is None else moments.named_zone()
+    clock = replace(clock, zone=zone, format=reading.form.pattern)
+    counted = clock.count(moments)
+    assert counted is not None
+    return TimeColumn(clock, counted)
+
+
+def joined(names: Sequence[str], cells: Sequence[object]) -> object:
+    """The cells of several time columns as one value: by their names year, month, day ..., else a date and a time."""
+    lower = [name.strip().lower() for name in names]
+    if len(names) == 1:
+        return cells[0]
+    if "year" not in lower or not set(lower) <= set(PARTS):
+        return " ".join(_part(cell) for cell in cells)
+    found = {name: _part(cell) for name, cell in zip(lower, cells, strict=True)}
+    year = found["year"]
+    if "quarter" in found:
+        return f"{year}Q{found['quarter'].upper().removeprefix('Q')}"
+    if "week" in found:
+        return f"{year}-W{found['week']:0>2}"
+    text = "-".join([year, *(f"{found[part]:0>2}" for part in ("month", "day") if part in found)])
+    clock = [f"{found[part]:0>2}" for part in ("hour", "minute", "second") if part in found]
+    if clock and "day" in found:
+        text += " " + ":".join(clock if len(clock) > 1 else [*clock, "00"])
+    return text
+
+
+def _part(cell: object) -> str:
+    text = _text(cell)
+    return text.removesuffix(".0").removesuffix(" 00:00:00")
