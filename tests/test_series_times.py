@@ -215,7 +215,13 @@ def stamps_of(grid, form, start, length):
     return [TimeFormat(form).write(each) for each in seconds], np.array(seconds)
 
 
-DIALECTS = [{"separator": ",", "mark": ".", "encoding": "utf-8"}]
+DIALECTS = [
+    {"separator": separator, "mark": mark, "encoding": encoding}
+    for separator in (",", ";", "\t", "|")
+    for mark in (".", ",")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16")
+    if separator != mark
+]
 """Separator, decimal mark and encoding of tables that are read."""
 
 
@@ -228,7 +234,7 @@ def write_table(path, stamps, values, separator, mark, encoding):
     return path
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     grid=st.sampled_from(sorted(GRIDS)), form=st.sampled_from(FORMS), start=st.integers(0, 3000),
     length=st.integers(14, 60), order=st.sampled_from(["rising", "falling", "shuffled"]), seed=st.integers(0, 99),
