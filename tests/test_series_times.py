@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from test_series import prepared, wave, write
 from test_series_reading import table_of
@@ -247,6 +247,7 @@ def test_a_regular_series_is_the_same_in_any_format_and_order(
 ):
     """Where two formats are regular (all hours of one day), the note names the other, and that is right then."""
     texts, seconds = stamps_of(grid, form, start, length)
+    assume("%y" not in form or seconds.max() < np.datetime64("2069-01-01", "s").astype(np.int64))  # then 69 is 1969
     rows = {"rising": np.arange(length), "falling": np.arange(length)[::-1],
             "shuffled": np.random.default_rng(seed).permutation(length)}[order]  # fmt: skip
     values = np.arange(length) + 0.5
