@@ -39,7 +39,8 @@ def _list(as_json: bool) -> None:
     for name in plugins.entries():
         try:
             entry = plugins.owner(name)
-            rows.append({"cell": name, "package": f"{entry.distribution} {entry.version}", "about": entry.summary})
+            about = entry.summary if not entry.refusal else f"cannot be used: {entry.refusal}"
+            rows.append({"cell": name, "package": entry.package, "about": about})
         except plugins.PluginError as error:
             rows.append({"cell": name, "package": "-", "about": str(error)})
     Output().write((json.dumps(rows) if as_json else table(rows, ["cell", "package", "about"])) + "\n")
