@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from textgen import hookspecs
+from textgen.attribution import brought, out_of_memory, place_of, summary_of, text_of
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.plugin_metadata import GROUP, installed_entries, normal
 from textgen.plugin_metadata import OWN_DISTRIBUTION as OWN_DISTRIBUTION
@@ -26,10 +28,21 @@ if TYPE_CHECKING:
     from textgen.cell import Cell
 
 RESTRICT = "TEXTGEN_LOAD_PLUGINS"
+_strangers: dict[type[Cell], Entry] = {}
+"""Cells of other packages that this process has loaded."""
+_LAWS = {
+    **{name: name for name in ("initial_state", "parameter_groups")},
+    "__init__": "sizes",
+    "backward": "gradcheck",
+    "__deepcopy__": "copied",
+    "forward": "forward_is_steps",
+    **dict.fromkeys(("step", "activate", "coefficients", "readout"), "state_structure"),
+}
+"""The law of `textgen.testing` that tries a method of a cell first."""
 
 
 class PluginError(TextgenError):
-    """A plugin that cannot be used; the message names it and its package."""
+    """A plugin that cannot be used, or whose cell failed at work; the message names it and its package."""
 
 
 def _allowed(entry: Entry) -> bool:
@@ -99,29 +112,20 @@ def load_module(module: str) -> dict[str, type[Cell]]:
             manager.check_pending()
             manager.hook.register_cells(register=_collector(registered))
     except (Exception, SystemExit) as error:
-        raise PluginError(_reason(error)) from error
+        raise PluginError(_reason(error, module)) from error
     if not registered:
         raise PluginError("it registers no cell (is @textgen.hookimpl above register_cells?)")
     return registered
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, module: str) -> str:
+    """What went wrong while a module was loaded, and where in it."""
+    place = None if isinstance(error, (SyntaxError, TextgenError)) else place_of(error, [module])
+    where = f" ({place})" if place else ""
     if isinstance(error, SystemExit):
-        return f"it exits with {error.code!r}"
-    return text_of(error) if isinstance(error, (ImportError, TextgenError)) and text_of(error) else summary_of(error)
-
-
-def summary_of(error: BaseException) -> str:
-    """The type of an exception and what it says, on one line."""
-    return ": ".join(filter(None, [type(error).__name__, text_of(error)]))
-
-
-def text_of(error: BaseException) -> str:
-    """What an exception says, on one line; nothing where its own code fails to say it."""
-    try:
-        return " ".join(str(error).split())
-    except Exception:
-        return ""
+        return f"it exits with {error.code!r}{where}"
+    plain = isinstance(error, (ImportError, TextgenError)) and text_of(error)
+    return f"{plain or summary_of(error)}{where}"
 
 
 def _collector(registered: dict[str, type[Cell]]) -> hookspecs.Register:
@@ -153,6 +157,9 @@ def load(entry: Entry) -> type[Cell]:
             f"registers {', '.join(map(repr, registered))}.",
             hint=f"register it under this name, or uninstall {entry.distribution}.",
         )
+    if entry.distribution != OWN_DISTRIBUTION:
+        _strangers[registered[entry.name]] = entry
+        brought(registered[entry.name], entry.package)
     return registered[entry.name]
 
 
@@ -177,3 +184,59 @@ def cell(name: str) -> type[Cell]:
         4
     """
     return load(owner(name))
+
+
+def make(
+    cell: type[Cell], name: str, input_size: int, hidden_size: int, options: Mapping[str, bool | int | float | str]
+) -> Cell:
+    """A cell of these sizes and options. Raises UsageError where it refuses them with a ValueError, PluginError where
+    its constructor fails in any other way."""
+    construct: Callable[..., Cell] = cell
+    with blamed(cell):
+        try:
+            return construct(input_size, hidden_size, **options)
+        except TextgenError:
+            raise
+        except ValueError as error:
+            raise UsageError(f"cell {name!r} refuses: {text_of(error).removesuffix('.')}.") from error
+
+
+def attributed(error: BaseException, using: type[Cell] | None = None) -> PluginError | None:
+    """The exception as the failure of the plugin whose code raised it: the package, the line and what to run.
+
+    `using` is the cell that was at work, where that is known; it answers for what it makes other code raise, too.
+    None for an exception in which no plugin has a part, and for those that explain themselves.
+    """
+    if isinstance(error, TextgenError) or out_of_memory(error):
+        return None
+    by_module = {entry.module: entry for entry in _strangers.values()}
+    place = place_of(error, by_module)
+    entry = _strangers.get(using) if using else None
+    if place and (entry is None or entry.module != place.module):
+        entry = by_module[place.module]
+    if entry is None:
+        return None
+    law = _LAWS.get(place.entered) if place else None
+    return PluginError(
+        f"cell {entry.name!r} of {entry.package} failed{f' at {place}' if place else ''}: "
+        f"{summary_of(error).removesuffix('.')}.",
+        hint=f"textgen plugins check {entry.name}{f' --law {law}' if law else ''} tries the cell alone; "
+        "textgen --traceback COMMAND ... shows the whole traceback.",
+    )
+
+
+@contextmanager
+def blamed(using: type[Cell] | None = None) -> Iterator[None]:
+    """Raise what a plugin's code raises inside as PluginError, its cause the original. Other exceptions pass."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        found = attributed(error, using)
+        if found is None:
+            raise
+        raise found from error
+
+
+def suspects() -> list[Entry]:
+    """The plugins of other packages whose cells this process has loaded."""
+    return list(dict.fromkeys(_strangers.values()))

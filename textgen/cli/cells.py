@@ -66,7 +66,7 @@ def show(before: bool, name: str, hidden_size: int, as_json: bool) -> None:
     cell, size = plugins.cell(name), hidden_size
     options = cell_options.describe(cell)
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in cell(size, size).parameters())
+        parameters = sum(p.numel() for p in plugins.make(cell, name, size, size, {}).parameters())
     content = {
         "cell": name,
         "kind": next(base.__name__ for base in cell.__mro__[1:] if base.__module__ == "textgen.cell"),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from textgen.errors import TextgenError
 from textgen.model import Model
+from textgen.plugins import PluginError
 from textgen.runtime.graph import FORMAT, IDS, MOST_CONSTANTS, VERSION, StepGraph, stored_constant
 from textgen.runtime.nodes import stored_number
 from textgen.runtime.shapes import stored_shape
@@ -40,6 +41,8 @@ def trace(model: Model) -> StepGraph:
             _prove(graph, model)
         except Untraceable:
             raise
+        except PluginError as error:
+            raise Untraceable(str(error)) from error
         except TextgenError as error:
             raise Untraceable(f"what was traced cannot be stored: {error}") from error
         except Exception as error:  # whatever a cell does, or torch says of it
