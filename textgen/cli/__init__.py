@@ -17,6 +17,7 @@ from click.exceptions import NoSuchCommand
 from textgen import __version__
 from textgen.attribution import out_of_memory, summary_of
 from textgen.cli.screen import ClosedOutput, notices, say
+from textgen.dependencies import missing
 from textgen.errors import TextgenError
 from textgen.stopping import INTERRUPTED, TERMINATED, Terminated, handling, leave
 
@@ -149,7 +150,7 @@ def _by_plugin(error: BaseException) -> TextgenError | None:
 def complain(error: Exception) -> int:
     """Say what is wrong in a sentence, and what to type; returns the exit code."""
     hint, code = None, 1
-    error = _by_plugin(error) or error
+    error = _by_plugin(error) or missing(error) or error
     if isinstance(error, click.ClickException):
         message, code = _sentence(error.format_message()), error.exit_code
         context = getattr(error, "ctx", None)

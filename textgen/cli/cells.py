@@ -10,6 +10,7 @@ import click
 from textgen import plugins
 from textgen.cli.params import whole_number
 from textgen.cli.screen import Output
+from textgen.dependencies import require
 from textgen.wording import count, table
 
 SIZE = 256
@@ -59,6 +60,7 @@ def _list(as_json: bool) -> None:
 def show(before: bool, name: str, hidden_size: int, as_json: bool) -> None:
     """Describe one cell: equation, options, parameters at a size."""
     entry = plugins.owner(name)
+    require("torch", "describing a cell")
     import torch
 
     from textgen import cell_options

@@ -21,6 +21,7 @@ from textgen.cli.load_plugins import READY
 from textgen.cli.plugins_check import command as check_command
 from textgen.cli.plugins_new import command as new_command
 from textgen.cli.screen import Output
+from textgen.dependencies import require
 from textgen.plugins import Entry
 from textgen.wording import table
 
@@ -52,6 +53,7 @@ command.add_command(check_command)
 
 
 def _list(as_json: bool, verbose: bool) -> None:
+    require("torch", "loading plugins")
     rows = [
         {"cell": entry.name, "package": entry.package, "module": entry.module,
          "status": "failed" if problem else "ok", "reason": problem or entry.notice}

@@ -13,6 +13,7 @@ import click
 from textgen import plugins
 from textgen.cli.params import cell_options_of
 from textgen.cli.screen import Output, say
+from textgen.dependencies import require
 from textgen.errors import UsageError
 from textgen.plugins import PluginError
 from textgen.wording import plural
@@ -48,6 +49,7 @@ def command(
     given = cell_options_of(options)
     if given and len(names) != 1:
         raise UsageError("-o is an option of one cell.", hint="textgen plugins check NAME -o KEY VALUE.")
+    require("torch", "checking a cell")
     installed = plugins.entries()
     for name in names:
         if name not in installed:
