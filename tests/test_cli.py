@@ -707,7 +707,7 @@ def test_a_fault_says_where_to_look_and_shows_it_on_request(monkeypatch):
     monkeypatch.setenv("TEXTGEN_RAISE_ERRORS", "")  # restored at the end, though --traceback sets it
     with mock.patch("textgen.cli.env.platform.platform", side_effect=RuntimeError("odd\nthing")):
         said, hint = refusal(run("env"), 1)
-        assert said == "this is a fault of textgen: RuntimeError: odd thing." and "--traceback" in hint
+        assert said == "internal error: RuntimeError: odd thing." and "--traceback" in hint
         with pytest.raises(RuntimeError):
             run("--traceback", "env")
     with mock.patch("textgen.cli.env.platform.platform", side_effect=MemoryError):

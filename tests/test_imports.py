@@ -10,10 +10,10 @@ MODULES = {
     for path in sorted((ROOT / "textgen").rglob("*.py"))
 }
 LAYERS = [  # of packages and modules below `textgen`; each may import its own layer and those above it in this list
-    "errors strict_json options wording stopping threads",
+    "errors attribution dependencies strict_json options wording stopping threads",
     "disk files sealed integrity",
     "cell cell_options recurrence activation compiling products gates convert dropout config",
-    "hookspecs plugins",
+    "hookspecs plugin_metadata plugins",
     "text",
     "model model_folder weights",
     "stepper torch_stepper tracing runtime",

@@ -4,13 +4,13 @@ import json
 import math
 import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from installing import LEAKY, registering, site
 from terminal import refusal, run
 
 from textgen import Cell, cell_options, load, plugins
@@ -18,30 +18,9 @@ from textgen.cli import load_plugins
 from textgen.cli import plugins as screen
 from textgen.errors import TextgenError, UsageError
 
-LEAKY = '''"""A cell that forgets slowly."""
-import torch
-import textgen
-
-class Leaky(textgen.Cell):
-    def __init__(self, input_size, hidden_size, rate: float = 0.5):
-        super().__init__(input_size, hidden_size)
-        self.rate, self.input = rate, torch.nn.Linear(input_size, hidden_size)
-
-    def step(self, x, state):
-        h = torch.lerp(state[0], torch.tanh(self.input(x)), self.rate)
-        return h, (h,)
-
-@textgen.hookimpl
-def register_cells(register):
-    pass
-'''
 TEXT = "A small fox sat on a large stone and looked at the sea.\n" * 40
 MINE = ("textgen-one", "textgen-two")
 TINY = ["--hidden-size", "4", "--max-steps", "2", "--batch-size", "2", "--seq-length", "8", "--threads", "1"]
-
-
-def registering(*names):
-    return "".join([LEAKY, *(f"    register({name!r}, Leaky)\n" for name in names)])
 
 
 NOISE = """print('hello'); os.write(1, b'{"problem": "forged"}' + os.linesep.encode())\n"""
@@ -69,39 +48,6 @@ BROKEN = {  # the name of a package and its cell: what its module says, and what
 }
 STILL_USABLE = {"surplus"}  # what it lists, it registers
 DEADLY = {"zz-dies"}
-
-
-class Packages:
-    """Installs throw-away packages into a folder: a module, and metadata with an entry point for each name."""
-
-    def __init__(self, folder, patch):
-        self.folder, self._patch, self._made = folder, patch, []
-
-    def install(self, package, source, names=(), version="1.0", folder=None):
-        folder = folder or self.folder
-        module = f"textgen_try_{package.replace('-', '_')}"
-        info = folder / f"textgen_{package.replace('-', '_')}-{version}.dist-info"
-        info.mkdir(parents=True)
-        (folder / f"{module}.py").write_text(source)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: textgen-{package}\nVersion: {version}\n")
-        points = "".join(f"{name} = {module}\n" for name in names or [package])
-        (info / "entry_points.txt").write_text(f"[textgen]\n{points}")
-        self._made.append(f"textgen-{package}")
-        self._patch.setenv("TEXTGEN_LOAD_PLUGINS", ",".join(self._made))
-        return module
-
-
-@contextmanager
-def site(folder):
-    """A folder in which Python looks for packages, here and in child processes."""
-    folder.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        yield Packages(folder, patch)
-    for name in [name for name in sys.modules if name.startswith("textgen_try_")]:
-        del sys.modules[name]
-    plugins.load_module.cache_clear()
 
 
 @pytest.fixture
@@ -178,12 +124,12 @@ def test_two_packages_with_one_name_are_both_named_and_neither_is_used(packages,
         packages.install(package, registering("shared"), ["shared"])
     said, _ = refusal(run("cells", "show", "shared"), 1)
     assert "'shared' is claimed by textgen-that 1.0 and textgen-this 1.0" in said
-    reasons = {entry.distribution: reason for entry, reason in plugins.refused_claims()}
+    reasons = {entry.distribution: reason for entry, reason in plugins.refusals()}
     assert {"textgen-this", "textgen-that"} == reasons.keys()
     assert "textgen-that 1.0" in reasons["textgen-this"] and "textgen-this 1.0" in reasons["textgen-that"]
     assert "claimed by textgen-that 1.0 and textgen-this 1.0" in run("cells").text
     monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "textgen-this")
-    assert plugins.owner("shared").distribution == "textgen-this" and not plugins.refused_claims()
+    assert plugins.owner("shared").distribution == "textgen-this" and not plugins.refusals()
 
 
 def test_a_plugin_that_hangs_is_named(packages, monkeypatch):
@@ -246,14 +192,172 @@ def test_of_a_package_found_twice_the_one_that_is_imported_counts(packages, tmp_
     assert plugins.cell("twice").__name__ == "Leaky"
 
 
-@pytest.mark.parametrize("points", [b"\xff\xfe\x00", b"[textgen]\nnonsense", b"[textgen\nx", b"x = y"])
-def test_a_package_with_broken_metadata_hides_no_other(packages, points):
-    packages.install("leaky", registering("leaky"))
-    info = packages.folder / "aa_broken-1.dist-info"
-    info.mkdir()
+# --- metadata of any content ---
+
+HEAD = b"Metadata-Version: 2.1\nName: textgen-odd\nVersion: 1.5\n"
+POINTS = {  # the bytes of entry_points.txt, and what has to be said of them
+    "a hyphen": (b"[textgen]\nhy = textgen-hy", "its entry point 'hy' is 'textgen-hy', which is not the name of a mod"),
+    "no value": (b"[textgen]\nhy =", "is '', which is not the name of a module"),
+    "no equals sign": (b"[textgen]\nhy", "is '', which is not the name of a module"),
+    "a digit first": (b"[textgen]\nhy = 1abc", "'1abc', which is not the name of a module"),
+    "two dots": (b"[textgen]\nhy = a..b", "'a..b'"),
+    "a dot at the end": (b"[textgen]\nhy = a.", "'a.'"),
+    "quotes": (b'[textgen]\nhy = "textgen_hy"', "which is not the name of a module"),
+    "a path": (b"[textgen]\nhy = ./textgen_hy.py", "'./textgen_hy.py'"),
+    "a long value": (b"[textgen]\nhy = " + b"-" * 100_000, "---...', which is not"),
+    "no name": (b"[textgen]\n = textgen_hy", "is named '', which cannot be the name of a cell"),
+    "an escape in the name": (b"[textgen]\nh\x1b[31my = textgen_hy", "which cannot be the name of a cell"),
+    "an escape in the value": (b"[textgen]\nhy = \x1b]0;title\x07", "which is not the name of a module"),
+    "no UTF-8": (b"[textgen]\nhy = \xff\xfe\x00", "which is not the name of a module"),
+    "no UTF-8 elsewhere": (b"# \xff\n[textgen]\nhy = textgen-hy", "'textgen-hy'"),
+    "two values": (b"[textgen]\nhy = one\nhy = two", "it has 2 entry points named 'hy': 'one', 'two'"),
+    "a section that stays open": (b"[textgen\n[textgen]\nhy = a b", "'a b'"),
+    "a module that is not there": (b"[textgen]\nhy = no_such_module_anywhere", "No module named 'no_such_module_anywh"),
+    "extras": (b"[textgen]\nhy = no_such_module_anywhere [fast]", "No module named 'no_such_module_anywhere'"),
+    "an attribute": (b"[textgen]\nhy = no_such_module_anywhere:Cell", "No module named 'no_such_module_anywhere'"),
+    "letters of another script": ("[textgen]\nhy = módulo_ausente".encode(), "No module named 'módulo_ausente'"),
+    "a reserved word": (b"[textgen]\nhy = class", "No module named 'class'"),
+}
+
+
+def odd(packages, points, about=HEAD, folder="textgen_odd-1.5.dist-info"):
+    """A package of these metadata files, the only one besides ours."""
+    info = packages.folder / folder
+    info.mkdir(exist_ok=True)
     (info / "entry_points.txt").write_bytes(points)
-    assert plugins.entries().keys() >= {"leaky", "lstm"}
-    assert "leaky" in run("cells").text
+    (info / "METADATA").write_bytes(about)
+
+
+def those_of(distribution):
+    return [e for claims in plugins.entries().values() for e in claims if e.distribution == distribution]
+
+
+@pytest.mark.parametrize("kind", POINTS)
+def test_a_strange_entry_point_is_named_and_harms_nobody(packages, monkeypatch, tmp_path, kind):
+    monkeypatch.chdir(tmp_path)
+    odd(packages, POINTS[kind][0])
+    packages.install("leaky", registering("leaky"))
+    for restricted in ("textgen-odd,leaky", "leaky", ""):
+        monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", restricted)
+        for arguments in (["cells"], ["--help"], ["train", "--help"], ["env"], ["cells", "show", "lstm"]):
+            assert run(*arguments).code == 0, arguments
+    monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "textgen-odd,leaky")
+    (entry,) = those_of("textgen-odd")
+    with pytest.raises(plugins.PluginError) as raised:
+        plugins.load(entry)
+    assert POINTS[kind][1] in str(raised.value) and "textgen-odd 1.5" in str(raised.value)
+    assert str(raised.value).isprintable() and raised.value.hint
+    assert plugins.cell("leaky").__name__ == "Leaky"
+
+
+def test_the_list_of_plugins_shows_strange_entry_points_as_failed(packages):
+    odd(packages, b"[textgen]\nhy = textgen-hy\n\x1b = x\n", HEAD + b"Requires-Dist: textgen-lm>=99\n")
+    packages.install("leaky", registering("leaky"))
+    os.environ["TEXTGEN_LOAD_PLUGINS"] += ",textgen-odd"
+    shown = run("plugins")
+    rows = {line.split()[0]: line for line in shown.text.splitlines()}
+    assert shown.code == 0 and "\x1b" not in shown.text
+    assert "textgen-odd 1.5    failed" in rows["hy"] and "'textgen-hy', which is not the name of a module" in rows["hy"]
+    assert "failed" in rows["\\x1b"] and " ok" in rows["leaky"] and " ok" in rows["lstm"]
+
+
+@given(
+    points=st.lists(st.tuples(st.text(max_size=12), st.text(max_size=20)) | st.binary(max_size=40), max_size=4),
+    about=st.binary(max_size=60) | st.lists(st.text(max_size=20), max_size=3).map(lambda r: "".join(r).encode()),
+    requires=st.text(max_size=20),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+def test_whatever_a_package_contains_the_command_works_and_the_package_is_named(packages, points, about, requires):
+    lines = [p if isinstance(p, bytes) else f"{p[0]} = {p[1]}".encode() for p in points]
+    odd(packages, b"[textgen]\n" + b"\n".join(lines), HEAD + f"Requires-Dist: {requires}\n".encode() + about)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEXTGEN_LOAD_PLUGINS", "textgen-odd")
+        shown = run("cells")
+        assert shown.code == 0 and all(line.isprintable() for line in shown.text.splitlines())
+        mine = those_of("textgen-odd")
+        assert len(shown.text.splitlines()) == 1 + len(plugins.entries())
+        assert {entry for entry, _ in plugins.refusals()} <= {*mine}
+        for entry in mine:
+            with pytest.raises(plugins.PluginError, match=r"textgen-odd 1\.5"):
+                plugins.load(entry)
+        assert plugins.owner("lstm").distribution == "textgen-lm"
+
+
+@pytest.mark.parametrize(
+    "about, named",
+    [
+        (b"", "textgen_odd 1.5"),
+        (b"Metadata-Version: 2.1\n", "textgen_odd 1.5"),
+        (b"Name: textgen-odd\n", "textgen-odd 1.5"),
+        (b"Version: 2\n", "textgen_odd 2"),
+        (b"\xff\xfe\n", "textgen_odd 1.5"),
+        (b"Name: textgen-odd\nSummary: \xe9t\xe9\nVersion: 3\n", "textgen-odd 3"),
+        (b"Name: textgen\x1b-odd\nVersion: 1.0\x07\n", "textgen\\x1b-odd 1.0\\x07"),
+    ],
+)
+def test_a_package_whose_metadata_cannot_be_read_is_named_all_the_same(packages, monkeypatch, about, named):
+    odd(packages, b"[textgen]\nhy = textgen-hy", about)
+    monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "hy")
+    said, _ = refusal(run("cells", "show", "hy"), 1)
+    assert said.startswith(f"cell 'hy' comes from {named}, which failed to load: ")
+
+
+def test_metadata_that_is_not_there_at_all_is_no_error(packages):
+    (packages.folder / "textgen_empty-1.dist-info").mkdir()
+    (packages.folder / "textgen_file-1.dist-info").write_text("no folder")
+    odd(packages, b"[other]\nhy = textgen-hy")
+    assert not those_of("textgen-odd") and run("cells").code == 0
+
+
+REQUIREMENTS = {  # lines of metadata: whether the plugin is refused, and what is said
+    "Requires-Dist: textgen-lm>=99": (True, "it requires textgen-lm>=99, and textgen-lm 0.1.0 is installed"),
+    "Requires-Dist: TextGen_LM (>=99)": (True, "TextGen_LM>=99, and TextGen_LM 0.1.0 is installed"),
+    "Requires-Dist: textgen-lm<0.0.1 ; python_version > '3'": (True, "textgen-lm<0.0.1"),
+    "Requires-Python: >=99": (True, "it requires Python >=99, and this is Python 3."),
+    "Requires-Dist: numpy<1": (False, "it requires numpy<1, and numpy "),
+    "Requires-Dist: no-such-package-anywhere>=2": (False, "no-such-package-anywhere>=2, which is not installed"),
+    "Requires-Dist: no-such-package-anywhere ; extra == 'x'": (False, ""),
+    "Requires-Dist: no-such-package ; python_version < '3'": (False, ""),
+    "Requires-Dist: textgen-lm>=0.1": (False, ""),
+    "Requires-Dist: textgen-lm @ https://example.org/textgen.zip": (False, ""),
+    "Requires-Dist: >>> nonsense": (False, ""),
+    "Requires-Dist: x ; nonsense == '1'": (False, ""),
+    "Requires-Python: nonsense": (False, ""),
+}
+
+
+@pytest.mark.parametrize("line", REQUIREMENTS)
+def test_what_a_plugin_requires_and_does_not_find_is_said(packages, line):
+    refused, said = REQUIREMENTS[line]
+    module = packages.install("leaky", registering("leaky"))
+    info = packages.folder / "textgen_leaky-1.0.dist-info" / "METADATA"
+    info.write_text(f"{info.read_text()}{line}\n")
+    entry = plugins.owner("leaky")
+    if not refused:
+        assert not entry.refusal and plugins.cell("leaky").__name__ == "Leaky"
+        assert said in entry.notice and bool(said) == bool(entry.notice)
+        return
+    assert [(e, said in reason) for e, reason in plugins.refusals()] == [(entry, True)]
+    with pytest.raises(plugins.PluginError, match=r"'leaky' comes from textgen-leaky 1\.0, which failed to load: it r"):
+        plugins.cell("leaky")
+    assert module not in sys.modules
+    assert said in run("cells").text
+
+
+def test_a_plugin_that_cannot_be_imported_says_which_requirement_is_missing(packages):
+    packages.install("needy", "import no_such_package")
+    info = packages.folder / "textgen_needy-1.0.dist-info" / "METADATA"
+    info.write_text(f"{info.read_text()}Requires-Dist: no-such-package>=2\n")
+    with pytest.raises(plugins.PluginError, match=r"\(it requires no-such-package>=2, which is not installed\)\.$"):
+        plugins.cell("needy")
+
+
+def test_a_broken_claim_to_a_name_does_not_stop_a_good_one(packages):
+    odd(packages, b"[textgen]\nleaky = textgen-hy\nlstm = textgen-hy")
+    packages.install("leaky", registering("leaky"))
+    os.environ["TEXTGEN_LOAD_PLUGINS"] += ",textgen-odd"
+    assert plugins.cell("leaky").__name__ == "Leaky" and plugins.owner("lstm").distribution == "textgen-lm"
+    assert all("not the name of a module" in reason for _, reason in plugins.refusals())
 
 
 def test_an_unknown_cell_is_suggested(packages):

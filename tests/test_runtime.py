@@ -281,6 +281,7 @@ TORCH = {
         "erf", "negative", "absolute", "sign", "add", "subtract", "multiply", "divide", "maximum", "minimum", "power",
         "less", "less_equal", "greater", "greater_equal", "not_equal", "where", "lerp", "logical_not", "logical_and",
         "logical_or", "logical_xor") if hasattr(torch, name)},
+    "remainder": torch.remainder, "floor_divide": torch.floor_divide,
     "equal": torch.eq, "power": torch.pow, "log_sigmoid": torch.nn.functional.logsigmoid,
 }  # fmt: skip
 

@@ -368,7 +368,7 @@ def doing(name, harm):
 
 
 HARMFUL = {
-    doing("SetsTheDtype", lambda: torch.set_default_dtype(torch.float16)): "no_side_effects same_seed",
+    doing("SetsTheDtype", lambda: torch.set_default_dtype(torch.float16)): "no_side_effects same_seed stored_step",
     doing("SetsTheThreads", lambda: torch.set_num_threads(torch.get_num_threads() + 1)): "no_side_effects",
     doing("TakesOneThread", lambda: torch.set_num_threads(1)): "no_side_effects",
     doing("SwitchesGradientsOff", lambda: torch.set_grad_enabled(False)): "no_side_effects every_parameter "
@@ -437,6 +437,26 @@ class Explodes(Right):
         return torch.tanh(h), (h,)
 
 
+class NoGradientAtZero(Right):
+    """The norm of an input has no slope where the input is zero, and its gradient there is NaN."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.gain = nn.Parameter(torch.ones(input_size))
+
+    def step(self, x, state):
+        y, state = super().step(x, state)
+        return y + torch.sqrt((self.gain * x).square().sum(-1, keepdim=True)), state
+
+
+class Sorts(Right):
+    """A sum over sorted units: nothing that numpy could run from a stored step."""
+
+    def step(self, x, state):
+        y, state = super().step(x, state)
+        return y.sort(-1).values.flip(-1), state
+
+
 SHED, ATTIC = [], {"rows": torch.zeros(0)}
 
 
@@ -493,9 +513,9 @@ WRONG = {
     TakesAnyOption: "options_json",
     ChangesArity: "state_structure",
     StateIsAList: "state_structure",
-    ForgetsItsDtype: "dtype_kept",
+    ForgetsItsDtype: "dtype_kept stored_step",
     SharedInitialState: "initial_state",
-    RandomInitialState: "initial_state",
+    RandomInitialState: "initial_state stored_step",
     AnotherForward: "forward_is_steps loop_gradients",
     WrongFinalState: "forward_is_steps cut_anywhere loop_gradients cut_gradients",
     RestartsEachWindow: "cut_anywhere forward_is_steps loop_gradients cut_gradients reaches_back",
@@ -503,40 +523,42 @@ WRONG = {
     StumblesOnNothing: "empty_sequence",
     NeedsContiguousInput: "layouts",
     NeedsContiguousGradient: "layouts",
-    OtherwiseWithoutGradients: "without_gradients gradcheck",
+    OtherwiseWithoutGradients: "without_gradients gradcheck stored_step",
     IgnoresTheMask: "recurrent_mask",
-    MixesRows: "rows_apart rows_alone",
-    MixesRowsInTraining: "rows_apart",
-    DependsOnPlace: "rows_alone",
+    MixesRows: "rows_apart rows_alone stored_step",
+    MixesRowsInTraining: "rows_apart stored_step",
+    DependsOnPlace: "rows_alone stored_step",
     ForwardForgetsAGradient: "loop_gradients gradcheck every_parameter",
-    WrongGradient: "gradcheck",
+    WrongGradient: "gradcheck stored_step",
     ClipsGradientsByLength: "cut_gradients loop_gradients gradcheck",
     RemembersPastADetach: "detach keeps_nothing copied",
     NoGradientThroughTime: "reaches_back gradcheck",
     NoMemory: "reaches_back every_parameter",
     UnusedParameter: "every_parameter",
-    ChangesItsState: "nothing_changed",
+    ChangesItsState: "nothing_changed stored_step",
     ChangesItsInput: "nothing_changed",
-    CountsInABuffer: "nothing_changed",
+    CountsInABuffer: "nothing_changed stored_step",
     ReturnsTheSameBuffer: "nothing_shared",
     KeepsItsHistory: "keeps_nothing copied",
     KeepsStateOnItself: "keeps_nothing initial_state cut_anywhere causality layouts without_gradients rows_apart "
     "rows_alone gradcheck cut_gradients detach same_seed no_noise copied",
     DrawsFromNumpy: "same_seed",
     DrawsFromPython: "same_seed",
-    NoisyInEval: "no_noise layouts rows_alone detach",
+    NoisyInEval: "no_noise layouts rows_alone detach stored_step",
     Loud: "no_side_effects",
     **HARMFUL,
     LosesATensor: "saved_and_loaded moves",
+    Sorts: "stored_step",
     SharesWeights: "own_storage",
     CannotBeCopied: "copied",
     LeavesATensorBehind: "moves",
     LooksAtItsWeights: "built_on_meta",
     ForgetsAGroup: "parameter_groups",
     Explodes: "finite",
+    NoGradientAtZero: "finite",
     Leaks: "memory_flat",
-    LeaksTensors: "memory_flat",
-    EverSlower: "cost_flat",
+    LeaksTensors: "memory_flat stored_step",
+    EverSlower: "cost_flat stored_step",
     BranchesOnValues: "compiles exports",
     FixedBatch: "exports",
 }

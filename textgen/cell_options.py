@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
+from textgen.attribution import origin, text_of
 from textgen.errors import TextgenError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -64,9 +65,13 @@ def describe(cell: type[Cell]) -> list[CellOption]:
     found = []
     try:
         hints = get_type_hints(cell.__init__)
-    except NameError as error:
-        raise TextgenError(f"the types in the constructor of {cell.__name__} cannot be read: {error}.") from None
-    for name, parameter in inspect.signature(cell.__init__).parameters.items():
+        parameters = inspect.signature(cell.__init__).parameters
+    except Exception as error:  # annotations are code of the plugin's
+        raise TextgenError(
+            f"the types in the constructor of {cell.__name__}{origin(cell)} cannot be read: "
+            f"{text_of(error) or type(error).__name__}."
+        ) from error
+    for name, parameter in parameters.items():
         if name in ("self", "input_size", "hidden_size") or parameter.kind in (
             inspect.Parameter.VAR_POSITIONAL,
             inspect.Parameter.VAR_KEYWORD,
@@ -74,8 +79,8 @@ def describe(cell: type[Cell]) -> list[CellOption]:
             continue
         if not _storable(parameter.default):
             raise TextgenError(
-                f"{cell.__name__}.{name} needs a default that is true, false, a finite number or text, so that a saved "
-                f"model can give it back; it has {_shown(parameter.default)}."
+                f"{cell.__name__}.{name}{origin(cell)} needs a default that is true, false, a finite number or "
+                f"text, so that a saved model can give it back; it has {_shown(parameter.default)}."
             )
         hint = hints.get(name)
         choices = get_args(hint) if get_origin(hint) is Literal else ()

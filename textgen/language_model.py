@@ -15,6 +15,7 @@ import numpy as np
 
 from textgen import sealed
 from textgen.config import BACKENDS, ModelConfig
+from textgen.dependencies import require
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import GENERATION, STEP, read_config, require_model, require_weights
 from textgen.stepper import Stepper
@@ -184,6 +185,7 @@ def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, back
 
 
 def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Stepper:
+    require("torch", "running a model without its stored step")
     from textgen.torch_stepper import TorchStepper
     from textgen.weights import load_weights
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from textgen import plugins
 from textgen.cell import Cell, GatedCell
 from textgen.config import ModelConfig
 from textgen.dropout import Dropout
@@ -51,12 +52,18 @@ class Stack(Cell):
         return x + y if self.residual and cell.input_size == cell.output_size else y
 
     def initial_state(self, batch_size: int) -> State:
-        return tuple(tensor for cell in self._cells() for tensor in cell.initial_state(batch_size))
+        state: State = ()
+        for cell in self._cells():
+            with plugins.blamed(type(cell)):
+                state += tuple(cell.initial_state(batch_size))
+        return state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         after: State = ()
         for cell, norm, before in zip(self._cells(), self.norms, self._split(state), strict=True):
-            y, new = cell.step(norm(x), before)
+            inputs = norm(x)
+            with plugins.blamed(type(cell)):
+                y, new = _returned(cell, inputs, before, cell.step(inputs, before))
             x, after = self._join(cell, x, y), after + new
         return x, after
 
@@ -74,14 +81,36 @@ class Stack(Cell):
         mask = None
         if dropout and isinstance(cell, GatedCell) and cell.weight_hh is not None:
             mask = dropout.weights(cell.weight_hh)
-        result: tuple[Tensor, State]
-        result = cell(xs, state) if mask is None else cell(xs, state, recurrent_mask=mask)
-        return result
+        with plugins.blamed(type(cell)):
+            result = cell(xs, state) if mask is None else cell(xs, state, recurrent_mask=mask)
+            return _returned(cell, xs, state, result)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         norms = [p for norm in self.norms for p in norm.parameters()]
-        groups = [group for cell in self._cells() for group in cell.parameter_groups()]
+        groups: list[dict[str, Any]] = []
+        for cell in self._cells():
+            with plugins.blamed(type(cell)):
+                groups += cell.parameter_groups()
         return [*groups, {"params": norms, "decay": 0.0, "rate": 1.0}]
+
+
+def _returned(cell: Cell, x: Tensor, before: State, result: Any) -> tuple[Tensor, State]:
+    """What a cell returned for inputs (..., D), if it has the form that a cell returns. Raises TypeError if not."""
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(f"{type(cell).__name__} returns {_kind(result)}, not an output and a state")
+    y, after = result
+    if not isinstance(y, Tensor) or y.shape != (*x.shape[:-1], cell.output_size):
+        wanted = (*x.shape[:-1], cell.output_size)
+        raise TypeError(f"{type(cell).__name__} returns {_kind(y)} as its output, not a tensor of shape {wanted}")
+    if not isinstance(after, tuple) or len(after) != len(before):
+        raise TypeError(f"{type(cell).__name__} returns {_kind(after)} as its state, not a tuple of {len(before)}")
+    return y, after
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from textgen import cell_options, plugins, sealed
 from textgen.cell import Cell
 from textgen.config import ModelConfig
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import TextgenError
 from textgen.model import Model, build_model
 from textgen.model_folder import CONFIG, LARGEST_HEADER, WEIGHTS, require_weights
 
@@ -29,10 +29,7 @@ def make_model(config: ModelConfig) -> Model:
     options: dict[str, Any] = {**cell_options.parse(cell, config.cell, config.cell_options)}
 
     def make_cell(input_size: int, hidden_size: int) -> Cell:
-        try:
-            return cell(input_size, hidden_size, **options)
-        except ValueError as error:
-            raise UsageError(f"cell {config.cell!r} refuses: {str(error).rstrip('.')}.") from error
+        return plugins.make(cell, config.cell, input_size, hidden_size, options)
 
     return build_model(config, make_cell)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from textgen.errors import showable
+
 
 def count(number: float) -> str:
     """1234567 as 1,234,567."""
@@ -39,7 +41,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    """Rows under their column names, as wide as they need to be."""
-    cells = [columns, *[[str(row[column]) for column in columns] for row in rows]]
+    """Rows under their column names, as wide as they need to be. What could move the cursor is escaped."""
+    cells = [columns, *[[showable(str(row[column])) for column in columns] for row in rows]]
     widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells)

@@ -15,7 +15,9 @@ import click
 from click.exceptions import NoSuchCommand
 
 from textgen import __version__
+from textgen.attribution import out_of_memory, summary_of
 from textgen.cli.screen import ClosedOutput, notices, say
+from textgen.dependencies import missing
 from textgen.errors import TextgenError
 from textgen.stopping import INTERRUPTED, TERMINATED, Terminated, handling, leave
 
@@ -127,6 +129,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = group.main(arguments, prog_name="textgen", standalone_mode=False, auto_envvar_prefix="TEXTGEN")
         return code if isinstance(code, int) else 0
     except SystemExit as end:  # click's way to end quietly when whoever read our output has had enough
+        if error := _by_plugin(end):
+            return complain(error)
         return end.code if isinstance(end.code, int) else 1
     except click.Abort:
         raise
@@ -136,9 +140,17 @@ def _run(arguments: Sequence[str] | None) -> int:
         return complain(error)
 
 
+def _by_plugin(error: BaseException) -> TextgenError | None:
+    """The exception as the failure of a plugin, if the code of one raised it."""
+    loaded = sys.modules.get("textgen.plugins")  # no cell was loaded where this was not
+    found: TextgenError | None = loaded.attributed(error) if loaded else None
+    return found
+
+
 def complain(error: Exception) -> int:
     """Say what is wrong in a sentence, and what to type; returns the exit code."""
     hint, code = None, 1
+    error = _by_plugin(error) or missing(error) or error
     if isinstance(error, click.ClickException):
         message, code = _sentence(error.format_message()), error.exit_code
         context = getattr(error, "ctx", None)
@@ -149,11 +161,11 @@ def complain(error: Exception) -> int:
         message = f"{error.filename or 'the operating system'}: {error.strerror or error}."
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename not in (None, "standard output")
         hint = "free some space on that disk; a training goes on with --resume." if full else None
-    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    elif out_of_memory(error):
         message, hint = "out of memory.", "a smaller --batch-size, --seq-length or --hidden-size needs less."
     else:
-        message = _sentence(f"this is a fault of textgen: {type(error).__name__}: {error}")
-        hint = "textgen --traceback COMMAND ... shows where; please report it."
+        message = _sentence(f"internal error: {summary_of(error)}")
+        hint = f"{_suspects()}textgen --traceback COMMAND ... shows where; please report it."
     say(f"Error: {message}")
     if hint:
         say(f"Hint: {hint}")
@@ -164,6 +176,13 @@ def _help_flag(context: click.Context) -> str:
     """The option of a command that shows all of its options."""
     spellings = {spelling for parameter in context.command.get_params(context) for spelling in parameter.opts}
     return "--help-all" if "--help-all" in spellings else "--help"
+
+
+def _suspects() -> str:
+    """What to try first where cells of other packages are loaded, which may be the cause all the same."""
+    loaded = sys.modules.get("textgen.plugins")
+    names = [entry.name for entry in loaded.suspects()] if loaded else []
+    return f"textgen plugins check {' '.join(names)} finds out whether a plugin is the cause; " if names else ""
 
 
 def _sentence(message: str) -> str:

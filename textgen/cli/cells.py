@@ -10,6 +10,7 @@ import click
 from textgen import plugins
 from textgen.cli.params import whole_number
 from textgen.cli.screen import Output
+from textgen.dependencies import require
 from textgen.wording import count, table
 
 SIZE = 256
@@ -39,7 +40,8 @@ def _list(as_json: bool) -> None:
     for name in plugins.entries():
         try:
             entry = plugins.owner(name)
-            rows.append({"cell": name, "package": f"{entry.distribution} {entry.version}", "about": entry.summary})
+            about = entry.summary if not entry.refusal else f"cannot be used: {entry.refusal}"
+            rows.append({"cell": name, "package": entry.package, "about": about})
         except plugins.PluginError as error:
             rows.append({"cell": name, "package": "-", "about": str(error)})
     Output().write((json.dumps(rows) if as_json else table(rows, ["cell", "package", "about"])) + "\n")
@@ -58,6 +60,7 @@ def _list(as_json: bool) -> None:
 def show(before: bool, name: str, hidden_size: int, as_json: bool) -> None:
     """Describe one cell: equation, options, parameters at a size."""
     entry = plugins.owner(name)
+    require("torch", "describing a cell")
     import torch
 
     from textgen import cell_options
@@ -65,7 +68,7 @@ def show(before: bool, name: str, hidden_size: int, as_json: bool) -> None:
     cell, size = plugins.cell(name), hidden_size
     options = cell_options.describe(cell)
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in cell(size, size).parameters())
+        parameters = sum(p.numel() for p in plugins.make(cell, name, size, size, {}).parameters())
     content = {
         "cell": name,
         "kind": next(base.__name__ for base in cell.__mro__[1:] if base.__module__ == "textgen.cell"),

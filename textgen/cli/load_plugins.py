@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from textgen import plugins
+from textgen.dependencies import needed
 from textgen.errors import TextgenError
 from textgen.plugins import Entry
 
@@ -54,15 +55,25 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def _missing() -> str | None:
+    """Why torch, which every plugin needs, cannot be imported, or None."""
+    try:
+        with needed("torch"):
+            surroundings()
+    except TextgenError as error:
+        return str(error)
+    return None
+
+
 def main() -> None:
     """Answer on the real standard output; whatever a plugin prints goes elsewhere."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    surroundings()
+    missing = _missing()
     answers.write(READY.decode())
     answers.flush()
     for name, module, distribution, version in json.loads(sys.argv[1]):
-        problem = problem_with(Entry(name, module, distribution, version))
+        problem = missing or problem_with(Entry(name, module, distribution, version))
         answers.write(json.dumps({"problem": problem}) + "\n")
         answers.flush()
 

@@ -21,6 +21,7 @@ from textgen.cli.load_plugins import READY
 from textgen.cli.plugins_check import command as check_command
 from textgen.cli.plugins_new import command as new_command
 from textgen.cli.screen import Output
+from textgen.dependencies import require
 from textgen.plugins import Entry
 from textgen.wording import table
 
@@ -52,9 +53,10 @@ command.add_command(check_command)
 
 
 def _list(as_json: bool, verbose: bool) -> None:
+    require("torch", "loading plugins")
     rows = [
-        {"cell": entry.name, "package": f"{entry.distribution} {entry.version}", "module": entry.module,
-         "status": "ok" if problem is None else "failed", "reason": problem or ""}
+        {"cell": entry.name, "package": entry.package, "module": entry.module,
+         "status": "failed" if problem else "ok", "reason": problem or entry.notice}
         for entry, problem in examined()
     ]  # fmt: skip
     if as_json:
@@ -66,12 +68,11 @@ def _list(as_json: bool, verbose: bool) -> None:
 
 def examined() -> Iterator[tuple[Entry, str | None]]:
     """Every entry point with what is wrong with it, or None."""
-    refused = {(entry.name, entry.distribution): reason for entry, reason in plugins.refused_claims()}
+    refused = dict(plugins.refusals())
     everything = [entry for claims in plugins.entries().values() for entry in claims]
-    usable = [entry for entry in everything if (entry.name, entry.distribution) not in refused]
-    problems = _load_elsewhere(usable)
+    problems = _load_elsewhere([entry for entry in everything if entry not in refused])
     for entry in everything:
-        yield entry, refused.get((entry.name, entry.distribution)) or problems.get(entry)
+        yield entry, refused.get(entry) or problems.get(entry)
 
 
 def _load_elsewhere(entries: list[Entry]) -> dict[Entry, str | None]:

@@ -13,6 +13,7 @@ import click
 from textgen import plugins
 from textgen.cli.params import cell_options_of
 from textgen.cli.screen import Output, say
+from textgen.dependencies import require
 from textgen.errors import UsageError
 from textgen.plugins import PluginError
 from textgen.wording import plural
@@ -48,6 +49,7 @@ def command(
     given = cell_options_of(options)
     if given and len(names) != 1:
         raise UsageError("-o is an option of one cell.", hint="textgen plugins check NAME -o KEY VALUE.")
+    require("torch", "checking a cell")
     installed = plugins.entries()
     for name in names:
         if name not in installed:
@@ -102,9 +104,13 @@ class Report:
             self.line(result.law, result.status, deviation(result), said)
             done.append(result)
         broken = [result for result in done if result.status == "failed"]
-        for result in broken:
-            self.output.write(f"\n{result.law} is broken\n")
+        for result in [result for result in broken if not result.because]:
+            self.output.write(f"\n{result.law} failed\n")
             self.output.write(self.wrapped(explanation(laws[result.law], result)) + "\n")
+        if caused := [result for result in broken if result.because]:
+            names_of_laws = ", ".join(result.law for result in caused)
+            self.output.write(f"\nfailed for the same reason: {names_of_laws}\n")
+            self.output.write(self.wrapped(f"  {'cause':<8} {caused[0].because}") + "\n")
         self.output.write(f"\n{summary(names[0], done)} in {time.monotonic() - started:.1f} s\n\n")
         self.failed |= bool(broken)
 
@@ -131,13 +137,13 @@ def deviation(result: Result) -> str:
 
 
 def summary(name: str, results: list[Result]) -> str:
-    """How many laws a cell keeps and breaks."""
+    """How many checks a cell passed and failed."""
     count = {status: sum(r.status == status for r in results) for status in ("passed", "failed", "expected", "skipped")}
-    parts = [f"keeps {plural(count['passed'], 'law')}"]
-    parts += [f"breaks {count['failed']}"] if count["failed"] else []
-    parts += [f"breaks {count['expected']} as declared"] if count["expected"] else []
+    parts = [f"{plural(count['passed'], 'check')} passed"]
+    parts += [f"{count['failed']} failed"] if count["failed"] else []
+    parts += [f"{count['expected']} failed as declared"] if count["expected"] else []
     parts += [f"{count['skipped']} skipped"] if count["skipped"] else []
-    return f"{name} {', '.join(parts)}"
+    return f"{name}: {', '.join(parts)}"
 
 
 class JsonReport(Report):

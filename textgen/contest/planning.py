@@ -10,18 +10,19 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from statistics import median_low
 from typing import Any
 
 import torch
 
 from textgen import cell_options, plugins, sealed
+from textgen.attribution import summary_of
 from textgen.cell import Cell
 from textgen.contest.record import Entrant, Record
 from textgen.contest.settings import Competitor, Request
 from textgen.contest.sizes import Count, agree, by_default, nearest, smallest
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import TextgenError, UsageError, showable
 from textgen.model import build_model
 from textgen.plugins import PluginError
 from textgen.settings import DEFAULT_MINUTES, TrainOptions
@@ -70,7 +71,8 @@ class Planner:
         """Do something for every entrant that is in; one for which it fails is out. Raises TextgenError if all are."""
         for entrant in [entrant for entrant in entrants if entrant.failed is None]:
             try:
-                do(entrant)
+                with plugins.blamed():
+                    do(entrant)
             except (UsageError, OSError, sealed.DamagedError):
                 raise
             except Exception as error:  # whatever is wrong inside a plugin is that cell's failure alone
@@ -182,7 +184,10 @@ _OF_THE_STORE: dict[str, Any] = {
 def counter(training: TrainOptions, level: str, vocab_size: int, cell: str, options: Mapping[str, Any]) -> Count:
     """Counts the parameters of models with this cell and these options without making them: their tensors have
     shapes and no content."""
-    make: Callable[[int, int], Cell] = partial(_make, plugins.cell(cell), options)
+    kind = plugins.cell(cell)
+
+    def make(input_size: int, hidden_size: int) -> Cell:
+        return plugins.make(kind, cell, input_size, hidden_size, options)
 
     @cache
     def count(hidden: int, embedding: int) -> int | None:
@@ -190,6 +195,8 @@ def counter(training: TrainOptions, level: str, vocab_size: int, cell: str, opti
         try:
             with torch.device("meta"):
                 model = build_model(model_config(asked, level, vocab_size, hidden), make)
+        except PluginError:
+            raise
         except ValueError:
             return None
         return sum(parameter.numel() for parameter in model.parameters())
@@ -208,13 +215,8 @@ def refuse_nothing_to_judge(store: TokenStore) -> None:
 
 def reason(error: Exception) -> str:
     """What went wrong, as a sentence in one line."""
-    text, kind = " ".join(str(error).split()), type(error).__name__
-    said = text if isinstance(error, TextgenError) else f"{kind}: {text}" if text else kind
+    said = str(error) if isinstance(error, TextgenError) else showable(summary_of(error))
     return said if said.endswith((".", "?")) else f"{said}."
-
-
-def _make(cell: type[Cell], options: Mapping[str, Any], input_size: int, hidden_size: int) -> Cell:
-    return cell(input_size, hidden_size, **options)
 
 
 def _entrant(competitor: Competitor, slug: str) -> Entrant:

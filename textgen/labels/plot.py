@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from textgen import files
-from textgen.errors import TextgenError
+from textgen.dependencies import require
 from textgen.labels.figures import LabelFigures
 
 INK, PALE = "#333333", "#FFFFFF"
@@ -20,8 +19,7 @@ MOST_NUMBERS = 30
 
 def refuse_no_plot() -> None:
     """Raise TextgenError where there is no matplotlib."""
-    if find_spec("matplotlib") is None:
-        raise TextgenError("plots need matplotlib.", hint="pip install 'textgen-lm[plot]'")
+    require("matplotlib")
 
 
 def plot_confusion(figures: LabelFigures, path: Path) -> None:

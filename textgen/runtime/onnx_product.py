@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from textgen import threads
-from textgen.errors import TextgenError
+from textgen.dependencies import needed
 from textgen.runtime.ops import Array
 
 BLOCKS = (128, 64, 32)
@@ -44,13 +44,8 @@ class OnnxProduct:
 
 
 def _onnxruntime() -> Any:
-    try:
+    with needed("onnxruntime", instead="--backend numpy, which makes floats of them."):
         import onnxruntime
-    except ImportError:
-        raise TextgenError(
-            "weights in eight bits are run by onnxruntime, which is not installed.",
-            hint="pip install 'textgen-lm[int8]'; or --backend numpy, which makes floats of them.",
-        ) from None
     return onnxruntime
 
 

@@ -174,7 +174,8 @@ OPERATIONS: dict[str, Operation] = {
     **{name: _pointwise("f->f", getattr(np, name)) for name in
        ("tanh", "exp", "expm1", "log", "log1p", "sqrt", "reciprocal", "sin", "cos", "floor", "ceil")},
     **{name: _pointwise("n->n", getattr(np, name)) for name in ("negative", "absolute", "sign")},
-    **{name: _pointwise("n,n->n", getattr(np, name)) for name in ("add", "subtract", "multiply", "maximum", "minimum")},
+    **{name: _pointwise("n,n->n", getattr(np, name)) for name in
+       ("add", "subtract", "multiply", "maximum", "minimum", "remainder", "floor_divide")},
     **{name: _pointwise("f,f->f", getattr(np, name)) for name in ("divide", "power")},
     **{name: _pointwise("a,a->b", getattr(np, name)) for name in
        ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")},

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from textgen import sealed
 from textgen.config import ModelConfig
+from textgen.dependencies import require
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import read_config, require_model, require_weights
 from textgen.series.design import FILE, Design, Rows, rows_of
@@ -180,6 +181,7 @@ class Forecaster:
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     """Open a model folder of the forecast task, by torch. Runs no code from it. Raises TextgenError for a missing or
     damaged folder, naming the file, UsageError for another backend."""
+    require("torch", "running a forecaster")
     from textgen.series.torch_numbers import TorchNumbers
     from textgen.weights import load_weights
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textgen import files
-from textgen.errors import TextgenError
+from textgen.dependencies import needed
 from textgen.series.forecaster import Forecast
 
 if TYPE_CHECKING:
@@ -31,10 +31,8 @@ BLUE, ORANGE, INK, FAINT = "#0072B2", "#D55E00", "#333333", "#DDDDDD"
 def draw(forecasts: Sequence[Forecast], path: Path, came: Sequence[Any] = ()) -> Path:
     """Write a PNG of some forecasts, each with what `came` (H,) where that is known. Raises TextgenError without
     matplotlib."""
-    try:
+    with needed("matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise TextgenError("a plot needs matplotlib.", hint="pip install 'textgen-lm[plot]'") from None
     shown = list(forecasts)[:MOST_PANELS]
     columns = 1 if len(shown) < 4 else 2
     lines = math.ceil(len(shown) / columns)

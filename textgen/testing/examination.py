@@ -9,12 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from textgen import cell_options
+from textgen.attribution import text_of
 from textgen.cell import Cell
 from textgen.cell_options import Scalar
 from textgen.errors import TextgenError
+from textgen.recurrence import State
 from textgen.testing.law import Law, LawBroken, Result
 from textgen.testing.laws import chosen, selected
+from textgen.testing.laws_state import nothing_changed
 from textgen.testing.room import quiet_room
 from textgen.testing.trial import Broken, Case, NotForThisCell, Trial
 
@@ -97,9 +102,14 @@ def results_of(
 ) -> Iterator[Result]:
     """The results of laws on a cell with these options, checked before, and these declarations."""
     accepted, refusal = accepted_sizes(cell, options)
+    cause: str | None = None
     for law in laws:
         if accepted:
             result = try_law(law, cell, options, accepted)
+            if result.status == "failed" and law is not nothing_changed:
+                cause = changes_in_place(cell, options, accepted) if cause is None else cause
+                if cause and follows(try_law(law, on_copies(cell), options, accepted)):
+                    result = replace(result, because=cause)
         elif law.name == "sizes":
             result = Result(law.name, "failed", None, f"it can be made in none of the sizes tried: {refusal}.")
         else:
@@ -107,6 +117,42 @@ def results_of(
                 law.name, "skipped", None, "no cell to try it on: it can be made in none of the sizes tried."
             )
         yield _as_declared(result, declared.get(law.name))
+
+
+def changes_in_place(cell: type[Cell], options: Mapping[str, Scalar], accepted: list[tuple[int, int]]) -> str:
+    """Which of the tensors that it is given a cell changes, and where; empty if it changes none."""
+    result = try_law(nothing_changed, cell, options, accepted)
+    return result.detail if result.status == "failed" else ""
+
+
+def follows(on_copies: Result) -> bool:
+    """Whether a law fails because the cell changes tensors in place: what it gives where the cell gets copies."""
+    said = on_copies.detail.lower().replace("-", "")
+    return on_copies.status == "passed" or "modified by an inplace" in said or "tensor in place" in said
+
+
+def on_copies(cell: type[Cell]) -> type[Cell]:
+    """The same cell, given copies of its inputs and state, so that it can change nobody else's tensors."""
+    copying: type[Cell] = type(cell.__name__, (_OnCopies, cell), {"__module__": cell.__module__})
+    return copying
+
+
+class _OnCopies:
+    """Put before a cell's class: each method gets copies."""
+
+    def step(self, x: Tensor, state: State) -> Any:
+        return super().step(x.clone(), copies(state))  # type: ignore[misc]
+
+    def forward(self, xs: Tensor, state: State | None = None, **more: Any) -> Any:
+        return super().forward(xs.clone(), None if state is None else copies(state), **more)  # type: ignore[misc]
+
+    def activate(self, wx: Tensor, rh: Tensor, state: State) -> Any:
+        return super().activate(wx.clone(), rh.clone(), copies(state))  # type: ignore[misc]
+
+
+def copies(state: State) -> State:
+    """A state whose tensors are copies."""
+    return tuple(tensor.clone() for tensor in state)
 
 
 def _as_declared(result: Result, reason: str | None) -> Result:
@@ -202,9 +248,13 @@ def attempt(law: Law, make: Make, case: Case) -> Verdict:
 
 
 def _raised(error: BaseException) -> str:
-    """What was raised, and the last line of code that was not torch's."""
-    text = " ".join(str(error).split())
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in Path(f.filename).as_posix()]
+    """What was raised, and the last line of code that was neither torch's nor this kit's."""
+    text = text_of(error)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "/torch/" not in Path(frame.filename).as_posix() and Path(frame.filename).parent != Path(__file__).parent
+    ]
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}: {text[:300]}"
 

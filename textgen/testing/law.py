@@ -59,7 +59,8 @@ class Result:
     """What came of one law: its name, a status, the worst deviation seen (None: nothing to measure), and a sentence.
 
     Status: `passed`, `failed`, `expected` (broken, as the cell declares), or `skipped` (not about this cell).
-    `case` is the smallest case that breaks the law, as text; `error` what the cell raised, if it did.
+    `case` is the smallest case that breaks the law, as text; `error` what the cell raised, if it did; `because` what
+    else is wrong with the cell and alone makes this law fail, if something is.
     """
 
     law: str
@@ -68,6 +69,7 @@ class Result:
     detail: str = ""
     case: str = ""
     error: BaseException | None = field(default=None, repr=False, compare=False)
+    because: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The result as JSON holds it; a deviation that is no finite number becomes null."""
@@ -88,6 +90,15 @@ class LawBroken(AssertionError):
 
 
 def explanation(law: Law, result: Result) -> str:
-    """What the law says, what was found in the smallest case, and what that means: a line each."""
-    lines = {"law": law.statement, "found": result.detail, "in": result.case, "meaning": law.meaning}
+    """What the law says, what was found in the smallest case, and what that means: a line each.
+
+    The cause comes first where it is another law's.
+    """
+    lines = {
+        "cause": result.because,
+        "law": law.statement,
+        "found": result.detail,
+        "in": result.case,
+        "meaning": law.meaning,
+    }
     return "\n".join(f"  {name:<8} {text}" for name, text in lines.items() if text)

@@ -33,6 +33,7 @@ from textgen.testing.laws_storage import (
     own_storage,
     parameter_groups,
     saved_and_loaded,
+    stored_step,
 )
 from textgen.testing.laws_time import (
     causality,
@@ -46,13 +47,13 @@ from textgen.testing.laws_time import (
 from textgen.testing.laws_tools import compiles, exports, imports_fast
 
 LAWS: tuple[Law, ...] = (
-    *(sizes, options_json, state_structure, dtype_kept, initial_state),
+    *(sizes, options_json, state_structure, nothing_changed, dtype_kept, initial_state),
     *(forward_is_steps, cut_anywhere, causality, empty_sequence, layouts, without_gradients, recurrent_mask),
     *(rows_apart, rows_alone),
     *(loop_gradients, gradcheck, cut_gradients, detach, reaches_back, every_parameter),
-    *(nothing_changed, nothing_shared, keeps_nothing),
+    *(nothing_shared, keeps_nothing),
     *(same_seed, no_noise, no_side_effects),
-    *(saved_and_loaded, own_storage, copied, moves, built_on_meta, parameter_groups),
+    *(saved_and_loaded, stored_step, own_storage, copied, moves, built_on_meta, parameter_groups),
     *(finite, memory_flat, cost_flat),
     *(compiles, exports, imports_fast),
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from textgen.cell import Cell
 from textgen.recurrence import State
 from textgen.testing.law import law
 from textgen.testing.room import other_randomness, settings
 from textgen.testing.trial import Trial, gradients, weighted
+from textgen.wording import plural
 
 LONG, WINDOW, BACK = 10_000, 1_000, 200
 STEPS, PARTS = 1_000, 4
@@ -91,14 +94,16 @@ def no_side_effects(trial: Trial) -> None:
 
 
 @law(
-    meaning="Sampling a long text, or carrying the state through a corpus, would end in not-a-number.",
+    meaning="Sampling a long text, or training with the state carried through a corpus, would end in NaN.",
     shapes=((LONG, 2),),
     least=(LONG, 2, 1),
     dtypes=(torch.float32,),
     one_size=True,
 )
 def finite(trial: Trial) -> None:
-    """10,000 steps of N(0, 1) and of zeros leave outputs and state finite, as the cell is initialised."""
+    """10,000 steps of N(0, 1) and of zeros leave outputs and state finite in a cell as it is initialised; so are the
+    gradients over 200 more steps of N(0, 1), and over one more of zeros.
+    """
     cell = trial.fresh()
     xs = trial.sequence()
     xs[:, 1] = 0
@@ -108,13 +113,24 @@ def finite(trial: Trial) -> None:
             ys, state = cell(xs[start : start + WINDOW], state)
             for what, row in {"N(0, 1)": 0, "zeros": 1}.items():
                 good = ys[:, row].isfinite().all() and all(s[row].isfinite().all() for s in state)
-                trial.require(bool(good), f"not finite on {what} by step {start + WINDOW:,}")
-    weights = dict(cell.named_parameters())
-    if any(p.requires_grad for p in weights.values()):
-        loss = weighted({"ys": cell(xs[:BACK], state)[0]})
-        found = gradients(loss, {name: p for name, p in weights.items() if p.requires_grad})
-        norm = torch.stack([gradient.norm() for gradient in found.values()]).norm().item()
-        trial.note = f"gradient norm {norm:.2g} over {BACK} more steps"
+                trial.require(bool(good), f"NaN or infinity on {what} by step {start + WINDOW:,}")
+    weights = {name: p for name, p in cell.named_parameters() if p.requires_grad}
+    for what, row, steps in (("N(0, 1)", 0, BACK), ("zeros", 1, 1)):
+        rows = slice(row, row + 1)
+        norms = gradient_norms(cell, xs[:steps, rows], tuple(s[rows] for s in state), weights)
+        for name, norm in norms.items():
+            said = f"the gradient of {name} has norm {norm} over {plural(steps, 'more step')} of {what}"
+            trial.require(math.isfinite(norm), said)
+        if norms and steps == BACK:
+            trial.note = f"gradient norm {math.hypot(*norms.values()):.2g} over {BACK} more steps"
+
+
+def gradient_norms(cell: Cell, xs: Tensor, state: State, weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """The norm of each weight's gradient from the outputs for these inputs and this state."""
+    if not weights:
+        return {}
+    found = gradients(weighted({"ys": cell(xs, state)[0]}), weights)
+    return {name: gradient.double().norm().item() for name, gradient in zip(weights, found.values(), strict=True)}
 
 
 @law(

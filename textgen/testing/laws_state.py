@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from textgen.cell import Cell
 from textgen.recurrence import State
 from textgen.testing.law import BOTH, law
-from textgen.testing.trial import Trial, both, named
+from textgen.testing.trial import Broken, Trial, both, distance, named
 
 
 @law(
@@ -112,16 +119,56 @@ def memory(tensor: Tensor) -> int:
 )
 def nothing_changed(trial: Trial) -> None:
     """Inputs, the state given, parameters and buffers are left as they were, bit for bit."""
-    cell, xs, state = trial.cell, trial.sequence(), trial.state()
-    watched = {**named(xs, state), **cell.state_dict()}
-    watched["xs"] = watched.pop("ys")
-    before = {name: tensor.clone() for name, tensor in watched.items()}
-    with torch.no_grad():
-        for origin, run in both(cell).items():
+    cell, xs = trial.cell, trial.sequence()
+    own = cell.state_dict()
+    with unchanged(trial, "step", own):
+        state = trial.state()
+    watched = {"xs": xs, **{f"state[{k}]": s for k, s in enumerate(state)}, **own}
+    for origin, run in both(cell).items():
+        with torch.no_grad(), unchanged(trial, origin, watched):
             run(xs, state)
-            trial.same(watched, before, f"{origin} has changed it")
+    before = {name: tensor.clone() for name, tensor in watched.items()}
     trial.differentiate(xs, state)
-    trial.same(watched, before, "forward and backward have changed it")
+    trial.same(watched, before, "changed by forward and backward")
+
+
+@contextmanager
+def unchanged(trial: Trial, origin: str, watched: Mapping[str, Tensor]) -> Iterator[None]:
+    """Raise Broken if what is done inside changes one of these tensors, with the line that does it if it is known."""
+    before = {name: tensor.clone() for name, tensor in watched.items()}
+    with Writes(watched) as writes:
+        yield
+    for name, (operation, place) in writes.found.items():
+        if deviation := distance(watched[name], before[name]):
+            raise Broken(f"{origin} changes {name} in place at {place} ({operation})", deviation)
+    trial.same(watched, before, f"changed by {origin}")
+
+
+class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records which of the watched tensors are written into: by their names, the operation and the line of code."""
+
+    def __init__(self, watched: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: dict[str, tuple[str, str]] = {}
+        self._watched = {memory(tensor): name for name, tensor in watched.items() if tensor.numel()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable:
+            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | (kwargs or {})
+            written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+            for tensor in [given[name] for name in written if isinstance(given.get(name), Tensor)]:
+                name = None if tensor.is_meta else self._watched.get(memory(tensor))
+                if name is not None:
+                    self.found.setdefault(name, (func.overloadpacket.__name__, calling_line()))
+        return func(*args, **(kwargs or {}))
+
+
+def calling_line() -> str:
+    """The line of code that is at work, torch's own and that of this module left out."""
+    for frame, line in traceback.walk_stack(None):
+        if frame.f_code.co_filename != __file__ and "/torch/" not in Path(frame.f_code.co_filename).as_posix():
+            return f"{Path(frame.f_code.co_filename).name}:{line}"
+    return "an unknown line"
 
 
 @law(

@@ -8,14 +8,17 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textgen import cell_options
 from textgen.cell import Cell
 from textgen.errors import TextgenError, UsageError
+from textgen.model import Model, Readout, Stack
 from textgen.testing.law import BOTH, law
 from textgen.testing.laws_state import memory
 from textgen.testing.trial import Trial, both, named
+
+SYMBOLS = 5
 
 
 @law(
@@ -63,6 +66,27 @@ def saved_and_loaded(trial: Trial) -> None:
     other.load_state_dict(load(stored), strict=True)
     xs, state = trial.sequence(), trial.state()
     trial.same(trial.run(xs, state, other), trial.run(xs, state), "loaded into a cell of another seed")
+
+
+@law(
+    meaning="Sampling would need torch and the cell's package: a model folder with this cell does not stand alone.",
+    shapes=((1, 1),),
+    dtypes=(torch.float32,),
+    one_size=True,
+)
+def stored_step(trial: Trial) -> None:
+    """A model with this cell can be stored as a step that numpy runs, without torch or the cell's package, and that
+    computes the same.
+    """
+    from textgen.tracing.recorder import Untraceable
+    from textgen.tracing.trace import trace
+
+    cell = trial.cell
+    encoder = nn.Embedding(SYMBOLS, cell.input_size)
+    try:
+        trace(Model(encoder, Stack([cell]), Readout(cell.output_size, SYMBOLS)))
+    except Untraceable as reason:
+        trial.require(False, f"not supported by the numpy runtime: {str(reason).rstrip('.')}")
 
 
 @law(

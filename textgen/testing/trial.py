@@ -143,8 +143,8 @@ class Trial:
             deviation = distance(value, reference)
             self.worst = max(self.worst or 0.0, deviation)
             if deviation > allowed:
-                limit = f"{allowed:.0e} is allowed" if allowed else "no bit may"
-                raise Broken(f"{name} differs by {deviation:.2g} where {limit}: {what}", deviation)
+                wanted = f"must agree to {allowed:.0e}" if allowed else "must be bit-identical"
+                raise Broken(f"{name} {wanted}; differs by {deviation:.2g}: {what}", deviation)
 
     def same(self, actual: Tensors, expected: Tensors, what: str) -> None:
         """Raises Broken unless all are equal bit for bit (not-a-number equals itself)."""

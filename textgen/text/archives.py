@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from textgen.dependencies import needed
 from textgen.errors import TextgenError
 
 PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
@@ -70,10 +71,8 @@ def _plain(error: Exception) -> str:
 
 
 def _unpack_zstandard(file: BinaryIO) -> Any:
-    try:
+    with needed("pyarrow", "reading zstandard files", instead="unpack the file."):
         import pyarrow
-    except ImportError:
-        raise TextgenError("zstandard files need pyarrow.", hint="pip install pyarrow, or unpack the file.") from None
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd")
 
 

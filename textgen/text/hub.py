@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from textgen.dependencies import needed
 from textgen.errors import TextgenError, UsageError
 from textgen.text.cells import cell
 from textgen.text.header import choose_column
@@ -57,6 +58,8 @@ def _stream(typed: str) -> Iterator[dict[str, Any]]:
     name, config, split = parse(typed)
     try:
         yield from _load(name, config, split)
+    except TextgenError:
+        raise
     except Exception as error:  # whatever a library of many formats and a network may raise
         reason = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "")
         raise TextgenError(
@@ -68,11 +71,9 @@ def _stream(typed: str) -> Iterator[dict[str, Any]]:
 def _load(name: str, config: str | None, split: str) -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
+    with needed("datasets"):
         import datasets
         from huggingface_hub.utils import logging
-    except ImportError:
-        raise TextgenError("it needs the package datasets") from None
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would tell of each try to reach the Hub

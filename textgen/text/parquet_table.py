@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 from zoneinfo import ZoneInfo
 
+from textgen.dependencies import needed
 from textgen.errors import TextgenError
 from textgen.text.header import Choose, Header, Row, named_columns
 
@@ -19,11 +20,9 @@ PARQUET_ROWS = 128  # read at a time: few, since a row may hold a whole book
 
 def parquet_rows(stream: BinaryIO, name: str, choose: Choose) -> Iterator[Row]:
     """The rows of a parquet file. One that was packed is unpacked to a temporary file, since its end is read first."""
-    try:
+    with needed("pyarrow", "reading parquet files"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError:
-        raise TextgenError("parquet files need pyarrow.", hint="pip install pyarrow") from None
     with tempfile.TemporaryFile() as spool:
         if not (isinstance(stream, io.BufferedReader) and stream.seekable()):
             shutil.copyfileobj(stream, spool)

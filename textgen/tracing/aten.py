@@ -9,6 +9,7 @@ from torch import Tensor
 
 from textgen.tracing.notes import Given, Notes, Rule, by_name
 from textgen.tracing.shaping import NEW, SHAPING
+from textgen.tracing.windows import WINDOWS
 
 
 def _operands(op: str, *operands: str) -> Rule:
@@ -36,8 +37,10 @@ def _reversed_difference(notes: Notes, out: Tensor, given: Given) -> str:
 
 
 def _quotient(notes: Notes, out: Tensor, given: Given) -> str | None:
-    quotient = notes.note("divide", [given["self"], given["other"]], out)
     rounding = given.get("rounding_mode")
+    if rounding == "floor" and not out.is_floating_point():
+        return notes.note("floor_divide", [given["self"], given["other"]], out)
+    quotient = notes.note("divide", [given["self"], given["other"]], out)
     return quotient if rounding is None else notes.note("floor", [quotient], out) if rounding == "floor" else None
 
 
@@ -121,12 +124,14 @@ _BY_THE_SAME_NAME = (
     *("tanh", "exp", "expm1", "log", "log1p", "sqrt", "reciprocal", "sin", "cos", "floor", "ceil", "sign"),
     *("relu", "sigmoid", "erf", "logical_not"),
 )
-RULES = NEW | SHAPING | by_name({
+RULES = NEW | SHAPING | WINDOWS | by_name({
     **{name: _operands(name, "self") for name in _BY_THE_SAME_NAME},
     "neg": _operands("negative", "self"), "abs": _operands("absolute", "self"), "rsqrt": _inverse_root,
     "bitwise_not": _operands("logical_not", "self"), "log_sigmoid_forward": _log_sigmoid,
     "add": _sum_of("add"), "sub": _sum_of("subtract"), "rsub": _reversed_difference,
-    "mul": _operands("multiply", "self", "other"), "div": _quotient, "pow": _power,
+    "mul": _operands("multiply", "self", "other"), "remainder": _operands("remainder", "self", "other"),
+    "floor_divide": _operands("floor_divide", "self", "other"),
+    "div": _quotient, "pow": _power,
     "maximum max.other": _operands("maximum", "self", "other"),
     "minimum min.other": _operands("minimum", "self", "other"),
     "eq": _operands("equal", "self", "other"), "ne": _operands("not_equal", "self", "other"),

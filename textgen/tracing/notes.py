@@ -27,7 +27,8 @@ class Notes(Protocol):
 
 Rule = Callable[[Notes, Any, Given], Any]
 """Takes the notes, a call's result and its arguments by the names of torch's schema; returns the name under which it
-has noted the result: a list of names for several results, None for one that nobody may use."""
+has noted the result: a list of names for several results, in which None is one that nobody may use. None alone: what is
+asked for cannot be noted."""
 
 
 def axis_of(tensor: Tensor, axis: int) -> int:

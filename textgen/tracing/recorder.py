@@ -71,7 +71,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.constants.append(tensor.detach().float() if wrapped else tensor.detach())
         name = self._names[id(tensor)]
         if name is None:
-            raise Untraceable("it uses a result of torch that has no name in a stored step.")
+            raise Untraceable("it uses a result of torch in a form that is not supported by the numpy runtime.")
         return name
 
     def turned(self, tensor: Tensor) -> str | None:
@@ -146,7 +146,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if packet.startswith("unsafe_"):  # parts that count as tensors of their own, and may be changed in place
             result = [part.clone() for part in result]
-        self._remember(result, rule(self, result, _given(func, args, kwargs)))
+        names = rule(self, result, _given(func, args, kwargs))
+        if names is None:
+            raise Untraceable(unsupported(func))
+        self._remember(result, names)
         return result
 
     def _changed(self, func: Any, packet: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -173,7 +176,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return decomposition_table[func](*args, **kwargs)
             result = func.decompose(*args, **kwargs)
         if result is NotImplemented:
-            raise Untraceable(f"it uses {func}, which is no operation of a stored step.")
+            raise Untraceable(unsupported(func))
         return result
 
     def _remember(self, result: Any, names: Any) -> None:
@@ -184,6 +187,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._kept.append(tensor)
             if name is not None:
                 self._shown.setdefault(name, (tensor.dtype, [*tensor.shape]))
+
+
+_REWRITES = {
+    "_local_scalar_dense": "it takes a number out of a tensor (_local_scalar_dense: .item(), float(...), an `if` on "
+    "values, one_hot); compare with torch.arange and choose with torch.where instead.",
+    "nonzero": "it selects by a mask, so that sizes depend on values; choose with torch.where instead.",
+    "index": "it selects by a mask, or by several tensors of places at once; choose with torch.where, gather or "
+    "index_select instead.",
+    "as_strided": "it reads memory by strides of its own (as_strided); use slices, unfold or reshape instead.",
+}
+
+
+def unsupported(func: Any) -> str:
+    """That an operation cannot be stored, and how the step can be written without it where that is known."""
+    known = _REWRITES.get(func.overloadpacket.__name__)
+    return known or f"it uses {func}, which is not supported by the numpy runtime."
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

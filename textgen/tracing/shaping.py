@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from textgen.tracing.notes import Given, Notes, Rule, axis_of, by_name
+from textgen.tracing.windows import wrapped
 
 
 def _along(op: str) -> Rule:
@@ -130,7 +131,7 @@ def _index(notes: Notes, out: Tensor, given: Given) -> str | None:
     (axis, index), *others = indices
     if others or index.dim() != 1 or index.dtype != torch.int64:
         return None
-    return notes.note("take", [given["self"], index], out, axis=axis)
+    return notes.note("take", [given["self"], wrapped(notes, index, given["self"].shape[axis])], out, axis=axis)
 
 
 def _flip(notes: Notes, out: Tensor, given: Given) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from textgen.errors import TextgenError
 from textgen.model import Model
+from textgen.plugins import PluginError
 from textgen.runtime.graph import FORMAT, IDS, MOST_CONSTANTS, VERSION, StepGraph, stored_constant
 from textgen.runtime.nodes import stored_number
 from textgen.runtime.shapes import stored_shape
@@ -40,6 +41,8 @@ def trace(model: Model) -> StepGraph:
             _prove(graph, model)
         except Untraceable:
             raise
+        except PluginError as error:
+            raise Untraceable(str(error)) from error
         except TextgenError as error:
             raise Untraceable(f"what was traced cannot be stored: {error}") from error
         except Exception as error:  # whatever a cell does, or torch says of it
@@ -127,7 +130,10 @@ def _merged(one: _Seen, other: _Seen) -> dict[str, Any]:
     alike = [(a.op, a.inputs, a.dtype, a.options) == (b.op, b.inputs, b.dtype, b.options) for a, b in pairs]
     constants = len(one.constants) == len(other.constants) and all(map(torch.equal, one.constants, other.constants))
     if not (all(alike) and constants and len(one.records) == len(other.records) and one.outputs == other.outputs):
-        raise Untraceable(f"it takes other steps with {one.batch} rows than with {other.batch}.")
+        raise Untraceable(
+            f"it takes other steps with {one.batch} rows than with {other.batch}: nothing may depend on the number of "
+            "rows (len(x), torch.arange(len(x)), rows taken by number); gather and scatter take a place of each row."
+        )
     shapes = [_sizes(a.shape, one.batch, b.shape, other.batch) for a, b in pairs]
     kept = _needed(one.records, one.outputs)
     names = {f"node.{number}": f"node.{place}" for place, number in enumerate(kept)}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from textgen.errors import TextgenError
+from textgen.dependencies import needed
 from textgen.training.events import Evaluated, Event, Logged
 
 Report = Callable[[Event], None]
@@ -18,12 +18,8 @@ def reporters(names: Sequence[str], folder: Path) -> Iterator[Report]:
     if "tensorboard" not in names:
         yield lambda event: None
         return
-    try:
+    with needed("tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise TextgenError(
-            "--report-to tensorboard needs tensorboard.", hint="pip install 'textgen-lm[tensorboard]'"
-        ) from None
     writer = SummaryWriter(str(folder / "tensorboard"))
     try:
         yield lambda event: _scalars(writer.add_scalar, event)

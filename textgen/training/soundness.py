@@ -10,13 +10,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from textgen import files
+from textgen.attribution import out_of_memory
 from textgen.cell import Cell, GatedCell
 from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.settings import TrainOptions
-
-_EXHAUSTED = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
-"""How the libraries below say that memory is used up."""
 
 
 def not_finite(model: nn.Module, loss: Tensor, norm: Tensor) -> str:
@@ -73,7 +71,7 @@ def enough_memory(model: Model, options: TrainOptions) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in _EXHAUSTED):
+        if not out_of_memory(error):
             raise
         raise TextgenError(
             f"out of memory: a step of {options.batch_size:,} x {options.seq_length:,} symbols needs about "

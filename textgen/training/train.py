@@ -65,7 +65,7 @@ class Session:
             self._refuse_another()
             files.clean(self.run.folder)
             self.run.go_back_to(self.trainer.progress.step)
-            with reporters(self.options.report_to, self.run.folder) as report:
+            with reporters(self.options.report_to, self.run.folder) as report, plugins.blamed():
                 for event in self.trainer.run():
                     report(event)
                     yield event
@@ -83,7 +83,8 @@ def train(corpus: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **o
     """Train a model on files or folders and return its folder, ready for `textgen.load`.
 
     Options are the fields of `textgen.settings.TrainOptions`; those not given are planned so that the call takes
-    `minutes` (default 5). Raises TextgenError or UsageError in one sentence.
+    `minutes` (default 5). Raises TextgenError or UsageError in one sentence; PluginError, its cause the original
+    exception, where the code of a plugin's cell fails.
 
     Example:
         >>> folder = train("notes.txt", cell="gru", minutes=10)          # doctest: +SKIP
@@ -95,6 +96,7 @@ def train(corpus: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **o
     return session.run.folder
 
 
+@plugins.blamed()
 def start(
     paths: Sequence[str],
     options: TrainOptions,
@@ -172,6 +174,7 @@ def initial_model(
     return model, match
 
 
+@plugins.blamed()
 def resume(folder: Path, given: Mapping[str, Any], progress: Progress = no_progress) -> Session:
     """Prepare to go on with a run from its newest whole checkpoint, or from the start if it has none.
 

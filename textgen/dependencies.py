@@ -1,0 +1,68 @@
+"""Packages that only some of the work needs: what is missing, for what, and how to install it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from textgen.errors import TextgenError
+
+_NEEDED_FOR = {
+    "torch": "training",
+    "datasets": "reading data sets from the Hub",
+    "huggingface_hub": "reading data sets from the Hub",
+    "sentencepiece": "a subword tokenizer",
+    "safetensors": "reading and writing weights",
+    "pyarrow": "reading parquet and zstandard files",
+    "matplotlib": "drawing a plot",
+    "onnxruntime": "running weights in eight bits",
+    "tensorboard": "--report-to tensorboard",
+    "numpy": "running a model",
+    "rich": "showing progress",
+    "packaging": "comparing versions",
+    "threadpoolctl": "setting the number of threads",
+}
+"""What each package does here, by the name of its module."""
+_EXTRAS = {"matplotlib": "plot", "onnxruntime": "int8", "tensorboard": "tensorboard"}
+"""The extra of ours that installs a package; others are installed by their own name."""
+
+
+@contextmanager
+def needed(package: str, purpose: str = "", instead: str = "") -> Iterator[None]:
+    """Import a package inside, and raise TextgenError with how to install it where that fails.
+
+    `purpose` is what needs it, where it is something more special than usual; `instead` is what else can be done.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise _unusable(package, error, purpose, instead) from error
+
+
+def require(package: str, purpose: str = "") -> None:
+    """Raise TextgenError if a package is not installed. Imports nothing."""
+    try:
+        found = find_spec(package) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise _unusable(package, ModuleNotFoundError(name=package), purpose)
+
+
+def missing(error: BaseException) -> TextgenError | None:
+    """A failed import as what is missing and how to install it; None for what is no import of a package in use here."""
+    package = (error.name or "").split(".")[0] if isinstance(error, ImportError) else ""
+    return _unusable(package, error) if package in _NEEDED_FOR else None
+
+
+def _unusable(package: str, error: BaseException, purpose: str = "", instead: str = "") -> TextgenError:
+    absent = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == package
+    reason = " ".join(str(error).split()).removesuffix(".")
+    state = "is not installed" if absent else f"cannot be imported ({reason})"
+    extra = _EXTRAS.get(package)
+    install = f"pip install 'textgen-lm[{extra}]'" if extra else f"pip install {package.replace('_', '-')}"
+    return TextgenError(
+        f"{purpose or _NEEDED_FOR[package]} needs {package.replace('_', '-')}, which {state}.",
+        hint=f"{install}{f'; or {instead}' if instead else ''}",
+    )
