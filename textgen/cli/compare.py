@@ -16,8 +16,9 @@ from textgen.cli.help import layered
 from textgen.cli.params import given, options_of
 from textgen.cli.screen import Output, ReadingProgress, hush_notes, say, warn
 from textgen.contest.settings import DECIDED, ContestOptions, Request, request
-from textgen.errors import UsageError
+from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
+from textgen.outputs import PLOT, OutputFile
 from textgen.settings import TrainOptions
 from textgen.stopping import INTERRUPTED, exit_code, handling
 from textgen.text.sources import refuse_missing
@@ -114,8 +115,14 @@ def _follow(contest: Contest, quiet: bool) -> int:
 
 
 def _draw(contest: Contest, quiet: bool) -> None:
+    from textgen.contest.plot import PLOT as NAME
     from textgen.contest.plot import draw
 
+    try:
+        OutputFile(contest.folder / NAME, "--output-dir", PLOT)
+    except TextgenError as error:
+        warn(f"no plot is drawn: {error}")
+        return
     drawn = draw(contest.folder, contest.record)
     if drawn is None:
         say("No plot without matplotlib: pip install 'textgen-lm[plot]', then the same command draws it.")

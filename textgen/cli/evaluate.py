@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from textgen.cli.outputs import output_file, overwrite_option
 from textgen.cli.params import backend_option, given, options_of, refuse_of_another_task, whole_number
 from textgen.cli.screen import Output
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import task_of
 from textgen.options import flag
+from textgen.outputs import PLOT, OutputFile
 from textgen.series.settings import ForecastOptions
 from textgen.text.corpus_settings import ReadingOptions
 from textgen.text.sources import refuse_missing
@@ -53,7 +55,7 @@ class EvaluationRequest:
     reading: ReadingOptions
     threads: int | None
     as_json: bool
-    plot: str | None
+    plot: OutputFile | None
     forecasting: ForecastOptions
     label_column: str | None
 
@@ -74,6 +76,7 @@ class EvaluationRequest:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --per-token one a symbol before it.")
 @click.option("--label-column", metavar="NAME", help="The column that holds the label, for a model that tells labels.")
 @click.option("--plot", metavar="FILE", help="Draw the result (PNG): a confusion matrix, or forecasts.")
+@overwrite_option()
 def command(
     corpus: tuple[str, ...],
     model: str | None,
@@ -83,6 +86,7 @@ def command(
     per_token: bool,
     as_json: bool,
     plot: str | None,
+    overwrite: bool,
     label_column: str | None,
     **values: Any,
 ) -> int:
@@ -107,7 +111,9 @@ def command(
     refuse_of_another_task(task, {**own, **forecasting, "plot": plot}, OWN)
     if task in OTHER_TASKS:
         series = ForecastOptions(**forecasting)
-        asked = EvaluationRequest(folder, corpus, ReadingOptions(**named), threads, as_json, plot, series, label_column)
+        drawn = None if plot is None else output_file(plot, "--plot", PLOT, (*corpus, folder), overwrite)
+        reading = ReadingOptions(**named)
+        asked = EvaluationRequest(folder, corpus, reading, threads, as_json, drawn, series, label_column)
         return import_module(OTHER_TASKS[task]).evaluate(asked)  # type: ignore[no-any-return]
     text = text_of(corpus, ReadingOptions(**named)) if corpus else None
     loaded = open_model(model, threads or usable_cores(), backend)

@@ -20,18 +20,20 @@ MOST_COLUMNS = 20
 
 def evaluate(request: EvaluationRequest) -> int:
     """Compare what a model says with the labels of a corpus, or of what its run held out."""
-    from textgen.labels.plot import plot_confusion, refuse_no_plot
+    from textgen.labels.plot import plot_confusion
+    from textgen.plots import require_matplotlib
     from textgen.text.bulk import usable_cores
     from textgen.threads import use_threads
 
     if request.plot is not None:
-        refuse_no_plot()
+        require_matplotlib()
     use_threads(request.threads or usable_cores())
     figures = _of_corpus(request) if request.corpus else _of_held_out(request.folder)
     Output().write((json.dumps(figures.to_json(), ensure_ascii=False) if request.as_json else shown(figures)) + "\n")
     if request.plot is not None:
-        plot_confusion(figures, Path(request.plot))
-        say(f"plot: {request.plot}")
+        request.plot.check()
+        plot_confusion(figures, request.plot.path)
+        say(f"plot: {request.plot.path}")
     return 0
 
 

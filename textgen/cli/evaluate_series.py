@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from textgen.cli.screen import Output, say, warn
 from textgen.errors import TextgenError
+from textgen.plots import require_matplotlib
 from textgen.wording import count, figure, plural, table
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def evaluate(asked: EvaluationRequest) -> int:
     from textgen.text.bulk import usable_cores
     from textgen.threads import use_threads
 
+    if asked.plot is not None:
+        require_matplotlib()
     forecaster = load(asked.folder)
     use_threads(asked.threads or usable_cores())
     options = asked.forecasting
@@ -49,7 +52,8 @@ def evaluate(asked: EvaluationRequest) -> int:
     report = forecaster.evaluate_rows(rows, first, protocol)
     Output().write(json.dumps(report.to_json(), ensure_ascii=False) + "\n" if asked.as_json else _shown(report))
     if asked.plot is not None:
-        _draw(forecaster, rows, protocol, Path(asked.plot))
+        asked.plot.check()
+        _draw(forecaster, rows, protocol, asked.plot.path)
     return 0
 
 
@@ -104,4 +108,4 @@ def _draw(forecaster: Forecaster, rows: list[Rows], protocol: Any, path: Path) -
     cut = [piece(each.series, 0, len(each) - protocol.horizon) for each in rows]
     found = forecaster.predict_rows([rows_of(each, forecaster.design) for each in cut], protocol)
     draw(found, path, [each.series.values[-protocol.horizon :] for each in rows])
-    say(f"{path}: the last forecasts, and what came.")
+    say(f"plot: {path} (the last forecasts and the actual values)")

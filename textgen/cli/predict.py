@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
+from textgen.cli.outputs import STDOUT, output_file, overwrite_option
 from textgen.cli.params import given, options_of, refuse_of_another_task, whole_number
 from textgen.errors import TextgenError
 from textgen.model_folder import task_of
+from textgen.outputs import FORECASTS, PLOT, Kind, OutputFile, refuse_same
 from textgen.series.settings import ForecastOptions
 from textgen.text.corpus_settings import ReadingOptions
 
@@ -39,8 +41,8 @@ class PredictionRequest:
     reading: ReadingOptions
     forecasting: ForecastOptions
     whole_files: bool
-    output: str | None
-    plot: str | None
+    output: OutputFile | None
+    plot: OutputFile | None
 
 
 @click.command("predict", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,10 +52,13 @@ class PredictionRequest:
 @click.option("--whole-files", is_flag=True, help="A plain file is one text, not one a line.")
 @click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
+@click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output, which is -.")
 @options_of(ForecastOptions)
 @click.option("--plot", metavar="FILE", help="Draw the forecasts (PNG).")
-def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool, **values: Any) -> int:
+@overwrite_option()
+def command(
+    inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool, overwrite: bool, **values: Any
+) -> int:
     """Say what a trained model makes of INPUT: the label of every text, or how every series goes on."""
     from textgen.cli.sample import model_folder
 
@@ -66,7 +71,22 @@ def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_
     reading, forecasting = given(ReadingOptions, values), given(ForecastOptions, values)
     others = {name: values[name] for name in ("whole_files", "output", "plot")}
     refuse_of_another_task(task, {**reading, **forecasting, **others}, OWN)
+    refuse_same({"--output": values["output"], "--plot": values["plot"]})
     request = PredictionRequest(
-        folder, inputs, threads, as_json, ReadingOptions(**reading), ForecastOptions(**forecasting), **others
+        folder,
+        inputs,
+        threads,
+        as_json,
+        ReadingOptions(**reading),
+        ForecastOptions(**forecasting),
+        values["whole_files"],
+        _output(values["output"], "--output", FORECASTS, (*inputs, folder), overwrite),
+        _output(values["plot"], "--plot", PLOT, (*inputs, folder), overwrite),
     )
     return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]
+
+
+def _output(
+    name: str | None, option: str, kind: Kind, inputs: tuple[str | Path, ...], overwrite: bool
+) -> OutputFile | None:
+    return None if name in (None, STDOUT) else output_file(name, option, kind, inputs, overwrite)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen.cli.help import layered
+from textgen.cli.outputs import output_file, overwrite_option
 from textgen.cli.params import backend_option, given, options_of, whole_number
 from textgen.cli.screen import warn
 from textgen.cli.writer import Form, Writer
 from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
+from textgen.outputs import STATE, Kind, OutputFile
 from textgen.settings import SampleOptions, check_sampling
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ COMMON = (
 @click.option("-0", "--null", is_flag=True, help="End each of several texts with a NUL instead of a heading.")
 @click.option("-i", "--interactive", is_flag=True, help="Write together, line by line; /help tells how.")
 @click.option("--save-state", metavar="FILE", help="Keep the state after the text, to go on from it later.")
+@overwrite_option()
 @click.option("--load-state", metavar="FILE", help="Go on from a state that was kept; a --seed gives another text.")
 @click.option("--report-copies", is_flag=True, help="Say what the text copies of the training text.")
 @click.option("--threads", type=whole_number(1, 1024), default=1, help="Processor threads.  [default: 1]")
@@ -78,21 +81,30 @@ def command(
     backend: str,
     interactive: bool,
     load_state: str | None,
+    overwrite: bool,
     **values: Any,
 ) -> int:
     """Write on from a prompt with a trained model.
 
     Sample k of several has the seed of the first plus k, and is what that seed gives alone.
     """
-    form = Form(**{f.name: values.pop(f.name) for f in fields(Form)})
+    typed_state = values.pop("save_state")
+    form = Form(**{f.name: values.pop(f.name) for f in fields(Form) if f.name != "save_state"})
     chosen = given(SampleOptions, values)
     options = _checked(chosen)
     if options.num_beams is not None:
         _check_search(options.num_beams, num_samples, form.stream)
     if options.logprobs is not None and not form.as_json:
         raise UsageError("--logprobs goes with --json.")
-    _check_state(form, interactive, prompt, num_samples)
+    _check_state(form, typed_state, interactive, prompt, num_samples)
     text = read_prompt(prompt, prompt_file)
+    inputs = [model_folder(model), prompt_file, load_state, "-" if prompt == "-" else None]
+
+    def output(name: str, option: str, kind: Kind, replace_any: bool = False) -> OutputFile:
+        return output_file(name, option, kind, inputs, overwrite or replace_any)
+
+    if typed_state is not None:
+        form = replace(form, save_state=output(typed_state, "--save-state", STATE))
     loaded = open_model(model, threads, backend)
     if loaded.prompt_end and not (text or interactive or load_state):
         raise UsageError("this model completes a prompt, and none is given.", hint="--prompt TEXT")
@@ -106,14 +118,14 @@ def command(
     if interactive and session is not None:
         from textgen.cli.cowrite import cowrite
 
-        cowrite(session, text, options, form.save_state, form.raw)
+        cowrite(session, text, options, form.save_state, output, form.raw)
         return 0
     Writer(loaded, text, options, form, session).write(num_samples)
     return 0
 
 
-def _check_state(form: Form, interactive: bool, prompt: str | None, num_samples: int) -> None:
-    if form.save_state and num_samples > 1:
+def _check_state(form: Form, state: str | None, interactive: bool, prompt: str | None, num_samples: int) -> None:
+    if state is not None and num_samples > 1:
         raise UsageError(f"--save-state keeps the state after one text, not after {num_samples}.")
     if interactive and prompt == "-":
         raise UsageError("--interactive reads standard input itself; --prompt - cannot.")

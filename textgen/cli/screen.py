@@ -85,7 +85,13 @@ class Output:
         if self._bytes is None:  # a test's or notebook's stand-in
             sys.stdout.write(text)
             return
-        left = memoryview(encoded(text))
+        self.write_bytes(encoded(text))
+
+    def write_bytes(self, content: bytes) -> None:
+        """Bytes to standard output, as they are."""
+        if self._bytes is None:
+            raise TextgenError("standard output takes text only.")
+        left = memoryview(content)
         try:
             while left:
                 taken = self._bytes.write(left[:_PIECE])  # an unbuffered file takes what it can, and may take nothing

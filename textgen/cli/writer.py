@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen.cli.screen import Output, say, warn
+from textgen.outputs import OutputFile
 from textgen.wording import count, plural
 from textgen.writing.sampling_settings import SampleOptions
 
@@ -35,7 +36,7 @@ class Form:
     null: bool
     verbose: bool
     report_copies: bool
-    save_state: str | None
+    save_state: OutputFile | None = None
 
 
 class Writer:
@@ -86,7 +87,7 @@ class Writer:
                     self._output.write(piece)
         finally:  # after Ctrl-C too
             if self._session is not None and self._form.save_state is not None:
-                self._session.save(self._form.save_state)
+                self._form.save_state.write(self._session.to_bytes())
         self._body(completion, "" if self._stream else completion.text)
 
     def _pieces(self, completion: Completion, going_on: bool) -> Iterator[str]:

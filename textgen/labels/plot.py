@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from textgen import files
-from textgen.errors import TextgenError
 from textgen.labels.figures import LabelFigures
+from textgen.plots import require_matplotlib, to_png
 
 INK, PALE = "#333333", "#FFFFFF"
 MOST_NUMBERS = 30
 """With more labels than this, squares are too small to hold numbers."""
 
 
-def refuse_no_plot() -> None:
-    """Raise TextgenError where there is no matplotlib."""
-    if find_spec("matplotlib") is None:
-        raise TextgenError("plots need matplotlib.", hint="pip install 'textgen-lm[plot]'")
-
-
 def plot_confusion(figures: LabelFigures, path: Path) -> None:
     """Write a PNG: shades are shares of the row, numbers are texts. Raises TextgenError without matplotlib."""
-    refuse_no_plot()
+    require_matplotlib()
     from matplotlib.figure import Figure
 
     counts, labels = figures.confusion, [_short(label) for label in figures.labels]
@@ -49,11 +40,7 @@ def plot_confusion(figures: LabelFigures, path: Path) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, length=0)
     axes.set_title(f"accuracy {figures.accuracy:.1%} of {figures.texts:,} texts", color=INK, fontsize=11, loc="left")
-    content = BytesIO()
-    with warnings.catch_warnings():  # a letter that the font lacks is no reason to complain
-        warnings.simplefilter("ignore")
-        figure.savefig(content, format="png")
-    files.write_output(path, content.getvalue())
+    files.write_output(path, to_png(figure))
 
 
 def _short(label: str) -> str:
