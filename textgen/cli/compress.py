@@ -40,7 +40,7 @@ def command(file: str, model: str | None, output: str | None, overwrite: bool, q
     finally:
         progress.finish()
     if not quiet:
-        rate = f" · {8 * len(archive) / len(data):.3f} bits a byte" if data else ""
+        rate = f" · {8 * len(archive) / len(data):.3f} bits per byte" if data else ""
         took = duration(time.monotonic() - began)
         say(f"{count(len(data))} bytes to {count(len(archive))}{rate} · {took}")
     deliver(archive, target)

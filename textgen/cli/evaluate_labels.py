@@ -59,25 +59,27 @@ def _of_held_out(folder: Path) -> LabelFigures:
     try:
         data = data_of(Run(folder))
     except TextgenError as error:
-        raise TextgenError(f"what {str(folder)!r} held out is gone: {error}", hint="textgen evaluate FILE") from error
+        raise TextgenError(
+            f"the held-out part of {str(folder)!r} is not available: {error}", hint="textgen evaluate FILE"
+        ) from error
     assert isinstance(data, LabelsData)
     held_out = data.part(VALIDATION)
     if not len(held_out.labels):
-        raise UsageError(f"{str(folder)!r} holds nothing out.", hint="textgen evaluate FILE")
+        raise UsageError(f"{str(folder)!r} has no held-out part.", hint="textgen evaluate FILE")
     return evaluate_encoded(load(folder), held_out.texts, held_out.labels)
 
 
 def shown(figures: LabelFigures) -> str:
     """The figures in a line, and a table with a row for each true label: how often each was told, and F1."""
     line = (
-        f"accuracy {figures.accuracy:.2%} · macro F1 {figures.macro_f1:.4f} · {figures.loss:.4f} nats a text · "
+        f"accuracy {figures.accuracy:.2%} · macro F1 {figures.macro_f1:.4f} · {figures.loss:.4f} nats per text · "
         f"calibration error {figures.calibration_error:.4f} · {count(figures.texts)} texts"
     )
     narrow = len(figures.labels) <= MOST_COLUMNS
     told = list(figures.labels) if narrow else []
     rows = [
         {
-            "true \\ told": label,
+            "true \\ predicted": label,
             **{f"{other} ": count(number) for other, number in zip(told, counts, strict=False)},
             "texts": count(counts.sum()),
             "F1": "-" if f1 != f1 else f"{f1:.4f}",

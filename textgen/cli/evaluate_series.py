@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": "sMAPE", "scaled_mse": "MSE, scaled",
            "coverage": "coverage"}  # fmt: skip
-COUNTED = "without times rows are counted from 1, so that a table has to begin with the training data."
+COUNTED = "without a time column, rows are counted, so the table must begin with the training data."
 
 
 def evaluate(asked: EvaluationRequest) -> int:
@@ -42,11 +42,11 @@ def evaluate(asked: EvaluationRequest) -> int:
         if all(start + horizon > len(each) for start, each in zip(first, rows, strict=True)):
             counted = not forecaster.design.columns.times
             raise TextgenError(
-                f"training saw all of {', '.join(asked.corpus)}, or all but less than the horizon of {horizon:,}.",
+                f"{', '.join(asked.corpus)} has fewer than {horizon:,} rows (the horizon) after the training data.",
                 hint=COUNTED if counted else f"textgen evaluate -m {asked.folder} scores what it held out.",
             )
         if not forecaster.design.columns.times and rows[0].series.name in forecaster.design.scales:
-            warn(f"the first {count(first[0])} rows are taken for what training saw; {COUNTED}")
+            warn(f"the first {count(first[0])} rows are taken to be the training data; {COUNTED}")
     else:
         rows, first = _held_out(asked.folder)
     report = forecaster.evaluate_rows(rows, first, protocol)
@@ -66,10 +66,12 @@ def _held_out(folder: Path) -> tuple[list[Rows], list[int]]:
     try:
         data = data_of(Run(folder))
     except TextgenError as error:
-        raise TextgenError(f"what {str(folder)!r} held out is gone: {error}", hint="textgen evaluate TABLE") from error
+        raise TextgenError(
+            f"the held-out part of {str(folder)!r} is not available: {error}", hint="textgen evaluate TABLE"
+        ) from error
     assert isinstance(data, SeriesData)
     if not data.held_out:
-        raise TextgenError(f"{str(folder)!r} holds nothing out.", hint="textgen evaluate TABLE")
+        raise TextgenError(f"{str(folder)!r} has no held-out part.", hint="textgen evaluate TABLE")
     return data.rows, data.ends
 
 

@@ -11,7 +11,8 @@ import click
 
 from textgen.cli.outputs import STDOUT, output_file, overwrite_option
 from textgen.cli.params import given, options_of, refuse_of_another_task, whole_number
-from textgen.errors import TextgenError
+from textgen.cli.typed_wrong import check_corpus, quoted
+from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import task_of
 from textgen.outputs import FORECASTS, PLOT, Kind, OutputFile, refuse_same
 from textgen.series.settings import ForecastOptions
@@ -62,11 +63,14 @@ def command(
     """Say what a trained model makes of INPUT: the label of every text, or how every series goes on."""
     from textgen.cli.sample import model_folder
 
+    _refuse_words(inputs)
+    check_corpus("predict", inputs)
     folder = model_folder(model)
     task = task_of(folder)
     if task not in OTHER_TASKS:
         raise TextgenError(
-            f"the model in {str(folder)!r} writes text.", hint=f'textgen sample -m {folder} --prompt "..."'
+            f"the model in {str(folder)!r} generates text; predict takes models that classify or forecast.",
+            hint=f'textgen sample -m {folder} --prompt "..."',
         )
     reading, forecasting = given(ReadingOptions, values), given(ForecastOptions, values)
     others = {name: values[name] for name in ("whole_files", "output", "plot")}
@@ -84,6 +88,13 @@ def command(
         _output(values["plot"], "--plot", PLOT, (*inputs, folder), overwrite),
     )
     return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]
+
+
+def _refuse_words(inputs: tuple[str, ...]) -> None:
+    """Raise UsageError for a text in the place of a file."""
+    for typed in inputs:
+        if len(typed.split()) > 2 and not Path(typed).exists():
+            raise UsageError(f"there is no file {typed!r}.", hint=f"echo {quoted(typed)} | textgen predict -")
 
 
 def _output(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from textgen.cli.screen import Output, say
 from textgen.errors import UsageError
 from textgen.plots import require_matplotlib
-from textgen.text.sources import refuse_missing
 
 if TYPE_CHECKING:
     from textgen.cli.predict import PredictionRequest
@@ -24,7 +23,6 @@ def predict(asked: PredictionRequest) -> int:
             "no table given; a forecast goes on from the end of a series.",
             hint=f"textgen predict -m {asked.folder} TABLE.csv",
         )
-    refuse_missing(asked.inputs)
     if asked.plot is not None:
         require_matplotlib()
     from textgen.series.forecaster import load

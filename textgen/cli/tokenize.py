@@ -11,11 +11,11 @@ import click
 from textgen.cli.outputs import overwrite_option, read_by_command
 from textgen.cli.params import given, options_of, whole_number
 from textgen.cli.screen import Output, ReadingProgress, hush_notes, say
+from textgen.cli.typed_wrong import check_corpus
 from textgen.errors import UsageError
 from textgen.outputs import check_folder
 from textgen.settings import TrainOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
-from textgen.text.sources import refuse_missing
 from textgen.wording import count, plural
 
 
@@ -46,7 +46,7 @@ def command(
     options = from_mapping(CorpusOptions, given(CorpusOptions, values))
     check_reading(options)
     folder = Path(output_dir)
-    refuse_missing(corpus)
+    check_corpus("tokenize", corpus)
     from textgen.text.corpus import survey, tokenize
     from textgen.text.store import KIND
 

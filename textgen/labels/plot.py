@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: a row for each true label, how often each was told."""
+"""The confusion matrix as a picture: a row for each true label, how often each label was predicted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plot_confusion(figures: LabelFigures, path: Path) -> None:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 6 else 0, parse_math=False)
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
-    axes.set_xlabel("label told", color=INK)
+    axes.set_xlabel("predicted label", color=INK)
     axes.set_ylabel("true label", color=INK)
     axes.tick_params(colors=INK, length=0)
     axes.spines[:].set_visible(False)
