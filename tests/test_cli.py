@@ -21,6 +21,7 @@ from terminal import refusal, run
 from textgen.cli import VERBS, group, main
 from textgen.cli.params import Value
 from textgen.errors import LONGEST_END
+from textgen.escapes import visible
 from textgen.options import declared, flag, value_type
 from textgen.settings import SampleOptions, TrainOptions
 from textgen.training.trainer import Trainer
@@ -283,8 +284,9 @@ def test_each_of_several_texts_is_what_its_own_seed_writes(trained):
     alone = [sample(trained, "-n", "30", "--seed", seed).text[:-1] for seed in (5, 6, 7)]
     several = [trained, "-n", "30", "--seed", "5", "--num-samples", "3"]
     assert sample(*several, "-0").text == "".join(f"{text}\0" for text in alone)
+    assert sample(*several).text == "\n".join(f"{text}\n" for text in alone)
     headed = [f"— {number} of 3 —\n{text}\n" for number, text in enumerate(alone, 1)]
-    assert sample(*several).text == "\n".join(headed)
+    assert sample(*several, terminal=True).text == "\n".join(map(visible, headed))
     objects = [json.loads(line) for line in sample(*several, "--json").out.splitlines()]
     assert [(o["seed"], o["text"]) for o in objects] == list(zip((5, 6, 7), alone, strict=True))
 
@@ -346,7 +348,7 @@ def test_characters_the_model_never_saw_are_named_and_the_text_is_written(traine
 def test_verbose_speaks_on_standard_error_and_gives_the_seed_that_repeats(trained):
     loud = sample(trained, "-n", "50", "-v")
     (line,) = loud.err.splitlines()
-    assert line.startswith("50 symbols · ") and line.endswith("stopped by length")
+    assert line.startswith("50 tokens · ") and line.endswith("stopped by length")
     assert sample(trained, "-n", "50", "--seed", re.search(r"seed (\d+)", line)[1]).out == loud.out
 
 
@@ -438,14 +440,14 @@ def test_scores_are_shown_in_one_line_and_lanes_do_not_change_them(trained):
     assert many["nats"] == pytest.approx(one["nats"], rel=0.02) and many["tokens"] == one["tokens"]
     shown = run(*command)
     assert shown.err == "" and shown.text.count("\n") == 1
-    for name, unit in (("nats_per_token", "nats a symbol"), ("bits_per_byte", "bits a byte")):
+    for name, unit in (("nats_per_token", "nats per token"), ("bits_per_byte", "bits per byte")):
         assert f"{many[name]:.4f} {unit}" in shown.text
 
 
 def test_nothing_held_out_is_a_sentence():
     assert run("train", "story.txt", "--max-steps", "2", *TINY, "--validation-split", "0").code == 0
     said, hint = refusal(run("evaluate"), 1)
-    assert said == "'runs/lstm-story-1' holds nothing out." and hint == "textgen evaluate FILE"
+    assert said == "'runs/lstm-story-1' has no held-out part." and hint == "textgen evaluate FILE"
 
 
 # --- training ---
@@ -472,7 +474,10 @@ def test_the_held_out_part_is_found_again_when_its_tokens_are_gone():
     shutil.rmtree("runs/.tokens")
     Path("story.txt").write_text(STORY.replace("duck", "dock"))
     said, hint = refusal(run("evaluate", "-m", "a"), 1)
-    assert "what 'runs/a' held out is gone: the corpus has changed" in said and hint == "textgen evaluate FILE"
+    assert (
+        "the held-out part of 'runs/a' is not available: the corpus has changed" in said
+        and hint == "textgen evaluate FILE"
+    )
 
 
 def test_a_dry_run_shows_the_plan_and_creates_no_run():
@@ -562,9 +567,9 @@ def test_a_corpus_too_short_for_a_batch_gets_a_hint_that_fits(size, window):
         said, hint = refusal(done, 1)
         assert re.match(r"the training part has [\d,]+ tokens; ", said)
         if hint and hint.endswith(" fits."):
-            assert run(*command, *hint.removesuffix(" fits.").split(), "-q").code == 0
+            assert size == 40 and run(*command, *hint.removesuffix(" fits.").split(), "-q").code == 0
         else:
-            assert size == 1 and hint
+            assert size < 40 and hint.startswith("use a longer text")
     else:
         assert not window and size == 40
 

@@ -203,7 +203,7 @@ def test_the_guard_goes_on_with_a_session(tmp_path):
 def test_a_model_without_its_training_text_says_so(tmp_path):
     with pytest.raises(TextgenError, match=r"^this model is in no folder, so that its training text is not known\.$"):
         textgen.generate(CHARS, max_copy=5)
-    with pytest.raises(TextgenError, match=r"^what '.*none' was trained on is gone: .*\.$"):
+    with pytest.raises(TextgenError, match=r"^the training text of '.*none' is not available: .*\.$"):
         copies.index_of_run(tmp_path / "none")
     with pytest.raises(UsageError, match=r"^--max-copy must be a whole number from 1 to 1,000,000, not 0\.$"):
         sampling_options(CHARS, {"max_copy": 0})

@@ -167,4 +167,4 @@ def test_a_model_whose_text_is_gone_says_so(sample, run):
     finally:
         notes.with_suffix(".away").rename(notes)
         tokens.with_name("away").rename(tokens)
-    assert code == 1 and out == "" and err.startswith("Error: what ") and "was trained on is gone: " in err
+    assert code == 1 and out == "" and err.startswith("Error: the training text of ") and "is not available: " in err

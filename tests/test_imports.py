@@ -10,8 +10,8 @@ MODULES = {
     for path in sorted((ROOT / "textgen").rglob("*.py"))
 }
 LAYERS = [  # of packages and modules below `textgen`; each may import its own layer and those above it in this list
-    "errors attribution dependencies strict_json options wording stopping threads",
-    "disk files sealed integrity",
+    "attribution dependencies errors escapes options stopping strict_json threads wording",
+    "disk files sealed integrity outputs plots",
     "cell cell_options recurrence activation compiling products gates convert dropout config",
     "hookspecs plugin_metadata plugins",
     "text",

@@ -290,7 +290,7 @@ def test_the_command_shows_each_symbol(trained, tmp_path):
     head, *lines, total, sentence = run("evaluate", path, "-m", trained, "--per-token").text.splitlines()
     assert head.split() == ["log", "p", "id", "symbol"] and len(lines) == len(symbols)
     assert lines[-1].split() == [f"{symbols[-1]['logprob']:.4f}", str(symbols[-1]["id"]), repr("\n")]
-    assert total == f"{-whole['nats']:.4f}  in all" and f"{whole['nats_per_token']:.4f} nats a symbol" in sentence
+    assert total == f"{-whole['nats']:.4f}  in all" and f"{whole['nats_per_token']:.4f} nats per token" in sentence
     assert refusal(run("evaluate", path, "-m", trained, "--per-token", "--lanes", 4)) == (
         "--per-token reads in one piece and excludes --lanes 4."
     )

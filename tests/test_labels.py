@@ -615,7 +615,7 @@ def test_predict_tells_lines_columns_and_files(models, tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].split("\t") == ["label", "neg", "pos"] and len(lines) == 6
     assert [line.split("\t")[0] for line in lines[1:]] == ["pos", "", "neg", "pos", "neg"]
-    assert "1 text had nothing to read, and no label" in result.stderr
+    assert "1 text without content got no label" in result.stderr
     objects = run("predict", "-m", models["last"], tmp_path / "b.csv", "--json").stdout.splitlines()
     assert [json.loads(line)["label"] for line in objects] == ["pos", "neg"]
     assert json.loads(objects[0])["text"].startswith("row 1 of ")

@@ -571,7 +571,7 @@ def test_the_command_samples_evaluates_and_tells(trained, tmp_path):
     held = json.loads(run("evaluate", "-m", trained, "--json").out)
     assert held["pairs"] == 2 and 0 <= held["exact_match"] <= 1 and held["completion_loss"] == held["nats_per_token"]
     told = run("evaluate", reversing(tmp_path), "-m", trained).out.decode()
-    found = re.fullmatch(r"[\d.]+ nats a symbol of the completions · [\d.]+ bits a byte · exact match ([\d.]+)% "
+    found = re.fullmatch(r"[\d.]+ nats per token of the completions · [\d.]+ bits per byte · exact match ([\d.]+)% "
                          r"\((\d+) of 25 pairs\) · BLEU [\d.]+\n", told)  # fmt: skip
     assert found and int(found[2]) >= 22 and float(found[1]) == int(found[2]) * 4
 

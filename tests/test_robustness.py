@@ -436,7 +436,7 @@ def test_a_place_that_is_gone_is_a_sentence(desk):
         Path("../gone").rmdir()
 
     for typed in (["sample", "-m", desk / "runs" / "a"], ["train", "../story.txt"], ["runs"]):
-        assert sentence(process(*typed, prepare=leave)) == "the folder that you are in is gone."
+        assert sentence(process(*typed, prepare=leave)) == "the current directory no longer exists."
 
 
 def test_a_folder_that_may_not_be_written_is_named():

@@ -557,7 +557,7 @@ def test_a_model_is_used_where_neither_torch_nor_its_plugin_is(tmp_path, verb):
         assert done.stdout == textgen.generate(loaded, "abc", max_new_tokens=40, seed=2) + "\n"
     else:
         score = textgen.evaluate(loaded, "abc hgf\n" * 20)
-        assert done.stdout.startswith(f"{score.nats_per_token:.4f} nats a symbol")
+        assert done.stdout.startswith(f"{score.nats_per_token:.4f} nats per token")
 
 
 def test_the_command_takes_either_backend(folder, capfd):

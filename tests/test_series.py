@@ -461,7 +461,7 @@ def test_evaluate_puts_the_naive_forecasts_beside(trained, tmp_path, capfd):
     shown = capfd.readouterr().out
     assert "seasonal naive" in shown and "MASE" in shown and (tmp_path / "x.png").exists()
     assert main(["evaluate", str(path), "-m", str(folder)]) == 1
-    assert "training saw all of" in capfd.readouterr().err
+    assert "(the horizon) after the training data." in capfd.readouterr().err
 
 
 def test_rows_without_times_are_counted_and_that_is_said(tmp_path, capfd):
@@ -476,7 +476,7 @@ def test_rows_without_times_are_counted_and_that_is_said(tmp_path, capfd):
     assert "Hint: without times rows are counted from 1" in capfd.readouterr().err
     write(table, größe=values)
     assert main(["evaluate", str(table), "-m", str(folder), "--threads", "1"]) == 0
-    assert "the first 100 rows are taken for what training saw" in capfd.readouterr().err
+    assert "the first 100 rows are taken to be the training data" in capfd.readouterr().err
     table.write_bytes(table.read_text(encoding="utf-8").encode("latin-1"))
     assert main(["predict", str(table), "-m", str(folder)]) == 1
     said = capfd.readouterr().err

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from textgen.escapes import on_one_line
+
 LONGEST_BEGIN, LONGEST_END = 1200, 300
 """Characters of a message that are shown of a longer one: what a file holds may be of any length."""
 
@@ -50,6 +52,4 @@ def showable(message: str) -> str:
     """A message on one line of printable characters, its middle left out if it is very long."""
     if len(message) > LONGEST_BEGIN + LONGEST_END:
         message = f"{message[:LONGEST_BEGIN]} ... {message[-LONGEST_END:]}"
-    if message.isprintable():
-        return message
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    return message if message.isprintable() else on_one_line(message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -85,9 +86,26 @@ def write_file(path: Path, content: bytes) -> dict[str, Any]:
     return entry
 
 
+_DESCRIPTOR = re.compile(r"/dev/std(in|out|err)|/(?:dev|proc/self)/fd/(\d{1,9})")
+
+
+def descriptor_of(path: Path) -> int | None:
+    """The number of the open file that a path such as /dev/stdout or /dev/fd/3 stands for."""
+    found = _DESCRIPTOR.fullmatch(str(path))
+    if found is None:
+        return None
+    return int(found[2]) if found[2] else ("in", "out", "err").index(found[1])
+
+
 def write_output(path: Path, content: bytes) -> None:
-    """Write what a person asked for to a file of theirs: as `write_file` does, behind a link in its place; what is no
-    regular file (a pipe, a terminal) is written to and stays."""
+    """Write an output that the user named, as `write_file` does.
+
+    A link stays, and the file it points to is replaced. A pipe, a terminal or an open file (/dev/stdout) is written to.
+    """
+    if (handle := descriptor_of(path)) is not None:
+        with naming(path), open(handle, "wb", closefd=False) as output:
+            output.write(content)
+        return
     path = path.resolve()
     if path.is_file() or not path.exists():
         write_file(path, content)
@@ -144,13 +162,13 @@ class FolderWriter:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[FolderWriter]:
+def new_folder(target: Path, replace: bool = False) -> Iterator[FolderWriter]:
     """Fill a folder that appears as `target`, whole, when the block ends without an error.
 
-    Raises FileExistsError if target exists: a committed folder is never rewritten.
+    Raises FileExistsError if target exists. With `replace` that folder is removed, but only once the new one is whole.
     """
     make_parents(target.parent)
-    if target.exists():
+    if target.exists() and not replace:
         raise FileExistsError(f"{target} exists already")
     temporary = target.with_name(f".{target.name}{_TEMPORARY}{secrets.token_hex(4)}")
     with naming(target):
@@ -159,6 +177,8 @@ def new_folder(target: Path) -> Iterator[FolderWriter]:
     try:
         yield writer
         writer.finish()
+        if replace and target.exists():
+            remove_folder(target)
         with naming(target):
             system.rename(temporary, target)
     except BaseException as error:

@@ -39,6 +39,8 @@ class Declaration:
     default_text: str | None = None
     section: str | None = None
     """The heading under which this option and those after it stand in the help."""
+    per_call: bool = False
+    """Whether only a call sets it, and no default that is stored with a model."""
     cycle: bool = False
     """Whether several values, at least two, may stand for one: they take turns."""
 

@@ -222,7 +222,7 @@ class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
     output_dir: str | None = option(
         None, "Folder of the run.", metavar="DIR", default_text="runs/CELL-CORPUS-N", section="The run"
     )
-    overwrite_output_dir: bool = option(False, "Replace the run that is there.")
+    overwrite_output_dir: bool = option(False, "Replace the run that is there.", also=("--overwrite",))
     device: str = option("auto", "cpu, cuda, or auto.", metavar="NAME", also=("--accel",))
     threads: int | None = option(None, "Processor threads.", low=1, high=1024, default_text="all cores")
     seed: int = option(1337, "Seed of weights, dropout and order.", low=0, high=2**63 - 1)

@@ -52,8 +52,8 @@ MUTATIONS = [
     Mutation(
         "training ends when nobody listens",
         SCREEN,
-        "    with suppress(OSError):\n        click.echo(visible(text), err=True)",
-        "    click.echo(visible(text), err=True)",
+        "    with suppress(OSError):\n        show(visible(text))",
+        "    show(visible(text))",
         tests("nobody_listens"),
     ),
     Mutation(
@@ -66,22 +66,22 @@ MUTATIONS = [
     Mutation(
         "control characters reach a terminal",
         SCREEN,
-        "        if self._escaped:\n",
+        "        if self._escape is not None:\n",
         "        if False:\n",
         tests("control_characters"),
     ),
     Mutation(
         "joiners inside emoji are escaped",
-        SCREEN,
-        '_HARMLESS = "\\n\\t\\u200c\\u200d"',
-        '_HARMLESS = "\\n\\t"',
+        "textgen/escapes.py",
+        "\\u200c\\u200d",
+        "\\u200c",
         tests("control_characters"),
     ),
     Mutation(
         "messages carry control characters",
         SCREEN,
-        "click.echo(visible(text), err=True)",
-        "click.echo(text, err=True)",
+        "show(visible(text))",
+        "show(text)",
         tests("names_do_not"),
     ),
     Mutation(

@@ -30,10 +30,10 @@ VERBS = {
     "tokenize": "Turn a corpus into tokens once, for several trainings.",
     "evaluate": "Measure how well a model predicts a text.",
     "predict": "Label texts or forecast series with a trained model.",
-    "compare": "Let cells compete on your text: same size, same budget.",
-    "quantize": "Write a model with weights in eight bits: a quarter of the size.",
-    "compress": "Make a file as small as a model can.",
-    "decompress": "Bring a compressed file back.",
+    "compare": "Compare cells on your text: same size, same budget.",
+    "quantize": "Store the weights of a model in eight bits: a quarter of the size.",
+    "compress": "Compress a file with the predictions of a model.",
+    "decompress": "Restore a compressed file.",
     "runs": "List trainings with how far and how well each got.",
     "cells": "List the recurrent cells that can be trained.",
     "plugins": "List the installed plugins, broken ones included.",
@@ -90,11 +90,11 @@ def group(ctx: click.Context, config: str | None, traceback: bool) -> None:
 
 
 def _refuse_no_place() -> None:
-    """Raise TextgenError if the folder that a person is in is gone: libraries below end the process over it."""
+    """Raise TextgenError if the current directory no longer exists: libraries below end the process over it."""
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise TextgenError("the folder that you are in is gone.", hint="cd to one that is there.") from None
+        raise TextgenError("the current directory no longer exists.", hint="cd to another directory.") from None
 
 
 def prepare_threads() -> None:
@@ -152,9 +152,10 @@ def complain(error: Exception) -> int:
     hint, code = None, 1
     error = _by_plugin(error) or missing(error) or error
     if isinstance(error, click.ClickException):
-        message, code = _sentence(error.format_message()), error.exit_code
-        context = getattr(error, "ctx", None)
-        hint = f"{context.command_path} {_help_flag(context)} lists what there is." if context else None
+        from textgen.cli.typed_wrong import explained
+
+        said, hint = explained(error)
+        message, code = _sentence(said), error.exit_code
     elif isinstance(error, TextgenError):
         message, hint, code = str(error), error.hint, error.exit_code
     elif isinstance(error, OSError):
@@ -170,12 +171,6 @@ def complain(error: Exception) -> int:
     if hint:
         say(f"Hint: {hint}")
     return code
-
-
-def _help_flag(context: click.Context) -> str:
-    """The option of a command that shows all of its options."""
-    spellings = {spelling for parameter in context.command.get_params(context) for spelling in parameter.opts}
-    return "--help-all" if "--help-all" in spellings else "--help"
 
 
 def _suspects() -> str:

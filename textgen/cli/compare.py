@@ -15,12 +15,13 @@ from textgen.cli.contest_display import display, show_plan
 from textgen.cli.help import layered
 from textgen.cli.params import given, options_of
 from textgen.cli.screen import Output, ReadingProgress, hush_notes, say, warn
+from textgen.cli.typed_wrong import check_corpus
 from textgen.contest.settings import DECIDED, ContestOptions, Request, request
-from textgen.errors import UsageError
+from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
+from textgen.outputs import PLOT, OutputFile
 from textgen.settings import TrainOptions
 from textgen.stopping import INTERRUPTED, exit_code, handling
-from textgen.text.sources import refuse_missing
 
 if TYPE_CHECKING:
     from textgen.contest.contest import Contest
@@ -59,7 +60,7 @@ def command(corpus: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, 
     asked = request(contest, from_mapping(TrainOptions, given(TrainOptions, trained)))
     for competitor in asked.competitors:
         _refuse_unknown(competitor.cell)
-    refuse_missing(corpus)
+    check_corpus("compare", corpus)
     prepared = _prepare(corpus, asked, contest.output_dir, dry_run, quiet)
     if not quiet:
         show_plan(prepared)
@@ -114,8 +115,14 @@ def _follow(contest: Contest, quiet: bool) -> int:
 
 
 def _draw(contest: Contest, quiet: bool) -> None:
+    from textgen.contest.plot import PLOT as NAME
     from textgen.contest.plot import draw
 
+    try:
+        OutputFile(contest.folder / NAME, "--output-dir", PLOT)
+    except TextgenError as error:
+        warn(f"no plot is drawn: {error}")
+        return
     drawn = draw(contest.folder, contest.record)
     if drawn is None:
         say("No plot without matplotlib: pip install 'textgen-lm[plot]', then the same command draws it.")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import click
 
+from textgen.cli.outputs import STDOUT, output_file, overwrite_option
 from textgen.cli.screen import Output, ReadingProgress, say
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import UsageError
+from textgen.outputs import ARCHIVE, Kind, OutputFile
 from textgen.wording import count, duration
 
 ENDING = ".tgc"
@@ -18,17 +20,17 @@ ENDING = ".tgc"
 @click.command("compress", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("file")
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
-@click.option("-o", "--output", metavar="PATH", help="The archive to write.  [default: FILE.tgc]")
-@click.option("-f", "--force", is_flag=True, help="Replace the archive if it is there.")
+@click.option("-o", "--output", metavar="PATH", help="The archive to write; - is standard output.  [default: FILE.tgc]")
+@overwrite_option("-f", "--force")
 @click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
-def command(file: str, model: str | None, output: str | None, force: bool, quiet: bool) -> int:
+def command(file: str, model: str | None, output: str | None, overwrite: bool, quiet: bool) -> int:
     """Compress any FILE without loss, by what a model predicts.
 
     The same model, on the same kind of processor and versions of numpy and torch, brings it back: textgen decompress.
     """
-    data, target = read_input(file), free_output(Path(output or file + ENDING), force)
+    data = read_input(file)
+    target = archive_output(output or file + ENDING, ARCHIVE, file, model, overwrite)
     from textgen.cli.sample import open_model
-    from textgen.files import write_output
     from textgen.scoring.compression import compress
 
     loaded, began = open_model(model, 1), time.monotonic()
@@ -37,12 +39,11 @@ def command(file: str, model: str | None, output: str | None, force: bool, quiet
         archive = compress(loaded, data, progress)
     finally:
         progress.finish()
-    write_output(target, archive)
     if not quiet:
-        rate = f" · {8 * len(archive) / len(data):.3f} bits a byte" if data else ""
+        rate = f" · {8 * len(archive) / len(data):.3f} bits per byte" if data else ""
         took = duration(time.monotonic() - began)
         say(f"{count(len(data))} bytes to {count(len(archive))}{rate} · {took}")
-    Output().write(f"{target}\n")
+    deliver(archive, target)
     return 0
 
 
@@ -57,10 +58,17 @@ def read_input(name: str) -> bytes:
         raise UsageError(f"file {name!r} does not exist.") from None
 
 
-def free_output(path: Path, force: bool) -> Path:
-    """The path, if it may be written. Raises TextgenError if something is there."""
-    if path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder, not a file.")
-    if path.exists() and not force:
-        raise TextgenError(f"{str(path)!r} exists already.", hint="--force replaces it, -o PATH names another.")
-    return path
+def archive_output(name: str, kind: Kind, file: str, model: str | None, overwrite: bool) -> OutputFile | None:
+    """Where the result goes, None for standard output. Raises as `OutputFile` does."""
+    from textgen.cli.sample import model_folder
+
+    return None if name == STDOUT else output_file(name, "-o", kind, (file, model_folder(model)), overwrite)
+
+
+def deliver(content: bytes, target: OutputFile | None) -> None:
+    """Write the result to its file and print the name of that, or write it to standard output."""
+    if target is None:
+        Output().write_bytes(content)
+    else:
+        target.write(content)
+        Output().write(f"{target.path}\n")

@@ -113,7 +113,7 @@ class _Lines:
         outcome = event.outcome
         if outcome.failed is not None:
             return f"failed: {outcome.failed}"
-        unit = "bits a byte" if self._contest.record.measure == "bits_per_byte" else "nats a word"
+        unit = "bits per byte" if self._contest.record.measure == "bits_per_byte" else "nats per word"
         figure = getattr(outcome, self._contest.record.measure)
         return f"{figure:.4f} {unit} · {duration(outcome.seconds or 0.0)}"
 

@@ -7,12 +7,15 @@ another draft is a fork of the place before it. Nothing is ever read a second ti
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textgen.cli.screen import Output, say, warn
+from textgen.cli.screen import Output, encoded, say, warn
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.options import check
+from textgen.outputs import ANYTHING, STATE, Kind, OutputFile
 from textgen.wording import plural
 from textgen.writing.sampling_settings import SampleOptions, check_sampling
 
@@ -34,27 +37,40 @@ HELP = """\
   /undo              take the last turn back
   /keep              keep the text so far: /undo and /again stop here
   /temperature X     be bolder (1) or more careful (0.5)
-  /save FILE         keep the state: textgen sample -i --load-state FILE goes on
+  /show              print the text so far
+  /write FILE        write the text so far to a file
+  /save FILE         save the state of the model, not the text: textgen sample -i --load-state FILE goes on
   /quit              leave (or Ctrl-D); Ctrl-C ends a text that is being written"""
 MOST_ALTERNATIVES = 100
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
+OutputFiles = Callable[[str, str, Kind, bool], OutputFile]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: where the text stood before it, where the model began to write, what it wrote, and the place after."""
+    """One turn: where the text stood before it, what the person wrote, where the model began, what it wrote, and the
+    place after."""
 
     before: Session
+    read: str
     begin: Session
     text: str
     after: Session
 
 
 class CoWriting:
-    """A text and the turns in which it came about. `command` returns False to leave."""
+    """A text and the turns in which it came about. `command` returns False to leave.
 
-    def __init__(self, session: Session, options: SampleOptions, output: Output) -> None:
+    `text` is what stands there already. `output_file` checks a file that a command names, its kind, and whether it may
+    be replaced whatever it holds.
+    """
+
+    def __init__(
+        self, session: Session, options: SampleOptions, output: Output, text: str, output_file: OutputFiles
+    ) -> None:
         self.options = options
-        self._start, self._output = session, output
+        self._start, self._output, self._start_text, self._output_file = session, output, text, output_file
+        self._written_files: dict[Path, bytes] = {}
         self._turns: list[Turn] = []
         self._drafts: list[Turn] = []
         self._forks = 0
@@ -64,6 +80,11 @@ class CoWriting:
     def session(self) -> Session:
         """Where the text stands now."""
         return self._turns[-1].after if self._turns else self._start
+
+    @property
+    def text(self) -> str:
+        """The text so far, from the prompt on."""
+        return self._start_text + "".join(turn.read + turn.text for turn in self._turns)
 
     def command(self, line: str) -> bool:
         """Do what a line says. Raises TextgenError if that cannot be."""
@@ -84,6 +105,8 @@ class CoWriting:
             "undo": self._undo,
             "keep": self._keep,
             "temperature": self._temperature,
+            "show": self._show,
+            "write": self._write,
             "save": self._save,
         }
         if name == "quit":
@@ -100,12 +123,13 @@ class CoWriting:
     def _take_turn(self, line: str) -> None:
         before = self.session
         if self._completing:
-            begin = before.ask(line) if line else before
+            read, begin = line + "\n" if line else "", before.ask(line) if line else before
         else:
-            begin = before.read(line[:-1] if line.endswith("\\") else line + "\n" if line else "")
-        self._turns.append(self._written(before, begin))
+            read = line[:-1] if line.endswith("\\") else line + "\n" if line else ""
+            begin = before.read(read)
+        self._turns.append(self._written(before, read, begin))
 
-    def _written(self, before: Session, begin: Session) -> Turn:
+    def _written(self, before: Session, read: str, begin: Session) -> Turn:
         """What the model writes next, up to a line end or of a completion all, shown as it comes."""
         from textgen.writing.rows import Completion
 
@@ -120,19 +144,20 @@ class CoWriting:
             say()
         if not completion.text.endswith("\n") and (self._output.terminal or completion.text):
             self._output.write("\n")
-        return Turn(before, begin, completion.text, session)
+        text = completion.text + "\n" if self._completing else completion.text
+        return Turn(before, read, begin, text, session)
 
     def _again(self, argument: str) -> None:
         last = self._last()
-        self._turns[-1] = self._written(last.before, self._fork(last.begin))
+        self._turns[-1] = self._written(last.before, last.read, self._fork(last.begin))
 
     def _alternatives(self, argument: str) -> None:
         if not argument.isdecimal() or not 1 <= int(argument[:9]) <= MOST_ALTERNATIVES:
             raise UsageError(f"/alternatives takes a whole number from 1 to {MOST_ALTERNATIVES}, not {argument!r}.")
-        before, begin = (self._turns[-1].before, self._turns[-1].begin) if self._turns else (self._start, self._start)
+        last = self._turns[-1] if self._turns else Turn(self._start, "", self._start, "", self._start)
         for number in range(1, int(argument) + 1):
             self._output.write(f"{number}: ")
-            self._drafts.append(self._written(before, self._fork(begin)))
+            self._drafts.append(self._written(last.before, last.read, self._fork(last.begin)))
         say(f"Type a number from 1 to {argument} to choose, or go on without.")
 
     def _choose(self, drafts: list[Turn], number: str) -> None:
@@ -147,7 +172,7 @@ class CoWriting:
         say(f"taken back; {plural(len(self._turns), 'turn')} before it.")
 
     def _keep(self, argument: str) -> None:
-        self._start, self._turns = self.session, []
+        self._start, self._start_text, self._turns = self.session, self.text, []
         say("kept.")
 
     def _temperature(self, argument: str) -> None:
@@ -163,8 +188,26 @@ class CoWriting:
     def _save(self, argument: str) -> None:
         if not argument:
             raise UsageError("/save needs the name of a file.")
-        self.session.save(argument)
-        say(f"saved: {argument}")
+        if Path(argument).suffix.lower() in TEXT_SUFFIXES:
+            raise UsageError(
+                f"/save saves the state of the model, and {argument!r} looks like a text.",
+                hint=f"/write {argument} writes the text, /save {Path(argument).with_suffix('.state')} the state.",
+            )
+        self._output_file(argument, "/save", STATE, False).write(self.session.to_bytes())
+        say(f"saved the state: {argument}")
+
+    def _write(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/write needs the name of a file.")
+        path = Path(argument).resolve()
+        is_own = path in self._written_files and path.is_file() and path.read_bytes() == self._written_files[path]
+        content = encoded(_ended(self.text))
+        self._output_file(argument, "/write", ANYTHING, is_own).write(content)
+        self._written_files[path] = content
+        say(f"wrote {plural(len(self.text), 'character')}: {argument}")
+
+    def _show(self, argument: str) -> None:
+        self._output.write(_ended(self.text))
 
     def _last(self) -> Turn:
         if not self._turns:
@@ -176,11 +219,24 @@ class CoWriting:
         return session.fork((self._start.seed + self._forks) % 2**63)
 
 
-def cowrite(session: Session, prompt: str, options: SampleOptions, save_state: str | None, raw: bool = False) -> None:
+def _ended(text: str) -> str:
+    """A text with a line end after it."""
+    return text if text.endswith("\n") or not text else text + "\n"
+
+
+def cowrite(
+    session: Session,
+    prompt: str,
+    options: SampleOptions,
+    save_state: OutputFile | None,
+    output_file: OutputFiles,
+    raw: bool = False,
+) -> None:
     """Read lines from standard input and write with them until they end, or the terminal goes; then keep the state,
     if that was asked for."""
     output = Output(raw)
-    writing = CoWriting(session, options, output)
+    completing = bool(session.model.prompt_end) and bool(prompt)
+    writing = CoWriting(session, options, output, prompt + "\n" if completing else prompt, output_file)
     terminal = sys.stdin is not None and sys.stdin.isatty()
     if terminal:
         say("Writing together: /help tells how.")
@@ -194,9 +250,11 @@ def cowrite(session: Session, prompt: str, options: SampleOptions, save_state: s
                 raise
             except (TextgenError, OSError) as error:
                 warn(str(error))
+                if hint := getattr(error, "hint", None):
+                    say(f"Hint: {hint}")
     finally:
         if save_state is not None:
-            writing.session.save(save_state)
+            save_state.write(writing.session.to_bytes())
 
 
 def _line(terminal: bool) -> str | None:

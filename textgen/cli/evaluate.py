@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from textgen.cli.outputs import output_file, overwrite_option
 from textgen.cli.params import backend_option, given, options_of, refuse_of_another_task, whole_number
 from textgen.cli.screen import Output
+from textgen.cli.typed_wrong import check_corpus
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import task_of
 from textgen.options import flag
+from textgen.outputs import PLOT, OutputFile
 from textgen.series.settings import ForecastOptions
 from textgen.text.corpus_settings import ReadingOptions
-from textgen.text.sources import refuse_missing
 from textgen.wording import count
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class EvaluationRequest:
     reading: ReadingOptions
     threads: int | None
     as_json: bool
-    plot: str | None
+    plot: OutputFile | None
     forecasting: ForecastOptions
     label_column: str | None
 
@@ -74,6 +76,7 @@ class EvaluationRequest:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --per-token one a symbol before it.")
 @click.option("--label-column", metavar="NAME", help="The column that holds the label, for a model that tells labels.")
 @click.option("--plot", metavar="FILE", help="Draw the result (PNG): a confusion matrix, or forecasts.")
+@overwrite_option()
 def command(
     corpus: tuple[str, ...],
     model: str | None,
@@ -83,6 +86,7 @@ def command(
     per_token: bool,
     as_json: bool,
     plot: str | None,
+    overwrite: bool,
     label_column: str | None,
     **values: Any,
 ) -> int:
@@ -98,7 +102,7 @@ def command(
         raise UsageError(f"{flag(next(iter(named)))} goes with a corpus.")
     if per_token and lanes not in (None, 1):
         raise UsageError(f"--per-token reads in one piece and excludes --lanes {lanes}.")
-    refuse_missing(corpus)
+    check_corpus("evaluate", corpus)
     from textgen.text.bulk import usable_cores
     from textgen.text.corpus import text_of
 
@@ -107,7 +111,9 @@ def command(
     refuse_of_another_task(task, {**own, **forecasting, "plot": plot}, OWN)
     if task in OTHER_TASKS:
         series = ForecastOptions(**forecasting)
-        asked = EvaluationRequest(folder, corpus, ReadingOptions(**named), threads, as_json, plot, series, label_column)
+        drawn = None if plot is None else output_file(plot, "--plot", PLOT, (*corpus, folder), overwrite)
+        reading = ReadingOptions(**named)
+        asked = EvaluationRequest(folder, corpus, reading, threads, as_json, drawn, series, label_column)
         return import_module(OTHER_TASKS[task]).evaluate(asked)  # type: ignore[no-any-return]
     text = text_of(corpus, ReadingOptions(**named)) if corpus else None
     loaded = open_model(model, threads or usable_cores(), backend)
@@ -144,13 +150,13 @@ def _by_symbol(loaded: LanguageModel, encoded: Encoded, output: Output, as_json:
 
 
 def _sentence(score: Score) -> str:
-    size = f"{count(score.tokens)} symbols, {count(score.characters)} characters, {count(score.bytes)} bytes"
-    begin, perplexity = f"{score.nats_per_token:.4f} nats a symbol", f"perplexity {score.perplexity:.2f}"
+    size = f"{count(score.tokens)} tokens, {count(score.characters)} characters, {count(score.bytes)} bytes"
+    begin, perplexity = f"{score.nats_per_token:.4f} nats per token", f"perplexity {score.perplexity:.2f}"
     if score.unknown is not None:
         share = score.unknown / max(1, score.tokens)
         return f"{begin} · {perplexity} · {count(score.unknown)} unknown words ({share:.2%}) · {size}"
     return (
-        f"{begin} · {score.nats_per_character:.4f} nats a character · {score.bits_per_byte:.4f} bits a byte · "
+        f"{begin} · {score.nats_per_character:.4f} nats per character · {score.bits_per_byte:.4f} bits per byte · "
         f"{perplexity} · {size}"
     )
 
@@ -175,9 +181,11 @@ def _held_out(loaded: LanguageModel, model: str | None) -> Encoded:
     try:
         store = store_of(Run(folder))
     except TextgenError as error:
-        raise TextgenError(f"what {str(folder)!r} held out is gone: {error}", hint="textgen evaluate FILE") from error
+        raise TextgenError(
+            f"the held-out part of {str(folder)!r} is not available: {error}", hint="textgen evaluate FILE"
+        ) from error
     about = store.about
     if not about["bytes"][VALIDATION]:
-        raise TextgenError(f"{str(folder)!r} holds nothing out.", hint="textgen evaluate FILE")
+        raise TextgenError(f"{str(folder)!r} has no held-out part.", hint="textgen evaluate FILE")
     ids = np.asarray(store.tokens(VALIDATION), dtype=np.int32)
     return ids, about["bytes"][VALIDATION], about["characters"][VALIDATION]

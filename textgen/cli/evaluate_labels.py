@@ -20,18 +20,20 @@ MOST_COLUMNS = 20
 
 def evaluate(request: EvaluationRequest) -> int:
     """Compare what a model says with the labels of a corpus, or of what its run held out."""
-    from textgen.labels.plot import plot_confusion, refuse_no_plot
+    from textgen.dependencies import require
+    from textgen.labels.plot import plot_confusion
     from textgen.text.bulk import usable_cores
     from textgen.threads import use_threads
 
     if request.plot is not None:
-        refuse_no_plot()
+        require("matplotlib")
     use_threads(request.threads or usable_cores())
     figures = _of_corpus(request) if request.corpus else _of_held_out(request.folder)
     Output().write((json.dumps(figures.to_json(), ensure_ascii=False) if request.as_json else shown(figures)) + "\n")
     if request.plot is not None:
-        plot_confusion(figures, Path(request.plot))
-        say(f"plot: {request.plot}")
+        request.plot.check()
+        plot_confusion(figures, request.plot.path)
+        say(f"plot: {request.plot.path}")
     return 0
 
 
@@ -57,25 +59,27 @@ def _of_held_out(folder: Path) -> LabelFigures:
     try:
         data = data_of(Run(folder))
     except TextgenError as error:
-        raise TextgenError(f"what {str(folder)!r} held out is gone: {error}", hint="textgen evaluate FILE") from error
+        raise TextgenError(
+            f"the held-out part of {str(folder)!r} is not available: {error}", hint="textgen evaluate FILE"
+        ) from error
     assert isinstance(data, LabelsData)
     held_out = data.part(VALIDATION)
     if not len(held_out.labels):
-        raise UsageError(f"{str(folder)!r} holds nothing out.", hint="textgen evaluate FILE")
+        raise UsageError(f"{str(folder)!r} has no held-out part.", hint="textgen evaluate FILE")
     return evaluate_encoded(load(folder), held_out.texts, held_out.labels)
 
 
 def shown(figures: LabelFigures) -> str:
     """The figures in a line, and a table with a row for each true label: how often each was told, and F1."""
     line = (
-        f"accuracy {figures.accuracy:.2%} · macro F1 {figures.macro_f1:.4f} · {figures.loss:.4f} nats a text · "
+        f"accuracy {figures.accuracy:.2%} · macro F1 {figures.macro_f1:.4f} · {figures.loss:.4f} nats per text · "
         f"calibration error {figures.calibration_error:.4f} · {count(figures.texts)} texts"
     )
     narrow = len(figures.labels) <= MOST_COLUMNS
     told = list(figures.labels) if narrow else []
     rows = [
         {
-            "true \\ told": label,
+            "true \\ predicted": label,
             **{f"{other} ": count(number) for other, number in zip(told, counts, strict=False)},
             "texts": count(counts.sum()),
             "F1": "-" if f1 != f1 else f"{f1:.4f}",

@@ -38,9 +38,9 @@ def evaluate(asked: EvaluationRequest) -> int:
 
 def _sentence(outcome: Outcome) -> str:
     score = outcome.score
-    bits = "" if score.unknown is not None else f" · {score.bits_per_byte:.4f} bits a byte"
+    bits = "" if score.unknown is not None else f" · {score.bits_per_byte:.4f} bits per byte"
     return (
-        f"{score.nats_per_token:.4f} nats a symbol of the completions{bits} · "
+        f"{score.nats_per_token:.4f} nats per token of the completions{bits} · "
         f"exact match {outcome.exact / outcome.pairs:.2%} ({count(outcome.exact)} of {count(outcome.pairs)} pairs) · "
         f"BLEU {outcome.bleu:.2f}"
     )
@@ -70,8 +70,10 @@ def _held_out(folder: Path) -> list[Pair]:
     try:
         data = data_of(Run(folder))
     except TextgenError as error:
-        raise TextgenError(f"what {str(folder)!r} held out is gone: {error}", hint="textgen evaluate FILE") from error
+        raise TextgenError(
+            f"the held-out part of {str(folder)!r} is not available: {error}", hint="textgen evaluate FILE"
+        ) from error
     assert isinstance(data, PairsData)
     if not (pairs := data.held_out_pairs()):
-        raise TextgenError(f"{str(folder)!r} holds nothing out.", hint="textgen evaluate FILE")
+        raise TextgenError(f"{str(folder)!r} has no held-out part.", hint="textgen evaluate FILE")
     return pairs

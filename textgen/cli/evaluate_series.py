@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textgen.cli.screen import Output, say, warn
+from textgen.dependencies import require
 from textgen.errors import TextgenError
 from textgen.wording import count, figure, plural, table
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": "sMAPE", "scaled_mse": "MSE, scaled",
            "coverage": "coverage"}  # fmt: skip
-COUNTED = "without times rows are counted from 1, so that a table has to begin with the training data."
+COUNTED = "without a time column, rows are counted, so the table must begin with the training data."
 
 
 def evaluate(asked: EvaluationRequest) -> int:
@@ -28,6 +29,8 @@ def evaluate(asked: EvaluationRequest) -> int:
     from textgen.text.bulk import usable_cores
     from textgen.threads import use_threads
 
+    if asked.plot is not None:
+        require("matplotlib")
     forecaster = load(asked.folder)
     use_threads(asked.threads or usable_cores())
     options = asked.forecasting
@@ -39,17 +42,18 @@ def evaluate(asked: EvaluationRequest) -> int:
         if all(start + horizon > len(each) for start, each in zip(first, rows, strict=True)):
             counted = not forecaster.design.columns.times
             raise TextgenError(
-                f"training saw all of {', '.join(asked.corpus)}, or all but less than the horizon of {horizon:,}.",
+                f"{', '.join(asked.corpus)} has fewer than {horizon:,} rows (the horizon) after the training data.",
                 hint=COUNTED if counted else f"textgen evaluate -m {asked.folder} scores what it held out.",
             )
         if not forecaster.design.columns.times and rows[0].series.name in forecaster.design.scales:
-            warn(f"the first {count(first[0])} rows are taken for what training saw; {COUNTED}")
+            warn(f"the first {count(first[0])} rows are taken to be the training data; {COUNTED}")
     else:
         rows, first = _held_out(asked.folder)
     report = forecaster.evaluate_rows(rows, first, protocol)
     Output().write(json.dumps(report.to_json(), ensure_ascii=False) + "\n" if asked.as_json else _shown(report))
     if asked.plot is not None:
-        _draw(forecaster, rows, protocol, Path(asked.plot))
+        asked.plot.check()
+        _draw(forecaster, rows, protocol, asked.plot.path)
     return 0
 
 
@@ -62,10 +66,12 @@ def _held_out(folder: Path) -> tuple[list[Rows], list[int]]:
     try:
         data = data_of(Run(folder))
     except TextgenError as error:
-        raise TextgenError(f"what {str(folder)!r} held out is gone: {error}", hint="textgen evaluate TABLE") from error
+        raise TextgenError(
+            f"the held-out part of {str(folder)!r} is not available: {error}", hint="textgen evaluate TABLE"
+        ) from error
     assert isinstance(data, SeriesData)
     if not data.held_out:
-        raise TextgenError(f"{str(folder)!r} holds nothing out.", hint="textgen evaluate TABLE")
+        raise TextgenError(f"{str(folder)!r} has no held-out part.", hint="textgen evaluate TABLE")
     return data.rows, data.ends
 
 
@@ -104,4 +110,4 @@ def _draw(forecaster: Forecaster, rows: list[Rows], protocol: Any, path: Path) -
     cut = [piece(each.series, 0, len(each) - protocol.horizon) for each in rows]
     found = forecaster.predict_rows([rows_of(each, forecaster.design) for each in cut], protocol)
     draw(found, path, [each.series.values[-protocol.horizon :] for each in rows])
-    say(f"{path}: the last forecasts, and what came.")
+    say(f"plot: {path} (the last forecasts and the actual values)")

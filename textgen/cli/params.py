@@ -62,22 +62,27 @@ def backend_option(command: Command) -> Command:
     return click.option("--backend", type=choice, default="auto", help=help)(command)
 
 
-def options_of(settings: type, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:
-    """A decorator that gives a command every declared option of a settings class, None where it is not given."""
+def options_of(settings: type, leave_out: tuple[str, ...] = (), first: str = "") -> Callable[[Command], Command]:
+    """A decorator that gives a command every declared option of a settings class, None where it is not given.
+
+    `first` says what comes before the default of the class, such as "the model's own".
+    """
 
     def decorate(command: Command) -> Command:
         for declared_field, declaration in reversed(declared(settings)):
             if declared_field.name not in leave_out:
-                command = _click_option(settings, declared_field, declaration)(command)
+                command = _click_option(settings, declared_field, declaration, first)(command)
         return command
 
     return decorate
 
 
-def _click_option(settings: type, declared_field: Field[Any], declaration: Declaration) -> Callable[[Command], Command]:
+def _click_option(
+    settings: type, declared_field: Field[Any], declaration: Declaration, first: str
+) -> Callable[[Command], Command]:
     kind, _ = value_type(settings, declared_field.name)
     name = flag(declared_field.name)
-    text = f"{declaration.help}  [{_default_text(declared_field, declaration)}]"
+    text = f"{declaration.help}  [{_default_text(declared_field, declaration, first)}]"
     if kind is bool:
         spelling = "/".join([name, "--no-" + name.removeprefix("--")])
         return click.option(declared_field.name, spelling, *declaration.also, default=None, help=text)
@@ -93,12 +98,11 @@ def _click_option(settings: type, declared_field: Field[Any], declaration: Decla
     )
 
 
-def _default_text(declared_field: Field[Any], declaration: Declaration) -> str:
-    if declaration.default_text:
-        return f"default: {declaration.default_text}"
+def _default_text(declared_field: Field[Any], declaration: Declaration, first: str) -> str:
     value = default(declared_field)
     shown = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-    return f"default: {'none' if shown in (None, [], {}) else shown}"
+    text = declaration.default_text or ("none" if shown in (None, [], {}) else shown)
+    return f"default: {first}, else {text}" if first and not declaration.per_call else f"default: {text}"
 
 
 def given(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from typing import Any
 
 import click
 
+from textgen.cli.outputs import STDOUT, output_file, overwrite_option
 from textgen.cli.params import given, options_of, refuse_of_another_task, whole_number
-from textgen.errors import TextgenError
+from textgen.cli.typed_wrong import check_corpus, quoted
+from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import task_of
+from textgen.outputs import FORECASTS, PLOT, Kind, OutputFile, refuse_same
 from textgen.series.settings import ForecastOptions
 from textgen.text.corpus_settings import ReadingOptions
 
@@ -39,8 +42,8 @@ class PredictionRequest:
     reading: ReadingOptions
     forecasting: ForecastOptions
     whole_files: bool
-    output: str | None
-    plot: str | None
+    output: OutputFile | None
+    plot: OutputFile | None
 
 
 @click.command("predict", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,23 +53,51 @@ class PredictionRequest:
 @click.option("--whole-files", is_flag=True, help="A plain file is one text, not one a line.")
 @click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
+@click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output, which is -.")
 @options_of(ForecastOptions)
 @click.option("--plot", metavar="FILE", help="Draw the forecasts (PNG).")
-def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool, **values: Any) -> int:
+@overwrite_option()
+def command(
+    inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool, overwrite: bool, **values: Any
+) -> int:
     """Say what a trained model makes of INPUT: the label of every text, or how every series goes on."""
     from textgen.cli.sample import model_folder
 
+    _refuse_words(inputs)
+    check_corpus("predict", inputs)
     folder = model_folder(model)
     task = task_of(folder)
     if task not in OTHER_TASKS:
         raise TextgenError(
-            f"the model in {str(folder)!r} writes text.", hint=f'textgen sample -m {folder} --prompt "..."'
+            f"the model in {str(folder)!r} generates text; predict takes models that classify or forecast.",
+            hint=f'textgen sample -m {folder} --prompt "..."',
         )
     reading, forecasting = given(ReadingOptions, values), given(ForecastOptions, values)
     others = {name: values[name] for name in ("whole_files", "output", "plot")}
     refuse_of_another_task(task, {**reading, **forecasting, **others}, OWN)
+    refuse_same({"--output": values["output"], "--plot": values["plot"]})
     request = PredictionRequest(
-        folder, inputs, threads, as_json, ReadingOptions(**reading), ForecastOptions(**forecasting), **others
+        folder,
+        inputs,
+        threads,
+        as_json,
+        ReadingOptions(**reading),
+        ForecastOptions(**forecasting),
+        values["whole_files"],
+        _output(values["output"], "--output", FORECASTS, (*inputs, folder), overwrite),
+        _output(values["plot"], "--plot", PLOT, (*inputs, folder), overwrite),
     )
     return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]
+
+
+def _refuse_words(inputs: tuple[str, ...]) -> None:
+    """Raise UsageError for a text in the place of a file."""
+    for typed in inputs:
+        if len(typed.split()) > 2 and not Path(typed).exists():
+            raise UsageError(f"there is no file {typed!r}.", hint=f"echo {quoted(typed)} | textgen predict -")
+
+
+def _output(
+    name: str | None, option: str, kind: Kind, inputs: tuple[str | Path, ...], overwrite: bool
+) -> OutputFile | None:
+    return None if name in (None, STDOUT) else output_file(name, option, kind, inputs, overwrite)

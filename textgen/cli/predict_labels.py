@@ -49,7 +49,7 @@ def _write(model: Classifier, texts: Iterable[Unlabelled | None], as_json: bool)
         empty += answer is None
         output.write((_object(where, answer) if as_json else _line(answer)) + "\n")
     if empty:
-        warn(f"{plural(empty, 'text')} had nothing to read, and no label.")
+        warn(f"{plural(empty, 'text')} without content got no label.")
 
 
 def answers(model: Classifier, texts: Iterable[Unlabelled | None]) -> Iterator[tuple[str, Prediction | None]]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textgen import files
 from textgen.cli.screen import Output, say
+from textgen.dependencies import require
 from textgen.errors import UsageError
-from textgen.text.sources import refuse_missing
 
 if TYPE_CHECKING:
     from textgen.cli.predict import PredictionRequest
@@ -25,7 +23,8 @@ def predict(asked: PredictionRequest) -> int:
             "no table given; a forecast goes on from the end of a series.",
             hint=f"textgen predict -m {asked.folder} TABLE.csv",
         )
-    refuse_missing(asked.inputs)
+    if asked.plot is not None:
+        require("matplotlib")
     from textgen.series.forecaster import load
     from textgen.text.bulk import usable_cores
     from textgen.threads import use_threads
@@ -45,15 +44,16 @@ def predict(asked: PredictionRequest) -> int:
     )
     text = _json(found) if asked.as_json else _csv(found)
     if asked.output is not None:
-        files.write_output(Path(asked.output), text.encode())
-        say(f"{asked.output}: {sum(len(each.times) for each in found):,} rows.")
+        asked.output.write(text.encode())
+        say(f"{asked.output.path}: {sum(len(each.times) for each in found):,} rows.")
     else:
         Output().write(text)
     if asked.plot is not None:
         from textgen.series.plot import draw
 
-        draw(found, Path(asked.plot))
-        say(f"{asked.plot}: the plot.")
+        asked.plot.check()
+        draw(found, asked.plot.path)
+        say(f"plot: {asked.plot.path}")
     return 0
 
 

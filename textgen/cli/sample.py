@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from textgen.cli.help import layered
+from textgen.cli.outputs import output_file, overwrite_option
 from textgen.cli.params import backend_option, given, options_of, whole_number
 from textgen.cli.screen import warn
 from textgen.cli.writer import Form, Writer
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.escapes import unescape
 from textgen.options import from_mapping
+from textgen.outputs import STATE, Kind, OutputFile
 from textgen.settings import SampleOptions, check_sampling
 
 if TYPE_CHECKING:
@@ -41,16 +46,16 @@ COMMON = (
     "--start",
     "--primetext",
     metavar="TEXT",
-    help="Text to go on from; '-' reads it from standard input.",
+    help="Text to continue; '-' reads it from standard input.",
 )
 @click.option("-f", "--file", "prompt_file", metavar="FILE", help="Read the prompt from a file.")
-@options_of(SampleOptions)
+@options_of(SampleOptions, first="the model's own")
 @click.option(
     "--num-samples",
     "--num-return-sequences",
     type=whole_number(1, 100_000),
     default=1,
-    help="How many texts to write.  [default: 1]",
+    help="How many texts to write, divided by an empty line; on a terminal, each under a heading.  [default: 1]",
 )
 @click.option(
     "--echo/--no-echo",
@@ -61,10 +66,11 @@ COMMON = (
 @click.option("--stream/--no-stream", default=None, help="Show text as it is written.  [default: yes]")
 @click.option("--raw", is_flag=True, help="Write control characters to a terminal as they are, not as escapes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a text and line.")
-@click.option("-0", "--null", is_flag=True, help="End each of several texts with a NUL instead of a heading.")
+@click.option("-0", "--null", is_flag=True, help="End each text with a NUL character, to tell several apart.")
 @click.option("-i", "--interactive", is_flag=True, help="Write together, line by line; /help tells how.")
-@click.option("--save-state", metavar="FILE", help="Keep the state after the text, to go on from it later.")
-@click.option("--load-state", metavar="FILE", help="Go on from a state that was kept; a --seed gives another text.")
+@click.option("--save-state", metavar="FILE", help="Save the state after the text, to continue from it later.")
+@overwrite_option()
+@click.option("--load-state", metavar="FILE", help="Continue from a saved state; another --seed gives another text.")
 @click.option("--report-copies", is_flag=True, help="Say what the text copies of the training text.")
 @click.option("--threads", type=whole_number(1, 1024), default=1, help="Processor threads.  [default: 1]")
 @backend_option
@@ -78,21 +84,24 @@ def command(
     backend: str,
     interactive: bool,
     load_state: str | None,
+    overwrite: bool,
     **values: Any,
 ) -> int:
     """Write on from a prompt with a trained model.
 
     Sample k of several has the seed of the first plus k, and is what that seed gives alone.
     """
-    form = Form(**{f.name: values.pop(f.name) for f in fields(Form)})
+    state = values.pop("save_state")
+    form = Form(**{f.name: values.pop(f.name) for f in fields(Form) if f.name != "save_state"})
     chosen = given(SampleOptions, values)
-    options = _checked(chosen)
-    if options.num_beams is not None:
-        _check_search(options.num_beams, num_samples, form.stream)
-    if options.logprobs is not None and not form.as_json:
-        raise UsageError("--logprobs goes with --json.")
-    _check_state(form, interactive, prompt, num_samples)
+    if "stop" in chosen:
+        chosen["stop"] = [unescape(text) for text in chosen["stop"]]
+    _check_choice(_checked(chosen), form, num_samples)
+    _check_state(form, state, interactive, prompt, num_samples)
     text = read_prompt(prompt, prompt_file)
+    inputs = [model_folder(model), prompt_file, load_state, "-" if prompt == "-" else None]
+    output = partial(_output, inputs, overwrite)
+    form = form if state is None else replace(form, save_state=output(state, "--save-state", STATE))
     loaded = open_model(model, threads, backend)
     if loaded.prompt_end and not (text or interactive or load_state):
         raise UsageError("this model completes a prompt, and none is given.", hint="--prompt TEXT")
@@ -106,14 +115,27 @@ def command(
     if interactive and session is not None:
         from textgen.cli.cowrite import cowrite
 
-        cowrite(session, text, options, form.save_state, form.raw)
+        cowrite(session, text, options, form.save_state, output, form.raw)
         return 0
     Writer(loaded, text, options, form, session).write(num_samples)
     return 0
 
 
-def _check_state(form: Form, interactive: bool, prompt: str | None, num_samples: int) -> None:
-    if form.save_state and num_samples > 1:
+def _output(
+    inputs: Sequence[str | Path | None], overwrite: bool, name: str, option: str, kind: Kind, replace_any: bool = False
+) -> OutputFile:
+    return output_file(name, option, kind, inputs, overwrite or replace_any)
+
+
+def _check_choice(options: SampleOptions, form: Form, num_samples: int) -> None:
+    if options.num_beams is not None:
+        _check_search(options.num_beams, num_samples, form.stream)
+    if options.logprobs is not None and not form.as_json:
+        raise UsageError("--logprobs goes with --json.")
+
+
+def _check_state(form: Form, state: str | None, interactive: bool, prompt: str | None, num_samples: int) -> None:
+    if state is not None and num_samples > 1:
         raise UsageError(f"--save-state keeps the state after one text, not after {num_samples}.")
     if interactive and prompt == "-":
         raise UsageError("--interactive reads standard input itself; --prompt - cannot.")
@@ -193,14 +215,18 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def model_folder(name: str | None) -> Path:
-    """The folder behind a path or a name in runs/; without one, that of $TEXTGEN_MODEL, or the latest run."""
+    """The folder behind a path or a name in runs/; without one, that of $TEXTGEN_MODEL, or the latest run. Raises
+    TextgenError for a name that is nearly that of a run."""
     from textgen.cli.train import find_run
 
     chosen = name or os.environ.get("TEXTGEN_MODEL")
     if chosen is None:
         return find_run("latest")
-    named = Path("runs") / chosen
-    return named if named.is_dir() and not Path(chosen).is_dir() else Path(chosen)
+    folder = next((each for each in (Path(chosen), Path("runs") / chosen) if each.is_dir()), Path(chosen))
+    near = did_you_mean(chosen, (path.name for path in Path("runs").glob("*") if path.is_dir()))
+    if near and not folder.exists():
+        raise TextgenError(f"there is no model folder {chosen!r}.{near}", hint="train one: textgen train FILE")
+    return folder
 
 
 def open_model(name: str | None, threads: int, backend: str = "auto") -> LanguageModel:

@@ -5,30 +5,56 @@ from __future__ import annotations
 import io
 import select
 import sys
-import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 import click
 
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning
+from textgen.escapes import Escaper, visible
 
-_HARMLESS = "\n\t\u200c\u200d"
 _PIECE = 4096  # less than the buffer below, which then holds back what cannot be given away yet
 
 
+class _Screen:
+    """What standard error shows at the moment: a line that is rewritten, or a live display with lines above it."""
+
+    above: Callable[[str], None] | None = None
+    has_moving_line = False
+
+
+_screen = _Screen()
+
+
 def say(text: str = "") -> None:
-    """A line on standard error, what could move the cursor as escapes. Where nobody can hear it any more, the work
-    goes on all the same."""
+    """A line on standard error, above what moves there, with control characters as escapes. Errors of writing are
+    ignored: the work goes on where nobody listens."""
+    show = _screen.above or _print
     with suppress(OSError):
-        click.echo(visible(text), err=True)
+        show(visible(text))
+
+
+def _print(text: str) -> None:
+    clear = "\r\x1b[K" if _screen.has_moving_line else ""
+    _screen.has_moving_line = False
+    click.echo(clear + text, err=True)
 
 
 def warn(text: str) -> None:
     """A warning on standard error."""
     say(f"Warning: {text}")
+
+
+@contextmanager
+def lines_above(show: Callable[[str], None]) -> Iterator[None]:
+    """Let `say` use a function that puts a line above a live display, as long as the block lasts."""
+    before, _screen.above = _screen.above, show
+    try:
+        yield
+    finally:
+        _screen.above = before
 
 
 @contextmanager
@@ -42,8 +68,6 @@ def notices() -> Iterator[None]:
             before(message, category, *place)
         elif str(message) not in seen:
             seen.add(str(message))
-            if sys.stderr is not None and sys.stderr.isatty():
-                rewrite_line("")  # where progress is shown
             say(f"{'Note' if issubclass(category, TextgenNote) else 'Warning'}: {message}")
 
     with warnings.catch_warnings():
@@ -58,9 +82,10 @@ def hush_notes() -> None:
 
 
 def rewrite_line(text: str) -> None:
-    """Put a text in the place of the line at hand, on a terminal's standard error."""
+    """Replace the current line on a terminal's standard error."""
     with suppress(OSError):
         click.echo(f"\r\x1b[K{visible(text)}", nl=False, err=True)
+        _screen.has_moving_line = bool(text)
 
 
 class ClosedOutput(io.TextIOBase):
@@ -76,16 +101,22 @@ class Output:
 
     def __init__(self, raw: bool = False) -> None:
         self.terminal = sys.stdout.isatty()
-        self._escaped = self.terminal and not raw
+        self._escape = Escaper() if self.terminal and not raw else None
         self._bytes = getattr(sys.stdout, "buffer", None)
 
     def write(self, text: str) -> None:
-        if self._escaped:
-            text = visible(text)
+        if self._escape is not None:
+            text = self._escape(text)
         if self._bytes is None:  # a test's or notebook's stand-in
             sys.stdout.write(text)
             return
-        left = memoryview(encoded(text))
+        self.write_bytes(encoded(text))
+
+    def write_bytes(self, content: bytes) -> None:
+        """Bytes to standard output, as they are."""
+        if self._bytes is None:
+            raise TextgenError("standard output takes text only.")
+        left = memoryview(content)
         try:
             while left:
                 taken = self._bytes.write(left[:_PIECE])  # an unbuffered file takes what it can, and may take nothing
@@ -114,19 +145,6 @@ def encoded(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace")
-
-
-def visible(text: str) -> str:
-    """The text with control characters as escapes, apart from line ends, tabs, and the joiners inside words and
-    emoji."""
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    if character in _HARMLESS or unicodedata.category(character) not in ("Cc", "Cf"):
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 class ReadingProgress:

@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
+from textgen.cli.outputs import overwrite_option, read_by_command
 from textgen.cli.params import given, options_of, whole_number
 from textgen.cli.screen import Output, ReadingProgress, hush_notes, say
-from textgen.errors import TextgenError, UsageError
+from textgen.cli.typed_wrong import check_corpus
+from textgen.errors import UsageError
+from textgen.outputs import check_folder
 from textgen.settings import TrainOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
-from textgen.text.sources import refuse_missing
 from textgen.wording import count, plural
 
 
@@ -27,8 +29,11 @@ from textgen.wording import count, plural
     default=TrainOptions.seed,
     help=f"Seed of what is held out.  [default: {TrainOptions.seed}]",
 )
+@overwrite_option("--overwrite-output-dir")
 @click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
-def command(corpus: tuple[str, ...], output_dir: str | None, seed: int, quiet: bool, **values: Any) -> int:
+def command(
+    corpus: tuple[str, ...], output_dir: str | None, seed: int, overwrite: bool, quiet: bool, **values: Any
+) -> int:
     """Learn a tokenizer from CORPUS and store its tokens in a folder that `textgen train` takes as a corpus."""
     from textgen.options import from_mapping
 
@@ -41,14 +46,18 @@ def command(corpus: tuple[str, ...], output_dir: str | None, seed: int, quiet: b
     options = from_mapping(CorpusOptions, given(CorpusOptions, values))
     check_reading(options)
     folder = Path(output_dir)
-    if folder.exists():
-        raise TextgenError(f"{output_dir!r} exists already.", hint="choose another --output-dir, or remove it.")
-    refuse_missing(corpus)
+    check_corpus("tokenize", corpus)
     from textgen.text.corpus import survey, tokenize
+    from textgen.text.store import KIND
+
+    inputs = list(read_by_command([*corpus, options.validation_file, options.tokenizer]))
+    check_folder(
+        folder, "--output-dir", "a tokenized corpus", lambda about: about.get("kind") == KIND, inputs, overwrite
+    )
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
     surveyed = survey(corpus, options, seed, progress)
-    store = tokenize(surveyed, folder, progress)
+    store = tokenize(surveyed, folder, progress, overwrite)
     progress.finish()
     about = store.about
     if not quiet:

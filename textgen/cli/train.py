@@ -16,12 +16,12 @@ from textgen import plugins
 from textgen.cli.help import layered
 from textgen.cli.params import cell_options_of, given, is_typed, options_of
 from textgen.cli.screen import ReadingProgress, hush_notes, say, warn
+from textgen.cli.typed_wrong import check_corpus
 from textgen.errors import TextgenError, UsageError
 from textgen.options import flag, from_mapping
 from textgen.settings import TrainOptions
 from textgen.stopping import INTERRUPTED, exit_code, handling
 from textgen.tasks import with_task
-from textgen.text.sources import refuse_missing
 from textgen.training.checks import CHANGEABLE, LENGTHS, check_training
 from textgen.wording import count, duration, plural, short
 
@@ -120,7 +120,7 @@ def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, readi
     options = with_task(from_mapping(TrainOptions, chosen))
     check_training(options)
     plugins.owner(options.cell)
-    refuse_missing(corpus)
+    check_corpus("train", corpus)
 
     from textgen.cli import STARTED
     from textgen.training.machine import keep_memory

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from textgen.cli.screen import say, visible
+from textgen.cli.screen import lines_above, say
+from textgen.escapes import visible
 from textgen.training.events import Evaluated, Event, Logged, Saved, Tick
 from textgen.wording import count, short
 
@@ -27,7 +28,7 @@ def display(session: Session, style: str) -> Iterator[Show]:
     if style == "none":
         yield lambda event: None
     elif style == "rich" or (style == "auto" and sys.stderr.isatty()):
-        with LiveTable(session) as table:
+        with LiveTable(session) as table, lines_above(table.print_above):
             yield _while_seen(table.show)
     else:
         yield PlainLines(session).show
@@ -139,6 +140,10 @@ class LiveTable:
         elif isinstance(event, Evaluated):
             self._console.print(self._row(event))
 
+    def print_above(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(Text(text))
+
     def _row(self, event: Evaluated) -> str:
         shown, logged = event.score.shown(), self._logged
         figures = " ".join(f"{shown[name]:>10}" for name in self._columns)
@@ -163,7 +168,7 @@ class _SpeedWatch:
         self._slow = self._slow + 1 if event.tokens_per_second < self._planned / 1.25 else 0
         if self._slow == 3:
             say(
-                f"Slower than planned ({event.tokens_per_second:,.0f} tokens/s, not {self._planned:,.0f}): the plan is "
-                "kept and will take longer; --max-time would stop it in time."
+                f"Slower than planned ({event.tokens_per_second:,.0f} tokens/s instead of {self._planned:,.0f}): "
+                "training will take longer. --max-time sets the most minutes it may take."
             )
             self._planned = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen.cli.screen import Output, say, warn
+from textgen.outputs import OutputFile
 from textgen.wording import count, plural
 from textgen.writing.sampling_settings import SampleOptions
 
@@ -35,7 +36,7 @@ class Form:
     null: bool
     verbose: bool
     report_copies: bool
-    save_state: str | None
+    save_state: OutputFile | None = None
 
 
 class Writer:
@@ -86,7 +87,7 @@ class Writer:
                     self._output.write(piece)
         finally:  # after Ctrl-C too
             if self._session is not None and self._form.save_state is not None:
-                self._session.save(self._form.save_state)
+                self._form.save_state.write(self._session.to_bytes())
         self._body(completion, "" if self._stream else completion.text)
 
     def _pieces(self, completion: Completion, going_on: bool) -> Iterator[str]:
@@ -106,11 +107,12 @@ class Writer:
         tokens = sum(completion.tokens for completion in completions)
         speed = tokens / max(seconds, 1e-9)
         reasons = ", ".join(sorted({str(completion.finish_reason) for completion in completions}))
-        say(f"{tokens:,} symbols · {speed:,.0f} a second · seed {seed} · stopped by {reasons}")
+        say(f"{tokens:,} tokens · {speed:,.0f} tokens/s · seed {seed} · stopped by {reasons}")
 
     def _heading(self, number: int, samples: int) -> None:
         if samples > 1 and not self._form.as_json and not self._form.null:
-            self._output.write(f"{chr(10) if number else ''}— {number + 1} of {samples} —\n")
+            heading = f"— {number + 1} of {samples} —\n" if self._output.terminal else ""
+            self._output.write(("\n" if number else "") + heading)
         if self._echo and self._prompt:
             bold = self._output.terminal and "NO_COLOR" not in os.environ
             if bold:
@@ -131,7 +133,7 @@ class Writer:
             say(describe(self._copy(completion)))
         if completion.unavoidable:
             symbols = plural(completion.unavoidable, "symbol")
-            warn(f"{symbols} had no way around copying more than {count(self._options.max_copy or 0)} characters.")
+            warn(f"{symbols} could not avoid copying more than {count(self._options.max_copy or 0)} characters.")
 
     def _copy(self, completion: Completion) -> Copy | None:
         return self._model.training_text.longest(self._before + completion.text, len(self._before))

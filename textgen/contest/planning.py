@@ -27,6 +27,7 @@ from textgen.model import build_model
 from textgen.plugins import PluginError
 from textgen.settings import DEFAULT_MINUTES, TrainOptions
 from textgen.tasks.sizing import QUICK_LOOK, embedding_for, model_config
+from textgen.text.lanes import MORE_TEXT
 from textgen.text.sources import lasting
 from textgen.text.split import TRAIN, VALIDATION
 from textgen.text.store import TokenStore
@@ -210,7 +211,7 @@ def refuse_nothing_to_judge(store: TokenStore) -> None:
         raise TextgenError("nothing is held out of this corpus, so that cells cannot be compared on it.",
                            hint="a longer text, --validation-file, or a --validation-split above 0.")  # fmt: skip
     if len(store.model_tokens(TRAIN)) < 2:
-        raise TextgenError("the training part has no tokens; that is nothing to learn from.")
+        raise TextgenError("the training part has no tokens to train on.", hint=MORE_TEXT)
 
 
 def reason(error: Exception) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from textgen.contest.contest import run_folder
 from textgen.contest.measures import Clock, metrics
 from textgen.contest.record import Entrant, Record
 from textgen.contest.results import rows
+from textgen.plots import to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,11 +96,7 @@ def draw(folder: Path, record: Record) -> Path | None:
     left.xaxis.set_major_formatter(EngFormatter(sep="\u2009"))
     left.set_ylabel(f"held-out {unit}", color=INK)
     figure.suptitle(_title(record), x=0.012, ha="left", color=INK, fontsize=11, parse_math=False)
-    content = BytesIO()
-    with warnings.catch_warnings():  # a letter that the font lacks is no reason to complain
-        warnings.simplefilter("ignore")
-        figure.savefig(content, format="png")
-    files.write_file(folder / PLOT, content.getvalue())
+    files.write_file(folder / PLOT, to_png(figure))
     return folder / PLOT
 
 

@@ -1,9 +1,7 @@
-"""The confusion matrix as a picture: a row for each true label, how often each was told."""
+"""The confusion matrix as a picture: a row for each true label, how often each label was predicted."""
 
 from __future__ import annotations
 
-import warnings
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +9,16 @@ import numpy as np
 from textgen import files
 from textgen.dependencies import require
 from textgen.labels.figures import LabelFigures
+from textgen.plots import to_png
 
 INK, PALE = "#333333", "#FFFFFF"
 MOST_NUMBERS = 30
 """With more labels than this, squares are too small to hold numbers."""
 
 
-def refuse_no_plot() -> None:
-    """Raise TextgenError where there is no matplotlib."""
-    require("matplotlib")
-
-
 def plot_confusion(figures: LabelFigures, path: Path) -> None:
     """Write a PNG: shades are shares of the row, numbers are texts. Raises TextgenError without matplotlib."""
-    refuse_no_plot()
+    require("matplotlib")
     from matplotlib.figure import Figure
 
     counts, labels = figures.confusion, [_short(label) for label in figures.labels]
@@ -35,7 +29,7 @@ def plot_confusion(figures: LabelFigures, path: Path) -> None:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 6 else 0, parse_math=False)
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
-    axes.set_xlabel("label told", color=INK)
+    axes.set_xlabel("predicted label", color=INK)
     axes.set_ylabel("true label", color=INK)
     axes.tick_params(colors=INK, length=0)
     axes.spines[:].set_visible(False)
@@ -47,11 +41,7 @@ def plot_confusion(figures: LabelFigures, path: Path) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, length=0)
     axes.set_title(f"accuracy {figures.accuracy:.1%} of {figures.texts:,} texts", color=INK, fontsize=11, loc="left")
-    content = BytesIO()
-    with warnings.catch_warnings():  # a letter that the font lacks is no reason to complain
-        warnings.simplefilter("ignore")
-        figure.savefig(content, format="png")
-    files.write_output(path, content.getvalue())
+    files.write_output(path, to_png(figure))
 
 
 def _short(label: str) -> str:

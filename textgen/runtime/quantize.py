@@ -18,11 +18,11 @@ LEFT_OUT = (WEIGHTS, "training_args.json")
 """Weights are written anew; and what says how to train is of no use to a folder that cannot be trained further."""
 
 
-def quantize(folder: Path, output: Path) -> tuple[int, int]:
+def quantize(folder: Path, output: Path, replace_output: bool = False) -> tuple[int, int]:
     """Write `output`, a model folder as `folder` with weights in eight bits. Returns the bytes of both weights' files.
 
     Raises TextgenError for a folder that holds no step, is in eight bits already, or is damaged, and where `output`
-    exists.
+    exists and is not to be replaced.
     """
     require_model(folder)
     manifest = sealed.read_manifest(folder)
@@ -39,7 +39,7 @@ def quantize(folder: Path, output: Path) -> tuple[int, int]:
         tensors |= {name: rows.codes, name + SCALE: rows.scales}
     content = _safetensors(tensors)
     try:
-        with files.new_folder(output) as new:
+        with files.new_folder(output, replace_output) as new:
             for name in manifest["files"].keys() - {*LEFT_OUT, STEP}:
                 new.write(name, sealed.verified(folder, name, manifest))
             new.write(STEP, files.to_json(replace(graph, int8=names).to_json()))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from textgen import files
-from textgen.dependencies import needed
+from textgen.dependencies import require
+from textgen.plots import to_png
 from textgen.series.forecaster import Forecast
 
 if TYPE_CHECKING:
@@ -31,8 +30,9 @@ BLUE, ORANGE, INK, FAINT = "#0072B2", "#D55E00", "#333333", "#DDDDDD"
 def draw(forecasts: Sequence[Forecast], path: Path, came: Sequence[Any] = ()) -> Path:
     """Write a PNG of some forecasts, each with what `came` (H,) where that is known. Raises TextgenError without
     matplotlib."""
-    with needed("matplotlib"):
-        from matplotlib.figure import Figure
+    require("matplotlib")
+    from matplotlib.figure import Figure
+
     shown = list(forecasts)[:MOST_PANELS]
     columns = 1 if len(shown) < 4 else 2
     lines = math.ceil(len(shown) / columns)
@@ -42,11 +42,7 @@ def draw(forecasts: Sequence[Forecast], path: Path, came: Sequence[Any] = ()) ->
         _panel(axes[place], forecast, came[place] if place < len(came) else None)
     for empty in axes[len(shown) :]:
         empty.set_visible(False)
-    content = BytesIO()
-    with warnings.catch_warnings():  # a letter that the font lacks is no reason to complain
-        warnings.simplefilter("ignore")
-        figure.savefig(content, format="png")
-    files.write_output(path, content.getvalue())
+    files.write_output(path, to_png(figure))
     return path
 
 

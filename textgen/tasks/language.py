@@ -27,7 +27,7 @@ from textgen.tasks.sizing import QUICK_LOOK, TextPlan
 from textgen.tasks.task import Data, Task
 from textgen.text import corpus
 from textgen.text.corpus_settings import CorpusOptions
-from textgen.text.lanes import Lanes, missing_escape
+from textgen.text.lanes import MORE_TEXT, Lanes, missing_escape
 from textgen.text.split import TRAIN, VALIDATION, Progress, no_progress
 from textgen.text.store import Tokens, TokenStore, open_store
 from textgen.text.subword import MODEL_FILE
@@ -35,13 +35,16 @@ from textgen.text.symbols import CONFIG_FILE
 from textgen.text.tokenizer import Ids, Tokenizer
 from textgen.torch_stepper import TorchStepper
 from textgen.wording import count, plural, short
-from textgen.writing.generate import generate
+from textgen.writing.generate import complete, sampling_options
 
 _DIGESTED = (f"{TRAIN}.bin", f"{VALIDATION}.bin", CONFIG_FILE, MODEL_FILE)
 QUICK_WARM = 128
 """Symbols that a lane reads, uncounted, before a quick look: without them a short text is scored mostly cold, and the
 wrong weights may look best."""
 
+
+DOCUMENT_BREAK = " \u23ce "
+"""What shows the end of a document in a sample: a sign for the return key."""
 
 SAMPLE_SYMBOLS = 80
 """How much is written to show what a model in training does."""
@@ -83,7 +86,9 @@ class LanguageData(Data):
 
     def with_defaults(self, options: TrainOptions) -> TrainOptions:
         if self.amount < 2:
-            raise TextgenError(f"the training part has {self.amount} tokens; that is nothing to learn from.")
+            raise TextgenError(
+                f"the training part has {self.amount} tokens; that is too few to train on.", hint=MORE_TEXT
+            )
         if options.sampled_softmax:
             refuse_few_symbols(options.sampled_softmax, self.tokenizer.vocab_size)
         return self._plan.with_defaults(options)
@@ -211,8 +216,15 @@ class LanguageModeling(Task):
         )
 
     def sample(self, model: Model) -> str:
-        """Some text, with the same seed each time."""
+        """Some documents, with the same seeds each time, and `DOCUMENT_BREAK` between them."""
         tokenizer = self.store.tokenizer
         config, habits = ModelConfig(tokenizer.vocab_size), generation_habits(self.store)
         speaker = with_habits(config, tokenizer, TorchStepper(model), habits)
-        return generate(speaker, max_new_tokens=SAMPLE_SYMBOLS, seed=1, ignore_eos=True)
+        documents: list[str] = []
+        left = SAMPLE_SYMBOLS
+        while left > 0:
+            options = sampling_options(speaker, {"max_new_tokens": left, "seed": 1 + len(documents)})
+            (completion,) = complete(speaker, [""], options)
+            documents.append(completion.text)
+            left -= completion.tokens + 1  # the end of a document counts, so that empty ones end too
+        return DOCUMENT_BREAK.join(documents).strip()

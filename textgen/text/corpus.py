@@ -149,7 +149,9 @@ def given_tokenizer(name: str | None) -> Tokenizer | None:
     return tokenizer_of(folder)
 
 
-def tokenize(corpus: Corpus, folder: Path, progress: Progress = no_progress) -> TokenStore:
+def tokenize(
+    corpus: Corpus, folder: Path, progress: Progress = no_progress, replace_folder: bool = False
+) -> TokenStore:
     """Train the tokenizer on the training part, encode both parts, and write the store."""
     training = (pieces for part, pieces in corpus.documents() if part == TRAIN)
     progress("learning the tokenizer", 0, corpus.total)
@@ -158,7 +160,7 @@ def tokenize(corpus: Corpus, folder: Path, progress: Progress = no_progress) -> 
     counted = ("tokens", "raw", "bytes", "characters", "documents")
     counts = {part: dict.fromkeys(counted, 0) for part in (TRAIN, VALIDATION)}
     frequencies = np.zeros(tokenizer.vocab_size, dtype="<i8")
-    with files.new_folder(folder) as store:
+    with files.new_folder(folder, replace_folder) as store:
         for name, content in tokenizer.files().items():
             store.write(name, content)
         outputs = {part: store.create(f"{part}.bin") for part in (TRAIN, VALIDATION)}

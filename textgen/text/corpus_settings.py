@@ -30,7 +30,7 @@ class ReadingOptions:
     )
     document_separator: str | None = option(
         None,
-        "Text that stands between documents, such as '<|endoftext|>'.",
+        r"Text that stands between documents, such as '<|endoftext|>' or '\n\n'.",
         metavar="TEXT",
         default_text="one file, one document",
     )

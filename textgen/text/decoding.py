@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.text.signatures import looks_binary, refuse_other_formats
 
 HEAD_BYTES = 4096
 NUL_SHARE = 0.2  # more NUL bytes than this in the head is no UTF-8 that a person wrote
@@ -48,6 +49,8 @@ def to_utf8(
     byte-order mark is no part of the text. Raises TextgenError at the first byte that is not text; its hint speaks of
     raw bytes where those may be asked for.
     """
+    if asked is None:
+        refuse_other_formats(head, name, may_be_raw)
     encoding = _choose(head, name, asked)
     decoder = codecs.getincrementaldecoder(encoding)()
     offset, begun = 0, False
@@ -60,7 +63,7 @@ def to_utf8(
             byte, place = error.object[error.start], offset - len(error.object) + error.start
             label = encoding.upper() if encoding in BYTE_ORDER_MARKS else encoding
             message = f"{name!r} is not {label} text (byte 0x{byte:02x} at offset {place})."
-            raise TextgenError(message, hint=_remedy(asked, not block, may_be_raw)) from None
+            raise TextgenError(message, hint=_remedy(asked, not block, may_be_raw, looks_binary(head))) from None
         except UnicodeEncodeError as error:  # UTF-7 can write what UTF-8 cannot
             half = f"U+{ord(error.object[error.start]):04X}"
             raise TextgenError(f"{name!r} has half a character ({half}) before offset {offset}.") from None
@@ -87,10 +90,12 @@ def _decode(decoder: codecs.IncrementalDecoder, block: bytes) -> str:
         raise
 
 
-def _remedy(asked: str | None, cut_off: bool, may_be_raw: bool) -> str:
+def _remedy(asked: str | None, cut_off: bool, may_be_raw: bool, binary: bool) -> str:
+    raw = "; --tokenizer byte learns raw bytes" if may_be_raw else ""
     if cut_off:
-        raw = "; --tokenizer byte learns raw bytes" if may_be_raw else ""
         return f"it ends within a character, as a file cut off does{raw}."
+    if binary and asked is None:
+        return f"it looks like a binary file rather than text{raw}."
     other = "--encoding latin-1 for older text" if asked is None else "another --encoding"
     raw = f", or --tokenizer byte{'' if asked is None else ' without --encoding'} to learn raw bytes"
     return f"{other}{raw if may_be_raw else ''}."

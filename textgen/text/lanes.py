@@ -21,6 +21,11 @@ from textgen.text.tokenizer import Ids
 ESCAPE_RATE = 0.001
 """Share of symbols replaced by the escape symbol, so that a model learns that the unknown can happen."""
 
+SHORTEST = 8
+"""The fewest steps of a window that a hint suggests: from fewer, nothing is learned."""
+
+MORE_TEXT = "use a longer text; 10,000 characters give a model something to learn, 100,000 are better."
+
 FRESH_RATE = 0.01
 """Share of windows that a lane begins with a fresh state. A model that only ever read on may not find into a text from
 there (benchmarks/penn_treebank.txt: perplexity 701 from fresh states, 258 from a warm one, after one epoch)."""
@@ -46,16 +51,15 @@ class Lanes:
     escape: int | None = None
 
     def __post_init__(self) -> None:
-        need = self.batch_size * self.seq_length + 1
-        if len(self.tokens) >= need:
+        need, have = self.batch_size * self.seq_length + 1, len(self.tokens)
+        if have >= need:
             return
-        length = max(1, min(self.seq_length, (len(self.tokens) - 1) // max(1, self.batch_size)))
-        batch = max(1, (len(self.tokens) - 1) // length) if len(self.tokens) > 1 else 0
-        hint = f"--batch-size {min(batch, self.batch_size)} --seq-length {length} fits." if batch else "use more text."
+        length = min(self.seq_length, max(SHORTEST, (have - 1) // self.batch_size))
+        batch = max(0, min(self.batch_size, (have - 1) // length))
         raise TextgenError(
-            f"the training part has {len(self.tokens):,} tokens; one batch needs {need:,} "
-            f"({self.batch_size} x {self.seq_length} + 1).",
-            hint=hint,
+            f"the training part has {have:,} tokens; one batch of {self.batch_size:,} x {self.seq_length:,} needs "
+            f"{need:,}.",
+            hint=f"--batch-size {batch} --seq-length {length} fits." if batch else MORE_TEXT,
         )
 
     @property

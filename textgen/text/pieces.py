@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 from textgen.errors import UsageError
+from textgen.escapes import unescape
 
 PIECE_BYTES = 1 << 20
 
@@ -29,9 +29,9 @@ def split(blocks: Iterable[bytes], typed: str) -> Iterator[bytes | None]:
 
 
 def separator(typed: str) -> bytes:
-    r"""A separator as bytes; `\n`, `\t` and `\r` in it are escapes. Raises UsageError for an empty one."""
+    r"""A separator as bytes; escapes such as `\n` count as what they stand for. Raises UsageError for an empty one."""
     try:
-        sign = re.sub(r"\\([ntr])", lambda escape: {"n": "\n", "t": "\t", "r": "\r"}[escape[1]], typed).encode()
+        sign = unescape(typed).encode()
     except UnicodeEncodeError:
         raise UsageError(f"the document separator {typed!r} is not Unicode text.") from None
     if not sign:

@@ -47,7 +47,7 @@ class SourceOptions:
     byte-order mark of any of them overrules it; any other named encoding overrules a mark.
     `document_separator`: divides each file wherever it stands, and is removed. Line ends and empty lines right
     after it go with it, unless it ends in a line end itself; so one on a line of its own leaves documents of whole
-    lines. The two characters `\n` stand for a newline, and so `\t` and `\r`.
+    lines. The two characters `\n` stand for a newline, and so for `\t`, `\r`, `\0` and `\\`.
     `raw`: without an encoding, take the bytes of a plain file as they are (unpacked, but neither checked nor decoded).
     `may_be_raw`: that could be asked for, and the hint of a message may say so.
     `text_column`: the column of a table to read; None is `text`, or the only one that holds text.

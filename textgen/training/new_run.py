@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -22,9 +23,13 @@ from textgen.training.provenance import made_with
 RUNS = Path("runs")
 """Where runs go that nobody gives a folder. In a folder of this name a file `latest` names the one begun last."""
 
+LONGEST_NAME = 1024
+"""Bytes that the file `latest` may have: the name of a folder, and a line end."""
 
-def refuse_occupied(options: TrainOptions) -> None:
-    """Raise TextgenError if the output folder is taken and may not, or must not, be replaced: only a run is."""
+
+def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
+    """Raise TextgenError if the output folder is taken and may not, or must not, be replaced: only a run is, and none
+    that holds a file of the corpus, `paths`."""
     if options.output_dir is None:
         return
     folder = Path(options.output_dir)
@@ -44,6 +49,10 @@ def refuse_occupied(options: TrainOptions) -> None:
         )
     if options.init_from and Path(options.init_from).resolve().is_relative_to(folder.resolve()):
         raise TextgenError(f"{str(folder)!r} is what this run starts from and is not going to be replaced.")
+    read = [*paths, *(name for name in (options.validation_file, options.tokenizer) if name)]
+    if any(Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()) for path in read):
+        raise TextgenError(f"{str(folder)!r} holds an input of this run and is never replaced.",
+                           hint="choose another --output-dir.")  # fmt: skip
 
 
 def _strange(folder: Path) -> Iterator[str]:
@@ -71,7 +80,7 @@ def create_run(
 
     Where nobody chose the folder, and another training has taken it meanwhile, it is the next one that is free.
     """
-    refuse_occupied(options)  # again: planning takes minutes, in which others may have come
+    refuse_occupied(options, paths)  # again: planning takes minutes, in which others may have come
     if options.overwrite_output_dir and (folder / ARGUMENTS).exists():
         with files.lock(folder):
             files.remove_folder(folder)
@@ -101,8 +110,18 @@ def create_run(
                 raise
             folder = _first_free(folder.parent, folder.name.rpartition("-")[0])
     if folder.parent.absolute().name == RUNS.name:
-        files.write_file(folder.parent / "latest", (folder.name + "\n").encode())
+        _point_to(folder)
     return run
+
+
+def _point_to(folder: Path) -> None:
+    """Name a run in the file `latest` beside it, unless that name is taken by something else."""
+    pointer = folder.parent / "latest"
+    if os.path.lexists(pointer):
+        is_ours = pointer.is_file() and pointer.stat().st_size <= LONGEST_NAME
+        if not is_ours or not re.fullmatch(rb"[^/\n]*\n?", pointer.read_bytes()):
+            return
+    files.write_file(pointer, (folder.name + "\n").encode())
 
 
 def next_folder(root: Path, cell: str, path: str) -> Path:

@@ -114,7 +114,7 @@ def start(
     device = choose_device(options.device)
     torch.set_num_threads(threads := options.threads or usable_cores())
     root = Path(options.output_dir).parent if options.output_dir else RUNS
-    refuse_occupied(options)
+    refuse_occupied(options, paths)
     data = data_class(options.task or LANGUAGE).prepare(list(paths), options, root / CACHE, progress)
     machine = ThisMachine(data, device)
     deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)

@@ -6,15 +6,15 @@ import re
 from collections.abc import Mapping
 
 from textgen.errors import UsageError, did_you_mean
+from textgen.escapes import unescape
 from textgen.text.symbols import Tokenizer
 
 _ID = re.compile(r"#(\d+)", re.ASCII)
-_ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r"}
 
 
 def bias_of_ids(table: Mapping[int | str, float], tokenizer: Tokenizer) -> dict[int | str, float]:
-    """The table by id. A key is an id (17 or '#17') or the text of a symbol, which stands for every symbol that has
-    exactly this text; a line end, a tab and a return may be written as escapes. Several biases of one id add up.
+    r"""The table by id. A key is an id (17 or '#17') or the text of a symbol, which stands for every symbol that has
+    exactly this text; escapes such as `\n` count as what they stand for. Several biases of one id add up.
 
     Raises UsageError for a symbol that this tokenizer does not have.
     """
@@ -32,7 +32,7 @@ def _ids(key: int | str, tokenizer: Tokenizer) -> list[int]:
         if not 0 <= id < tokenizer.vocab_size:
             raise UsageError(f"--logit-bias: id {id} is not between 0 and {tokenizer.vocab_size - 1}.")
         return [id]
-    texts = {key.encode("utf-8", "surrogateescape"), _ESCAPES.get(key, key).encode("utf-8", "surrogateescape")}
+    texts = {key.encode("utf-8", "surrogateescape"), unescape(key).encode("utf-8", "surrogateescape")}
     found = [id for id, symbol in enumerate(tokenizer.symbols) if symbol and symbol in texts]
     if not found:
         known = [symbol.decode("utf-8", "replace") for symbol in tokenizer.symbols if symbol]

@@ -207,7 +207,7 @@ def index_of_run(folder: str | os.PathLike[str]) -> CopyIndex:
     try:
         data = data_of(Run(Path(folder)))
     except TextgenError as error:
-        raise TextgenError(f"what {str(folder)!r} was trained on is gone: {error}") from error
+        raise TextgenError(f"the training text of {str(folder)!r} is not available: {error}") from error
     tokens = data.written()
     if data.tokenizer is None or not len(tokens):
         raise TextgenError(f"{str(folder)!r} has learned no text.")

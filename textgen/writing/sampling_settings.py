@@ -51,7 +51,7 @@ class SampleOptions:
     repeat_last_n: int = option(64, "How far back the penalties look.", low=0, high=1_000_000)
     logit_bias: dict[int | str, float] = option(
         {},
-        "Add this to the logit of a symbol: 'e=-5', or '#17=-5' by its id; may be repeated.",
+        r"Add this to the logit of a symbol: 'e=-5', '\n=2', or '#17=-5' by its id; may be repeated.",
         metavar="SYMBOL=X",
     )
     num_beams: int | None = option(
@@ -68,7 +68,7 @@ class SampleOptions:
         high=1_000_000,
         default_text="off",
     )
-    stop: list[str] = option([], "End before this text; may be repeated.", metavar="TEXT")
+    stop: list[str] = option([], r"End before this text, in which \n is a line end; may be repeated.", metavar="TEXT")
     ignore_eos: bool = option(False, "Go on past the end of a document.")
     seed: int | None = option(
         None,
@@ -77,9 +77,15 @@ class SampleOptions:
         high=2**63 - 1,
         also=("-s",),
         default_text="random, shown with -v",
+        per_call=True,
     )
     logprobs: int | None = option(
-        None, "Also give the K likeliest symbols at each step (with --json).", low=0, high=1000, metavar="K"
+        None,
+        "Also give the K likeliest symbols at each step (with --json).",
+        low=0,
+        high=1000,
+        metavar="K",
+        per_call=True,
     )
 
 

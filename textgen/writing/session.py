@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from textgen import files, sealed
 from textgen.errors import TextgenError, UsageError
+from textgen.outputs import STATE_FORMAT
 from textgen.writing.generate import choose_seed, read_on, rollout, sampling_options
 from textgen.writing.rows import REMEMBERED, Completion, Open, Row, StopScanner
 from textgen.writing.sampling import Sampler
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
 
 MOST_REMEMBERED = 1 << 23
-FORMAT, FORMAT_VERSION = "textgen state", 1
+FORMAT_VERSION = 1
 _HEADER_LIMIT = 1 << 20
 _FIELDS = {"format": str, "version": int, "model": str, "pending": int, "seed": int, "remember": int,
            "bytes": str, "text": str}  # fmt: skip
@@ -155,7 +156,7 @@ class Session:
         tensors["recent"] = np.array(self.recent, dtype=np.int32)
         tensors["tail"] = np.frombuffer(self.open.tail.encode(), dtype=np.uint8)
         about = {
-            "format": FORMAT, "version": FORMAT_VERSION, "model": self.model.digest, "pending": self.pending,
+            "format": STATE_FORMAT, "version": FORMAT_VERSION, "model": self.model.digest, "pending": self.pending,
             "seed": self.seed, "remember": self.remember, "bytes": self.open.bytes.hex(), "text": self.open.text,
             "noise": self.open.noise,
         }  # fmt: skip
@@ -223,7 +224,7 @@ def _about(content: bytes, name: str) -> dict[str, Any]:
     metadata = sealed.parse_json(content[8 : 8 + size], name).get("__metadata__")
     stored = metadata.get("about") if isinstance(metadata, dict) else None
     about = sealed.parse_json(stored.encode("utf-8", "replace"), name) if isinstance(stored, str) else {}
-    if about.get("format") != FORMAT:
+    if about.get("format") != STATE_FORMAT:
         raise _OtherModelError("is not a state file of textgen.", hint="textgen sample --save-state FILE makes one.")
     if type(about.get("version")) is int and about["version"] > FORMAT_VERSION:
         raise _OtherModelError(f"has format {about['version']}; this textgen reads up to {FORMAT_VERSION}.")

@@ -1,0 +1,54 @@
+"""Output files of commands: the `--overwrite` option, and which files a command reads and must not replace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from textgen.cli.config import LOCAL
+from textgen.errors import TextgenError
+from textgen.outputs import Kind, OutputFile
+from textgen.sealed import MANIFEST
+from textgen.text.hub import PREFIX
+from textgen.text.sources import find_sources
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+STDOUT = "-"
+"""The name of standard output where a file is expected."""
+
+
+def overwrite_option(*also: str) -> Callable[[Command], Command]:
+    """A decorator that gives a command the choice to replace existing files that are no earlier output of it."""
+    help = "Replace an existing file that is no earlier output of this command. An input is never replaced."
+    return click.option("--overwrite", *also, "overwrite", is_flag=True, help=help)
+
+
+def output_file(
+    name: str, option: str, kind: Kind, inputs: Sequence[str | os.PathLike[str] | None], overwrite: bool
+) -> OutputFile:
+    """The file that an option names, if it may be written. `inputs` are what the command reads besides its settings.
+
+    Call it before any work. Raises as `OutputFile` does.
+    """
+    return OutputFile(Path(name), option, kind, tuple(read_by_command(inputs)), overwrite)
+
+
+def read_by_command(inputs: Sequence[str | os.PathLike[str] | None]) -> Iterator[Path]:
+    """Inputs with folders and patterns resolved to files, and the settings file of the command at hand."""
+    context = click.get_current_context(silent=True)
+    config = context and context.find_root().params.get("config")
+    for each in (*inputs, config or LOCAL):
+        if each is None or str(each).startswith(PREFIX):
+            continue
+        path = Path(each)
+        if str(each) == STDOUT or path.is_file() or (path / MANIFEST).is_file():
+            yield path
+            continue
+        try:
+            yield from (source.path for source in find_sources([str(each)]))
+        except TextgenError:  # which whoever reads it reports
+            yield path

@@ -1,0 +1,121 @@
+"""Files that are not text, told by their first bytes: what they are, and how to get text out of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from textgen.errors import TextgenError
+
+_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r\x1a\x1b"})
+_MOST_CONTROLS = 0.05
+"""Control characters that text may have, as a share of its bytes. UTF-16 and UTF-32, which have more, are known by
+their marks or by an --encoding."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files: what a message calls it, and what to do."""
+
+    noun: str
+    remedy: str
+
+
+_EXPORT = "save it as plain text first"
+_UNPACK = "unpack it and name the files in it"
+_PDF = Format("a PDF document", "pdftotext, for example, makes a plain text of it")
+_ZIP = Format("a zip archive", _UNPACK)
+_IMAGE = Format("an image", "text recognition (OCR) makes a plain text of a scan")
+_SOUND = Format("a sound or video file", "a transcript of it would be text")
+_PROGRAM = Format("a program", "")
+_ARRAY = Format("an array of numbers", "")
+_OLD_OFFICE = Format("a document of an old Microsoft Office", _EXPORT)
+
+_BEGINNINGS = {
+    b"{\\rtf": Format("a rich-text document (RTF)", _EXPORT),
+    b"PK\x03\x04": _ZIP,
+    b"PK\x05\x06": _ZIP,
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": _OLD_OFFICE,
+    b"7z\xbc\xaf\x27\x1c": Format("a 7z archive", _UNPACK),
+    b"Rar!\x1a\x07": Format("a rar archive", _UNPACK),
+    b"\x89PNG\r\n\x1a\n": _IMAGE,
+    b"\xff\xd8\xff": _IMAGE,
+    b"II*\0": _IMAGE,
+    b"MM\0*": _IMAGE,
+    b"OggS\0": _SOUND,
+    b"fLaC\0": _SOUND,
+    b"ID3\x02": _SOUND,
+    b"ID3\x03": _SOUND,
+    b"ID3\x04": _SOUND,
+    b"\x7fELF": _PROGRAM,
+    b"MZ\x90\0": _PROGRAM,
+    b"\xca\xfe\xba\xbe": _PROGRAM,
+    b"\0asm": _PROGRAM,
+    b"SQLite format 3\0": Format("an SQLite database", "export a table of it as csv"),
+    b"\x93NUMPY": _ARRAY,
+    b"\x89HDF\r\n\x1a\n": _ARRAY,
+    b"ARROW1\0\0": Format("an Arrow table", "save it as Parquet or csv"),
+}
+_ALSO_TEXT = {
+    b"GIF87a": _IMAGE,
+    b"GIF89a": _IMAGE,
+    b"AT&TFORM": Format("a DjVu document", _EXPORT),
+    b"PAR1": Format("a Parquet table", "a table is read if its name ends in .parquet"),
+}
+"""Beginnings that a text may have, so that the file must look binary besides."""
+
+_OFFICE = {  # what names of files inside a zip say of it
+    b"word/": Format("a Word document", _EXPORT),
+    b"xl/": Format("an Excel workbook", "save it as csv first"),
+    b"ppt/": Format("a PowerPoint presentation", _EXPORT),
+    b"mimetypeapplication/epub": Format("an EPUB book", "convert it to plain text first, with Calibre or Pandoc"),
+    b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet": Format("a spreadsheet (ODS)", "save it as csv first"),
+    b"mimetypeapplication/vnd.oasis.opendocument": Format("an OpenDocument file", _EXPORT),
+}
+_BY_ENDING = {
+    ".docx": _OFFICE[b"word/"],
+    ".xlsx": _OFFICE[b"xl/"],
+    ".pptx": _OFFICE[b"ppt/"],
+    ".epub": _OFFICE[b"mimetypeapplication/epub"],
+    ".odt": _OFFICE[b"mimetypeapplication/vnd.oasis.opendocument"],
+    ".doc": Format("a Word document", _EXPORT),
+    ".xls": _OFFICE[b"xl/"],
+    ".ppt": _OFFICE[b"ppt/"],
+}
+"""Where a container of several formats does not say which it is, the name of the file does."""
+
+
+def format_of(head: bytes, name: str = "") -> Format | None:
+    """The format of a file that begins with `head`, None if that may be text. `name` is the file's, if it has one."""
+    if head.startswith(b"RIFF") and head[8:12] in (b"WEBP", b"WAVE", b"AVI "):
+        return _IMAGE if head[8:12] == b"WEBP" else _SOUND
+    if re.match(rb"%PDF-\d\.\d", head):
+        return _PDF
+    if head[4:8] == b"ftyp" and head[:3] == b"\0\0\0":
+        return _SOUND
+    if head[257:262] == b"ustar":
+        return Format("a tar archive", _UNPACK)
+    if head[60:68] == b"BOOKMOBI":
+        return Format("an e-book (MOBI)", "convert it to plain text first, with Calibre")
+    known = _BEGINNINGS | _ALSO_TEXT if looks_binary(head) else _BEGINNINGS
+    found = next((format for sign, format in known.items() if head.startswith(sign)), None)
+    if found is _ZIP or found is _OLD_OFFICE:
+        inside = (format for sign, format in _OFFICE.items() if found is _ZIP and sign in head)
+        by_name = (format for ending, format in _BY_ENDING.items() if name.lower().endswith(ending))
+        return next(inside, None) or next(by_name, found)
+    return found
+
+
+def refuse_other_formats(head: bytes, name: str, may_be_raw: bool = False) -> None:
+    """Raise TextgenError for a file whose first bytes are those of another format than text. The hint speaks of raw
+    bytes where those may be asked for."""
+    found = format_of(head, name)
+    if found is not None:
+        raw = "--tokenizer byte learns its raw bytes" if may_be_raw else ""
+        remedies = "; ".join(filter(None, (found.remedy, raw)))
+        raise TextgenError(f"{name!r} is {found.noun}, not text.", hint=f"{remedies}." if remedies else None)
+
+
+def looks_binary(head: bytes) -> bool:
+    """Whether there are more control characters than text has, so that no encoding is likely to help."""
+    return len(head) - len(head.translate(None, _CONTROLS)) > _MOST_CONTROLS * len(head)
