@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen.cli.params import backend_option, given, options_of, refuse_of_another_task, whole_number
-from textgen.cli.screen import Output
+from textgen.cli.screen import Output, encodings_said
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import task_of
 from textgen.options import flag
@@ -74,6 +74,7 @@ class EvaluationRequest:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --per-token one a symbol before it.")
 @click.option("--label-column", metavar="NAME", help="The column that holds the label, for a model that tells labels.")
 @click.option("--plot", metavar="FILE", help="Draw the result (PNG): a confusion matrix, or forecasts.")
+@encodings_said()
 def command(
     corpus: tuple[str, ...],
     model: str | None,

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from textgen.cli.params import given, options_of, refuse_of_another_task, whole_number
+from textgen.cli.screen import encodings_said
 from textgen.errors import TextgenError
 from textgen.model_folder import task_of
 from textgen.series.settings import ForecastOptions
@@ -53,6 +54,7 @@ class PredictionRequest:
 @click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
 @options_of(ForecastOptions)
 @click.option("--plot", metavar="FILE", help="Draw the forecasts (PNG).")
+@encodings_said()
 def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool, **values: Any) -> int:
     """Say what a trained model makes of INPUT: the label of every text, or how every series goes on."""
     from textgen.cli.sample import model_folder

@@ -129,6 +129,17 @@ def _visible(character: str) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+@contextmanager
+def encodings_said(shown: bool = True) -> Iterator[None]:
+    """Say at the end which encodings `--encoding auto` found in what was read meanwhile."""
+    from textgen.text.detection import choosing
+
+    with choosing() as choices:
+        yield
+    for phrase in choices.described() if shown else ():
+        say(phrase)
+
+
 class ReadingProgress:
     """A line that follows the reading and encoding of a corpus, on a terminal; silent elsewhere."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from textgen.cli.params import given, options_of, whole_number
-from textgen.cli.screen import Output, ReadingProgress, hush_notes, say
+from textgen.cli.screen import Output, ReadingProgress, encodings_said, hush_notes, say
 from textgen.errors import TextgenError, UsageError
 from textgen.settings import TrainOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
@@ -47,9 +47,10 @@ def command(corpus: tuple[str, ...], output_dir: str | None, seed: int, quiet: b
     from textgen.text.corpus import survey, tokenize
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
-    surveyed = survey(corpus, options, seed, progress)
-    store = tokenize(surveyed, folder, progress)
-    progress.finish()
+    with encodings_said(not quiet):
+        surveyed = survey(corpus, options, seed, progress)
+        store = tokenize(surveyed, folder, progress)
+        progress.finish()
     about = store.about
     if not quiet:
         say(

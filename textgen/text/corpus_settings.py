@@ -23,7 +23,7 @@ class ReadingOptions:
 
     encoding: str | None = option(
         None,
-        "Encoding of the text.",
+        "Encoding of the text; auto finds that of each file.",
         metavar="NAME",
         default_text="UTF-8, or as a byte-order mark says",
         section="Text",

@@ -17,13 +17,13 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from textgen.errors import TextgenError, TextgenWarning, UsageError, did_you_mean
-from textgen.text import decoding, hub, recipes
+from textgen.text import decoding, detection, hub, recipes
 from textgen.text.archives import PACKED_ENDINGS, opened, unreadable
 from textgen.text.csv_table import csv_rows, delimiter_of
 from textgen.text.header import DEFAULT_COLUMN, Choose, Header, Row
@@ -43,8 +43,9 @@ JSON_HEAD = 1 << 20
 class SourceOptions:
     r"""How files are read. Raises UsageError for an encoding that is not one of text, or an empty separator.
 
-    `encoding`: None is strict UTF-8, or what a byte-order mark says. If the named encoding is UTF-8, -16 or -32, a
-    byte-order mark of any of them overrules it; any other named encoding overrules a mark.
+    `encoding`: None is strict UTF-8, or what a byte-order mark says; `auto` finds the encoding of each file. If the
+    named encoding is UTF-8, -16 or -32, a byte-order mark of any of them overrules it; any other named encoding
+    overrules a mark, unless `mark_first`.
     `document_separator`: divides each file wherever it stands, and is removed. Line ends and empty lines right
     after it go with it, unless it ends in a line end itself; so one on a line of its own leaves documents of whole
     lines. The two characters `\n` stand for a newline, and so `\t` and `\r`.
@@ -60,9 +61,10 @@ class SourceOptions:
     may_be_raw: bool = False
     text_column: str | None = None
     delimiter: str | None = None
+    mark_first: bool = False
 
     def __post_init__(self) -> None:
-        if self.encoding is not None:
+        if self.encoding not in (None, decoding.AUTO):
             decoding.codec(self.encoding)
         if self.document_separator is not None:
             separator(self.document_separator)
@@ -227,7 +229,7 @@ def _spool(stdin: BinaryIO | None) -> Source:
             shutil.copyfileobj(stdin, file, READ_BYTES)
     except OSError as error:
         raise unreadable("standard input", error) from error
-    return Source(Path(file.name), "standard input")
+    return Source(Path(file.name), detection.STANDARD_INPUT)
 
 
 def _divided(source: Source, options: SourceOptions) -> Iterator[bytes | None]:
@@ -321,4 +323,15 @@ def _text_blocks(stream: BinaryIO, source: Source, options: SourceOptions, raw: 
         first.append(block)
         size += len(block)
     head = b"".join(first)[: decoding.HEAD_BYTES]
-    return decoding.to_utf8(chain(first, blocks), head, source.name, options.encoding, options.may_be_raw)
+    encoding, found = options.encoding, options.encoding == decoding.AUTO
+    if found:
+        encoding = detection.chosen(source.path, source.name, partial(_raw_blocks, source))
+    known = decoding.Decoding(encoding, found, options.mark_first, options.may_be_raw)
+    return decoding.to_utf8(chain(first, blocks), head, source.name, known)
+
+
+def _raw_blocks(source: Source) -> Iterator[bytes]:
+    """The bytes of a file that count, read anew."""
+    with opened(source.path, source.name) as stream:
+        blocks = iter(lambda: stream.read(READ_BYTES), b"")
+        yield from blocks if source.span is None else span(blocks, *source.span, whole_characters=False)
