@@ -9,12 +9,8 @@ from __future__ import annotations
 import codecs
 import unicodedata
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from textgen.errors import TextgenError
-
-if TYPE_CHECKING:
-    from charset_normalizer import CharsetMatch
 
 WESTERN = (
     "àâæçèéêëîïôœùûüÿ",  # French
@@ -44,9 +40,10 @@ LETTERS = {
 }
 """The Latin encodings, the most common first, and the letters beyond ASCII of languages that are written in them."""
 
-JAPANESE, KOREAN = ("shift_jis", "cp932", "euc_jp"), ("euc_kr", "cp949")
+JAPANESE, KANA = ("cp932", "euc_jp"), 0.2
+EASTERN = [*JAPANESE, "shift_jis", "euc_kr", "cp949", "gb18030", "big5"]
 CANDIDATES = [*LETTERS, "cp1251", "koi8_r", "koi8_u", "iso8859_5", "cp866", "cp1253", "iso8859_7", "cp1255", "cp1256"]
-CANDIDATES += [*JAPANESE, *KOREAN, "gb18030", "big5"]
+CANDIDATES += EASTERN
 """What text files are written in. More candidates would mean more wrong answers for short texts."""
 
 ALIKE_CHAOS, ALIKE_COHERENCE = 0.03, 0.1
@@ -76,24 +73,21 @@ def charset_of(sample: bytes, name: str) -> str:
         for match in found
         if match.chaos <= found[0].chaos + ALIKE_CHAOS and match.coherence >= found[0].coherence - ALIKE_COHERENCE
     ]
-    latin = _latin(sample) if any(match.encoding in LETTERS for match in alike) else None
-    return codecs.lookup(latin or _eastern(alike)).name
+    own = _japanese(sample) if found[0].encoding in EASTERN else None
+    if own is None and any(match.encoding in LETTERS for match in alike):
+        own = _latin(sample)
+    return codecs.lookup(own or found[0].encoding).name
 
 
-def _eastern(alike: list[CharsetMatch]) -> str:
-    """The first of some encodings; of Japanese and Korean ones that which has most of its own script."""
-    scripts = {match.encoding: str(match) for match in alike if match.encoding in JAPANESE + KOREAN}
-    if alike[0].encoding not in scripts:
-        return alike[0].encoding
-    return max(scripts, key=lambda encoding: _share(scripts[encoding], encoding in JAPANESE))
-
-
-def _share(text: str, japanese: bool) -> float:
-    """The share of kana, or of the Korean syllables that are in use, among the characters of a text."""
-    if japanese:
-        return sum("\u3041" <= character <= "\u30ff" for character in text) / max(1, len(text))
-    syllables = (character.encode("cp949") for character in text if "\uac00" <= character <= "\ud7a3")
-    return sum(first >= 0xB0 and second >= 0xA1 for first, second in syllables) / max(1, len(text))
+def _japanese(sample: bytes) -> str | None:
+    """The Japanese encoding in which a text has kana, without which nobody writes Japanese; None if it has few."""
+    shares = {}
+    for encoding in JAPANESE:
+        with suppress(UnicodeDecodeError):
+            text = sample.decode(encoding)
+            shares[encoding] = sum("\u3041" <= character <= "\u30ff" for character in text) / len(text)
+    likely = max(shares, key=lambda encoding: shares[encoding], default="")
+    return likely if shares.get(likely, 0.0) >= KANA else None
 
 
 def _latin(sample: bytes) -> str | None:
