@@ -201,6 +201,31 @@ def test_standard_input_tokenize_and_evaluate_say_what_they_chose(desk):
     assert json.loads(scored.out)["unknown"] is None and json.loads(scored.out)["characters"] == 30 * len(FRENCH)
 
 
+@pytest.mark.parametrize(
+    ("table", "options"),
+    [
+        ("text,label\r\n" + "un café à la crème,çà\r\nune forêt près d’ici,là\r\n" * 8, ["--task", "classify"]),
+        (
+            "q,a\r\n" + "".join(f"où est le café {n},près de la forêt {n}\r\n" for n in range(16)),
+            ["--prompt-column", "q", "--completion-column", "a"],
+        ),
+        (
+            "date,été à la forêt\r\n" + "".join(f"2024-01-{n:02},{n % 7}\r\n" for n in range(1, 32)),
+            ["--task", "forecast", "--seq-length", 8],
+        ),
+    ],
+)
+def test_tables_of_every_task_are_judged_and_read_again_when_resumed(table, options):
+    Path("t.csv").write_bytes(table.encode("cp1252"))
+    sizes = ["--max-steps", 2, "--hidden-size", 8, "--threads", 1, "--save-steps", 1]
+    done = run("train", "t.csv", *sizes, *options, "--encoding", "auto", "--output-dir", "runs/a")
+    assert done.code == 0 and "'t.csv' read as windows-1252" in done.err, done.err
+    Path("runs/.tokens").rename("gone")
+    with mock.patch.object(detection, "charset_of", side_effect=AssertionError("decided anew")):
+        assert run("train", "--resume", "runs/a", "--max-time", 1).code == 0
+    assert run("evaluate", "-m", "runs/a", "t.csv").code in (0, 1)  # forecasts may have nothing left to score
+
+
 def test_without_charset_normalizer_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "charset_normalizer", None)
     Path("x.txt").write_bytes(FRENCH.encode("cp1252"))

@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from textgen.cli.params import given, options_of, refuse_of_another_task, whole_number
-from textgen.cli.screen import encodings_said
+from textgen.cli.screen import encodings_said, reading_said
 from textgen.errors import TextgenError
-from textgen.model_folder import task_of
+from textgen.model_folder import remembered_reading, task_of
 from textgen.series.settings import ForecastOptions
 from textgen.text.corpus_settings import ReadingOptions
+from textgen.text.reading import Reading
 
 OTHER_TASKS = {"classify": "textgen.cli.predict_labels", "forecast": "textgen.cli.predict_series"}
 """The tasks whose models predict, and the module whose `predict` takes a `PredictionRequest`."""
@@ -37,9 +38,8 @@ class PredictionRequest:
     inputs: tuple[str, ...]
     threads: int | None
     as_json: bool
-    reading: ReadingOptions
+    reading: Reading
     forecasting: ForecastOptions
-    whole_files: bool
     output: str | None
     plot: str | None
 
@@ -48,7 +48,11 @@ class PredictionRequest:
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
 @options_of(ReadingOptions)
-@click.option("--whole-files", is_flag=True, help="A plain file is one text, not one a line.")
+@click.option(
+    "--whole-files/--lines",
+    default=None,
+    help="A plain file is one text, or one a line.  [default: as in training; lines after tables]",
+)
 @click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
@@ -56,7 +60,11 @@ class PredictionRequest:
 @click.option("--plot", metavar="FILE", help="Draw the forecasts (PNG).")
 @encodings_said()
 def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool, **values: Any) -> int:
-    """Say what a trained model makes of INPUT: the label of every text, or how every series goes on."""
+    """Say what a trained model makes of INPUT: the label of every text, or how every series goes on.
+
+    INPUT is read as in training: with that encoding, document separator and columns, unless options given here say
+    otherwise.
+    """
     from textgen.cli.sample import model_folder
 
     folder = model_folder(model)
@@ -65,10 +73,10 @@ def command(inputs: tuple[str, ...], model: str | None, threads: int | None, as_
         raise TextgenError(
             f"the model in {str(folder)!r} writes text.", hint=f'textgen sample -m {folder} --prompt "..."'
         )
-    reading, forecasting = given(ReadingOptions, values), given(ForecastOptions, values)
-    others = {name: values[name] for name in ("whole_files", "output", "plot")}
-    refuse_of_another_task(task, {**reading, **forecasting, **others}, OWN)
-    request = PredictionRequest(
-        folder, inputs, threads, as_json, ReadingOptions(**reading), ForecastOptions(**forecasting), **others
-    )
-    return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]
+    named, forecasting = given(Reading, values), given(ForecastOptions, values)
+    others = {name: values[name] for name in ("output", "plot")}
+    refuse_of_another_task(task, {**named, **forecasting, **others}, OWN)
+    reading = remembered_reading(folder, named)
+    request = PredictionRequest(folder, inputs, threads, as_json, reading, ForecastOptions(**forecasting), **others)
+    with reading.explained(), reading_said(reading.said(inputs)):
+        return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]

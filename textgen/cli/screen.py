@@ -140,6 +140,14 @@ def encodings_said(shown: bool = True) -> Iterator[None]:
         say(phrase)
 
 
+@contextmanager
+def reading_said(sentence: str | None) -> Iterator[None]:
+    """Say at the end, unless the work fails, what comes from training in how a text was read."""
+    yield
+    if sentence is not None:
+        say(sentence)
+
+
 class ReadingProgress:
     """A line that follows the reading and encoding of a corpus, on a terminal; silent elsewhere."""
 

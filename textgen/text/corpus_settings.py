@@ -30,7 +30,7 @@ class ReadingOptions:
     )
     document_separator: str | None = option(
         None,
-        "Text that stands between documents, such as '<|endoftext|>'.",
+        "Text that stands between documents, such as '<|endoftext|>'; '' for none.",
         metavar="TEXT",
         default_text="one file, one document",
     )

@@ -44,12 +44,13 @@ def codec(encoding: str) -> str:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What is known of a text's encoding: the one `asked` for or None; whether it was `found` by `auto`; whether a
-    byte-order mark comes first, whatever was asked for; and whether raw bytes could be asked for, as hints may say."""
+    """What is known of a text's encoding: the one `asked` for or None; whether it was `found` by `auto`; whether it
+    comes from a model's training, so that any byte-order mark overrules it; and whether raw bytes could be asked for,
+    as hints may say."""
 
     asked: str | None = None
     found: bool = False
-    mark_first: bool = False
+    from_training: bool = False
     may_be_raw: bool = False
 
 
@@ -102,6 +103,8 @@ def _remedy(name: str, known: Decoding, cut_off: bool) -> str:
     raw = "--tokenizer byte learns raw bytes" if known.may_be_raw else ""
     if known.found:
         other = "--encoding auto chose that by a part of the file; --encoding NAME says what it is"
+    elif known.from_training:
+        other = "that is the encoding of the training text; --encoding NAME or auto reads another one"
     elif known.asked is None:
         other = f"--encoding auto finds the encoding of {name!r}"
     else:
@@ -119,11 +122,10 @@ def shown(encoding: str) -> str:
 
 
 def _choose(head: bytes, name: str, known: Decoding) -> str:
-    """The encoding of a file that begins with `head`: by its byte-order mark, unless another family was asked for and
-    a mark does not come first."""
+    """The encoding of a file that begins with `head`: by its byte-order mark, unless another family was asked for."""
     encoding = "utf-8" if known.asked is None else codec(known.asked)
     if encoding not in BYTE_ORDER_MARKS:
-        return (marked(head) if known.mark_first else None) or encoding
+        return (marked(head) if known.from_training else None) or encoding
     found = marked(head, None if known.asked is None else encoding[:6])
     if found is None and known.asked is None and _mostly_nul(head):
         _refuse_nul(head, name)

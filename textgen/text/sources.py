@@ -45,7 +45,7 @@ class SourceOptions:
 
     `encoding`: None is strict UTF-8, or what a byte-order mark says; `auto` finds the encoding of each file. If the
     named encoding is UTF-8, -16 or -32, a byte-order mark of any of them overrules it; any other named encoding
-    overrules a mark, unless `mark_first`.
+    overrules a mark, unless it is `from_training`: not asked for, but remembered by a model.
     `document_separator`: divides each file wherever it stands, and is removed. Line ends and empty lines right
     after it go with it, unless it ends in a line end itself; so one on a line of its own leaves documents of whole
     lines. The two characters `\n` stand for a newline, and so `\t` and `\r`.
@@ -61,7 +61,7 @@ class SourceOptions:
     may_be_raw: bool = False
     text_column: str | None = None
     delimiter: str | None = None
-    mark_first: bool = False
+    from_training: bool = False
 
     def __post_init__(self) -> None:
         if self.encoding not in (None, decoding.AUTO):
@@ -127,17 +127,29 @@ def read(sources: Sequence[Source], options: SourceOptions) -> Iterator[tuple[in
     TextgenError naming the file and the byte offset (after unpacking) of what is not text, and at the end if there
     was no text at all.
     """
-    number, begun = 0, False
-    for source in sources:
-        for piece in _divided(source, options):
-            if piece:
-                begun = True
-                yield number, piece
-            elif piece is None:
-                number, begun = number + begun, False
-    if number == 0:
+    empty = True
+    for numbered in _numbered(piece for source in sources for piece in _divided(source, options)):
+        empty = False
+        yield numbered
+    if empty:
         names = repr(sources[0].name) if len(sources) == 1 else f"of {len(sources)} files"
         raise TextgenError(f"corpus {names} has no text (0 bytes).")
+
+
+def documents_of(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[tuple[int, bytes]]:
+    """The documents of a text that is there already, as `read` gives those of files."""
+    return _numbered(_pieces(blocks, options))
+
+
+def _numbered(pieces: Iterable[bytes | None]) -> Iterator[tuple[int, bytes]]:
+    """Pieces that are not empty, each with the number of its document; None stands after each document."""
+    number, begun = 0, False
+    for piece in pieces:
+        if piece:
+            begun = True
+            yield number, piece
+        elif piece is None:
+            number, begun = number + begun, False
 
 
 def _files(name: str) -> list[Source]:
@@ -283,7 +295,8 @@ def _rows(source: Source, form: str, options: SourceOptions, choose: Choose) -> 
     name = source.name
     if form in (JSON, JSONL):
         status = source.path.stat()
-        columns = _json_columns(source, form, options.encoding, (status.st_size, status.st_mtime_ns))
+        reading = SourceOptions(options.encoding, from_training=options.from_training)
+        columns = _json_columns(source, form, reading, (status.st_size, status.st_mtime_ns))
         yield from json_rows(_json_objects(source, form, options), columns, name, choose)
         return
     with opened(source.path, name) as stream:
@@ -296,9 +309,9 @@ def _rows(source: Source, form: str, options: SourceOptions, choose: Choose) -> 
 
 
 @lru_cache(maxsize=64)
-def _json_columns(source: Source, form: str, encoding: str | None, stamp: tuple[int, int]) -> JsonColumns:
+def _json_columns(source: Source, form: str, reading: SourceOptions, stamp: tuple[int, int]) -> JsonColumns:
     """The columns of all rows; `stamp` changes with the file."""
-    return JsonColumns.of(_json_objects(source, form, SourceOptions(encoding)), source.name)
+    return JsonColumns.of(_json_objects(source, form, reading), source.name)
 
 
 def _json_objects(source: Source, form: str, options: SourceOptions) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -323,10 +336,11 @@ def _text_blocks(stream: BinaryIO, source: Source, options: SourceOptions, raw: 
         first.append(block)
         size += len(block)
     head = b"".join(first)[: decoding.HEAD_BYTES]
-    encoding, found = options.encoding, options.encoding == decoding.AUTO
+    encoding = None if source.name.startswith(hub.PREFIX) else options.encoding
+    found = encoding == decoding.AUTO
     if found:
         encoding = detection.chosen(source.path, source.name, partial(_raw_blocks, source))
-    known = decoding.Decoding(encoding, found, options.mark_first, options.may_be_raw)
+    known = decoding.Decoding(encoding, found, options.from_training, options.may_be_raw)
     return decoding.to_utf8(chain(first, blocks), head, source.name, known)
 
 

@@ -25,6 +25,7 @@ from textgen.tasks.language import LanguageData
 from textgen.tasks.task import Data
 from textgen.text.bulk import usable_cores
 from textgen.text.detection import choosing
+from textgen.text.reading import record_of
 from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
 from textgen.text.tokenizer import Tokenizer
@@ -124,7 +125,9 @@ def start(
     deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
     options, config, forecast = plan(replace(options, threads=threads), data, machine, deadline)
     owner = plugins.owner(options.cell)
-    config = replace(config, cell_distribution=owner.distribution, cell_version=owner.version)
+    config = replace(
+        config, cell_distribution=owner.distribution, cell_version=owner.version, reading=record_of(paths, options)
+    )
     task = data.task(options)
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
     model, match = initial_model(config, data.tokenizer, options)
