@@ -334,7 +334,7 @@ def test_the_prompt_may_come_from_an_argument_a_pipe_or_a_file(trained):
     Path("prompt.txt").write_bytes(b"Lily \xe9")
     for how in (["-p", "-"], ["-f", "prompt.txt"]):
         said, _ = refusal(run("sample", "-m", trained, *how, stdin=b"Lily \xe9"), 1)
-        assert re.match(r"the prompt in .* is not UTF-8 text \(byte 0xe9 at offset 5\)\.$", said)
+        assert re.match(r"'(standard input|prompt\.txt)' is not UTF-8 text \(byte 0xe9 at offset 5\)\.$", said)
 
 
 def test_characters_the_model_never_saw_are_named_and_the_text_is_written(trained):

@@ -195,6 +195,50 @@ def test_auto_is_remembered_as_auto(desk):
     assert read_config(Path(model)).reading == {"encoding": "auto"}
     Path("u.txt").write_bytes(text.encode())
     assert score(model, "a.txt") == score(model, "u.txt")
+    assert sampled(model, "-p", "-", stdin="Le garçon".encode("cp1252")) == sampled(model, "-p", "Le garçon")
+
+
+# --- prompts ---
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_final_line_end_of_a_prompt_that_is_read_is_no_part_of_it(latin, end):
+    expected = sampled(latin, "-p", "the old fox")
+    Path("p.txt").write_bytes(f"the old fox{end}".encode())
+    assert sampled(latin, "-p", "-", stdin=f"the old fox{end}".encode()) == expected == sampled(latin, "-f", "p.txt")
+    kept = sampled(latin, "-p", f"the old fox{end}")
+    assert sampled(latin, "-p", "-", stdin=f"the old fox{end}{end}".encode()) == kept
+
+
+def test_a_completion_of_a_pipe_is_that_of_the_argument(asked):
+    prompts = [json.loads(line)["q"] for line in (CASES / "pairs2.jsonl").read_text().splitlines()[:8]]
+    for prompt in prompts:
+        assert sampled(asked, "-p", "-", stdin=f"{prompt}\n".encode()) == sampled(asked, "-p", prompt)
+
+
+def test_a_state_that_is_gone_on_from_takes_prompts_the_same_way(latin, desk):
+    sampled(latin, "-p", "the old", "--save-state", "state")
+    expected = sampled(latin, "--load-state", "state", "-p", " fox saw")
+    assert sampled(latin, "--load-state", "state", "-p", "-", stdin=b" fox saw\n") == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_prompt_with_a_byte_order_mark_is_decoded(divided, encoding):
+    data = "the old fox".encode(encoding)
+    Path("p.txt").write_bytes(data)
+    expected = sampled(divided, "-p", "the old fox")
+    assert sampled(divided, "-f", "p.txt") == expected == sampled(divided, "-p", "-", stdin=data)
+
+
+def test_a_prompt_is_read_in_the_encoding_of_the_model_unless_told_otherwise(latin):
+    expected = sampled(latin, "-p", "the café")
+    done = run("sample", "-m", latin, "--greedy", "-n", 40, "-p", "-", stdin="the café\n".encode("latin-1"))
+    assert done.text == expected and "--encoding latin-1" in done.err
+    assert sampled(latin, "-p", "-", "--encoding", "utf-8", stdin="the café".encode()) == expected
+    assert sampled(latin, "-p", "-", stdin="the café".encode("utf-8-sig")) == expected
+    assert run("sample", "-m", latin, "-n", 1, "-p", "-", stdin=b"the fox").err == ""
+    said, _ = refusal(run("sample", "-m", latin, "-p", "x", "--encoding", "utf-8"), 2)
+    assert said.startswith("--encoding utf-8 goes with a prompt that is read")
 
 
 # --- columns ---

@@ -185,8 +185,10 @@ def cowrite(session: Session, prompt: str, options: SampleOptions, save_state: s
     if terminal:
         say("Writing together: /help tells how.")
         output.write(prompt + "\n" if prompt else "")
+    first = True
     try:
         while (line := _line(terminal)) is not None:
+            line, first = line.removeprefix("\ufeff") if first else line, False
             try:
                 if not writing.command(line):
                     break

@@ -137,18 +137,10 @@ def start(
     run = Run(folder)
     if not dry_run:
         run = create_run(folder, paths, options, config, forecast, data, step, encodings.lasting())
-    return Session(
-        Trainer(run, task, model, options, device),
-        run,
-        data,
-        config,
-        options,
-        forecast,
-        made_with(options),
-        [*warnings, *_compiler_missed(model, options.cell, forecast), *task.warnings()],
-        [f"{options.init_from}: {match}"] if match else [],
-        encodings.described(),
-    )
+    trainer, made = Trainer(run, task, model, options, device), made_with(options)
+    warnings = [*warnings, *_compiler_missed(model, options.cell, forecast), *task.warnings()]
+    notes = [f"{options.init_from}: {match}"] if match else []
+    return Session(trainer, run, data, config, options, forecast, made, warnings, notes, encodings.described())
 
 
 def _compiler_missed(model: Model, cell: str, forecast: Forecast) -> list[str]:
