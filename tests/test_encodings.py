@@ -178,6 +178,16 @@ def test_a_wrong_choice_is_a_sentence_with_file_place_and_encoding():
     assert "--encoding NAME" in caught.value.hint
 
 
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_utf_8_with_a_wrong_byte_is_damaged_and_not_of_another_encoding(where):
+    text = FRENCH.encode() * 2000
+    place = text.index(b"\n", len(text) * where // 2) + 1 if where < 2 else len(text)
+    Path("x.txt").write_bytes(text[:place] + b"caf\xe9 noir\n" + text[place:])
+    with pytest.raises(TextgenError) as caught:
+        text_of("x.txt")
+    assert str(caught.value) == f"'x.txt' is not UTF-8 text (byte 0xe9 at offset {place + 3})."
+
+
 @pytest.mark.parametrize(
     "data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0" + bytes(range(256)) * 9, b"\xff\xd8\xff\0\x10JFIF\xfe"]
 )

@@ -95,9 +95,9 @@ def detect(blocks: Iterable[bytes], name: str) -> str:
     sample = _Sample()
     for block in chain([head], blocks):
         sample.add(block)
-    if sample.is_utf8():
+    if sample.is_utf8() or sample.mostly_utf8():  # of the latter the wrong byte is named when it is read
         return "utf-8"
-    return charset_of(sample.lines(), name)
+    return charset_of(b"".join(sample.lines()), name)
 
 
 class _Sample:
@@ -133,9 +133,24 @@ class _Sample:
         self._decode(b"", True)
         return self._decoder is not None
 
-    def lines(self) -> bytes:
+    def mostly_utf8(self) -> bool:
+        """Whether most lines are UTF-8: then one that is not is damaged, and no sign of another encoding."""
+        lines = self.lines()
+        return 2 * sum(map(_is_utf8, lines)) > len(lines)
+
+    def lines(self) -> list[bytes]:
+        """The first lines that are not ASCII, once the text has ended."""
         self._take(self._rest)
-        return b"".join(self._lines)
+        self._rest = b""
+        return self._lines
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _whole_lines(text: bytes) -> tuple[bytes, bytes]:
