@@ -317,6 +317,15 @@ def test_a_forecaster_remembers_its_encoding_and_names_a_column_of_training():
     assert done.code == 2 and "has no column 'käufe'" in done.err and "was trained on" in done.err
 
 
+def test_a_delimiter_is_remembered_and_named_where_it_does_not_fit():
+    Path("a.csv").write_text("body~stars\n" + "".join(f"{text}~{label}\n" for text, label in REVIEWS * 3))
+    model = train("run", "a.csv", "--delimiter", "~", "--text-column", "body", "--label-column", "stars")
+    assert read_config(Path(model)).reading["delimiter"] == "~" and score(model, "a.csv")["texts"] == len(REVIEWS) * 3
+    Path("b.csv").write_text(Path("a.csv").read_text().replace("~", ","))
+    assert run("evaluate", "-m", model, "b.csv").code != 0
+    assert score(model, "b.csv", "--delimiter", ",")["texts"] == len(REVIEWS) * 3
+
+
 # --- lines and files ---
 
 
