@@ -32,7 +32,6 @@ import numpy as np
 import torch
 
 import textgen
-from textgen.labels.evaluate import evaluate
 from textgen.labels.plot import plot_confusion
 from textgen.labels.read import find_labelled, read_labelled
 from textgen.text.sources import SourceOptions
@@ -167,7 +166,7 @@ def figures(fold, cell, options, seed, pretrain):
             given["cell"] = cell
         model = textgen.load(textgen.train(train, output_dir=str(root / "run"), **given))
         test = find_labelled([write(root / "test.csv", fold.test)], None)
-        return evaluate(model, read_labelled(test, SourceOptions()))
+        return model.figures(read_labelled(test, SourceOptions()))
 
 
 def measured(name, cell, given):

@@ -18,7 +18,7 @@ from textgen.files import replace_in_folder
 from textgen.sealed import DamagedError
 from textgen.text import bulk, encoding, split, subword
 from textgen.text.corpus import survey, text_of, tokenize
-from textgen.text.corpus_settings import CorpusOptions, ReadingOptions
+from textgen.text.corpus_settings import CorpusOptions
 from textgen.text.encoding import count_characters, encode_documents
 from textgen.text.split import TRAIN, VALIDATION, Split, choose_split, scan
 from textgen.text.store import COUNTS, open_store, tokenizer_of
@@ -204,9 +204,10 @@ def test_a_store_holds_each_document_once_and_opens_as_it_was(tmp_path, level):
 def test_reading_options_reach_what_is_evaluated(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes("id;text\n1;é|ü\n".replace(";", ",").encode("cp1252"))
+    from textgen.text.reading import Reading
     from textgen.text.sources import read
 
-    sources, reading = text_of([str(path)], ReadingOptions(encoding="cp1252", document_separator="|"))
+    sources, reading = text_of([str(path)], Reading(encoding="cp1252", document_separator="|"))
     assert list(read(sources, reading)) == [(0, "é".encode()), (1, "ü".encode())]
 
 

@@ -16,7 +16,8 @@ from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
 from textgen.text import pieces, recipes
 from textgen.text.corpus import survey, text_of
-from textgen.text.corpus_settings import CorpusOptions, ReadingOptions
+from textgen.text.corpus_settings import CorpusOptions
+from textgen.text.reading import Reading
 from textgen.text.sources import find_sources, lasting, read
 
 ROOT = Path(__file__).parents[1]
@@ -122,7 +123,7 @@ def test_a_download_is_kept_divided_and_held_to_its_first_digest(own):
     corpus = survey(["mini"], CorpusOptions(), 1)
     assert own == ["https://example.org/mini.zip"] and corpus.level == "char" and not corpus.split.held_out
     parts = [texts(corpus.sources, corpus.reading), texts(corpus.validation, corpus.reading)]
-    test = texts(*text_of(["mini"], ReadingOptions()))
+    test = texts(*text_of(["mini"], Reading()))
     assert b"".join([*parts, test]) == TEXT
     assert abs(len(parts[0]) - 0.9 * len(TEXT)) <= 4 and abs(len(test) - 0.05 * len(TEXT)) <= 4
     assert survey(["mini"], CorpusOptions(), 1).key() == corpus.key() and len(own) == 1
@@ -202,4 +203,4 @@ def test_real_recipes_are_divided_as_published(data_folder, monkeypatch):
     assert (corpus.scan.total, corpus.validation_scan.total, corpus.level) == (1_003_854, 111_540, "char")
     corpus = survey(["wikitext-2"], CorpusOptions(), 1)
     assert (corpus.scan.total, corpus.validation_scan.total) == (10_797_148, 1_121_681)
-    assert len(texts(*text_of(["wikitext-2"], ReadingOptions()))) == 1_256_449
+    assert len(texts(*text_of(["wikitext-2"], Reading()))) == 1_256_449

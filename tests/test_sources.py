@@ -163,9 +163,9 @@ def test_the_messages_of_what_is_not_text(scratch):
     older = b"\xff\xd8 is how Latin-1 writes it"
     message, hint = refusal(lambda: pieces(scratch, older))
     assert message == "'text.txt' is not UTF-8 text (byte 0xff at offset 0)."
-    assert hint == "--encoding latin-1 for older text."
+    assert hint == "--encoding auto finds the encoding of 'text.txt'."
     _, hint = refusal(lambda: pieces(scratch, older, may_be_raw=True))
-    assert hint == "--encoding latin-1 for older text, or --tokenizer byte to learn raw bytes."
+    assert hint == "--encoding auto finds the encoding of 'text.txt'; --tokenizer byte learns raw bytes."
     message, hint = refusal(lambda: pieces(scratch, codecs.BOM_UTF16_LE + b"a\0b"))
     assert message == "'text.txt' is not UTF-16-LE text (byte 0x62 at offset 4)."
     assert "cut off" in hint

@@ -25,7 +25,8 @@ class ModelConfig:
     """Everything needed to build a model before its weights are read.
 
     A model reads one of `vocab_size` symbols at each time step, or `features` numbers where there are any; it puts out
-    `outputs` numbers, or one a symbol where `outputs` is 0. What they mean, `task` says.
+    `outputs` numbers, or one a symbol where `outputs` is 0. What they mean, `task` says. `reading` says how the
+    training text was read (see `textgen.text.reading`).
     """
 
     vocab_size: int
@@ -42,6 +43,7 @@ class ModelConfig:
     task: str = "lm"
     features: int = 0
     outputs: int = 0
+    reading: dict[str, Any] = field(default_factory=dict)
 
     @property
     def output_size(self) -> int:
@@ -65,8 +67,9 @@ class ModelConfig:
         for name in ("cell", "cell_distribution", "cell_version", "task"):
             if type(getattr(self, name)) is not str:
                 raise TextgenError(f"{name} must be text, not {getattr(self, name)!r}.")
-        if not isinstance(self.cell_options, dict):
-            raise TextgenError(f"cell_options must be a table, not {self.cell_options!r}.")
+        for name in ("cell_options", "reading"):
+            if not isinstance(getattr(self, name), dict):
+                raise TextgenError(f"{name} must be a table, not {getattr(self, name)!r}.")
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`, in the Hugging Face way."""

@@ -28,6 +28,8 @@ class UsageError(TextgenError):
     """The request itself is wrong: a name that does not exist, options that exclude each other."""
 
     exit_code = 2
+    column: str | None = None
+    """The column that a table lacks, if that is what is wrong."""
 
 
 class CompilerError(TextgenError):
@@ -40,6 +42,13 @@ class TextgenWarning(UserWarning):
 
 class TextgenNote(TextgenWarning):
     """Something that was detected and decided; the command line shows it as a note."""
+
+
+def missing_column(message: str, column: str) -> UsageError:
+    """The error of a table that lacks a column."""
+    error = UsageError(message)
+    error.column = column
+    return error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

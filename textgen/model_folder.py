@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from textgen import sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, did_you_mean
+from textgen.text.reading import Reading
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -57,3 +59,13 @@ def require_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise TextgenError(
             f"{str(folder)!r} holds no weights yet.", hint=f"go on training: textgen train --resume {folder}"
         )
+
+
+def remembered_reading(folder: Path, asked: Mapping[str, Any]) -> Reading:
+    """How the model in a folder reads, as asked; only as asked where there is no model, or a damaged one, which whoever
+    opens it finds out."""
+    record: Mapping[str, Any] = {}
+    with suppress(sealed.DamagedError):
+        if (folder / CONFIG).is_file() and (folder / sealed.MANIFEST).is_file():
+            record = read_config(folder).reading
+    return Reading.of(record, asked)

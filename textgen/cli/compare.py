@@ -14,7 +14,7 @@ from textgen import plugins
 from textgen.cli.contest_display import display, show_plan
 from textgen.cli.help import layered
 from textgen.cli.params import given, options_of
-from textgen.cli.screen import Output, ReadingProgress, hush_notes, say, warn
+from textgen.cli.screen import Output, ReadingProgress, encodings_said, hush_notes, say, warn
 from textgen.cli.typed_wrong import check_corpus
 from textgen.contest.settings import DECIDED, ContestOptions, Request, request
 from textgen.errors import TextgenError, UsageError
@@ -84,8 +84,9 @@ def _prepare(corpus: tuple[str, ...], asked: Request, output_dir: str | None, dr
     from textgen.contest.prepare import prepare
 
     reading = ReadingProgress(not quiet and sys.stderr.isatty())
-    prepared = prepare(corpus, asked, output_dir, reading, dry_run)
-    reading.finish()
+    with encodings_said(not quiet):
+        prepared = prepare(corpus, asked, output_dir, reading, dry_run)
+        reading.finish()
     for warning in prepared.warnings:
         warn(warning)
     return prepared

@@ -241,8 +241,10 @@ def cowrite(
     if terminal:
         say("Writing together: /help tells how.")
         output.write(prompt + "\n" if prompt else "")
+    first = True
     try:
         while (line := _line(terminal)) is not None:
+            line, first = line.removeprefix("\ufeff") if first else line, False
             try:
                 if not writing.command(line):
                     break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,15 @@ import click
 
 from textgen.cli.outputs import output_file, overwrite_option
 from textgen.cli.params import backend_option, given, options_of, refuse_of_another_task, whole_number
-from textgen.cli.screen import Output
+from textgen.cli.screen import Output, encodings_said, reading_said
 from textgen.cli.typed_wrong import check_corpus
 from textgen.errors import TextgenError, UsageError
-from textgen.model_folder import task_of
+from textgen.model_folder import remembered_reading, task_of
 from textgen.options import flag
 from textgen.outputs import PLOT, OutputFile
 from textgen.series.settings import ForecastOptions
 from textgen.text.corpus_settings import ReadingOptions
+from textgen.text.reading import Reading
 from textgen.wording import count
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ OWN = {
     **dict.fromkeys(("lanes", "per_token", "backend"), ("lm",)),
     **{f.name: ("forecast",) for f in fields(ForecastOptions)},
     "label_column": ("classify",),
+    "prompt_column": ("complete",),
+    "completion_column": ("complete",),
     "plot": ("classify", "forecast"),
 }
 """The options that not every task has, and the tasks that have them."""
@@ -48,16 +51,15 @@ OWN = {
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What was asked of a model of another task."""
+    """What was asked of a model."""
 
     folder: Path
     corpus: tuple[str, ...]
-    reading: ReadingOptions
+    reading: Reading
     threads: int | None
     as_json: bool
     plot: OutputFile | None
     forecasting: ForecastOptions
-    label_column: str | None
 
 
 @click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -74,9 +76,12 @@ class EvaluationRequest:
 @backend_option
 @click.option("--per-token", is_flag=True, help="Show each symbol with its log-probability, read in one piece.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --per-token one a symbol before it.")
-@click.option("--label-column", metavar="NAME", help="The column that holds the label, for a model that tells labels.")
+@click.option("--label-column", metavar="NAME", help="The column that holds the label.  [default: as in training]")
+@click.option("--prompt-column", metavar="NAME", help="The column that holds the prompts.  [default: as in training]")
+@click.option("--completion-column", metavar="NAME", help="That of the completions.  [default: as in training]")
 @click.option("--plot", metavar="FILE", help="Draw the result (PNG): a confusion matrix, or forecasts.")
 @overwrite_option()
+@encodings_said()
 def command(
     corpus: tuple[str, ...],
     model: str | None,
@@ -87,40 +92,46 @@ def command(
     as_json: bool,
     plot: str | None,
     overwrite: bool,
-    label_column: str | None,
     **values: Any,
 ) -> int:
     """Score CORPUS with a model: loss, perplexity, bits per byte. Without CORPUS, the part held out in training; of a
     corpus by name, its test part.
 
-    Every byte counts once and the state is carried; each lane first reads a thousand symbols, uncounted.
+    CORPUS is read as in training: with that encoding, document separator and columns, unless options given here say
+    otherwise. Every byte counts once and the state is carried; each lane first reads a thousand symbols, uncounted.
     """
-    from textgen.cli.sample import model_folder, open_model
+    from textgen.cli.sample import model_folder
 
-    named, forecasting = given(ReadingOptions, values), given(ForecastOptions, values)
+    named, forecasting = given(Reading, values), given(ForecastOptions, values)
     if not corpus and named:
         raise UsageError(f"{flag(next(iter(named)))} goes with a corpus.")
     if per_token and lanes not in (None, 1):
         raise UsageError(f"--per-token reads in one piece and excludes --lanes {lanes}.")
     check_corpus("evaluate", corpus)
+    task = task_of(folder := model_folder(model))
+    own = {"lanes": lanes, "per_token": per_token, "backend": backend != "auto", "plot": plot}
+    refuse_of_another_task(task, {**own, **named, **forecasting}, OWN)
+    drawn = None if plot is None else output_file(plot, "--plot", PLOT, (*corpus, folder), overwrite)
+    reading = remembered_reading(folder, named)
+    with reading.explained(), reading_said(reading.said(corpus)):
+        asked = EvaluationRequest(folder, corpus, reading, threads, as_json, drawn, ForecastOptions(**forecasting))
+        if task in OTHER_TASKS:
+            return import_module(OTHER_TASKS[task]).evaluate(asked)  # type: ignore[no-any-return]
+        return _of_text(asked, backend, 0 if per_token else lanes or 16)
+
+
+def _of_text(asked: EvaluationRequest, backend: str, lanes: int) -> int:
+    """Score text, or what the run held out, in so many lanes; with 0 symbol by symbol."""
+    from textgen.cli.sample import open_model
     from textgen.text.bulk import usable_cores
     from textgen.text.corpus import text_of
 
-    task = task_of(folder := model_folder(model))
-    own = {"lanes": lanes, "per_token": per_token, "backend": backend != "auto", "label_column": label_column}
-    refuse_of_another_task(task, {**own, **forecasting, "plot": plot}, OWN)
-    if task in OTHER_TASKS:
-        series = ForecastOptions(**forecasting)
-        drawn = None if plot is None else output_file(plot, "--plot", PLOT, (*corpus, folder), overwrite)
-        reading = ReadingOptions(**named)
-        asked = EvaluationRequest(folder, corpus, reading, threads, as_json, drawn, series, label_column)
-        return import_module(OTHER_TASKS[task]).evaluate(asked)  # type: ignore[no-any-return]
-    text = text_of(corpus, ReadingOptions(**named)) if corpus else None
-    loaded = open_model(model, threads or usable_cores(), backend)
-    encoded = _encoded(loaded, *text) if text else _held_out(loaded, model)
+    text = text_of(asked.corpus, asked.reading) if asked.corpus else None
+    loaded = open_model(str(asked.folder), asked.threads or usable_cores(), backend)
+    encoded = _encoded(loaded, *text) if text else _held_out(loaded, asked.folder)
     output = Output()
-    score = _by_symbol(loaded, encoded, output, as_json) if per_token else _score(loaded, encoded, lanes or 16)
-    output.write((json.dumps(score.to_json()) if as_json else _sentence(score)) + "\n")
+    score = _score(loaded, encoded, lanes) if lanes else _by_symbol(loaded, encoded, output, asked.as_json)
+    output.write((json.dumps(score.to_json()) if asked.as_json else _sentence(score)) + "\n")
     return 0
 
 
@@ -162,22 +173,20 @@ def _sentence(score: Score) -> str:
 
 
 def _encoded(loaded: LanguageModel, sources: list[Source], reading: SourceOptions) -> Encoded:
+    from textgen.scoring.evaluate import for_model
     from textgen.text.encoding import encode_documents
     from textgen.text.sources import read
 
-    reading = replace(reading, raw=loaded.tokenizer.level == "byte" and reading.encoding is None)
-    return encode_documents(loaded.tokenizer, read(sources, reading))
+    return encode_documents(loaded.tokenizer, read(sources, for_model(loaded, reading)))
 
 
-def _held_out(loaded: LanguageModel, model: str | None) -> Encoded:
+def _held_out(loaded: LanguageModel, folder: Path) -> Encoded:
     import numpy as np
 
-    from textgen.cli.sample import model_folder
     from textgen.text.split import VALIDATION
     from textgen.training.checkpoint import Run
     from textgen.training.train import store_of
 
-    folder = model_folder(model)
     try:
         store = store_of(Run(folder))
     except TextgenError as error:

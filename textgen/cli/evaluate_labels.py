@@ -38,14 +38,12 @@ def evaluate(request: EvaluationRequest) -> int:
 
 
 def _of_corpus(request: EvaluationRequest) -> LabelFigures:
-    from textgen.labels.evaluate import evaluate as measure
     from textgen.labels.predict import load
-    from textgen.labels.read import find_labelled, read_labelled, reading_of
+    from textgen.labels.read import find_labelled, read_labelled
 
-    reading = reading_of(request.reading)
-    origins = find_labelled(request.corpus, reading.text_column, request.label_column)
-    model = load(request.folder)
-    return measure(model, read_labelled(origins, reading, request.label_column))
+    reading = request.reading
+    origins = find_labelled(request.corpus, reading.text_column, reading.label_column)
+    return load(request.folder).figures(read_labelled(origins, reading.options, reading.label_column))
 
 
 def _of_held_out(folder: Path) -> LabelFigures:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from textgen import sealed
 from textgen.cli.screen import Output, ReadingProgress
 from textgen.errors import TextgenError, UsageError
-from textgen.integrity import ARGUMENTS
+from textgen.model_folder import CONFIG
 from textgen.wording import count
 
 if TYPE_CHECKING:
@@ -50,16 +50,11 @@ def _read(asked: EvaluationRequest) -> list[Pair]:
     """The pairs of tables, of the columns that the model was trained on. Raises TextgenError or UsageError."""
     from textgen.pairs.read import read_pairs
     from textgen.pairs.survey import sources_of
-    from textgen.text.sources import SourceOptions
 
-    options = sealed.parse_json(sealed.verified(asked.folder, ARGUMENTS), str(asked.folder / ARGUMENTS)).get("options")
-    options = options if isinstance(options, dict) else {}
-    prompt, completion = options.get("prompt_column"), options.get("completion_column")
-    if not isinstance(prompt, str) or not isinstance(completion, str):
-        raise sealed.DamagedError(f"{asked.folder / ARGUMENTS} is damaged: it names no columns.")
-    sources = sources_of(asked.corpus, asked.reading)
-    reading = SourceOptions(asked.reading.encoding, delimiter=asked.reading.delimiter)
-    return list(read_pairs(sources, (prompt, completion), reading))
+    prompt, completion = asked.reading.prompt_column, asked.reading.completion_column
+    if prompt is None or completion is None:
+        raise sealed.DamagedError(f"{asked.folder / CONFIG} is damaged: it names no columns.")
+    return list(read_pairs(sources_of(asked.corpus, asked.reading), (prompt, completion), asked.reading.options))
 
 
 def _held_out(folder: Path) -> list[Pair]:

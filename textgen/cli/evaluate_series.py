@@ -37,7 +37,8 @@ def evaluate(asked: EvaluationRequest) -> int:
     horizon = options.horizon or forecaster.horizon
     protocol = Protocol(horizon, number=options.paths, level=options.level, seed=options.seed)
     if asked.corpus:
-        rows = forecaster.read(asked.corpus, asked.reading.encoding, asked.reading.delimiter, options.decimal)
+        encoding, delimiter = asked.reading.asked("encoding"), asked.reading.asked("delimiter")
+        rows = forecaster.read(asked.corpus, encoding, delimiter, options.decimal)
         first = [forecaster.unseen(each, horizon) for each in rows]
         if all(start + horizon > len(each) for start, each in zip(first, rows, strict=True)):
             counted = not forecaster.design.columns.times

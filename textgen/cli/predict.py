@@ -11,12 +11,14 @@ import click
 
 from textgen.cli.outputs import STDOUT, output_file, overwrite_option
 from textgen.cli.params import given, options_of, refuse_of_another_task, whole_number
+from textgen.cli.screen import encodings_said, reading_said
 from textgen.cli.typed_wrong import check_corpus, quoted
 from textgen.errors import TextgenError, UsageError
-from textgen.model_folder import task_of
+from textgen.model_folder import remembered_reading, task_of
 from textgen.outputs import FORECASTS, PLOT, Kind, OutputFile, refuse_same
 from textgen.series.settings import ForecastOptions
 from textgen.text.corpus_settings import ReadingOptions
+from textgen.text.reading import Reading
 
 OTHER_TASKS = {"classify": "textgen.cli.predict_labels", "forecast": "textgen.cli.predict_series"}
 """The tasks whose models predict, and the module whose `predict` takes a `PredictionRequest`."""
@@ -39,9 +41,8 @@ class PredictionRequest:
     inputs: tuple[str, ...]
     threads: int | None
     as_json: bool
-    reading: ReadingOptions
+    reading: Reading
     forecasting: ForecastOptions
-    whole_files: bool
     output: OutputFile | None
     plot: OutputFile | None
 
@@ -50,17 +51,26 @@ class PredictionRequest:
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
 @options_of(ReadingOptions)
-@click.option("--whole-files", is_flag=True, help="A plain file is one text, not one a line.")
+@click.option(
+    "--whole-files/--lines",
+    default=None,
+    help="A plain file is one text, or one a line.  [default: as in training; lines after tables]",
+)
 @click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output, which is -.")
 @options_of(ForecastOptions)
 @click.option("--plot", metavar="FILE", help="Draw the forecasts (PNG).")
 @overwrite_option()
+@encodings_said()
 def command(
     inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool, overwrite: bool, **values: Any
 ) -> int:
-    """Say what a trained model makes of INPUT: the label of every text, or how every series goes on."""
+    """Predict the label of each text, or how each series continues.
+
+    INPUT is read as in training: with that encoding, document separator and columns, unless options given here say
+    otherwise.
+    """
     from textgen.cli.sample import model_folder
 
     _refuse_words(inputs)
@@ -72,22 +82,23 @@ def command(
             f"the model in {str(folder)!r} generates text; predict takes models that classify or forecast.",
             hint=f'textgen sample -m {folder} --prompt "..."',
         )
-    reading, forecasting = given(ReadingOptions, values), given(ForecastOptions, values)
-    others = {name: values[name] for name in ("whole_files", "output", "plot")}
-    refuse_of_another_task(task, {**reading, **forecasting, **others}, OWN)
+    named, forecasting = given(Reading, values), given(ForecastOptions, values)
+    others = {name: values[name] for name in ("output", "plot")}
+    refuse_of_another_task(task, {**named, **forecasting, **others}, OWN)
     refuse_same({"--output": values["output"], "--plot": values["plot"]})
+    reading = remembered_reading(folder, named)
     request = PredictionRequest(
         folder,
         inputs,
         threads,
         as_json,
-        ReadingOptions(**reading),
+        reading,
         ForecastOptions(**forecasting),
-        values["whole_files"],
         _output(values["output"], "--output", FORECASTS, (*inputs, folder), overwrite),
         _output(values["plot"], "--plot", PLOT, (*inputs, folder), overwrite),
     )
-    return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]
+    with reading.explained(), reading_said(reading.said(inputs)):
+        return import_module(OTHER_TASKS[task]).predict(request)  # type: ignore[no-any-return]
 
 
 def _refuse_words(inputs: tuple[str, ...]) -> None:

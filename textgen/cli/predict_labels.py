@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from textgen.cli.screen import Output, warn
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import UsageError
+from textgen.text.decoding import AUTO, Decoding, begins_mark, to_utf8
 from textgen.wording import plural
 
 if TYPE_CHECKING:
     from textgen.cli.predict import PredictionRequest
     from textgen.labels.predict import Classifier, Prediction
     from textgen.labels.read import Unlabelled
+    from textgen.text.sources import SourceOptions
 
 READ_BYTES = 1 << 16
 
@@ -25,18 +27,20 @@ READ_BYTES = 1 << 16
 def predict(request: PredictionRequest) -> int:
     """Write the label of every text, and how likely each label is: a table divided by tabs, or a JSON object a line."""
     from textgen.labels.predict import load
-    from textgen.labels.read import find_texts, read_texts, reading_of
+    from textgen.labels.read import find_texts, read_texts
     from textgen.text.bulk import usable_cores
     from textgen.threads import use_threads
 
     if not request.inputs:
         raise UsageError("no text given.", hint="textgen predict FILE, or - to read lines from standard input.")
     use_threads(request.threads or usable_cores())
-    reading = reading_of(request.reading)
-    piped = request.inputs == ("-",) and not request.whole_files and reading.document_separator is None
+    reading, options = request.reading, request.reading.options
+    whole = bool(reading.whole_files)
+    by_line = not whole and options.document_separator is None and options.encoding != AUTO
+    piped = request.inputs == ("-",) and by_line
     sources = [] if piped else find_texts(request.inputs, reading.text_column)
     model = load(request.folder)
-    texts = piped_lines(reading.encoding or "utf-8") if piped else read_texts(sources, reading, request.whole_files)
+    texts = piped_lines(options) if piped else read_texts(sources, options, whole, reading.label_column)
     _write(model, texts, request.as_json)
     return 0
 
@@ -66,29 +70,23 @@ def answers(model: Classifier, texts: Iterable[Unlabelled | None]) -> Iterator[t
         yield places.popleft(), answer
 
 
-def piped_lines(encoding: str) -> Iterator[Unlabelled | None]:
+def piped_lines(options: SourceOptions) -> Iterator[Unlabelled | None]:
     """The lines of standard input as they come, and None whenever no more is there yet."""
-    from textgen.labels.read import Unlabelled, lines
-    from textgen.text.decoding import codec
+    from textgen.labels.read import Lines, Unlabelled
 
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("'-' reads texts from a pipe, not from a terminal.", hint="cat FILE | textgen predict -")
-    decoder = codecs.getincrementaldecoder(codec(encoding))("strict")
-    handle, number, rest = sys.stdin.fileno(), 0, ""
-    while True:
-        read = os.read(handle, READ_BYTES)
-        try:
-            rest += decoder.decode(read, final=not read)
-        except UnicodeDecodeError:
-            raise TextgenError(f"standard input is not {encoding} text after line {number}.") from None
-        whole, end, rest = rest.removeprefix("" if number else "\ufeff").rpartition("\n")
-        if not read:
-            whole, end, rest = whole + end + rest, "", ""
-        for line in lines([(whole + end).encode()]):
+    handle = sys.stdin.fileno()
+    head = os.read(handle, READ_BYTES)
+    while begins_mark(head) and (more := os.read(handle, READ_BYTES)):
+        head += more
+    blocks = chain([head], iter(lambda: os.read(handle, READ_BYTES), b""))
+    known = Decoding(options.encoding, from_training=options.from_training)
+    number, split = 0, Lines()
+    for piece in chain(to_utf8(filter(None, blocks), head, "standard input", known), [None]):
+        for line in split.add(piece) if piece is not None else split.rest():
             number += 1
             yield Unlabelled(f"line {number} of standard input", [line] if line.strip() else [])
-        if not read:
-            return
         yield None
 
 

@@ -38,8 +38,8 @@ def predict(asked: PredictionRequest) -> int:
         options.level,
         options.paths,
         options.seed,
-        asked.reading.encoding,
-        asked.reading.delimiter,
+        asked.reading.asked("encoding"),
+        asked.reading.asked("delimiter"),
         options.decimal,
     )
     text = _json(found) if asked.as_json else _csv(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -15,17 +16,22 @@ import click
 from textgen.cli.help import layered
 from textgen.cli.outputs import output_file, overwrite_option
 from textgen.cli.params import backend_option, given, options_of, whole_number
-from textgen.cli.screen import warn
+from textgen.cli.screen import encodings_said, say, warn
 from textgen.cli.writer import Form, Writer
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.escapes import unescape
+from textgen.model_folder import remembered_reading
 from textgen.options import from_mapping
 from textgen.outputs import STATE, Kind, OutputFile
 from textgen.settings import SampleOptions, check_sampling
+from textgen.text.detection import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
     from textgen.writing.session import Session
+
+LINE_END = re.compile(r"(\r\n|\n|\r)\Z")
+"""The last line end of a prompt that is read: an editor or `echo` wrote it, not its author."""
 
 
 COMMON = (
@@ -46,9 +52,14 @@ COMMON = (
     "--start",
     "--primetext",
     metavar="TEXT",
-    help="Text to continue; '-' reads it from standard input.",
+    help="Text to continue; '-' reads it from standard input, without its last line end.",
 )
-@click.option("-f", "--file", "prompt_file", metavar="FILE", help="Read the prompt from a file.")
+@click.option(
+    "-f", "--file", "prompt_file", metavar="FILE", help="Read the prompt from a file, without its last line end."
+)
+@click.option(
+    "--encoding", metavar="NAME", help="Encoding of a prompt that is read, or auto.  [default: as in training]"
+)
 @options_of(SampleOptions, first="the model's own")
 @click.option(
     "--num-samples",
@@ -75,10 +86,12 @@ COMMON = (
 @click.option("--threads", type=whole_number(1, 1024), default=1, help="Processor threads.  [default: 1]")
 @backend_option
 @click.option("-v", "--verbose", is_flag=True, help="Show speed and seed when done.")
+@encodings_said()
 def command(
     model: str | None,
     prompt: str | None,
     prompt_file: str | None,
+    encoding: str | None,
     num_samples: int,
     threads: int,
     backend: str,
@@ -98,7 +111,7 @@ def command(
         chosen["stop"] = [unescape(text) for text in chosen["stop"]]
     _check_choice(_checked(chosen), form, num_samples)
     _check_state(form, state, interactive, prompt, num_samples)
-    text = read_prompt(prompt, prompt_file)
+    text = read_prompt(prompt, prompt_file, model, encoding)
     inputs = [model_folder(model), prompt_file, load_state, "-" if prompt == "-" else None]
     output = partial(_output, inputs, overwrite)
     form = form if state is None else replace(form, save_state=output(state, "--save-state", STATE))
@@ -185,19 +198,22 @@ def _checked(chosen: dict[str, Any]) -> SampleOptions:
     return options
 
 
-def read_prompt(prompt: str | None, prompt_file: str | None) -> str:
-    """The prompt from the argument, standard input or a file. Raises TextgenError if it is not text."""
+def read_prompt(prompt: str | None, prompt_file: str | None, model: str | None, encoding: str | None) -> str:
+    """The prompt from the argument, standard input or a file. What is read is decoded as the model's training text was,
+    unless an encoding is named, and one line end at its end is left out. Raises TextgenError if it is not text."""
     if prompt is not None and prompt_file is not None:
         raise UsageError("--prompt and --file exclude each other.")
     if prompt_file is not None:
         try:
-            return _decoded(Path(prompt_file).read_bytes(), prompt_file)
+            return _decoded(Path(prompt_file).read_bytes(), prompt_file, model, encoding)
         except FileNotFoundError:
             raise UsageError(f"prompt file {prompt_file!r} does not exist.") from None
     if prompt == "-":
         if sys.stdin is None:
             raise TextgenError("standard input is closed.")
-        return _decoded(sys.stdin.buffer.read(), "standard input")
+        return _decoded(sys.stdin.buffer.read(), STANDARD_INPUT, model, encoding)
+    if encoding is not None:
+        raise UsageError(f"--encoding {encoding} goes with a prompt that is read: --prompt - or --file FILE.")
     prompt = prompt or ""
     bad = next((i for i, c in enumerate(prompt) if 0xD800 <= ord(c) <= 0xDFFF), None)
     if bad is not None:
@@ -205,13 +221,12 @@ def read_prompt(prompt: str | None, prompt_file: str | None) -> str:
     return prompt
 
 
-def _decoded(data: bytes, name: str) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise TextgenError(
-            f"the prompt in {name} is not UTF-8 text (byte 0x{data[error.start]:02x} at offset {error.start})."
-        ) from None
+def _decoded(data: bytes, name: str, model: str | None, encoding: str | None) -> str:
+    reading = remembered_reading(model_folder(model), {"encoding": encoding})
+    text = reading.decoded(data, name)
+    if "encoding" in reading.trained and text.encode() != data:
+        say(f"The prompt is read as in training: --encoding {reading.encoding}.")
+    return LINE_END.sub("", text)
 
 
 def model_folder(name: str | None) -> Path:

@@ -147,6 +147,25 @@ def encoded(text: str) -> bytes:
         return text.encode("utf-8", "replace")
 
 
+@contextmanager
+def encodings_said(shown: bool = True) -> Iterator[None]:
+    """Say at the end which encodings `--encoding auto` found in what was read meanwhile."""
+    from textgen.text.detection import choosing
+
+    with choosing() as choices:
+        yield
+    for phrase in choices.described() if shown else ():
+        say(phrase)
+
+
+@contextmanager
+def reading_said(sentence: str | None) -> Iterator[None]:
+    """Say at the end, unless the work fails, what comes from training in how a text was read."""
+    yield
+    if sentence is not None:
+        say(sentence)
+
+
 class ReadingProgress:
     """A line that follows the reading and encoding of a corpus, on a terminal; silent elsewhere."""
 

@@ -10,7 +10,7 @@ import click
 
 from textgen.cli.outputs import overwrite_option, read_by_command
 from textgen.cli.params import given, options_of, whole_number
-from textgen.cli.screen import Output, ReadingProgress, hush_notes, say
+from textgen.cli.screen import Output, ReadingProgress, encodings_said, hush_notes, say
 from textgen.cli.typed_wrong import check_corpus
 from textgen.errors import UsageError
 from textgen.outputs import check_folder
@@ -56,9 +56,10 @@ def command(
     )
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
-    surveyed = survey(corpus, options, seed, progress)
-    store = tokenize(surveyed, folder, progress, overwrite)
-    progress.finish()
+    with encodings_said(not quiet):
+        surveyed = survey(corpus, options, seed, progress)
+        store = tokenize(surveyed, folder, progress, overwrite)
+        progress.finish()
     about = store.about
     if not quiet:
         say(

@@ -165,6 +165,7 @@ def show_plan(session: Session, again: str | None) -> None:
             plural(made["threads"], "thread"),
         ],
         "corpus": session.data.described(),
+        **({"files": session.encodings} if session.encodings else {}),
         "model": [
             f"{config.cell} {config.num_layers} x {config.hidden_size}",
             f"{short(forecast.parameters)} parameters",

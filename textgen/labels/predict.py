@@ -15,13 +15,18 @@ import numpy.typing as npt
 from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
+from textgen.labels.figures import LabelFigures
 from textgen.labels.pooling import Pool, log_softmax
+from textgen.labels.read import Labelled, find_labelled, read_labelled
 from textgen.labels.settings import POOLINGS
+from textgen.labels.survey import unknown_label
 from textgen.labels.texts import CHUNK, Reader, Texts, log_probabilities
 from textgen.language_model import digest_of, opened, stepper_of, tokenizer_for
+from textgen.text.reading import Reading
 from textgen.text.symbols import Ids
 from textgen.text.tokenizer import Tokenizer
 
+AnyPath = str | os.PathLike[str]
 TASK, LABELS = "classify", "labels.json"
 TOGETHER = 256
 """Texts that are gathered before those of alike length are read side by side."""
@@ -67,6 +72,35 @@ class Classifier:
                 raise TextgenError(f"text {number} is empty.")
             found.append(answer)
         return found
+
+    def evaluate(self, corpus: AnyPath | Sequence[AnyPath], **reading: Any) -> LabelFigures:
+        """The figures of labelled texts, read as those of the training were; `reading` sets encoding, text_column,
+        label_column or document_separator ('' for none) anew. Raises TextgenError naming row and column."""
+        listed = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+        known = Reading.of(self.config.reading, reading)
+        with known.explained():
+            origins = find_labelled([os.fspath(path) for path in listed], known.text_column, known.label_column)
+            return self.figures(read_labelled(origins, known.options, known.label_column))
+
+    def figures(self, texts: Iterable[Labelled]) -> LabelFigures:
+        """The figures of labelled texts, which are read once.
+
+        Raises TextgenError for a label that the model does not know, with its row, and if there is no text.
+        """
+        true: list[int] = []
+
+        def pieces() -> Iterator[Iterable[bytes]]:
+            for where, content, label in texts:
+                if label not in self.labels:
+                    raise unknown_label(where, label, self.labels)
+                true.append(self.labels.index(label))
+                yield content
+
+        told = [list(answer.probabilities.values()) for answer in self.stream(pieces()) if answer is not None]
+        if not told:
+            raise TextgenError("there is no text to evaluate.")
+        smallest = np.finfo(np.float64).tiny
+        return LabelFigures.of(self.labels, np.array(true), np.log(np.maximum(np.array(told), smallest)))
 
     def stream(self, texts: Iterable[Iterable[bytes] | None]) -> Iterator[Prediction | None]:
         """The label of every text, in order, None for one that is empty; each comes in pieces, which are read before

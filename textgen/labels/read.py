@@ -48,7 +48,10 @@ class Unlabelled(NamedTuple):
 def reading_of(options: ReadingOptions) -> SourceOptions:
     """How files are read, as the options say."""
     return SourceOptions(
-        options.encoding, options.document_separator, text_column=options.text_column, delimiter=options.delimiter
+        options.encoding,
+        options.document_separator or None,
+        text_column=options.text_column,
+        delimiter=options.delimiter,
     )
 
 
@@ -167,11 +170,13 @@ def find_texts(paths: Sequence[str], text_column: str | None) -> list[Source]:
         raise UsageError(str(error), hint=error.hint or by_pipe) from None
 
 
-def read_texts(sources: Sequence[Source], reading: SourceOptions, whole_files: bool = False) -> Iterator[Unlabelled]:
+def read_texts(
+    sources: Sequence[Source], reading: SourceOptions, whole_files: bool = False, label_column: str | None = None
+) -> Iterator[Unlabelled]:
     """Texts without labels, in order: the rows of tables, and of plain files each line, or the whole."""
     for source in sources:
         if table_form(source):
-            yield from _cells(source, reading)
+            yield from _cells(source, reading, label_column or LABEL_COLUMN)
         elif whole_files or reading.document_separator is not None:
             yield from _documents(source, reading)
         else:
@@ -180,12 +185,12 @@ def read_texts(sources: Sequence[Source], reading: SourceOptions, whole_files: b
                 yield Unlabelled(f"line {number} of {source.name!r}", [line] if line.strip() else [])
 
 
-def _cells(source: Source, reading: SourceOptions) -> Iterator[Unlabelled]:
+def _cells(source: Source, reading: SourceOptions, label_column: str) -> Iterator[Unlabelled]:
     column = ""
 
     def choose(header: Header) -> list[str]:
         nonlocal column
-        columns = [each for each in header.columns if each != LABEL_COLUMN]
+        columns = [each for each in header.columns if each != label_column]
         texts = _holding(columns, header.texts)
         column = text_column_of(replace(header, columns=columns, texts=texts), reading.text_column)
         return [column]
@@ -196,14 +201,39 @@ def _cells(source: Source, reading: SourceOptions) -> Iterator[Unlabelled]:
 
 
 def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a text that comes in pieces, without their ends."""
-    begun: list[bytes] = []
+    """The lines of a text that comes in pieces, without their ends (see `Lines`)."""
+    split = Lines()
     for piece in pieces:
-        *whole, rest = piece.split(b"\n")
-        if whole:
-            whole[0] = b"".join([*begun, whole[0]])
-            begun.clear()
-            yield from (line.removesuffix(b"\r") for line in whole)
-        begun.append(rest)
-    if last := b"".join(begun):
-        yield last.removesuffix(b"\r")
+        yield from split.add(piece)
+    yield from split.rest()
+
+
+class Lines:
+    r"""Divides a text that comes in pieces at `\n`, `\r\n` and `\r`, and at nothing else (U+2028, form feed).
+
+    A line is given as soon as its end has come; the `\n` after a `\r` may come later.
+    """
+
+    def __init__(self) -> None:
+        self._begun: list[bytes] = []
+        self._returned = False
+
+    def add(self, piece: bytes) -> Iterator[bytes]:
+        """The lines that end in this piece."""
+        if not piece:
+            return
+        text = piece[1:] if self._returned and piece.startswith(b"\n") else piece
+        self._returned = piece.endswith(b"\r")
+        for line in text.splitlines(keepends=True):
+            self._begun.append(line.rstrip(b"\r\n"))
+            if line.endswith((b"\n", b"\r")):
+                yield from self._whole()
+
+    def rest(self) -> Iterator[bytes]:
+        """The last line, if it has no end."""
+        return self._whole() if any(self._begun) else iter(())
+
+    def _whole(self) -> Iterator[bytes]:
+        line = b"".join(self._begun)
+        self._begun.clear()
+        yield line

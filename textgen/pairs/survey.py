@@ -22,6 +22,7 @@ from textgen.tasks.examples import Arrays, ExampleStore, open_examples, write_ex
 from textgen.text.corpus import given_tokenizer
 from textgen.text.corpus_settings import ReadingOptions, choose_tokenizer
 from textgen.text.hub import PREFIX
+from textgen.text.reading import Reading
 from textgen.text.sources import Source, SourceOptions, find_sources
 from textgen.text.split import TRAIN, VALIDATION, Progress
 from textgen.text.store import tokenizer_of
@@ -105,7 +106,7 @@ class Survey:
         write_examples(folder, KIND, self.key, arrays, about, tokenizer.files())
 
 
-def sources_of(paths: Sequence[str], options: ReadingOptions) -> list[Source]:
+def sources_of(paths: Sequence[str], options: ReadingOptions | Reading) -> list[Source]:
     """The tables meant by paths. Raises UsageError for what is no table of pairs."""
     for name in NOT_OURS:
         if getattr(options, name) is not None:

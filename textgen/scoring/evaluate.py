@@ -8,14 +8,19 @@ from a cold state. With one lane the text is read in one piece.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from textgen.errors import TextgenError
 from textgen.stepper import Stepper
-from textgen.text.encoding import count_characters
+from textgen.text.corpus import text_of
+from textgen.text.encoding import encode_documents
+from textgen.text.reading import Reading
+from textgen.text.sources import Source, SourceOptions, documents_of, read
 from textgen.text.tokenizer import Ids
 from textgen.wording import figure
 
@@ -106,18 +111,39 @@ def score_ids(
     return nats, counted
 
 
-def evaluate(model: LanguageModel, text: str | bytes, lanes: int = LANES) -> Score:
-    """Score a text. Raises TextgenError for an empty one, and for a lone surrogate, which is no character.
+def evaluate(
+    model: LanguageModel, text: str | bytes | os.PathLike[str], lanes: int = LANES, **reading: str | None
+) -> Score:
+    """Score a text, or the file or folder of a path. Raises TextgenError for an empty one, and for a lone surrogate,
+    which is no character.
 
-    Every byte counts once: characters that the model never saw as an escape and 8 bits a byte.
+    Every byte counts once: characters that the model never saw as an escape and 8 bits a byte. The text is read as the
+    training text was, with its document separator, for one; `reading` sets encoding, document_separator ('' for none)
+    or text_column anew. Bytes are UTF-8, or what is left of it, unless there is an encoding.
     """
+    known = Reading.of(model.config.reading, reading)
+    if isinstance(text, os.PathLike):
+        with known.explained():
+            return score_text(model, *text_of([os.fspath(text)], known), lanes)
     if not text:
         raise TextgenError("there is no text to evaluate (0 bytes).")
-    tokenizer = model.tokenizer
-    ids = [tokenizer.encode(text)] if isinstance(text, str) else tokenizer.encode_pieces([text])
-    encoded = np.concatenate([np.array([tokenizer.boundary], dtype=np.int32), *ids])
-    data = text.encode() if isinstance(text, str) else text
-    return score_encoded(model.stepper, model, encoded, len(data), count_characters(data), lanes)
+    if isinstance(text, str):
+        data = model.tokenizer.utf8(text)
+    else:
+        data = known.decoded(text, "text").encode() if known.encoding else text
+    encoded = encode_documents(model.tokenizer, documents_of([data], known.options))
+    return score_encoded(model.stepper, model, *encoded, lanes)
+
+
+def score_text(model: LanguageModel, sources: Sequence[Source], options: SourceOptions, lanes: int = LANES) -> Score:
+    """The score of files. Raises TextgenError naming the place of what is not text."""
+    encoded = encode_documents(model.tokenizer, read(sources, for_model(model, options)))
+    return score_encoded(model.stepper, model, *encoded, lanes)
+
+
+def for_model(model: LanguageModel, options: SourceOptions) -> SourceOptions:
+    """How a model reads files: one whose symbols are bytes takes them as they are."""
+    return replace(options, raw=model.tokenizer.level == "byte" and options.encoding is None)
 
 
 def score_encoded(

@@ -21,7 +21,8 @@ from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
 from textgen.series.loop import Stepper, forecasts, paths, read
 from textgen.series.read import Series, read_series
 from textgen.series.settings import SeriesOptions
-from textgen.text.sources import SourceOptions, find_sources
+from textgen.text.reading import Reading
+from textgen.text.sources import find_sources
 
 Floats = npt.NDArray[np.float64]
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -59,8 +60,8 @@ class Forecaster:
     def read(
         self, corpus: Paths, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
     ) -> list[Rows]:
-        """The series of tables as the model reads them; what is between columns, and before decimals, is detected
-        unless it is given. Raises TextgenError naming row and column."""
+        """The series of tables as the model reads them: encoding and delimiter as in training unless they are given;
+        what is before decimals is detected unless it is given. Raises TextgenError naming row and column."""
         listed = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
         columns = self.design.columns
         options = SeriesOptions(
@@ -72,8 +73,14 @@ class Forecaster:
             decimal=decimal,
         )
         sources = find_sources([os.fspath(path) for path in listed])
-        reading = SourceOptions(encoding, delimiter=delimiter)
-        table = read_series(sources, options, reading, self.design.longest_gap, self.design.clock)
+        reading = Reading.of(self.config.reading, {"encoding": encoding, "delimiter": delimiter}).options
+        try:
+            table = read_series(sources, options, reading, self.design.longest_gap, self.design.clock)
+        except UsageError as error:
+            if error.column is None or error.column not in columns.all():
+                raise
+            hint = f"give the column of this table the name {error.column!r}."
+            raise UsageError(f"{error} The model was trained on this column.", hint=hint) from None
         table.require_step(self.design.clock, sources[0].name, "the model's")
         return [rows_of(series, self.design) for series in table.series]
 

@@ -21,10 +21,14 @@ from textgen.text import recipes
 from textgen.text.corpus_settings import CorpusOptions, ReadingOptions, check_reading, choose_tokenizer
 from textgen.text.encoding import encode_parts
 from textgen.text.levels import LEVELS
+from textgen.text.reading import Reading
 from textgen.text.sources import Source, SourceOptions, find_sources, read
 from textgen.text.split import TRAIN, VALIDATION, Progress, Scan, Split, choose_split, no_progress, scan
 from textgen.text.store import COUNTS, FORMAT_VERSION, KIND, TokenStore, count, open_store, tokenizer_of
 from textgen.text.tokenizer import Tokenizer, train_tokenizer
+
+REMEMBERED = ("encoding", "document_separator", "text_column")
+"""What a model of text remembers of reading it."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,18 @@ class Corpus:
     def total(self) -> int:
         return self.scan.total + (self.validation_scan.total if self.validation_scan else 0)
 
+    @property
+    def remembered(self) -> dict[str, str]:
+        """How the text is read, as a model trained on it remembers."""
+        return {name: value for name in REMEMBERED if (value := getattr(self.reading, name))}
+
     def key(self) -> str:
         """A digest of all that the tokens depend on."""
         digests = [self.scan.digest, self.validation_scan.digest if self.validation_scan else None]
         split = [sorted(self.split.held_out), self.split.tail_document, self.split.tail_offset]
         given = [hashlib.sha256(data).hexdigest() for data in (self.given.files() if self.given else {}).values()]
-        content = json.dumps([FORMAT_VERSION, digests, split, self.level, self.vocab_size, given])
+        reading = [self.remembered] if self.remembered else []
+        content = json.dumps([FORMAT_VERSION, digests, split, self.level, self.vocab_size, given, *reading])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def parts(self) -> Iterator[tuple[str, int, bytes]]:
@@ -118,7 +128,7 @@ def _of_recipe(part: Iterable[recipes.Part]) -> list[Source]:
 def _reading(options: ReadingOptions, raw: bool = False) -> SourceOptions:
     return SourceOptions(
         encoding=options.encoding,
-        document_separator=options.document_separator,
+        document_separator=options.document_separator or None,
         raw=raw and options.encoding is None,
         text_column=options.text_column,
         delimiter=options.delimiter,
@@ -126,17 +136,17 @@ def _reading(options: ReadingOptions, raw: bool = False) -> SourceOptions:
 
 
 def text_of(
-    paths: Sequence[str], options: ReadingOptions, progress: Progress = no_progress
+    paths: Sequence[str], reading: Reading, progress: Progress = no_progress
 ) -> tuple[list[Source], SourceOptions]:
     """A text that is read as it is, for evaluating, and how to read it; of a recipe, its test part or what it holds
-    out. Raises TextgenError or UsageError as `survey` does."""
+    out, read as the recipe says unless asked otherwise. Raises TextgenError or UsageError as `survey` does."""
     recipe = recipes.find(paths)
     if recipe is None:
-        return find_sources(paths, text_column=options.text_column), _reading(options)
+        return find_sources(paths, text_column=reading.text_column), reading.options
     parts = recipe.find_parts(progress)
     part = next(parts[name] for name in (recipes.TEST, recipes.VALIDATION, recipes.TRAIN) if name in parts)
-    separator = options.document_separator or recipe.options.get("document_separator")
-    return _of_recipe(part), replace(_reading(options), document_separator=separator)
+    asked = {name: reading.asked(name) for name in REMEMBERED}
+    return _of_recipe(part), Reading.of(recipe.options, asked).options
 
 
 def given_tokenizer(name: str | None) -> Tokenizer | None:
@@ -181,6 +191,7 @@ def tokenize(
             "level": tokenizer.level,
             "vocab_size": tokenizer.vocab_size,
             "corpus_documents": len(corpus.scan.sizes),
+            "reading": corpus.remembered,
             **{what: {part: counts[part][what] for part in counts} for what in counted},
         }
     return open_store(folder)

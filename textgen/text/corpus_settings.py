@@ -23,14 +23,14 @@ class ReadingOptions:
 
     encoding: str | None = option(
         None,
-        "Encoding of the text.",
+        "Encoding of the text; auto finds that of each file.",
         metavar="NAME",
         default_text="UTF-8, or as a byte-order mark says",
         section="Text",
     )
     document_separator: str | None = option(
         None,
-        r"Text that stands between documents, such as '<|endoftext|>' or '\n\n'.",
+        r"Text that stands between documents, such as '<|endoftext|>' or '\n\n'; '' for none.",
         metavar="TEXT",
         default_text="one file, one document",
     )

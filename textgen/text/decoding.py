@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
@@ -11,6 +12,8 @@ from textgen.text.signatures import looks_binary, refuse_other_formats
 
 HEAD_BYTES = 4096
 NUL_SHARE = 0.2  # more NUL bytes than this in the head is no UTF-8 that a person wrote
+READABLE = 0.3  # so much visible ASCII is a text
+AUTO = "auto"
 
 BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
     "utf-32-le": codecs.BOM_UTF32_LE,
@@ -22,7 +25,7 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of
 WITHOUT_MARK = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # the order nearly all files have
 NOT_TEXT = {"base64", "bz2", "hex", "quopri", "rot-13", "uu", "zlib", "idna", "punycode", "undefined"}
 NOT_TEXT |= {"unicode-escape", "raw-unicode-escape"}
-COMMON = ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "ascii", "latin-1", "koi8-r", "koi8-u"]
+COMMON = [AUTO, "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "ascii", "latin-1", "koi8-r", "koi8-u"]
 COMMON += ["shift_jis", "euc_jp", "iso2022_jp", "gb2312", "gbk", "gb18030", "hz", "big5", "euc_kr", "johab"]
 COMMON += ["mac-roman", *(f"iso-8859-{part}" for part in range(2, 17) if part != 12)]
 COMMON += [f"cp{page}" for page in (437, 850, 852, 865, 866, 874, 932, 949, 950, *range(1250, 1259))]
@@ -40,18 +43,27 @@ def codec(encoding: str) -> str:
     return WITHOUT_MARK.get(name, name)
 
 
-def to_utf8(
-    blocks: Iterator[bytes], head: bytes, name: str, asked: str | None, may_be_raw: bool = False
-) -> Iterator[bytes]:
+@dataclass(frozen=True)
+class Decoding:
+    """What is known of a text's encoding: the one `asked` for or None; whether it was `found` by `auto`; whether it
+    comes from a model's training, so that any byte-order mark overrules it; and whether raw bytes could be asked for,
+    as hints may say."""
+
+    asked: str | None = None
+    found: bool = False
+    from_training: bool = False
+    may_be_raw: bool = False
+
+
+def to_utf8(blocks: Iterable[bytes], head: bytes, name: str, known: Decoding) -> Iterator[bytes]:
     """The text of `blocks` in UTF-8, one piece a block, each ending at a character border; pieces may be empty.
 
-    `head` is the first HEAD_BYTES of the file, `name` what messages call it, `asked` the encoding given or None. A
-    byte-order mark is no part of the text. Raises TextgenError at the first byte that is not text; its hint speaks of
-    raw bytes where those may be asked for.
+    `head` is the first HEAD_BYTES of the file, `name` what messages call it. A byte-order mark is no part of the text.
+    Raises TextgenError at the first byte that is not text.
     """
-    if asked is None:
-        refuse_other_formats(head, name, may_be_raw)
-    encoding = _choose(head, name, asked)
+    if known.asked is None or known.found:
+        refuse_other_formats(head, name, known.may_be_raw)
+    encoding = _choose(head, name, known)
     decoder = codecs.getincrementaldecoder(encoding)()
     offset, begun = 0, False
     for block in chain(blocks, [b""]):
@@ -61,9 +73,9 @@ def to_utf8(
             data = (text if begun else text.removeprefix("\ufeff")).encode()
         except UnicodeDecodeError as error:  # its object is what the decoder had kept, then the block
             byte, place = error.object[error.start], offset - len(error.object) + error.start
-            label = encoding.upper() if encoding in BYTE_ORDER_MARKS else encoding
+            label = shown(encoding) if known.found or encoding in BYTE_ORDER_MARKS else encoding
             message = f"{name!r} is not {label} text (byte 0x{byte:02x} at offset {place})."
-            raise TextgenError(message, hint=_remedy(asked, not block, may_be_raw, looks_binary(head))) from None
+            raise TextgenError(message, hint=_remedy(name, known, not block, looks_binary(head))) from None
         except UnicodeEncodeError as error:  # UTF-7 can write what UTF-8 cannot
             half = f"U+{ord(error.object[error.start]):04X}"
             raise TextgenError(f"{name!r} has half a character ({half}) before offset {offset}.") from None
@@ -90,36 +102,69 @@ def _decode(decoder: codecs.IncrementalDecoder, block: bytes) -> str:
         raise
 
 
-def _remedy(asked: str | None, cut_off: bool, may_be_raw: bool, binary: bool) -> str:
-    raw = "; --tokenizer byte learns raw bytes" if may_be_raw else ""
-    if cut_off:
-        return f"it ends within a character, as a file cut off does{raw}."
-    if binary and asked is None:
-        return f"it looks like a binary file rather than text{raw}."
-    other = "--encoding latin-1 for older text" if asked is None else "another --encoding"
-    raw = f", or --tokenizer byte{'' if asked is None else ' without --encoding'} to learn raw bytes"
-    return f"{other}{raw if may_be_raw else ''}."
+def _remedy(name: str, known: Decoding, cut_off: bool, binary: bool) -> str:
+    raw = "--tokenizer byte learns raw bytes" if known.may_be_raw else ""
+    if binary and known.asked is None and not cut_off:
+        return "; ".join(filter(None, ("it looks like a binary file rather than text", raw))) + "."
+    if known.found:
+        other = "--encoding auto chose that by a part of the file; --encoding NAME says what it is"
+    elif known.from_training:
+        other = "that is the encoding of the training text; --encoding NAME or auto reads another one"
+    elif known.asked is None:
+        other = f"--encoding auto finds the encoding of {name!r}"
+    else:
+        other = "--encoding auto, or another --encoding"
+        raw += " without --encoding" if raw else ""
+    cut = "it ends within a character, as a file cut off does" if cut_off else ""
+    return "; ".join(filter(None, (cut, other, raw))) + "."
 
 
-def _choose(head: bytes, name: str, asked: str | None) -> str:
+def shown(encoding: str) -> str:
+    """An encoding as messages name it, which --encoding also takes."""
+    if encoding in BYTE_ORDER_MARKS:
+        return encoding.upper()
+    return encoding.replace("cp125", "windows-125") if encoding.startswith("cp125") else encoding
+
+
+def _choose(head: bytes, name: str, known: Decoding) -> str:
     """The encoding of a file that begins with `head`: by its byte-order mark, unless another family was asked for."""
-    encoding = "utf-8" if asked is None else codec(asked)
+    encoding = "utf-8" if known.asked is None else codec(known.asked)
     if encoding not in BYTE_ORDER_MARKS:
-        return encoding
-    own_family_first = sorted(BYTE_ORDER_MARKS, key=lambda other: asked is not None and other[:6] != encoding[:6])
-    for marked in own_family_first:
-        if head.startswith(BYTE_ORDER_MARKS[marked]):
-            return marked
-    if asked is None and head.count(0) > NUL_SHARE * len(head):
+        return (marked(head) if known.from_training else None) or encoding
+    found = marked(head, None if known.asked is None else encoding[:6])
+    if found is None and known.asked is None and _mostly_nul(head):
         _refuse_nul(head, name)
-    return encoding
+    return found or encoding
+
+
+def marked(head: bytes, first: str | None = None) -> str | None:
+    """The encoding that a byte-order mark tells, None without one; marks of the family `first` are looked for first."""
+    order = sorted(BYTE_ORDER_MARKS, key=lambda other: first is not None and other[:6] != first)
+    return next((encoding for encoding in order if head.startswith(BYTE_ORDER_MARKS[encoding])), None)
+
+
+def begins_mark(head: bytes) -> bool:
+    """Whether more bytes could make a byte-order mark of a beginning, or another mark of it."""
+    return any(len(head) < len(mark) and mark.startswith(head) for mark in BYTE_ORDER_MARKS.values())
+
+
+def _mostly_nul(head: bytes) -> bool:
+    return head.count(0) > NUL_SHARE * len(head)
+
+
+def likely_wide(head: bytes) -> str | None:
+    """The UTF-16 or UTF-32, without a mark, that text beginning with these NUL bytes is in; None for anything else."""
+    if not _mostly_nul(head):
+        return None
+    scores = {wide: _readable(head, wide) for wide in BYTE_ORDER_MARKS if wide != "utf-8"}
+    likely = max(scores, key=lambda wide: scores[wide])
+    return likely if scores[likely] >= READABLE else None
 
 
 def _refuse_nul(head: bytes, name: str) -> None:
     """Raises TextgenError naming the likely encoding, or returns if UTF-8 itself will name a wrong byte."""
-    scores = {wide: _readable(head, wide) for wide in BYTE_ORDER_MARKS if wide != "utf-8"}
-    likely = max(scores, key=lambda wide: scores[wide])
-    if scores[likely] < 0.3:
+    likely = likely_wide(head)
+    if likely is None:
         try:
             codecs.getincrementaldecoder("utf-8")().decode(head)
         except UnicodeDecodeError:
@@ -127,7 +172,7 @@ def _refuse_nul(head: bytes, name: str) -> None:
         likely = "utf-8"
     raise TextgenError(
         f"{name!r} does not look like text ({head.count(0) / len(head):.0%} of its first {len(head):,} bytes are NUL).",
-        hint=f"--encoding {likely} if it is text, or --tokenizer byte to learn raw bytes.",
+        hint=f"--encoding {likely} or auto if it is text, or --tokenizer byte to learn raw bytes.",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError, did_you_mean
+from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError, did_you_mean, missing_column
 from textgen.text.numbers import COMMA, POINT, read_number
 
 DEFAULT_COLUMN = "text"
@@ -112,7 +112,8 @@ def choose_column(columns: Sequence[str], texts: Sequence[str], asked: str | Non
     there = "its columns are " + ", ".join(map(repr, columns)) if columns else "it has no columns"
     if asked is not None:
         if asked not in columns:
-            raise UsageError(f"{name!r} has no column {asked!r}; {there}.{did_you_mean(asked, columns)}")
+            message = f"{name!r} has no column {asked!r}; {there}.{did_you_mean(asked, columns)}"
+            raise missing_column(message, asked)
         return asked
     if DEFAULT_COLUMN in columns:
         return DEFAULT_COLUMN

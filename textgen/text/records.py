@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.errors import TextgenError, did_you_mean, missing_column
 from textgen.text.header import Choose
 from textgen.text.sources import Source, SourceOptions, read_rows
 
@@ -43,6 +43,5 @@ def require_columns(columns: Sequence[str], wanted: Sequence[str], name: str) ->
     for column in wanted:
         if column not in columns:
             there = ", ".join(map(repr, columns))
-            raise UsageError(
-                f"{name!r} has no column {column!r}; its columns are {there}.{did_you_mean(column, columns)}"
-            )
+            message = f"{name!r} has no column {column!r}; its columns are {there}.{did_you_mean(column, columns)}"
+            raise missing_column(message, column)

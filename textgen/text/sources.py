@@ -17,13 +17,13 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from textgen.errors import TextgenError, TextgenWarning, UsageError, did_you_mean
-from textgen.text import decoding, hub, recipes
+from textgen.text import decoding, detection, hub, recipes
 from textgen.text.archives import PACKED_ENDINGS, opened, unreadable
 from textgen.text.csv_table import csv_rows, delimiter_of
 from textgen.text.header import DEFAULT_COLUMN, Choose, Header, Row
@@ -43,8 +43,9 @@ JSON_HEAD = 1 << 20
 class SourceOptions:
     r"""How files are read. Raises UsageError for an encoding that is not one of text, or an empty separator.
 
-    `encoding`: None is strict UTF-8, or what a byte-order mark says. If the named encoding is UTF-8, -16 or -32, a
-    byte-order mark of any of them overrules it; any other named encoding overrules a mark.
+    `encoding`: None is strict UTF-8, or what a byte-order mark says; `auto` finds the encoding of each file. If the
+    named encoding is UTF-8, -16 or -32, a byte-order mark of any of them overrules it; any other named encoding
+    overrules a mark, unless it is `from_training`: not asked for, but remembered by a model.
     `document_separator`: divides each file wherever it stands, and is removed. Line ends and empty lines right
     after it go with it, unless it ends in a line end itself; so one on a line of its own leaves documents of whole
     lines. The two characters `\n` stand for a newline, and so for `\t`, `\r`, `\0` and `\\`.
@@ -60,9 +61,10 @@ class SourceOptions:
     may_be_raw: bool = False
     text_column: str | None = None
     delimiter: str | None = None
+    from_training: bool = False
 
     def __post_init__(self) -> None:
-        if self.encoding is not None:
+        if self.encoding not in (None, decoding.AUTO):
             decoding.codec(self.encoding)
         if self.document_separator is not None:
             separator(self.document_separator)
@@ -125,17 +127,29 @@ def read(sources: Sequence[Source], options: SourceOptions) -> Iterator[tuple[in
     TextgenError naming the file and the byte offset (after unpacking) of what is not text, and at the end if there
     was no text at all.
     """
-    number, begun = 0, False
-    for source in sources:
-        for piece in _divided(source, options):
-            if piece:
-                begun = True
-                yield number, piece
-            elif piece is None:
-                number, begun = number + begun, False
-    if number == 0:
+    empty = True
+    for numbered in _numbered(piece for source in sources for piece in _divided(source, options)):
+        empty = False
+        yield numbered
+    if empty:
         names = repr(sources[0].name) if len(sources) == 1 else f"of {len(sources)} files"
         raise TextgenError(f"corpus {names} has no text (0 bytes).")
+
+
+def documents_of(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[tuple[int, bytes]]:
+    """The documents of a text that is there already, as `read` gives those of files."""
+    return _numbered(_pieces(blocks, options))
+
+
+def _numbered(pieces: Iterable[bytes | None]) -> Iterator[tuple[int, bytes]]:
+    """Pieces that are not empty, each with the number of its document; None stands after each document."""
+    number, begun = 0, False
+    for piece in pieces:
+        if piece:
+            begun = True
+            yield number, piece
+        elif piece is None:
+            number, begun = number + begun, False
 
 
 def _files(name: str) -> list[Source]:
@@ -227,7 +241,7 @@ def _spool(stdin: BinaryIO | None) -> Source:
             shutil.copyfileobj(stdin, file, READ_BYTES)
     except OSError as error:
         raise unreadable("standard input", error) from error
-    return Source(Path(file.name), "standard input")
+    return Source(Path(file.name), detection.STANDARD_INPUT)
 
 
 def _divided(source: Source, options: SourceOptions) -> Iterator[bytes | None]:
@@ -281,7 +295,8 @@ def _rows(source: Source, form: str, options: SourceOptions, choose: Choose) -> 
     name = source.name
     if form in (JSON, JSONL):
         status = source.path.stat()
-        columns = _json_columns(source, form, options.encoding, (status.st_size, status.st_mtime_ns))
+        reading = SourceOptions(options.encoding, from_training=options.from_training)
+        columns = _json_columns(source, form, reading, (status.st_size, status.st_mtime_ns))
         yield from json_rows(_json_objects(source, form, options), columns, name, choose)
         return
     with opened(source.path, name) as stream:
@@ -294,9 +309,9 @@ def _rows(source: Source, form: str, options: SourceOptions, choose: Choose) -> 
 
 
 @lru_cache(maxsize=64)
-def _json_columns(source: Source, form: str, encoding: str | None, stamp: tuple[int, int]) -> JsonColumns:
+def _json_columns(source: Source, form: str, reading: SourceOptions, stamp: tuple[int, int]) -> JsonColumns:
     """The columns of all rows; `stamp` changes with the file."""
-    return JsonColumns.of(_json_objects(source, form, SourceOptions(encoding)), source.name)
+    return JsonColumns.of(_json_objects(source, form, reading), source.name)
 
 
 def _json_objects(source: Source, form: str, options: SourceOptions) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -321,4 +336,16 @@ def _text_blocks(stream: BinaryIO, source: Source, options: SourceOptions, raw: 
         first.append(block)
         size += len(block)
     head = b"".join(first)[: decoding.HEAD_BYTES]
-    return decoding.to_utf8(chain(first, blocks), head, source.name, options.encoding, options.may_be_raw)
+    encoding = None if source.name.startswith(hub.PREFIX) else options.encoding
+    found = encoding == decoding.AUTO
+    if found:
+        encoding = detection.chosen(source.path, source.name, partial(_raw_blocks, source))
+    known = decoding.Decoding(encoding, found, options.from_training, options.may_be_raw)
+    return decoding.to_utf8(chain(first, blocks), head, source.name, known)
+
+
+def _raw_blocks(source: Source) -> Iterator[bytes]:
+    """The bytes of a file that count, read anew."""
+    with opened(source.path, source.name) as stream:
+        blocks = iter(lambda: stream.read(READ_BYTES), b"")
+        yield from blocks if source.span is None else span(blocks, *source.span, whole_characters=False)

@@ -54,14 +54,18 @@ class Tokenizer(ABC):
 
     def encode(self, text: str) -> Ids:
         """The ids of a text, shape (T,). Raises TextgenError if it holds a lone surrogate, which is no character."""
+        return np.concatenate([np.empty(0, np.int32), *self.encode_pieces([self.utf8(text)])])
+
+    @staticmethod
+    def utf8(text: str) -> bytes:
+        """The bytes of a text. Raises TextgenError if it holds a lone surrogate."""
         try:
-            document = text.encode()
+            return text.encode()
         except UnicodeEncodeError as error:
             raise TextgenError(
                 f"the text holds the lone surrogate U+{ord(text[error.start]):04X} at position {error.start}.",
                 hint="this is not a character; it comes from bytes that were not read as UTF-8.",
             ) from None
-        return np.concatenate([np.empty(0, np.int32), *self.encode_pieces([document])])
 
     def encode_pieces(self, pieces: Iterable[bytes]) -> Iterator[Ids]:
         """The ids of one document that comes in consecutive pieces, cut at any byte.

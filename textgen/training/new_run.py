@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from textgen import files, sealed
 from textgen.config import ModelConfig
@@ -75,8 +76,10 @@ def create_run(
     forecast: Forecast,
     data: Data,
     step: Mapping[str, bytes],
+    encodings: Mapping[str, str],
 ) -> Run:
-    """Commit the run folder with everything that is decided, before step 1; `step` is the file of the stored step.
+    """Commit the run folder with everything that is decided, before step 1; `step` is the file of the stored step,
+    `encodings` those that `--encoding auto` found, by path.
 
     Where nobody chose the folder, and another training has taken it meanwhile, it is the next one that is free.
     """
@@ -87,14 +90,7 @@ def create_run(
     elif options.output_dir is not None and folder.exists():
         folder.rmdir()
     ends = {"bos_token_id": data.tokenizer.boundary, "eos_token_id": data.tokenizer.boundary} if data.tokenizer else {}
-    arguments = {
-        "corpus": [lasting(path) for path in paths],
-        "store": data.key,
-        "options": asdict(options),
-        "forecast": asdict(forecast),
-        "digests": data.digests(),
-        "made_with": made_with(options),
-    }
+    arguments = _arguments(paths, options, forecast, data, encodings)
     contents = {
         CONFIG: files.to_json({**config.to_json(), **ends}),
         ARGUMENTS: files.to_json(arguments),
@@ -122,6 +118,20 @@ def _point_to(folder: Path) -> None:
         if not is_ours or not re.fullmatch(rb"[^/\n]*\n?", pointer.read_bytes()):
             return
     files.write_file(pointer, (folder.name + "\n").encode())
+
+
+def _arguments(
+    paths: Sequence[str], options: TrainOptions, forecast: Forecast, data: Data, encodings: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        "corpus": [lasting(path) for path in paths],
+        "store": data.key,
+        "options": asdict(options),
+        "forecast": asdict(forecast),
+        "digests": data.digests(),
+        "made_with": made_with(options),
+        **({"encodings": dict(encodings)} if encodings else {}),
+    }
 
 
 def next_folder(root: Path, cell: str, path: str) -> Path:

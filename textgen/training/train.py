@@ -24,6 +24,8 @@ from textgen.tasks import LANGUAGE, data_class, with_task
 from textgen.tasks.language import LanguageData
 from textgen.tasks.task import Data
 from textgen.text.bulk import usable_cores
+from textgen.text.detection import choosing
+from textgen.text.reading import record_of
 from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
 from textgen.text.tokenizer import Tokenizer
@@ -58,6 +60,8 @@ class Session:
     versions: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    encodings: list[str] = field(default_factory=list)
+    """What `--encoding auto` found, a phrase for each encoding."""
 
     def events(self) -> Iterator[Event]:
         """Train, alone in the run folder; yields what happens. Raises TextgenError if another process trains there."""
@@ -115,32 +119,28 @@ def start(
     torch.set_num_threads(threads := options.threads or usable_cores())
     root = Path(options.output_dir).parent if options.output_dir else RUNS
     refuse_occupied(options, paths)
-    data = data_class(options.task or LANGUAGE).prepare(list(paths), options, root / CACHE, progress)
+    with choosing() as encodings:
+        data = data_class(options.task or LANGUAGE).prepare(list(paths), options, root / CACHE, progress)
     machine = ThisMachine(data, device)
     deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
     options, config, forecast = plan(replace(options, threads=threads), data, machine, deadline)
     owner = plugins.owner(options.cell)
-    config = replace(config, cell_distribution=owner.distribution, cell_version=owner.version)
+    config = replace(
+        config, cell_distribution=owner.distribution, cell_version=owner.version, reading=record_of(paths, options)
+    )
     task = data.task(options)
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
     model, match = initial_model(config, data.tokenizer, options)
     refuse_small_disk(folder, model, options, kept=0)
     stored = data.tokenizer is not None and not dry_run
     step, warnings = stored_step(model, config.cell) if stored else ({}, [])
-    run = Run(folder) if dry_run else create_run(folder, paths, options, config, forecast, data, step)
+    run = Run(folder)
+    if not dry_run:
+        run = create_run(folder, paths, options, config, forecast, data, step, encodings.lasting())
+    trainer, made = Trainer(run, task, model, options, device), made_with(options)
     warnings = [*warnings, *_compiler_missed(model, options.cell, forecast), *task.warnings()]
     notes = [f"{options.init_from}: {match}"] if match else []
-    return Session(
-        Trainer(run, task, model, options, device),
-        run,
-        data,
-        config,
-        options,
-        forecast,
-        made_with(options),
-        warnings,
-        notes,
-    )
+    return Session(trainer, run, data, config, options, forecast, made, warnings, notes, encodings.described())
 
 
 def _compiler_missed(model: Model, cell: str, forecast: Forecast) -> list[str]:
@@ -244,7 +244,8 @@ def data_of(run: Run, progress: Progress = no_progress) -> Data:
                 raise
     elif "-" in paths:
         raise TextgenError(f"the tokens of this run are gone from {str(cache / key)!r}, and its corpus came by pipe.")
-    data = kind.prepare(paths, options, cache, progress)
+    with choosing(arguments.get("encodings")):
+        data = kind.prepare(paths, options, cache, progress)
     if data.key != key:
         raise TextgenError(
             f"the corpus has changed since this run began ({', '.join(paths)}).", hint="train a new run."

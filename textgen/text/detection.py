@@ -1,0 +1,174 @@
+"""`--encoding auto`: the encoding of each file, found from its bytes.
+
+A byte-order mark decides. Without one, a file that is valid UTF-8 throughout is UTF-8; any other file is judged by
+its lines that are not ASCII. That reads the whole file once, in bounded memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any
+
+from textgen.text import decoding
+from textgen.text.charset import charset_of
+from textgen.wording import plural
+
+STANDARD_INPUT = "standard input"
+SAMPLE_BYTES = 1 << 16
+"""So much of a file, lines that are not ASCII, is shown to charset-normalizer."""
+
+
+@dataclass
+class Choices:
+    """The encodings chosen so far, by the file's absolute path, and the names under which messages know the files."""
+
+    encodings: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def lasting(self) -> dict[str, str]:
+        """What another run has to know to read the same: encodings other than UTF-8, of files that last."""
+        passing = {path for path, name in self.names.items() if name == STANDARD_INPUT}
+        return {p: encoding for p, encoding in self.encodings.items() if encoding != "utf-8" and p not in passing}
+
+    def described(self) -> list[str]:
+        """What was chosen, a phrase for each encoding; nothing where every file is UTF-8."""
+        read = sorted((decoding.shown(self.encodings[path]), name) for path, name in self.names.items())
+        if all(label == "UTF-8" for label, _ in read):
+            return []
+        groups = [(label, [name for _, name in group]) for label, group in groupby(read, key=lambda each: each[0])]
+        return [f"{_listed(names)} read as {label}" for label, names in sorted(groups, key=lambda group: len(group[1]))]
+
+
+def _listed(names: list[str]) -> str:
+    most = 3
+    more = f" and {plural(len(names) - most, 'other file')}" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+_choices: ContextVar[Choices | None] = ContextVar("choices", default=None)
+
+
+@contextmanager
+def choosing(known: Mapping[str, str] | None = None) -> Iterator[Choices]:
+    """Choose the encoding of each file only once within this context, and keep what was chosen; files that are `known`
+    keep theirs. A context within another one joins it."""
+    outer = _choices.get()
+    if outer is not None:
+        outer.encodings.update(known or {})
+        yield outer
+        return
+    choices = Choices(dict(known or {}))
+    token = _choices.set(choices)
+    try:
+        yield choices
+    finally:
+        _choices.reset(token)
+
+
+def chosen(path: Path, name: str, blocks: Callable[[], Iterable[bytes]]) -> str:
+    """The encoding of a file, from the context or from its `blocks`. Raises TextgenError as `detect`."""
+    choices, key = _choices.get(), str(path.absolute())
+    found = (choices and choices.encodings.get(key)) or detect(blocks(), name)
+    if choices is not None:
+        choices.encodings[key], choices.names[key] = found, name
+    return found
+
+
+def detect(blocks: Iterable[bytes], name: str) -> str:
+    """The encoding of a text that comes in blocks. Raises TextgenError if it is not text in any encoding known."""
+    blocks = iter(blocks)
+    head = b""
+    while len(head) < decoding.HEAD_BYTES and (block := next(blocks, b"")):
+        head += block
+    marked = decoding.marked(head)
+    if marked is not None:
+        return marked
+    wide = decoding.likely_wide(head[: decoding.HEAD_BYTES])
+    if wide is not None:
+        return wide
+    sample = _Sample()
+    for block in chain([head], blocks):
+        sample.add(block)
+    if sample.is_utf8() or sample.mostly_utf8():  # of the latter the wrong byte is named when it is read
+        return "utf-8"
+    return charset_of(b"".join(sample.lines()), name)
+
+
+class _Sample:
+    """Whether a text is UTF-8, and its first lines that are not ASCII."""
+
+    def __init__(self) -> None:
+        self._decoder: Any = codecs.getincrementaldecoder("utf-8")()
+        self._rest = b""
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def add(self, block: bytes) -> None:
+        self._decode(block, False)
+        if self._size >= SAMPLE_BYTES or (block.isascii() and not self._rest):
+            return
+        whole, self._rest = _whole_lines(self._rest + block)
+        self._take(whole)
+
+    def _decode(self, block: bytes, final: bool) -> None:
+        try:
+            if self._decoder is not None:
+                self._decoder.decode(block, final)
+        except UnicodeDecodeError:
+            self._decoder = None
+
+    def _take(self, text: bytes) -> None:
+        for line in text.splitlines(keepends=True):
+            if self._size < SAMPLE_BYTES and not line.isascii():
+                self._lines.append(_cut(line, SAMPLE_BYTES - self._size))
+                self._size += len(line)
+
+    def is_utf8(self) -> bool:
+        self._decode(b"", True)
+        return self._decoder is not None
+
+    def mostly_utf8(self) -> bool:
+        """Whether most lines are UTF-8: then one that is not is damaged, and no sign of another encoding."""
+        lines = self.lines()
+        return 2 * sum(map(_is_utf8, lines)) > len(lines)
+
+    def lines(self) -> list[bytes]:
+        """The first lines that are not ASCII, once the text has ended."""
+        self._take(self._rest)
+        self._rest = b""
+        return self._lines
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _whole_lines(text: bytes) -> tuple[bytes, bytes]:
+    """The whole lines of a text, and what of the last one is there; of a very long line a part is taken for a line."""
+    end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+    if len(text) - end > SAMPLE_BYTES:
+        end = _last_border(text, len(text)) or len(text)
+    return text[:end], text[end:]
+
+
+def _cut(line: bytes, size: int) -> bytes:
+    """At most `size` bytes of a line, with whole characters if there is a place to tell by."""
+    if len(line) <= size:
+        return line
+    return line[: _last_border(line, size) or size]
+
+
+def _last_border(text: bytes, end: int) -> int:
+    """The last place up to `end` after a byte that is no part of a character in any encoding of several bytes; 0 for
+    none."""
+    return next((at for at in range(end, 0, -1) if text[at - 1] < 0x30), 0)

@@ -1,0 +1,127 @@
+"""How a model reads text: as in training, which `config.json` remembers, unless asked otherwise."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from textgen import sealed
+from textgen.errors import UsageError
+from textgen.options import flag
+from textgen.text import decoding, hub, recipes
+from textgen.text.sources import SourceOptions, find_sources, table_form
+from textgen.text.tables import form_of
+
+COLUMNS = ("text_column", "label_column", "prompt_column", "completion_column")
+WANTED = {"delimiter": "X says what is between the columns of this table"}
+OF_TABLES = (*COLUMNS, "delimiter")
+"""Settings that mean something for tables alone."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The settings of reading. `trained` are the names of those that come from training; an empty document separator
+    in what is asked for stands for none."""
+
+    encoding: str | None = None
+    document_separator: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    whole_files: bool | None = None
+    delimiter: str | None = None
+    trained: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], asked: Mapping[str, Any]) -> Self:
+        """What was asked for, and what a model remembers where nothing was. Raises UsageError for a setting that does
+        not exist or cannot be, DamagedError for a record that no training wrote."""
+        known = {each.name for each in fields(cls)} - {"trained"}
+        unknown = next((name for name in asked if name not in known), None)
+        if unknown is not None:
+            raise UsageError(f"there is no setting {unknown!r} of reading.", hint=f"it is one of {', '.join(known)}.")
+        given = {name: value for name, value in asked.items() if value is not None}
+        kept = {name: record[name] for name in known & record.keys() - given.keys()}
+        for name, value in kept.items():
+            if type(value) is not (bool if name == "whole_files" else str):
+                raise sealed.DamagedError(f"config.json is damaged: {name} of reading cannot be {value!r}.")
+        reading = cls(**{**kept, **given, "trained": frozenset(kept)})
+        reading.options  # noqa: B018 - refuses what cannot be
+        return reading
+
+    def asked(self, name: str) -> Any:
+        """A setting that was asked for; None if nobody did."""
+        return None if name in self.trained else getattr(self, name)
+
+    @property
+    def options(self) -> SourceOptions:
+        """How files are read. A byte-order mark overrules an encoding that nobody asked for."""
+        separator, first = self.document_separator or None, "encoding" in self.trained
+        return SourceOptions(
+            self.encoding, separator, text_column=self.text_column, delimiter=self.delimiter, from_training=first
+        )
+
+    def said(self, sources: Sequence[str]) -> str | None:
+        """What comes from training in reading these inputs, in a sentence; None if nothing does. A corpus by name is
+        read as its recipe says."""
+        tables = any(path.startswith(hub.PREFIX) or form_of(path) or Path(path).is_dir() for path in sources)
+        names = [each.name for each in fields(self) if each.name in self.trained]
+        shown = [name for name in names if tables or name not in OF_TABLES]
+        if not sources or not shown or recipes.find(sources):
+            return None
+        typed = [self._typed(name) for name in shown]
+        return f"Read as in training: {' '.join(typed)} (options given here override that)."
+
+    def _typed(self, name: str) -> str:
+        value = getattr(self, name)
+        return flag(name) if value is True else f"{flag(name)} {shlex.quote(str(value))}"
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say of a column that a table lacks that it comes from training, where it does."""
+        try:
+            yield
+        except UsageError as error:
+            names = [name for name in COLUMNS if name in self.trained and getattr(self, name) == error.column]
+            name = next(iter([*names, *self.trained & {"delimiter"}]), None)
+            if error.column is None or name is None:
+                raise
+            message = f"{error} The model was trained with {self._typed(name)}."
+            raise UsageError(
+                message, hint=f"{flag(name)} {WANTED.get(name, 'NAME names the column of this table')}."
+            ) from None
+
+    def decoded(self, data: bytes, name: str) -> str:
+        """A short text from its bytes, read as a file is. Raises TextgenError naming the byte that is not text."""
+        from textgen.text.detection import chosen
+
+        known, found = self.options, self.encoding == decoding.AUTO
+        encoding = chosen(Path(name), name, lambda: [data]) if found else self.encoding
+        how = decoding.Decoding(encoding, found, known.from_training)
+        return b"".join(decoding.to_utf8([data], data[: decoding.HEAD_BYTES], name, how)).decode()
+
+
+def record_of(paths: Sequence[str], options: Any) -> dict[str, Any]:
+    """What `config.json` remembers of the options of a training on these paths: how the text was read."""
+    if len(paths) == 1 and (Path(paths[0]) / sealed.MANIFEST).is_file():
+        record: dict[str, Any] = sealed.read_manifest(Path(paths[0])).get("reading", {})
+        return record
+    recipe = recipes.find(paths)
+    options = recipe.fill(options) if recipe else options
+    names = [each.name for each in fields(Reading) if each.name not in ("whole_files", "trained")]
+    record = {name: value for name in names if (value := getattr(options, name, None))}
+    if getattr(options, "task", None) == "classify" and _whole_files(paths):
+        record["whole_files"] = True
+    return record
+
+
+def _whole_files(paths: Sequence[str]) -> bool:
+    """Whether every text is a file: no table is among them."""
+    if any(path == "-" or path.startswith(hub.PREFIX) for path in paths):
+        return False
+    return not any(table_form(source) for source in find_sources(paths))
