@@ -7,7 +7,7 @@ import pytest
 
 from textgen.cli import VERBS, group, main
 
-LAYERED = ("train", "sample", "compare")
+LAYERED = ("train", "sample", "compare", "evaluate")
 MOST = 20
 """Options that a command may have before its help must come in two layers, and that a short help may show."""
 

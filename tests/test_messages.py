@@ -175,18 +175,18 @@ def test_raw_bytes_of_any_format_can_be_learned():
 )
 def test_text_that_begins_as_a_format_nearly_does_is_text(text):
     assert signatures.format_of(text.encode()) is None
-    assert b"".join(decoding.to_utf8(iter([text.encode()]), text.encode(), "x", None)) == text.encode()
+    assert b"".join(decoding.to_utf8(iter([text.encode()]), text.encode(), "x", decoding.Decoding())) == text.encode()
 
 
 def test_bytes_that_are_no_text_in_any_encoding_get_no_encoding_to_try():
     for content in (bytes(range(256)) * 8, b"\x01\x02\x03\xff" * 50):
         with pytest.raises(TextgenError) as caught:
-            list(decoding.to_utf8(iter([content]), content, "x.bin", None, True))
+            list(decoding.to_utf8(iter([content]), content, "x.bin", decoding.Decoding(may_be_raw=True)))
         assert "binary file" in caught.value.hint and "--encoding" not in caught.value.hint
     older = "Étienne a bien mangé. ".encode("latin-1") * 9
     with pytest.raises(TextgenError) as caught:
-        list(decoding.to_utf8(iter([older]), older, "x.txt", None))
-    assert "latin-1" in caught.value.hint
+        list(decoding.to_utf8(iter([older]), older, "x.txt", decoding.Decoding()))
+    assert caught.value.hint == "--encoding auto finds the encoding of 'x.txt'."
 
 
 # --- too little text ---

@@ -36,7 +36,7 @@ MUTATIONS = [
              "offset - len(block) + error.start",
              "tests/test_sources.py tests/test_tables.py"),
     Mutation("a refusal has no remedy", "textgen/text/decoding.py",
-             "raise TextgenError(message, hint=_remedy(asked, not block, may_be_raw, looks_binary(head))) from None",
+             "raise TextgenError(message, hint=_remedy(name, known, not block, looks_binary(head))) from None",
              "raise TextgenError(message) from None",
              "tests/test_sources.py"),
     Mutation("a byte-order mark is text", "textgen/text/decoding.py",

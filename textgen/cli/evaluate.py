@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from textgen.cli.help import layered
 from textgen.cli.outputs import output_file, overwrite_option
 from textgen.cli.params import backend_option, given, options_of, refuse_of_another_task, whole_number
 from textgen.cli.screen import Output, encodings_said, reading_said
@@ -62,7 +63,17 @@ class EvaluationRequest:
     forecasting: ForecastOptions
 
 
-@click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+COMMON = (
+    *("model", "as_json", "plot", "per_token", "encoding", "text_column", "label_column", "prompt_column"),
+    *("completion_column", "horizon", "level", "threads", "backend", "overwrite"),
+)
+
+
+@click.command(
+    "evaluate",
+    cls=layered(COMMON),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.argument("corpus", nargs=-1)
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
 @options_of(ReadingOptions)
