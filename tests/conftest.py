@@ -10,6 +10,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.update({"TEXTGEN_LOAD_PLUGINS": "", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"})
 
 
+def refuse_to_fork(event, arguments):
+    """A copy of this process would be without the threads of autograd; `process.start` makes a fresh one."""
+    if event in ("os.fork", "os.forkpty"):
+        raise RuntimeError("a test does not fork the process of all tests; see tests/process.py")
+
+
+sys.addaudithook(refuse_to_fork)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     import torch
