@@ -4,17 +4,14 @@ Signals at every stage, outputs that nobody reads, full or odd terminals, folder
 of what a run depends on. Random moments are tried by `tests/torture/stops.py`.
 """
 
-import fcntl
 import json
 import os
-import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import termios
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -49,7 +46,7 @@ TINY = {
     "max_steps": 2,
     "sample_steps": 0,
 }
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and terminals of Unix")
+fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))
 
 
 @pytest.fixture(scope="session")
