@@ -7,7 +7,7 @@ DEMO_MINUTES ?= 1.5
 # Tiny Shakespeare, as a file or by its name; then it is downloaded.
 CORPUS ?= tiny-shakespeare
 
-.PHONY: demo test test-slow bench torture torture-ci mutate lint clean
+.PHONY: demo test test-slow test-machines test-everywhere bench torture torture-ci mutate lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,14 @@ test: $(VENV)/worked
 
 test-slow: $(VENV)/ready
 	$(BIN)/pytest -n 2 -q -m slow
+
+# The numeric tests under other BLAS kernels, instruction sets, threads, locales and zones (tests/machines.py).
+test-machines: $(VENV)/worked
+	$(BIN)/python -m tests.machines
+
+# The whole suite under five rows of such settings, one in random order (five times as long as `make test`).
+test-everywhere: $(VENV)/worked
+	$(BIN)/python -m tests.machines --whole
 
 # What the documentation promises, tried thousands of times; the figures go to tests/torture/RESULTS.md.
 torture: $(VENV)/ready

@@ -1,6 +1,8 @@
-"""What every test shares: one thread, no plugins of this machine, no colour, and a seed."""
+"""What every test shares: a number of threads, no plugins of this machine, no colour, and a seed."""
 
 import os
+import random
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +10,31 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.update({"TEXTGEN_LOAD_PLUGINS": "", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"})
+THREADS = int(os.environ.get("SUITE_THREADS", "1"))
+"""Threads of torch where a test does not choose them itself."""
+for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    if signal.getsignal(number) == signal.SIG_IGN:  # as in a background job and under nohup
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run files, and the tests of each, in random order")
+
+
+def pytest_collection_modifyitems(config, items):
+    seed = config.getoption("--shuffle")
+    if seed is not None:
+        places = {item.path: random.Random(f"{seed} {item.path.name}").random() for item in items}
+        items.sort(key=lambda item: (places[item.path], random.Random(f"{seed} {item.nodeid}").random()))
+
+
+def refuse_to_fork(event, arguments):
+    """A copy of this process would be without the threads of autograd; `process.start` makes a fresh one."""
+    if event in ("os.fork", "os.forkpty"):
+        raise RuntimeError("a test does not fork the process of all tests; see tests/process.py")
+
+
+sys.addaudithook(refuse_to_fork)
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +43,7 @@ def _seeded():
 
     torch.manual_seed(0)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(threads)
 

@@ -2,9 +2,6 @@
 
 import os
 import signal
-import sys
-import traceback
-import warnings
 
 from textgen import files
 
@@ -161,21 +158,3 @@ def plant(root, state):
         else:
             (root / name).write_bytes(content)
     return root
-
-
-def in_child(function):
-    """Call a function in a child process; returns its exit code, or minus the signal that ended it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch has threads; they are idle
-        child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            function()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

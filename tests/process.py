@@ -1,14 +1,30 @@
-"""The command as a process: its own signals and its own three files, forked from here, where everything is imported."""
+"""Fresh processes: the command with its own signals and its own three files, and functions that die.
 
+They are forked from a server that has imported torch and computed nothing, never from here: after autograd has run, a
+process may hold threads that a fork does not copy, and a build of torch with CUDA refuses gradients in the child.
+"""
+
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import traceback
-import warnings
 from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.reduction import DupFd
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
+from unittest import mock
+
+SERVER = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
+"""Windows has no fork; what needs signals or numbered files is skipped there."""
+if os.name != "nt":
+    SERVER.set_forkserver_preload(
+        ["pytest", "hypothesis", "rich.progress", "torch._dynamo", "torch._inductor.utils", "torch.onnx"]
+        + ["textgen.cli.train", "textgen.cli.sample", "textgen.training.train", "textgen.tracing.trace"]
+    )
 
 
 class Ended(NamedTuple):
@@ -19,11 +35,26 @@ class Ended(NamedTuple):
     err: str
 
 
+class Inherited:
+    """An open file of this process, as a number that a fresh process can use."""
+
+    def __init__(self, handle):
+        self.handle = handle
+
+    def __reduce__(self):
+        return _received, (DupFd(self.handle),)
+
+
+def _received(file):
+    return file.detach()
+
+
 def place(number, handle):
     """Put an open file at 0, 1 or 2, or nothing."""
     if handle is None:
-        os.close(number)
-    elif handle != number:
+        with suppress(OSError):
+            os.close(number)
+    else:
         os.dup2(handle, number)
 
 
@@ -35,17 +66,33 @@ def text_file(number, handle, mode, encoding):
     return open(number, mode, encoding=encoding, errors=errors, closefd=False)
 
 
-def fork(function):
-    """A child that calls a function and leaves with what it returns (None counts as 0), or with 70; its number."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch has threads; they are idle
-        child = os.fork()
-    if child:
-        return child
+def start(function, *arguments, handles=(0, 1, 2), encoding="utf-8"):
+    """A fresh process that calls a function of a module, in this folder and environment, with these files as standard
+    input, output and error; it ends with what the function returns (None counts as 0), or with 70."""
+    given = [None if handle is None or os.name == "nt" else Inherited(handle) for handle in handles]
+    call = partial(_call, function, arguments, given, encoding, Path.cwd(), dict(os.environ))
+    child = SERVER.Process(target=call, daemon=True)
+    with mock.patch.dict(sys.modules, {"__main__": ModuleType("__main__")}):  # which the child need not import
+        child.start()
+    return child
+
+
+def _call(function, arguments, handles, encoding, folder, environment):
+    """What the fresh process does; it does not return."""
     code = 70
     try:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        if os.name != "nt":
+            for number, handle in enumerate(handles):
+                place(number, handle)
+            for handle in handles:
+                handle is None or handle < 3 or os.close(handle)
+            streams = zip(range(3), handles, "rww", strict=True)
+            sys.stdin, sys.stdout, sys.stderr = (text_file(n, h, mode, encoding) for n, h, mode in streams)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = function() or 0
+        code = function(*arguments) or 0
     except BaseException:
         traceback.print_exc()
     finally:
@@ -54,35 +101,38 @@ def fork(function):
         os._exit(code)
 
 
-def begin(arguments, handles, encoding="utf-8", prepare=None):
-    """Fork a child that runs `textgen ARGUMENTS` with these files as standard input, output and error."""
-
-    def command():
-        for number, handle in enumerate(handles):
-            place(number, handle)
-        streams = zip(range(3), handles, "rww", strict=True)
-        sys.stdin, sys.stdout, sys.stderr = (text_file(n, h, mode, encoding) for n, h, mode in streams)
-        sys.argv = ["textgen", *map(str, arguments)]
-        if prepare is not None:
-            prepare()
-        from textgen.__main__ import run
-
-        try:
-            run()
-        except SystemExit as end:
-            try:
-                for stream in (sys.stdout, sys.stderr):
-                    stream is None or stream.flush()
-            except OSError:
-                return 120  # as Python does
-            return end.code
-
-    return fork(command)
-
-
 def wait(child):
-    """The exit code of a child, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    """The exit code of a process, or minus the signal that ended it."""
+    child.join()
+    return child.exitcode
+
+
+def in_child(function, *arguments):
+    """Call a function of a module in a fresh process; returns its exit code, or minus the signal that ended it."""
+    return wait(start(function, *arguments))
+
+
+def begin(arguments, handles, encoding="utf-8", prepare=None):
+    """A fresh process that runs `textgen ARGUMENTS` with these files as standard input, output and error, after
+    `prepare()`."""
+    return start(_command, [*map(str, arguments)], prepare, handles=handles, encoding=encoding)
+
+
+def _command(arguments, prepare):
+    sys.argv = ["textgen", *arguments]
+    if prepare is not None:
+        prepare()
+    from textgen.__main__ import run
+
+    try:
+        run()
+    except SystemExit as end:
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream is None or stream.flush()
+        except OSError:
+            return 120  # as Python does
+        return end.code
 
 
 @contextmanager

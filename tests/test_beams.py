@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zoo import sharpen
 
 import textgen
 from textgen.config import ModelConfig
@@ -134,10 +135,7 @@ def test_one_beam_is_greedy(seed, prompt, length, **options):
 def test_one_beam_is_greedy_bit_for_bit_with_torch():
     tokenizer = CharTokenizer("abcdefgh")
     config = ModelConfig(tokenizer.vocab_size, embedding_size=5, hidden_size=12, num_layers=2)
-    model = make_model(config)
-    for parameter in model.parameters():
-        parameter.data.mul_(3)
-    model = LanguageModel(config, tokenizer, TorchStepper(model), unsampled=tokenizer.unsampled)
+    model = LanguageModel(config, tokenizer, TorchStepper(sharpen(make_model(config))), unsampled=tokenizer.unsampled)
     options = {"max_new_tokens": 30, "logprobs": 3, "seed": 1}
     one, greedy = (
         complete(model, ["abc"], SampleOptions(**options, **way)) for way in ({"num_beams": 1}, {"greedy": True})

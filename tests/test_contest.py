@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from faults import Dying, Quick, in_child, tree
+from faults import Dying, Quick, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from process import in_child
 from terminal import refusal, run
 from zoo import INSTALLED
 
@@ -48,12 +49,16 @@ MEASURED = ("seconds", "train_speed", "sample_speed", "peak_bytes")
 def quick():
     """No syncing, no measuring of speed, short trials and samples."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "system", Quick())
-        patch.setattr(ThisMachine, "step_seconds", lambda *_, **__: 0.01)
-        patch.setattr(rates, "FEWEST_STEPS", 5)
-        patch.setattr(measures, "SAMPLED", 3)
-        patch.setattr(measures, "SAMPLINGS", 1)
+        hurry(patch, Quick())
         yield
+
+
+def hurry(patch, disk):
+    patch.setattr(files, "system", disk)
+    patch.setattr(ThisMachine, "step_seconds", lambda *_, **__: 0.01)
+    patch.setattr(rates, "FEWEST_STEPS", 5)
+    patch.setattr(measures, "SAMPLED", 3)
+    patch.setattr(measures, "SAMPLINGS", 1)
 
 
 def asked(**options):
@@ -231,18 +236,19 @@ def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint(tmp_path):
     assert steps[0] == 10 and sorted(set(steps)) == [*range(10, 17)]
 
 
-def test_a_contest_killed_at_random_ends_the_same(monkeypatch, tmp_path, whole):
+def go_on(folder, calls=0):
+    """Go on with a contest in a process that dies at a call of the disk (0: never)."""
+    hurry(pytest.MonkeyPatch(), Dying(calls))
+    for _ in begin(folder).events():
+        pass
+
+
+def test_a_contest_killed_at_random_ends_the_same(tmp_path, whole):
     folder, draw = tmp_path / "contest", random.Random(2)
-
-    def go_on(calls=0):
-        monkeypatch.setattr(files, "system", Dying(calls))
-        for _ in begin(folder).events():
-            pass
-
     begin(folder)
-    ends = [in_child(lambda: go_on(draw.randint(30, 150))) for _ in range(4)]
+    ends = [in_child(go_on, folder, draw.randint(30, 150)) for _ in range(4)]
     assert ends[0] == -signal.SIGKILL
-    assert in_child(go_on) == 0
+    assert in_child(go_on, folder) == 0
     assert figures(load(folder)) == figures(whole.record)
     assert weights(folder) == weights(whole.folder)
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {

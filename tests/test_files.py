@@ -11,9 +11,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from faults import Disk, Dying, Failing, Quick, Short, Watched, in_child, plant, tree
+from faults import Disk, Dying, Failing, Quick, Short, Watched, plant, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from process import in_child
 
 from textgen import files, sealed
 from textgen.errors import TextgenError
@@ -229,9 +230,14 @@ def test_a_killed_process_leaves_old_or_new(monkeypatch, tmp_path, root, write):
     before = tree(root)
     for at in range(1, calls(monkeypatch, write, plant(tmp_path / "count", before)) + 1):
         killed = plant(tmp_path / str(at), before)
-        monkeypatch.setattr(files, "system", Dying(at))
-        assert in_child(lambda killed=killed: write.act(killed)) == -signal.SIGKILL
+        assert in_child(act_on, Dying(at), write, killed) == -signal.SIGKILL
         assert write.is_old(killed) or write.is_new(killed)
+
+
+def act_on(disk, write, root):
+    """Write, on a disk that fails."""
+    files.system = disk
+    write.act(root)
 
 
 def test_an_error_of_the_caller_leaves_no_folder(tmp_path):
@@ -260,11 +266,21 @@ def test_files_have_the_rights_that_the_user_gives_to_files(tmp_path):
     assert rights == {(tmp_path / "plain").stat().st_mode}
 
 
-def test_a_folder_is_removed_in_one_step(monkeypatch, tmp_path):
+class Leaving(Quick):
+    """Ends its process where the first file would be removed."""
+
+    def unlink(self, path):
+        os._exit(3)
+
+
+def remove_and_leave(folder):
+    files.system = Leaving()
+    files.remove_folder(folder)
+
+
+def test_a_folder_is_removed_in_one_step(tmp_path):
     commit(tmp_path / "folder", name=OLD)
-    with monkeypatch.context() as patch:
-        patch.setattr(files.system, "unlink", lambda path: os._exit(0), raising=False)
-        assert in_child(lambda: files.remove_folder(tmp_path / "folder")) == 0
+    assert in_child(remove_and_leave, tmp_path / "folder") == 3
     assert not (tmp_path / "folder").exists() and len(temporaries(tmp_path)) == 1
     files.clean(tmp_path)
     assert tree(tmp_path) == {}
@@ -433,7 +449,7 @@ def test_a_folder_has_one_holder(tmp_path):
         for taken in (lambda: files.lock(tmp_path).__enter__(), lambda: hold(tmp_path)):
             with pytest.raises(TextgenError, match=re.escape(repr(str(tmp_path)))):
                 taken()
-        assert in_child(lambda: expect_refusal(tmp_path)) == 0
+        assert in_child(expect_refusal, tmp_path) == 0
     hold(tmp_path)
 
 
@@ -447,12 +463,13 @@ def expect_refusal(folder):
         hold(folder)
 
 
-def test_a_dead_holder_holds_nothing(tmp_path):
-    def die_holding():
-        with files.lock(tmp_path):
-            os.kill(os.getpid(), signal.SIGKILL)
+def die_holding(folder):
+    with files.lock(folder):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    assert in_child(die_holding) == -signal.SIGKILL
+
+def test_a_dead_holder_holds_nothing(tmp_path):
+    assert in_child(die_holding, tmp_path) == -signal.SIGKILL
     hold(tmp_path)
 
 

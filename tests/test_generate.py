@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from zoo import sharpen
 
 import textgen
 from textgen import files, sealed
@@ -383,17 +384,13 @@ def test_habits_are_defaults_and_what_is_given_comes_first():
 
 @pytest.fixture(scope="module")
 def small():
-    """A model with weights large enough that its texts differ."""
+    """A model whose texts differ."""
     import torch
 
     torch.manual_seed(1)
     tokenizer = CharTokenizer("abcdefgh")
     config = ModelConfig(tokenizer.vocab_size, embedding_size=5, hidden_size=12, num_layers=2)
-    model = make_model(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3)
-    return config, tokenizer, model
+    return config, tokenizer, sharpen(make_model(config))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ FORBIDDEN_CALLS = {
     *("os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "yaml.load"),
     *("subprocess.getoutput", "subprocess.getstatusoutput", "logging.config.listen", "shutil.unpack_archive"),
 }
-LEAST = {"torch": (2, 10), "sentencepiece": (0, 2, 1), "safetensors": (0, 8)}
+LEAST = {"torch": (2, 10), "sentencepiece": (0, 2, 2), "safetensors": (0, 8)}
 """Versions below these run code from files, or read beyond their memory (CVE-2025-32434, CVE-2026-24747,
 CVE-2026-1260)."""
 HARMLESS = {"shell": "False", "allow_pickle": "False", "weights_only": "True", "trust_remote_code": "False"}

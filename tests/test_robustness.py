@@ -4,10 +4,8 @@ Signals at every stage, outputs that nobody reads, full or odd terminals, folder
 of what a run depends on. Random moments are tried by `tests/torture/stops.py`.
 """
 
-import fcntl
 import json
 import os
-import pty
 import re
 import shutil
 import signal
@@ -18,6 +16,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from unittest import mock
@@ -47,7 +46,7 @@ TINY = {
     "max_steps": 2,
     "sample_steps": 0,
 }
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and terminals of Unix")
+fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))
 
 
 @pytest.fixture(scope="session")
@@ -184,18 +183,24 @@ def test_a_signal_during_an_import_is_one_line(module, number):
     assert done.stderr.strip() == "Stopped."
 
 
+def live_slowly_in_a_terminal():
+    """Make standard input the terminal that this process is killed with, and take 50 ms a step."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    step = Trainer._step
+    Trainer._step = lambda self, number: (time.sleep(0.05), step(self, number))[1]
+
+
 def test_a_terminal_that_goes_away_ends_training_saved():
-    child, terminal = pty.fork()
-    if child == 0:  # the terminal's own child
-        slow = Trainer._step
-        Trainer._step = lambda self, step: (time.sleep(0.05), slow(self, step))[1]
-        grandchild = begin([*TRAIN[:-6], "--max-steps", "400", "--output-dir", "runs/b"], [0, 1, 2])
-        os._exit(wait(grandchild))
+    terminal, far_end = pty.openpty()
+    typed = [*TRAIN[:-6], "--max-steps", "400", "--output-dir", "runs/b"]
+    child = begin(typed, 3 * [far_end], prepare=live_slowly_in_a_terminal)
+    os.close(far_end)
     seen = b""
     while b"left" not in seen:
         seen += os.read(terminal, 4096)
     os.close(terminal)
-    os.waitpid(child, 0)
+    wait(child)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and not list(Path("runs/b").glob("checkpoint-*")):
         time.sleep(0.05)
@@ -241,14 +246,12 @@ def test_whoever_stops_reading_is_left_in_peace(name):
 
 @pytest.mark.slow
 def test_whoever_stops_reading_a_contest_is_left_in_peace_and_its_table_is_kept():
-    """In a process of its own: what was forked from one that has trained cannot train."""
     reading, writing = os.pipe()
     os.close(reading)
     budget = ["--budget", "params=2k", "--budget", "tokens=3k", "--learning-rates", "0.01", "--seeds", "1"]
-    command = [sys.executable, "-m", "textgen", "compare", "story.txt", "--cells", "rnn,gru", "--output-dir", "c"]
-    done = subprocess.run([*command, *budget], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    done = process("compare", "story.txt", "--cells", "rnn,gru", "--output-dir", "c", *budget, out=writing)
     os.close(writing)
-    assert done.returncode == 1 and "Error" not in done.stderr and "Traceback" not in done.stderr, done
+    assert done.code == 1 and "Error" not in done.err and "Traceback" not in done.err, done
     assert Path("c", "results.md").exists() or list(Path("c").glob("*.json"))
 
 
@@ -429,14 +432,24 @@ def test_a_model_that_is_removed_while_it_writes_writes_on():
             assert run("sample", "-n", "200", "--seed", "1").out == wanted
 
 
-def test_a_place_that_is_gone_is_a_sentence(desk):
-    def leave():
-        Path("gone").mkdir()
-        os.chdir("gone")
-        Path("../gone").rmdir()
+def lose_the_folder():
+    Path("gone").mkdir()
+    os.chdir("gone")
+    Path("../gone").rmdir()
 
+
+def test_a_place_that_is_gone_is_a_sentence(desk):
     for typed in (["sample", "-m", desk / "runs" / "a"], ["train", "../story.txt"], ["runs"]):
-        assert sentence(process(*typed, prepare=leave)) == "the current directory no longer exists."
+        assert sentence(process(*typed, prepare=lose_the_folder)) == "the current directory no longer exists."
+
+
+def as_nobody_in(folder):
+    """Someone else in a folder, where this is root, whose Python nobody else may be able to import from."""
+    if os.geteuid() == 0:
+        done = run(*TRAIN, "--output-dir", f"runs/{os.getpid()}", "-q")
+        assert done.code == 0, done
+        as_nobody()
+    os.chdir(folder)
 
 
 def test_a_folder_that_may_not_be_written_is_named():
@@ -445,11 +458,7 @@ def test_a_folder_that_may_not_be_written_is_named():
         shutil.copytree(".", root, dirs_exist_ok=True)
         for path in [root, *root.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
-
-        def prepare():
-            as_nobody()
-            os.chdir(root)
-
+        prepare = partial(as_nobody_in, root)
         refused = {
             "runs/": ["train", "story.txt", *TRAIN[2:]],
             "runs/a/.lock": ["train", "--resume", "a"],

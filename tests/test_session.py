@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import CELLS
+from zoo import CELLS, sharpen
 
 import textgen
 from textgen import sealed
@@ -33,13 +33,10 @@ KNOBS = [
 
 
 def made(tokenizer, cell="gru", seed=0, digest="one"):
-    """A language model with weights large enough that its texts differ."""
+    """A language model whose texts differ."""
     torch.manual_seed(seed)
     config = ModelConfig(tokenizer.vocab_size, embedding_size=6, hidden_size=8, num_layers=2)
-    model = build_model(config, CELLS[cell]).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2)
+    model = sharpen(build_model(config, CELLS[cell]).eval())
     return LanguageModel(config, tokenizer, TorchStepper(model), unsampled=tokenizer.unsampled, digest=digest)
 
 

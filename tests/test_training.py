@@ -16,9 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from faults import Dying, Quick, in_child, tree
+from faults import Dying, Quick, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from process import in_child
 from zoo import CELLS, INSTALLED, WRITTEN
 
 from textgen import files, sealed
@@ -140,24 +141,25 @@ def test_a_run_stopped_after_any_step_goes_on_with_the_same_bits(text, options):
     assert metrics(session.run.folder) == metrics(whole.run.folder)
 
 
+def go_on(folder, calls=0, seconds=0.0):
+    """Resume a run in a process that is killed at a call of the disk or after some seconds (0: never)."""
+    files.system = Dying(calls)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process then and there
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    run_through(resume(folder, {}))
+
+
 @pytest.mark.parametrize("way", ["calls of the disk", "moments"])
-def test_a_killed_run_goes_on_with_the_same_bits(monkeypatch, text, whole, way):
+def test_a_killed_run_goes_on_with_the_same_bits(text, whole, way):
     """Killed at random, over and over, and then left alone."""
     folder, draw = begin(text).run.folder, random.Random(3)
-
-    def go_on(calls=0, seconds=0.0):
-        monkeypatch.setattr(files, "system", Dying(calls))
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process then and there
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        run_through(resume(folder, {}))
-
     if way == "moments":
-        kills = [{"seconds": seconds} for seconds in (0.003, *(draw.uniform(0.01, 0.1) for _ in range(5)))]
+        kills = [(0, seconds) for seconds in (0.003, *(draw.uniform(0.01, 0.1) for _ in range(5)))]
     else:
-        kills = [{"calls": draw.randint(20, 60)} for _ in range(6)]
-    ends = [in_child(lambda kill=kill: go_on(**kill)) for kill in kills]
+        kills = [(draw.randint(20, 60), 0.0) for _ in range(6)]
+    ends = [in_child(go_on, folder, *kill) for kill in kills]
     assert ends[0] < 0 and set(ends) <= {0, -signal.SIGKILL, -signal.SIGALRM}
-    assert in_child(go_on) == 0
+    assert in_child(go_on, folder) == 0
     assert_same(folder, whole)
     assert not [path for path in folder.rglob("*") if ".tmp-" in path.name]
 

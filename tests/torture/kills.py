@@ -10,12 +10,12 @@ import sys
 import time
 
 from faults import Dying, Quick, Watched
-from process import wait
 
 from torture.rows import Outcome, Row
 from torture.tools import (
     STEPS,
     Board,
+    apart,
     begin,
     copy,
     draws,
@@ -25,6 +25,7 @@ from torture.tools import (
     outcome,
     scratch,
     some,
+    wait,
     wait_until,
 )
 from torture.tools import whole_run as undisturbed
@@ -103,17 +104,17 @@ def at_every_call(seed):
     from textgen.training.events import Saved
 
     with scratch() as root:
+        files.system = Quick()
         wanted = undisturbed(root, max_steps=9)
         begin(root, "begun", max_steps=9)
 
         def train(folder, system, until):
             files.system = system
             go_on(folder, lambda event: isinstance(event, Saved) and event.step == until)
-            files.system = Quick()
             return system.count
 
-        train(root / "begun", Watched(), 6)
-        calls = train(copy(root / "begun", root / "counted"), Watched(), 9)
+        apart(lambda: train(root / "begun", Watched(), 6))
+        calls = apart(lambda: train(copy(root / "begun", root / "counted"), Watched(), 9))
         for at in draws(seed, "calls").sample(range(1, calls + 1), some(calls)):
             for done in (False, True):
                 folder = copy(root / "begun", root / "run")

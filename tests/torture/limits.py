@@ -6,10 +6,9 @@ import re
 import resource
 
 from faults import Quick
-from process import wait
 
 from torture.rows import Outcome, Row
-from torture.tools import begin, copy, draws, fork, go_on, newest, outcome, scratch, some
+from torture.tools import apart, begin, copy, draws, fork, go_on, go_on_to, newest, outcome, scratch, some, wait
 from torture.tools import whole_run as undisturbed
 
 SCALES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "bytes": 1}
@@ -95,13 +94,12 @@ def whole_checkpoint(root):
 def damaged_newest(root, draw, wanted):
     """Two checkpoints are kept; of a damaged newest one the command says so, and goes on from the other."""
     from textgen.training.checkpoint import Run
-    from textgen.training.events import Saved
 
     for number in range(some(8)):
         folder = copy(root / "begun", root / "run")
         last = draw.choice(range(6, 37, 3))
-        session = go_on(folder, lambda event, last=last: isinstance(event, Saved) and event.step == last)
-        assert session.run.checkpoints() == [last - 3, last], "at least two checkpoints are kept"
+        kept = apart(lambda f=folder, last=last: go_on_to(f, last))
+        assert kept == [last - 3, last], "at least two checkpoints are kept"
         newest(folder, (last,))
         victim = draw.choice(sorted((folder / f"checkpoint-{last}").iterdir()))
         content = victim.read_bytes()
@@ -112,11 +110,14 @@ def damaged_newest(root, draw, wanted):
 
 
 def limits(seed):
+    from textgen import files
+
     draw = draws(seed, "limits")
     memory = little_memory(seed)
     with scratch() as root:
+        files.system = Quick()
         wanted = undisturbed(root)
-        little_disk(root)
+        apart(lambda: little_disk(root))
         damaged_newest(root, draw, wanted)
     return Outcome(
         f"{memory}; a small disk refused before step 1; {some(8)} damaged newest ones passed over, told", True

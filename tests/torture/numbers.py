@@ -11,7 +11,7 @@ from faults import Quick, tree
 
 from torture.refusals import complaint
 from torture.rows import Outcome, Row
-from torture.tools import begin, copy, draws, outcome, scratch, some
+from torture.tools import begin, copy, draws, fork, outcome, scratch, some, wait
 from torture.tools import whole_run as undisturbed
 
 
@@ -38,7 +38,7 @@ def poison(trainer, where, step, draw, value):
     layer = trainer.model.stack.layers[draw.randrange(2)]
     if where == "loss":
         loss = at_call(step, type(trainer.task).loss, lambda loss: loss + value)
-        trainer.task = Spoiled(trainer.task, loss)
+        trainer.update.task = Spoiled(trainer.task, loss)
     elif where == "gradient":
         parameter = draw.choice(list(trainer.model.parameters()))
         parameter.register_hook(at_call(step, lambda gradient: gradient, lambda g: spoiled_entry(g, draw, value)))
@@ -76,7 +76,9 @@ def nonsense(seed):
     with scratch() as root:
         files.system = Quick()
         options = {"save_steps": 6, "eval_steps": 6, "max_steps": 12, "dropout": 0.0}
-        for event in (session := begin(root, "begun", **options)).events():
+        session = begin(root, "begun", **options)
+        refused_rate(root)
+        for event in session.events():
             session.trainer.stop = event.step == 6
         before = stored(root / "begun")
         for where, value, step in draw.sample(cases, some(len(cases))):
@@ -102,15 +104,9 @@ def nonsense(seed):
     return Outcome(f"{some(len(cases))} of {some(len(cases))} stopped before the update; {told}", len(said_of) == 3)
 
 
-def diverging(root):
-    """A learning rate of a million is refused; forced upon a run, it never stores what is not finite."""
-    import torch
-    from process import wait
-
+def refused_rate(root):
+    """A learning rate of a million is refused."""
     from textgen.cli import main
-    from textgen.errors import TextgenError
-    from textgen.training.checkpoint import Run
-    from torture.tools import fork
 
     (root / "said").write_text("")
     text = str(root / "text.txt")
@@ -119,6 +115,15 @@ def diverging(root):
     )
     said = (root / "said").read_text()
     assert code == 2 and "--learning-rate" in said and not (root / "x").exists(), said
+
+
+def diverging(root):
+    """A learning rate of a million that is forced upon a run never stores what is not finite."""
+    import torch
+
+    from textgen.errors import TextgenError
+    from textgen.training.checkpoint import Run
+
     stops = 0
     for number, optimizer in enumerate(("adamw", "sgd")):
         session = begin(root, f"million-{number}", optimizer=optimizer, max_grad_norm=1e6, learning_rate=100.0)

@@ -12,10 +12,9 @@ import subprocess
 import sys
 
 from faults import Failing, Quick, Short, Watched
-from process import wait
 
 from torture.rows import Outcome, Row
-from torture.tools import begin, copy, draws, fork, go_on, newest, outcome, scratch, some
+from torture.tools import begin, copy, draws, fork, go_on, newest, outcome, scratch, some, wait
 from torture.tools import whole_run as undisturbed
 
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EMFILE")

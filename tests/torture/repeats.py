@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 
-from process import wait
-
 from torture.rows import Outcome, Row
-from torture.tools import TEXT, TINY, draws, fork, scratch, some
+from torture.tools import TEXT, TINY, draws, fork, scratch, some, wait
 
 SAMPLING = ["--prompt", "the cat", "--seed", "7", "--max-new-tokens", "60", "--temperature", "0.9", "--top-p", "0.95"]
 

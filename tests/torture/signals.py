@@ -6,22 +6,23 @@ import os
 import signal
 import time
 
-from process import wait
-
 from torture.kills import SAVING, STEP, watch
 from torture.rows import Outcome, Row
 from torture.tools import (
     STEPS,
     Board,
+    apart,
     begin,
     copy,
     draws,
     fork,
     go_on,
+    go_on_to,
     newest,
     outcome,
     scratch,
     some,
+    wait,
     wait_until,
 )
 from torture.tools import whole_run as undisturbed
@@ -81,7 +82,7 @@ def stopped_runs(seed):
                 runs += 1
                 assert outcome(folder) == wanted, f"{case}: other bits"
                 folder = copy(root / "begun", root / "run")
-        go_on(folder)
+        assert wait(fork(lambda: go_on(folder) and 0)) == 0
         assert outcome(folder) == wanted, f"seed {seed}: other bits at the end"
         at_once(copy(root / "begun", root / "run"), board)
     told = f"{stopped} stops ({twice} of them twice), at most one more step and {slowest:.2f} s"
@@ -122,7 +123,6 @@ CLOCKS = {
 
 def strange_clocks(seed):
     """The time of day jumps, stands still or swings while a run goes on under --max-time."""
-    from textgen.training.events import Saved
     from textgen.training.trainer import Trainer
 
     with scratch() as root:
@@ -146,7 +146,7 @@ def strange_clocks(seed):
 
         for clock in CLOCKS:
             folder = copy(root / "begun", root / "run")
-            go_on(folder, lambda event: isinstance(event, Saved) and event.step == 21)
+            apart(lambda f=folder: go_on_to(f, 21))
             os.utime(folder / "checkpoint-21", (1, 1))  # the newest looks oldest
             (root / "said").write_text("")
             code = wait(fork(lambda f=folder, c=clock: train(f, c), root / "said"))

@@ -1,20 +1,27 @@
-"""What rows share: a run that is over in a second, children forked ready to train, and a board that outlives them."""
+"""What rows share: a run that is over in a second, children forked ready to train, and a board that outlives them.
+
+A process that has computed a gradient may hold threads of autograd, which a fork does not copy, so it is not forked:
+what a row trains before it forks, it trains `apart`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import mmap
 import os
+import pickle
 import random
 import shutil
+import signal
 import struct
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+import traceback
+import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import process
 
 STEPS = 40
 TEXT = "".join(f"{who} sat on the {what}. " for who in ("the cat", "a dog", "my fox") for what in ("mat", "log", "sea"))
@@ -57,6 +64,13 @@ def go_on(folder, until=None):
     return session
 
 
+def go_on_to(folder, step):
+    """Resume a run and train until this step is saved; the steps of its checkpoints."""
+    from textgen.training.events import Saved
+
+    return go_on(folder, lambda event: isinstance(event, Saved) and event.step == step).run.checkpoints()
+
+
 def outcome(folder):
     """The bits at the end of a run: published weights, the last checkpoint (weights, optimizer, carried state,
     counters), and the metrics without their speed."""
@@ -72,11 +86,14 @@ def outcome(folder):
 
 
 def whole_run(root, **options):
-    """A run that nothing disturbs, as `outcome` gives it."""
-    session = begin(root, "whole", **options)
-    for _ in session.events():
-        pass
-    return outcome(root / "whole")
+    """A run that nothing disturbs, in a process of its own, as `outcome` gives it."""
+
+    def train():
+        for _ in begin(root, "whole", **options).events():
+            pass
+        return outcome(root / "whole")
+
+    return apart(train)
 
 
 def newest(folder, steps):
@@ -111,17 +128,62 @@ class Board:
         struct.pack_into("q", self._map, 8 * place, value)
 
 
-def fork(function, errors=None):
-    """As `process.fork`; `errors` is a file for standard error."""
+class Gradients:
+    """Whether this process has computed one, from `watch` on."""
 
-    def child():
+    computed = False
+
+    @classmethod
+    def watch(cls):
+        import torch
+
+        def noting(real):
+            def called(*given, **options):
+                cls.computed = True
+                return real(*given, **options)
+
+            return called
+
+        torch.autograd.backward, torch.autograd.grad = map(noting, (torch.autograd.backward, torch.autograd.grad))
+
+
+def fork(function, errors=None):
+    """A child that calls a function and ends with what it returns (None counts as 0), or with 70; its number. `errors`
+    is a file for standard error."""
+    assert not Gradients.computed, "a process that has computed gradients is not forked; train `apart`"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside the idle threads of a BLAS
+        child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if errors is not None:
             handle = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             os.dup2(handle, 2)
             sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-        return function()
+        code = function() or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, AttributeError):
+            sys.stderr.flush()
+        os._exit(code)
 
-    return process.fork(child)
+
+def wait(child):
+    """The exit code of a child, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def apart(function):
+    """What a function returns, which a child calls, so that this process may still be forked."""
+    with tempfile.TemporaryFile() as answer:
+        code = wait(fork(lambda: pickle.dump(function(), answer) or answer.flush()))
+        assert code == 0, f"exit code {code}"
+        answer.seek(0)
+        return pickle.load(answer)
 
 
 def wait_until(child, seconds):
@@ -146,9 +208,12 @@ def draws(seed, name):
 
 
 def ready():
-    """Pay once for what every forked child would pay: torch, one thread, one training."""
+    """Pay once for what every forked child would pay: torch, one thread, and all that a training imports."""
     import torch
 
     torch.set_num_threads(1)
+    Gradients.watch()
     with scratch() as root:
-        whole_run(root, max_steps=2)
+        for name in apart(lambda: whole_run(root, max_steps=2) and sorted(sys.modules)):
+            with suppress(Exception):  # a module that only its own library imports
+                importlib.import_module(name)

@@ -23,6 +23,9 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of
     "utf-8": codecs.BOM_UTF8,
 }
 WITHOUT_MARK = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # the order nearly all files have
+OVERFLOW = "pending buffer overflow"
+"""A long unknown escape sequence of ISO-2022: a bare UnicodeError before Python 3.13, since then a UnicodeDecodeError
+that begins with the block instead of the sequence."""
 NOT_TEXT = {"base64", "bz2", "hex", "quopri", "rot-13", "uu", "zlib", "idna", "punycode", "undefined"}
 NOT_TEXT |= {"unicode-escape", "raw-unicode-escape"}
 COMMON = [AUTO, "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "ascii", "latin-1", "koi8-r", "koi8-u"]
@@ -88,10 +91,10 @@ def _decode(decoder: codecs.IncrementalDecoder, block: bytes) -> str:
     before = decoder.getstate()
     try:
         return decoder.decode(block, not block)
-    except UnicodeDecodeError:
-        raise
-    except UnicodeError as error:  # a wrong escape sequence in ISO-2022 comes without its place: go there byte by byte
-        decoder.setstate(before)
+    except UnicodeError as error:
+        if isinstance(error, UnicodeDecodeError) and error.reason != OVERFLOW:
+            raise
+        decoder.setstate(before)  # the error does not say where: find the place byte by byte
         for index in range(len(block)):
             kept = len(decoder.getstate()[0])
             try:
