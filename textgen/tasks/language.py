@@ -172,7 +172,9 @@ class LanguageModeling(Task):
         cls, store: TokenStore, batch_size: int, seq_length: int, seed: int, sampled_softmax: int | None = None
     ) -> LanguageModeling:
         tokens = store.model_tokens(TRAIN)
-        lanes = Lanes(tokens, batch_size, seq_length, seed, missing_escape(store.frequencies, store.tokenizer.escape))
+        tokenizer = store.tokenizer
+        escape, line_end = missing_escape(store.frequencies, tokenizer.escape), tokenizer.encode("\n").tolist()
+        lanes = Lanes(tokens, batch_size, seq_length, seed, escape, tokenizer.boundary, line_end[-1])
         sampled = SampledSoftmax(store.frequencies, sampled_softmax, seed) if sampled_softmax else None
         return cls(store, lanes, tuple(generation_habits(store)["begin"]), sampled)
 
