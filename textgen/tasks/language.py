@@ -179,6 +179,13 @@ class LanguageModeling(Task):
         return cls(store, lanes, tuple(generation_habits(store)["begin"]), sampled)
 
     @property
+    def guessing_loss(self) -> float:
+        """Every symbol equally likely, and 8 bits for each byte of an unseen character, as in evaluation."""
+        about = self.store.about
+        shown = max(1, about["tokens"][VALIDATION] - about["raw"][VALIDATION])
+        return float(np.log(self.store.tokenizer.vocab_size) + about["raw"][VALIDATION] / shown * 8 * np.log(2))
+
+    @property
     def steps_per_epoch(self) -> int:
         return self.lanes.steps_per_epoch
 
