@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgen.errors import TextgenError
-from textgen.text.lanes import ESCAPE_RATE, SHORTEST, Lanes, missing_escape
+from textgen.text.lanes import ESCAPE_RATE, SHORTEST, START_RATE, Lanes, missing_escape
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9), st.integers(0, 40))
 
@@ -56,6 +56,52 @@ def test_a_lane_begins_afresh_once_in_a_hundred_windows():
     lanes = Lanes(np.arange(100_000, dtype=np.uint16), 20, 4, seed=7)
     fresh = np.array([lanes.fresh(step) for step in range(1, lanes.steps_per_epoch)])
     assert fresh.shape == (1249, 20) and 0.008 < fresh.mean() < 0.012 and fresh.any(axis=0).all()
+
+
+BOUNDARY, LINE_END = 1, 2
+
+
+def starting_lanes(tokens, seed=3, length=5):
+    return Lanes(np.array(tokens, dtype=np.uint16), 4, length, seed, boundary=BOUNDARY, line_end=LINE_END)
+
+
+def beginnings(lanes, steps=2000):
+    """The inputs (T,) of every window that begins a text."""
+    found = [(step, lane) for step in range(steps) for lane in np.flatnonzero(lanes.starting(step)).tolist()]
+    assert 0.8 * START_RATE < len(found) / (4 * steps) < 1.2 * START_RATE
+    return [lanes.window(step)[0][:, lane].tolist() for step, lane in found]
+
+
+@pytest.mark.parametrize(
+    ("document", "first"),
+    [
+        ([BOUNDARY, 10, 11, LINE_END, 12, 13, LINE_END, LINE_END, 14], {10}),
+        ([LINE_END, 10, 11, LINE_END, LINE_END, 12, 13], {12}),
+        ([10, 11, LINE_END, LINE_END, LINE_END, 12, 13], {12}),
+        ([10, 11, LINE_END, 12, LINE_END, 13, 14], {10, 12, 13}),
+        ([10, 11, 12, 13], {10, 11, 12, 13}),
+    ],
+    ids=["documents", "paragraphs", "wide gaps", "lines", "no line"],
+)
+def test_some_windows_begin_a_text_after_a_boundary(document, first):
+    lanes = starting_lanes(document * 50)
+    windows = beginnings(lanes)
+    assert {window[0] for window in windows} == {BOUNDARY} and {window[1] for window in windows} <= first
+    rest = [place for place in range(len(document)) if document[place] == windows[0][1]]
+    repeated = document * 3
+    assert windows[0][1:] in [repeated[place : place + 4] for place in rest]
+
+
+def test_a_lane_that_begins_a_text_goes_back_to_its_place_with_a_fresh_state():
+    tokens = [BOUNDARY, *range(3, 400)]
+    lanes, plain = starting_lanes(tokens), Lanes(np.array(tokens), 4, 5, 3)
+    for step in range(1, 500):
+        starting = lanes.starting(step)
+        for one, other in zip(lanes.window(step), plain.window(step), strict=True):
+            assert np.array_equal(one[:, ~starting], other[:, ~starting])
+        assert (lanes.fresh(step) >= (starting | lanes.starting(step - 1) | plain.fresh(step))).all()
+        assert np.array_equal(lanes.window(step)[1][:-1], lanes.window(step)[0][1:])
+        assert all(map(np.array_equal, lanes.window(step), starting_lanes(tokens).window(step)))
 
 
 def test_windows_are_the_same_in_every_process():

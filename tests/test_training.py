@@ -33,7 +33,7 @@ from textgen.settings import TrainOptions
 from textgen.tasks import language as tasks
 from textgen.tasks.task import Task
 from textgen.training.checkpoint import ARGUMENTS, METRICS, OPTIMIZER, STATE, Run
-from textgen.training.checks import CHANGEABLE
+from textgen.training.checks import CHANGEABLE, LENGTHS
 from textgen.training.events import Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import named_optimizer_state, schedule
 from textgen.training.plan import FINETUNING_RATE, learning_rate
@@ -277,7 +277,10 @@ def test_an_option_may_change_on_resume_or_is_refused_by_name(resumable, name):
     stored = getattr(resumable.options, name)
     assert resume(resumable.run.folder, {name: stored}).options == resumable.options
     changed = another(name, stored)
-    if name in CHANGEABLE:
+    if name in LENGTHS:
+        extended = resume(resumable.run.folder, {name: changed})
+        assert extended.extension is not None and getattr(extended.options, name) == changed
+    elif name in CHANGEABLE:
         assert getattr(resume(resumable.run.folder, {name: changed}).options, name) == changed
     else:
         flag = "--" + name.replace("_", "-")

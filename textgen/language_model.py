@@ -24,6 +24,7 @@ from textgen.text.levels import SIZED
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore, tokenizer_of
 from textgen.text.tokenizer import Decoder, Ids, Tokenizer
+from textgen.writing.characters import CharacterGuard, character_guard
 
 if TYPE_CHECKING:
     from textgen.writing.copies import CopyGuard, CopyIndex
@@ -36,8 +37,7 @@ MOST_BEGIN = 1024
 """So many symbols may stand before every text, which are read before the first one is written."""
 
 FEW_DOCUMENTS = 10
-"""With fewer training documents than this a model has hardly met the boundary symbol: it would go astray after one.
-A line end, or else the commonest symbol, then stands before a text, and the boundary is never drawn."""
+"""With fewer training documents than this a model has hardly met the end of one, so it never draws the boundary."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class LanguageModel:
     `begin` are the ids that stand before every prompt, `prompt_end` those behind it (of a model that completes
     prompts), `unsampled` those never drawn, `defaults` the sampling options of `generation_config.json`; `digest` is
     the SHA-256, in hexadecimal, of the folder's weights, configuration and tokenizer (empty for a model that is in no
-    folder, whose `folder` is None).
+    folder, whose `folder` is None). A model with `raw_bytes` has learned from bytes that are not UTF-8 and may write
+    such; all others write text alone.
     """
 
     config: ModelConfig
@@ -59,6 +60,20 @@ class LanguageModel:
     digest: str = ""
     folder: Path | None = None
     prompt_end: tuple[int, ...] = ()
+    raw_bytes: bool = False
+
+    @cached_property
+    def characters(self) -> CharacterGuard | None:
+        """What keeps the model from writing anything but text; None where it cannot, or has learned raw bytes."""
+        if self.raw_bytes:
+            return None
+        return character_guard(self.tokenizer, frozenset(self.unsampled), self.config.vocab_size)
+
+    def last_text(self, decoder: Decoder) -> str:
+        """What stands at the end of a text of this model: a character that is begun is no text, unless the model
+        learned raw bytes, where it is U+FFFD. The decoder is then new."""
+        rest = decoder.finish()
+        return rest if self.raw_bytes else ""
 
     @cached_property
     def training_text(self) -> CopyIndex:
@@ -102,22 +117,22 @@ def in_context(ids: Ids, boundary: int, begin: Sequence[int]) -> Ids:
     return np.where(ids == boundary, begin[-1], ids) if begin else ids
 
 
-SUBWORD_SAMPLING = {"temperature": 0.7, "min_p": 0.1}
-"""Among thousands of pieces, the many unlikely ones spoil a text; their tail is cut and the rest sharpened."""
+SUBWORD_SAMPLING = {"temperature": 0.7, "min_p": 0.02}
+"""Among thousands of pieces, the many unlikely ones spoil a text; their tail is cut and the rest sharpened. A larger
+min-p leaves no way out of a run of blanks: where the next one has nine tenths of the probability, a tenth of that is
+more than any single other piece has."""
 
 
 def generation_habits(store: TokenStore) -> dict[str, Any]:
-    """What generation_config.json says of a corpus: how to begin, and which symbols it never showed."""
+    """What generation_config.json says of a corpus: how to begin, which symbols it never showed, how to draw."""
     tokenizer, counts = store.tokenizer, store.frequencies
-    newline = tokenizer.encode("\n")
     many = store.about["documents"][TRAIN] >= FEW_DOCUMENTS
-    seen_newline = len(newline) == 1 and counts[newline[0]] > 0
-    likeliest = newline.tolist() if seen_newline else [int(counts.argmax())]
     unseen = {int(i) for i in np.flatnonzero(counts == 0)} | set(tokenizer.unsampled)
     return {
-        "begin": [tokenizer.boundary] if many else likeliest,
+        "begin": [tokenizer.boundary],
         "suppress_tokens": sorted(unseen - {tokenizer.boundary} if many else unseen | {tokenizer.boundary}),
         "sampling": SUBWORD_SAMPLING if tokenizer.level in SIZED else {},
+        "raw_bytes": not store.holds_text,
     }
 
 
@@ -214,6 +229,10 @@ def with_habits(config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, hab
     defaults = habits.get("sampling", {})
     if not isinstance(defaults, dict):
         raise sealed.DamagedError("generation_config.json is damaged: 'sampling' must be a table.")
+    raw_bytes = habits.get("raw_bytes", False)
+    if type(raw_bytes) is not bool:
+        raise sealed.DamagedError("generation_config.json is damaged: 'raw_bytes' must be true or false.")
     return LanguageModel(
-        config, tokenizer, stepper, tuple(begin), tuple(unsampled), defaults, prompt_end=tuple(prompt_end)
-    )
+        config, tokenizer, stepper, tuple(begin), tuple(unsampled), defaults, prompt_end=tuple(prompt_end),
+        raw_bytes=raw_bytes,
+    )  # fmt: skip

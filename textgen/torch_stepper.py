@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from textgen import threads
 from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.recurrence import State
@@ -41,12 +42,13 @@ class TorchRows:
             return tuple(torch.cat(parts) for parts in zip(*states, strict=True))
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """The model in eval mode, and no gradients."""
+    def quiet(self, rows: int | None = None) -> Iterator[None]:
+        """The model in eval mode, and no gradients; if it generates so many rows and they are few, in one thread."""
+        limit = nullcontext() if rows is None else threads.few_rows(rows, with_torch=True)
         training = self._model.training
         self._model.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), limit:
                 yield
         finally:
             self._model.train(training)
@@ -59,12 +61,12 @@ class TorchStepper(TorchRows):
         return torch.from_numpy(np.ascontiguousarray(ids.T, dtype=np.int32)).to(self._device)
 
     def step(self, ids: Ids, state: State) -> tuple[Logits, State]:
-        with self.quiet():
+        with self.quiet(len(ids)):
             logits, state = self._model.step(self._ids(ids), state)
             return logits.float().cpu().numpy(), state
 
     def forward(self, ids: Ids, state: State) -> tuple[Logits, State]:
-        with self.quiet():
+        with self.quiet(len(ids)):
             for chunk in self._ids(ids).split(1024):  # type: ignore[no-untyped-call]
                 logits, state = self._model(chunk, state)
             return logits[-1].float().cpu().numpy(), state

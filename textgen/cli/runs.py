@@ -105,12 +105,14 @@ def show(run: str, as_json: bool) -> None:
         **summary(folder),
         "folder": str(folder),
         "checkpoints": [int(path.name.rpartition("-")[2]) for path in integrity.checkpoints(folder)],
+        **({"parts": arguments["parts"]} if arguments.get("parts") else {}),
         **{name: arguments.get(name) for name in ("corpus", "store", "digests", "made_with", "forecast", "options")},
     }
     evaluations = [line for line in metrics(folder) if "eval_loss" in line]
     if as_json:
         Output().write(json.dumps({**content, "evaluations": evaluations}) + "\n")
         return
+    content["parts"] = [_part_shown(part) for part in content.get("parts", [])] or ["one"]
     Output().write("".join(f"{line}\n" for name, value in content.items() for line in _described(name, value)))
     rows = [
         {"step": count(e["step"]), "nats": figure(e["eval_loss"]), "perplexity": figure(e.get("eval_perplexity"), 2),
@@ -118,6 +120,10 @@ def show(run: str, as_json: bool) -> None:
     ]  # fmt: skip
     if rows:
         Output().write("\n" + table(rows, ["step", "nats", "perplexity", "bits/byte", ""]) + "\n")
+
+
+def _part_shown(part: dict[str, Any]) -> str:
+    return f"steps {count(part['start'])} to {count(part['end'])}, learning rate {part['learning_rate']:.2g}"
 
 
 def _described(name: str, value: Any) -> list[str]:

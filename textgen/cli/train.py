@@ -26,6 +26,7 @@ from textgen.training.checks import CHANGEABLE, LENGTHS, check_training
 from textgen.wording import count, duration, plural, short
 
 if TYPE_CHECKING:
+    from textgen.training.events import Evaluated
     from textgen.training.train import Session
 
 PLANNED = (
@@ -58,7 +59,7 @@ NOT_REPEATED = ("minutes", "epochs", "output_dir", "overwrite_output_dir")
 @options_of(TrainOptions, leave_out=("cell_options",))
 @click.option("-o", "cell_options", nargs=2, multiple=True, metavar="KEY VALUE", help="An option of the cell itself.")
 @click.option("--resume", "resume_from", is_flag=False, flag_value="latest", default=None, metavar="[RUN]",
-              help="Go on with a stopped run; without a name, the latest.")  # fmt: skip
+              help="Go on with a run, the latest without a name; --minutes or --max-steps extends it.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Read, plan, show the plan, and stop.")
 @click.option(
     "--progress", type=click.Choice(["auto", "rich", "plain", "none"]), default="auto", help="How to show progress."
@@ -98,6 +99,8 @@ def command(
         warn(warning)
     if not quiet:
         show_plan(session, repeating_flags(session, corpus, chosen) if resume_from is None else None)
+        if resume_from is not None and session.trainer.finished:
+            say_finished(session)
     if dry_run:
         return 0
     return follow(session, style)
@@ -132,11 +135,12 @@ def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, readi
 
 def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Session:
     folder = find_run(name)
+    from textgen.cli import STARTED
     from textgen.training.machine import keep_memory
     from textgen.training.train import resume
 
     keep_memory()
-    return resume(folder, chosen, reading)
+    return resume(folder, chosen, reading, STARTED)
 
 
 def find_run(name: str) -> Path:
@@ -177,11 +181,29 @@ def show_plan(session: Session, again: str | None) -> None:
             took,
             str(session.run.folder),
         ],
+        **({"extends": more} if (more := extension_shown(session)) else {}),
         **({"again": [again]} if again else {}),
         **({"from": session.notes} if session.notes else {}),
     }
     for name, parts in lines.items():
         say(f"{name:8}{' · '.join(str(part) for part in parts if part)}")
+
+
+def say_finished(session: Session) -> None:
+    """That there is nothing left to train, and how to train on."""
+    progress, steps, folder = session.trainer.progress, session.options.max_steps or 0, session.run.folder
+    early = "" if progress.step >= steps else f", early stopping after {count(progress.step)}"
+    say(f"This run is finished ({count(steps)} steps planned{early}).")
+    say(f"To extend it: textgen train --resume {shlex.quote(str(folder))} --minutes 10 (or --max-steps {2 * steps})")
+
+
+def extension_shown(session: Session) -> list[str]:
+    """What the plan says of steps beyond the first plan; nothing where there are none."""
+    if session.extension is None:
+        return []
+    part = session.extension.part
+    steps = f"{count(part.end - part.start)} more steps, from {count(part.start)} to {count(part.end)}"
+    return [steps, f"a new schedule from learning rate {part.learning_rate:.2g}"]
 
 
 def repeating_flags(session: Session, corpus: Sequence[str], chosen: Mapping[str, Any]) -> str:
@@ -209,7 +231,7 @@ def typed(name: str, value: Any) -> str:
 def follow(session: Session, style: str) -> int:
     """Train, show it, and stop cleanly when asked to; returns the exit code."""
     from textgen.cli.training_display import display
-    from textgen.training.events import Ended
+    from textgen.training.events import Ended, Evaluated
 
     received: list[int] = []
 
@@ -219,11 +241,13 @@ def follow(session: Session, style: str) -> int:
         received.append(number)
         session.trainer.stop = True
 
+    scores: list[Evaluated] = []
     try:
         ended = None
         with handling(stop), display(session, style) as show:
             for event in session.events():
                 show(event)
+                scores += [event] if isinstance(event, Evaluated) and not event.final else []
                 ended = event if isinstance(event, Ended) else ended
     except KeyboardInterrupt:
         say(f"\nLeaving at once; {session.run.folder} keeps its last checkpoint.")
@@ -231,6 +255,8 @@ def follow(session: Session, style: str) -> int:
     assert ended is not None
     if style != "none" or ended.reason in ("interrupted", "time"):
         _farewell(session, ended.reason, ended.step, ended.seconds)
+    if style != "none" and ended.reason not in ("interrupted", "time") and scores:
+        _judge(session, scores[-1].score.criterion)
     return exit_code(received[0]) if ended.reason == "interrupted" else 0
 
 
@@ -247,6 +273,18 @@ def _farewell(session: Session, reason: str, step: int, seconds: float) -> None:
         say(f"done · {duration(seconds)} · {folder}")
     model = "" if find_latest() == folder else f" -m {shlex.quote(str(folder))}"
     say(f"next: textgen {session.data.next_verb.format(model=model)}")
+
+
+def _judge(session: Session, last: float) -> None:
+    """Say what the evaluations tell of the plan; `last` is the criterion of the last one."""
+    from textgen.training.soundness import best_came_early
+
+    progress = session.trainer.progress
+    if progress.best_step is None or progress.best_loss is None:
+        warn("No evaluation was better than guessing: training diverged. A lower --learning-rate may help.")
+    elif best_came_early(progress.best_step, progress.best_loss, progress.step, last):
+        say(f"best at step {count(progress.best_step)} of {count(progress.step)}: shorter or more regularized training "
+            "would do better")  # fmt: skip
 
 
 def find_latest() -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,6 @@ from textgen.runtime.ops import Array
 from textgen.runtime.plan import lower
 from textgen.runtime.sequence import SequencePlan, State
 
-FEW_ROWS = 8
-"""So many rows are stepped in one thread, which is then fastest, and always gives the same last digits."""
 Weights = Mapping[str, Array | Int8Rows]
 LARGEST_LOGITS = 1 << 22
 """Numbers of the logits that are held at once while a text is scored."""
@@ -58,7 +55,7 @@ class NumpyStepper:
         values = self._step.blank()
         for place, given in zip(self._inputs, (ids, *state), strict=True):
             values[place] = given
-        with _threads(len(ids)), np.errstate(all="ignore"):
+        with threads.few_rows(len(ids)), np.errstate(all="ignore"):
             self._step.run(len(ids), values)
         logits, *after = [values[place] for place in self._outputs]
         return logits, tuple(after)
@@ -66,7 +63,7 @@ class NumpyStepper:
     def forward(self, ids: Array, state: State) -> tuple[Array, State]:
         """ids (B, T), T >= 1, to the logits after the last of them, (B, V), and the state there."""
         if self._sequence.possible:
-            with _threads(len(ids)), np.errstate(all="ignore"):
+            with threads.few_rows(len(ids)), np.errstate(all="ignore"):
                 return self._sequence.run(ids, state, all_logits=False)
         for column in ids.T:
             logits, state = self.step(column, state)
@@ -75,7 +72,7 @@ class NumpyStepper:
     def outputs(self, ids: Array, state: State) -> tuple[Array, State]:
         """ids (B, T), T >= 1, to the outputs at every time step, (T, B, V), and the state at the end."""
         if self._sequence.possible:
-            with _threads(len(ids)), np.errstate(all="ignore"):
+            with threads.few_rows(len(ids)), np.errstate(all="ignore"):
                 outputs, state = self._sequence.run(ids, state, all_logits=True)
             return outputs.reshape(ids.shape[1], len(ids), -1), state
         steps = []
@@ -91,7 +88,7 @@ class NumpyStepper:
         for start in range(0, ids.shape[1], most):
             piece, wanted = ids[:, start : start + most], targets[:, start : start + most]
             if self._sequence.possible:
-                with _threads(len(ids)), np.errstate(all="ignore"):
+                with threads.few_rows(len(ids)), np.errstate(all="ignore"):
                     logits, state = self._sequence.run(piece, state, all_logits=True)
             else:
                 logits, state = self.step(piece[:, 0], state)
@@ -116,10 +113,6 @@ class NumpyStepper:
     def joined(self, states: Sequence[State]) -> State:
         """The state whose rows are those of several states, one after another."""
         return tuple(np.concatenate(parts) for parts in zip(*states, strict=True))
-
-
-def _threads(rows: int) -> AbstractContextManager[None]:
-    return threads.few_rows() if rows <= FEW_ROWS else nullcontext()
 
 
 def _logprobs(logits: Array, ids: Array) -> npt.NDArray[np.float64]:

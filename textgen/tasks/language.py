@@ -172,9 +172,18 @@ class LanguageModeling(Task):
         cls, store: TokenStore, batch_size: int, seq_length: int, seed: int, sampled_softmax: int | None = None
     ) -> LanguageModeling:
         tokens = store.model_tokens(TRAIN)
-        lanes = Lanes(tokens, batch_size, seq_length, seed, missing_escape(store.frequencies, store.tokenizer.escape))
+        tokenizer = store.tokenizer
+        escape, line_end = missing_escape(store.frequencies, tokenizer.escape), tokenizer.encode("\n").tolist()
+        lanes = Lanes(tokens, batch_size, seq_length, seed, escape, tokenizer.boundary, line_end[-1])
         sampled = SampledSoftmax(store.frequencies, sampled_softmax, seed) if sampled_softmax else None
         return cls(store, lanes, tuple(generation_habits(store)["begin"]), sampled)
+
+    @property
+    def guessing_loss(self) -> float:
+        """Every symbol equally likely, and 8 bits for each byte of an unseen character, as in evaluation."""
+        about = self.store.about
+        shown = max(1, about["tokens"][VALIDATION] - about["raw"][VALIDATION])
+        return float(np.log(self.store.tokenizer.vocab_size) + about["raw"][VALIDATION] / shown * 8 * np.log(2))
 
     @property
     def steps_per_epoch(self) -> int:

@@ -143,6 +143,11 @@ class Task(ABC):
     """The names of the figures in the training table."""
 
     @property
+    def guessing_loss(self) -> float | None:
+        """The held-out loss of a model that finds everything equally likely; None where there is no such loss."""
+        return None
+
+    @property
     @abstractmethod
     def steps_per_epoch(self) -> int:
         """Steps in one pass over the training part."""

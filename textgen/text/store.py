@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from textgen.text.subword import MODEL_FILE
 from textgen.text.symbols import CONFIG_FILE
 from textgen.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 COUNTS = "frequencies.bin"
 """How often each symbol occurs in the training part: little-endian int64. Stores from before it are counted anew."""
 PIECE = 1 << 22
@@ -59,6 +60,22 @@ class TokenStore:
         if len(content) != 8 * symbols:
             raise sealed.DamagedError(f"{self.folder / COUNTS} is damaged: it does not count {symbols:,} symbols.")
         return np.frombuffer(content, "<i8").astype(np.int64)
+
+    @cached_property
+    def holds_text(self) -> bool:
+        """Whether every document of the training part is UTF-8, as all are but those read as raw bytes."""
+        tokenizer = self.tokenizer
+        if tokenizer.level != "byte":
+            return True
+        tokens, utf8 = self.tokens(TRAIN), codecs.getincrementaldecoder("utf-8")()
+        try:
+            for start in range(0, len(tokens), PIECE):
+                piece = np.asarray(tokens[start : start + PIECE])
+                utf8.decode(np.where(piece == tokenizer.boundary, ord("\n"), piece).astype(np.uint8).tobytes())
+            utf8.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+        return True
 
     def tokens(self, part: str) -> Tokens:
         """All ids of a part, memory-mapped, raw bytes of unseen characters included."""

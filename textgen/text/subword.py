@@ -4,7 +4,8 @@ Sentencepiece is given stretches of a line. Newlines never reach it, so that no 
 U+2581 (its own sign for a space), U+2585 (for which it drops the line when learning) and bytes that are not UTF-8:
 these are spelled in byte tokens. A long line is cut before its first space past 2,000 characters, or else at 4,000,
 counted from the last cut: beyond its own limit of bytes sentencepiece drops a line when learning. Encoding goes word by
-word (`textgen.text.wordwise`), since no piece that sentencepiece learns holds a blank but at its begin.
+word (`textgen.text.wordwise`), since no piece that sentencepiece learns has a blank after a character that is none.
+A run of blanks can be one piece: spelled blank by blank, indented text taught models to write blanks without end.
 
 Byte pair encoding for text: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units";
 unigram pieces: Kudo 2018, "Subword Regularization"; sentencepiece: Kudo and Richardson 2018.
@@ -36,7 +37,7 @@ UNDIVIDED = 5  # times the memory for characters in words that never come again
 SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
 _CLASS = r"\n\u2581\u2585\udc80-\udcff"
 _STRETCH = re.compile(rf"[^{_CLASS}]{{1,{SOFT_CUT}}}[^ {_CLASS}]{{0,{HARD_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
-_WORD = re.compile(rf" ?[^ {_CLASS}]{{1,{SOFT_CUT}}}| |[{_CLASS}]{{1,{SOFT_CUT}}}")
+_WORD = re.compile(rf" {{0,{SOFT_CUT}}}[^ {_CLASS}]{{1,{SOFT_CUT}}}| {{1,{SOFT_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
 _ANY_TEXT = "--tokenizer byte takes any text."
 _PROBE = "  a\u00a0 \u1e9b\u0323 \ufb01\r\t\x00\U0001f600 "
 
@@ -45,6 +46,7 @@ LOSSLESS: dict[str, Any] = {
     "remove_extra_whitespaces": False,
     "add_dummy_prefix": False,
     "byte_fallback": True,
+    "allow_whitespace_only_pieces": True,
     "required_chars": "\u2581",  # a space that is no symbol would be spelled as U+2581
     "hard_vocab_limit": False,
     "max_sentence_length": 4 * (SOFT_CUT + HARD_CUT),

@@ -1,7 +1,7 @@
 """Encoding word by word from memory: the common words of a text are encoded once.
 
 Where no symbol of a tokenizer reaches across the begin of a word, a text's ids are those of its words one after the
-other, whatever stands around them.
+other, whatever stands around them. The blanks before a word belong to it.
 """
 
 from __future__ import annotations
@@ -56,5 +56,5 @@ class WordMemory:
 
 
 def crosses_words(symbols: Iterable[bytes]) -> bool:
-    """Whether a symbol holds a blank anywhere but at its begin."""
-    return any(b" " in symbol[1:] for symbol in symbols)
+    """Whether a symbol has a blank after a character that is none."""
+    return any(b" " in symbol.lstrip(b" ") for symbol in symbols)

@@ -70,6 +70,10 @@ class Run:
         """The content of training_args.json, held to its digest."""
         return sealed.parse_json(sealed.verified(self.folder, ARGUMENTS), str(self.folder / ARGUMENTS))
 
+    def commit_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Replace the content of training_args.json: all of it or nothing."""
+        files.replace_in_folder(self.folder, ARGUMENTS, files.to_json(arguments))
+
     def publish(self, model: nn.Module) -> None:
         """Make these weights the model that the folder holds."""
         files.replace_in_folder(self.folder, WEIGHTS, pack(model_tensors(model)))

@@ -16,7 +16,15 @@ from textgen.config import ModelConfig
 from textgen.settings import TrainOptions
 from textgen.tasks.sizing import QUICK_LOOK
 from textgen.training.checks import check_training, refuse_empty_parts
-from textgen.training.pace import Machine, compiler_fault, rough_seconds, with_fastest_step
+from textgen.training.pace import (
+    LONGEST_PROBE,
+    PROBE_SECONDS,
+    PROBE_SHARE,
+    Machine,
+    compiler_fault,
+    rough_seconds,
+    with_fastest_step,
+)
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 ROUGH_SIZE = 384
@@ -102,13 +110,11 @@ def plan(
     config = learned.config(options, hidden or 256)
     steps, forecast = options.max_steps, Forecast(parameters := machine.parameters(config))
     if options.epochs is not None:
-        steps = max(1, round(options.epochs * learned.amount / per_step))
+        steps = steps_of_epochs(options.epochs, learned, options)
     if timed:
         probed, seconds, fault = with_fastest_step(options, config, machine, deadline)
         options = replace(options, compile=probed.compile, dtype=probed.dtype)
-        evaluated = learned.held_out + EVALUATIONS * min(learned.held_out, QUICK_LOOK)
-        evaluating = evaluated / per_step * EVALUATION_COST
-        steps = max(10, int((deadline - RESERVE_SECONDS - time.monotonic()) / seconds - evaluating))
+        steps = _steps_until(deadline, seconds, learned, per_step)
         if learned.most_epochs is not None:
             steps = min(steps, max(10, math.ceil(learned.most_epochs * learned.amount / per_step)))
         forecast = Forecast(parameters, seconds, steps * seconds, fault)
@@ -119,6 +125,29 @@ def plan(
         options = replace(options, compile=tried and fault is None)
         forecast = replace(forecast, compiler_fault=fault)
     return _with_schedule(options, config, steps, steps * per_step / max(1, learned.amount)), config, forecast
+
+
+def _steps_until(deadline: float, seconds: float, learned: Learned, per_step: float) -> int:
+    """How many steps of so many seconds, and their evaluations, there is time for."""
+    evaluated = learned.held_out + EVALUATIONS * min(learned.held_out, QUICK_LOOK)
+    evaluating = evaluated / per_step * EVALUATION_COST
+    return max(10, int((deadline - RESERVE_SECONDS - time.monotonic()) / seconds - evaluating))
+
+
+def more_steps(
+    options: TrainOptions, config: ModelConfig, learned: Learned, machine: Machine, deadline: float
+) -> tuple[int, float]:
+    """How many more steps of a planned run fit until `time.monotonic` reaches `deadline`, and the seconds of one."""
+    per_step = learned.symbols_per_step(options)
+    probe = min(max(PROBE_SECONDS, PROBE_SHARE * (deadline - time.monotonic())), LONGEST_PROBE)
+    compiled, dtype = bool(options.compile), options.dtype or "float32"
+    seconds = machine.step_seconds(config, options, probe, compiled, dtype)
+    return _steps_until(deadline, seconds, learned, per_step), seconds
+
+
+def steps_of_epochs(epochs: float, learned: Learned, options: TrainOptions) -> int:
+    """How many steps so many passes over the training part take."""
+    return max(1, round(epochs * learned.amount / learned.symbols_per_step(options)))
 
 
 def _with_size(options: TrainOptions) -> TrainOptions:

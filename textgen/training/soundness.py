@@ -16,6 +16,11 @@ from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.settings import TrainOptions
 
+UNSURE = 1.0
+"""Nats a symbol above the loss of guessing from which a held-out loss shows that training has diverged."""
+EARLY, NOISE = 0.5, 0.01
+"""The best weights came early in the first half of the steps, if the loss has risen by more than a hundredth since."""
+
 
 def not_finite(model: nn.Module, loss: Tensor, norm: Tensor) -> str:
     """What of a step is not finite, its first parameter by name; empty if an update may follow. `norm` is the length of
@@ -26,6 +31,11 @@ def not_finite(model: nn.Module, loss: Tensor, norm: Tensor) -> str:
     if math.isfinite(loss.item()):
         return f"the gradient of {bad[0]}" if bad else "the gradient's length"
     return f"the loss (and the gradient of {bad[0]})" if bad else "the loss"
+
+
+def best_came_early(best_step: int, best: float, step: int, last: float) -> bool:
+    """Whether the criterion was best early and has become worse: the rest of the training was overfitting."""
+    return best_step <= EARLY * step and last - best > NOISE * abs(best)
 
 
 def weights_not_finite(model: nn.Module) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ from textgen.text.tokenizer import Tokenizer
 from textgen.training.checkpoint import ARGUMENTS, Run
 from textgen.training.checks import CHANGEABLE, check_training
 from textgen.training.events import Event
+from textgen.training.extension import Part, extended, length_given, next_part, parts_of, refuse_no_steps
 from textgen.training.finetune import Match, adopt, inherited
 from textgen.training.machine import ThisMachine, choose_device, compilable
 from textgen.training.new_run import RUNS, create_run, next_folder, refuse_occupied
 from textgen.training.pace import COMPILE_SECONDS
-from textgen.training.plan import Forecast, plan
+from textgen.training.plan import Forecast, more_steps, plan, steps_of_epochs
 from textgen.training.provenance import changes, made_with, refuse_other_data
 from textgen.training.reporting import reporters
 from textgen.training.soundness import refuse_small_disk
@@ -45,6 +46,15 @@ from textgen.training.trainer import Trainer
 from textgen.weights import make_model
 
 CACHE = ".tokens"
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What a resumed run is to do beyond its plan: the new part, the arguments to commit, the options of before."""
+
+    part: Part
+    arguments: dict[str, Any]
+    before: TrainOptions
 
 
 @dataclass
@@ -62,6 +72,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     encodings: list[str] = field(default_factory=list)
     """What `--encoding auto` found, a phrase for each encoding."""
+    extension: Extension | None = None
 
     def events(self) -> Iterator[Event]:
         """Train, alone in the run folder; yields what happens. Raises TextgenError if another process trains there."""
@@ -69,6 +80,8 @@ class Session:
             self._refuse_another()
             files.clean(self.run.folder)
             self.run.go_back_to(self.trainer.progress.step)
+            if self.extension:
+                self.run.commit_arguments(self.extension.arguments)
             with reporters(self.options.report_to, self.run.folder) as report, plugins.blamed():
                 for event in self.trainer.run():
                     report(event)
@@ -78,8 +91,9 @@ class Session:
         """Raise TextgenError if the folder now holds the run of someone who replaced this one."""
         arguments = self.run.arguments()
         there: TrainOptions = from_mapping(TrainOptions, arguments["options"])
-        there = replace(there, **{name: getattr(self.options, name) for name in CHANGEABLE})
-        if there != self.options or arguments["store"] != self.data.key:
+        known = self.extension.before if self.extension else self.options
+        there = replace(there, **{name: getattr(known, name) for name in CHANGEABLE})
+        if there != known or arguments["store"] != self.data.key:
             raise TextgenError(f"another process has replaced the run in {str(self.run.folder)!r}.")
 
 
@@ -175,17 +189,24 @@ def initial_model(
 
 
 @plugins.blamed()
-def resume(folder: Path, given: Mapping[str, Any], progress: Progress = no_progress) -> Session:
+def resume(
+    folder: Path, given: Mapping[str, Any], progress: Progress = no_progress, began: float | None = None
+) -> Session:
     """Prepare to go on with a run from its newest whole checkpoint, or from the start if it has none.
 
-    `given` are options named anew; only some may change. Raises UsageError for the others, TextgenError if the corpus
-    is no longer what it was.
+    `given` are options named anew; only some may change. A length extends the run, or shortens what is left of it, with
+    a new learning-rate schedule: `max_steps` and `epochs` are those of the whole run, `minutes` count from `began`, on
+    the clock of `time.monotonic`. Raises UsageError for other options, TextgenError if the corpus is no longer what it
+    was.
     """
+    began = time.monotonic() if began is None else began
     run = Run(folder)
     if not (folder / ARGUMENTS).is_file():
         raise TextgenError(f"there is no run to resume in {str(folder)!r}.", hint="train one: textgen train FILE")
     arguments = run.arguments()
-    options = _resumed_options(arguments["options"], _within(folder, given))
+    given = _within(folder, given)
+    length = length_given(given, from_mapping(TrainOptions, arguments["options"]))
+    options = _resumed_options(arguments["options"], {n: v for n, v in given.items() if not length or n != length[0]})
     device = choose_device(options.device)
     torch.set_num_threads(options.threads or usable_cores())
     data = data_of(run, progress)
@@ -203,7 +224,33 @@ def resume(folder: Path, given: Mapping[str, Any], progress: Progress = no_progr
         trainer.resume(checkpoint)
     now = made_with(options)
     warnings += changes(arguments["made_with"], now)
-    return Session(trainer, run, data, config, options, Forecast(**arguments["forecast"]), now, warnings)
+    session = Session(trainer, run, data, config, options, Forecast(**arguments["forecast"]), now, warnings)
+    trainer.follow(parts_of(arguments, options))
+    if length is not None:
+        _extend(session, arguments, length, began)
+    return session
+
+
+def _extend(session: Session, arguments: Mapping[str, Any], length: tuple[str, float], began: float) -> None:
+    """Give a session that goes on with a run a new part of this length. Raises UsageError if it would have no step."""
+    trainer, options, data = session.trainer, session.options, session.data
+    step, seconds = trainer.progress.step, None
+    name, value = length
+    if name == "minutes":
+        machine = ThisMachine(data, str(trainer.update.device))
+        more, seconds = more_steps(options, session.config, data, machine, began + 60 * value)
+        end = step + more
+    else:
+        end = int(value) if name == "max_steps" else steps_of_epochs(value, data, options)
+    refuse_no_steps(length, step, end)
+    part = next_part(trainer.parts, options, step, end, trainer.finished, trainer.progress.reductions)
+    kept = [each for each in trainer.parts if each.start < step]
+    session.options, content = extended(arguments, options, [*kept, part], length)
+    forecast = replace(session.forecast, step_seconds=seconds, train_seconds=seconds and seconds * (end - step))
+    session.forecast = forecast
+    session.extension = Extension(part, {**content, "forecast": asdict(forecast)}, options)
+    trainer.options = replace(session.options, init_from=trainer.options.init_from)
+    trainer.follow([*kept, part])
 
 
 def _within(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:

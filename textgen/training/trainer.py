@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 
@@ -24,6 +24,7 @@ from textgen.tasks.task import Task
 from textgen.training import soundness
 from textgen.training.checkpoint import OPTIMIZER, Checkpoint, Run
 from textgen.training.events import Ended, Evaluated, Event, Logged, Progress, Saved, Tick
+from textgen.training.extension import Part, rate_at
 from textgen.training.optimization import (
     load_optimizer_state,
     named_optimizer_state,
@@ -44,6 +45,7 @@ class Trainer:
         self.update = Update(task, model, options, device)
         self.model = self.update.model
         self.progress = Progress()
+        self.parts: Sequence[Part] = ()
         self.stop = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -56,6 +58,18 @@ class Trainer:
         self.update.carry = tuple(tensor.to(self.update.device) for tensor in checkpoint.carry)
         known = {name: checkpoint.state.get(name, default) for name, default in asdict(Progress()).items()}
         self.progress = Progress(**known)
+
+    def follow(self, parts: Sequence[Part]) -> None:
+        """Take the schedules of these parts. Where an extension begins, no evaluation speaks for ending early."""
+        self.parts = parts
+        if len(parts) > 1 and self.progress.step == parts[-1].start:
+            self.progress.worse_evaluations = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the plan is done, or the run has ended early."""
+        assert self.options.max_steps is not None
+        return self.progress.step >= self.options.max_steps or self._is_stopping_early()
 
     def run(self) -> Iterator[Event]:
         """Train to the end of the plan, or until stopped; yields what happens as it happens."""
@@ -119,6 +133,8 @@ class Trainer:
             raise self._error(step + 1, str(fault)) from None
 
     def _learning_rate(self, step: int) -> float:
+        if self.parts:
+            return rate_at(self.parts, self.options, step, self.progress.reductions)
         return schedule(self.options, step, self.progress.reductions)
 
     @contextmanager
@@ -160,11 +176,13 @@ class Trainer:
             yield judged
 
     def _judged(self, figures: Figures) -> Evaluated:
-        """Publish the model if no figures were better, else count it against it."""
+        """Publish the model if no figures were better, else count it against it. Worse than guessing is never best."""
         progress = self.progress
         if not math.isfinite(figures.loss):
             raise self._error(progress.step, "the held-out loss")
-        best = progress.best_loss is None or figures.criterion < progress.best_loss
+        guessing = self.task.guessing_loss
+        diverged = guessing is not None and figures.loss > guessing + soundness.UNSURE
+        best = not diverged and (progress.best_loss is None or figures.criterion < progress.best_loss)
         if best:
             progress.best_loss, progress.best_step = figures.criterion, progress.step
             progress.worse_evaluations = 0

@@ -6,7 +6,7 @@ worse for being long. One beam is greedy writing; with as many beams as there ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from textgen.stepper import Logits
 from textgen.text.tokenizer import Ids
+from textgen.writing.characters import BETWEEN, CharacterGuard
 from textgen.writing.sampling import Choice, add_bias, biases_by_id, choice_of, log_softmax, require_choice, without
 from textgen.writing.sampling_settings import SampleOptions
 
@@ -26,17 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Beam:
-    """A text of `length` symbols by its last one and the beam before it, with the sum of its log-probabilities."""
+    """A text of `length` symbols by its last one and the beam before it, with the sum of its log-probabilities, and the
+    place (`textgen.writing.characters`) where it ends."""
 
     total: float = 0.0
     length: int = 0
     choice: Choice | None = None
     before: Beam | None = None
+    place: int = BETWEEN
 
     @property
     def score(self) -> float:
         """Mean log-probability of a symbol, in nats."""
         return self.total / self.length
+
+    def grown(self, logprob: float, choice: Choice, characters: CharacterGuard | None) -> Beam:
+        """The text with one more symbol."""
+        place = BETWEEN if characters is None else int(characters.after[self.place, choice.id])
+        return Beam(self.total + logprob, self.length + 1, choice, self, place)
 
     def choices(self) -> list[Choice]:
         """All symbols of the text, in order."""
@@ -48,31 +56,35 @@ class Beam:
 
 
 def search(
-    model: Stepper, prompt: Ids, options: SampleOptions, boundary: int | None, unsampled: tuple[int, ...] = ()
+    model: Stepper,
+    prompt: Ids,
+    options: SampleOptions,
+    boundary: int | None,
+    unsampled: tuple[int, ...] = (),
+    characters: CharacterGuard | None = None,
+    empty: bool = False,
 ) -> Beam:
     """The best text of at most `max_new_tokens` symbols found after a prompt (T,), T >= 1, with `num_beams` beams.
 
-    A text ends at the boundary, or where it is as long as it may be. Symbols in `unsampled` are never written.
+    A text ends at the boundary, or where it is as long as it may be. Symbols in `unsampled` are never written, nor
+    those that `characters` leaves out. With `empty` there is no prompt, and the text does not end at once.
     """
+    barred_first = (*unsampled, boundary) if empty and boundary is not None else unsampled
     state = model.initial_state(1)
     if len(prompt) > 1:
         _, state = model.forward(prompt[None, :-1], state)
     ids = prompt[-1:].astype(np.int32)
     biases, live = biases_by_id(options), [Beam()]
     ended: Beam | None = None
-    for _ in range(options.max_new_tokens):
+    for length in range(options.max_new_tokens):
         logits, state = model.step(ids, state)
         logits = logits.astype(np.float64)
-        require_choice(without(logits, unsampled))
-        logprobs = without(log_softmax(add_bias(logits, biases)), unsampled)
+        barred = _barred(live, logits.shape[1], barred_first if length == 0 else unsampled, characters)
+        require_choice(logits + barred)
+        logprobs = log_softmax(add_bias(logits, biases)) + barred
         parents, symbols = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
         grown = [
-            Beam(
-                live[row].total + float(logprobs[row, symbol]),
-                live[row].length + 1,
-                choice_of(symbol, logits[row], options.logprobs),
-                live[row],
-            )
+            live[row].grown(float(logprobs[row, symbol]), choice_of(symbol, logits[row], options.logprobs), characters)
             for row, symbol in zip(parents, symbols, strict=True)
         ]
         going = [k for k, symbol in enumerate(symbols) if symbol != boundary]
@@ -86,6 +98,12 @@ def search(
     best = _best([ended, *live])
     assert best is not None
     return best
+
+
+def _barred(live: list[Beam], vocab_size: int, ids: Sequence[int], characters: CharacterGuard | None) -> Logits:
+    """What to add to the logits (B, V) of beams: -inf for these ids and those that `characters` leaves out, else 0."""
+    start = np.zeros((1, vocab_size)) if characters is None else characters.barred[[beam.place for beam in live]]
+    return without(start, ids)
 
 
 def _likeliest(totals: Logits, wanted: int) -> tuple[list[int], list[int]]:
@@ -116,7 +134,7 @@ def search_rows(
     boundary = None if options.ignore_eos else model.tokenizer.boundary
     unsampled = (*model.unsampled, model.tokenizer.boundary) if options.ignore_eos else model.unsampled
     for number, (row, ids) in enumerate(zip(rows, encoded, strict=True)):
-        for choice in search(model.stepper, ids, options, boundary, unsampled).choices():
+        for choice in search(model.stepper, ids, options, boundary, unsampled, model.characters, row.empty).choices():
             yield number, row.take(choice)
             if row.completion.finish_reason is not None:
                 break

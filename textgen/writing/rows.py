@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from textgen.stepper import Logits
-from textgen.writing.sampling import Choice, Sampler
+from textgen.writing.sampling import Choice, Sampler, without
 from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:
@@ -98,16 +98,18 @@ class Row:
         self._remember = max(remember, options.max_copy or 0)
         self._options, self._keep_open = options, keep_open
         self._boundary = model.tokenizer.boundary
+        self._model, self._characters = model, model.characters
         self._decoder = model.decoder(completion.prompt)
         self._scanner = StopScanner(options.stop)
         self._tail = completion.prompt if open is None else open.tail
         unsampled = model.unsampled if not options.ignore_eos else (*model.unsampled, self._boundary)
         self._guard = None if options.max_copy is None else model.copy_guard(options.max_copy)
-        steer = None if self._guard is None else self._without_copies
-        self.sampler = Sampler(options, completion.seed, unsampled, steer)
+        self.sampler = Sampler(options, completion.seed, unsampled, self._steered)
         self._ready = ""
         if open is not None:
             self._go_on_from(open)
+        self.empty = not (self._tail or self._decoder.held or self._scanner.held or model.prompt_end)
+        """Whether there is no text yet, not even a prompt: then the boundary is not drawn, since no text is empty."""
 
     def _go_on_from(self, open: Open) -> None:
         self._decoder.restore(open.bytes)
@@ -117,13 +119,18 @@ class Row:
         if open.noise is not None:
             self.sampler.restore(open.noise)
 
-    def _without_copies(self, logits: Logits) -> Logits:
-        assert self._guard is not None
+    def _steered(self, logits: Logits) -> Logits:
+        """The logits without tokens that would end an empty text, split a character or copy too much."""
         if self.ended:  # and drawn on, beside others that go on
             return logits
-        steered, avoided = self._guard.steer(logits, self._tail, self._decoder.held)
-        self.completion.unavoidable += not avoided
-        return steered
+        if self.empty:
+            logits = without(logits, [self._boundary])
+        if self._characters is not None:
+            logits = self._characters.mask(logits, self._decoder.held)
+        if self._guard is not None:
+            logits, avoided = self._guard.steer(logits, self._tail, self._decoder.held)
+            self.completion.unavoidable += not avoided
+        return logits
 
     @property
     def ended(self) -> bool:
@@ -143,6 +150,7 @@ class Row:
         """The text that this symbol makes certain; sets `finish_reason` at the end."""
         if choice.id == self._boundary and not self._options.ignore_eos:
             return self.end("stop")
+        self.empty = False
         self.completion.tokens += 1
         self.completion.choices.append(choice)
         piece = self._scanner.feed(self._read(self._decoder.add(choice.id)))
@@ -154,9 +162,9 @@ class Row:
         return self._grow(piece)
 
     def end(self, reason: str) -> str:
-        """Let out what was held back; for this reason, unless that completes a stop string."""
+        """Let out the text that was held back; for this reason, unless that completes a stop string."""
         self.completion.finish_reason = reason
-        rest = self._scanner.feed(self._read(self._decoder.finish()))
+        rest = self._scanner.feed(self._read(self._model.last_text(self._decoder)))
         if self._scanner.stopped:
             self.completion.finish_reason = "stop"
         return self._grow(rest + self._scanner.finish())

@@ -78,13 +78,14 @@ class Session:
 
     @property
     def rest(self) -> str:
-        """The text that is written but not passed on, since it may yet become part of a stop string or character."""
+        """The text that is written but not passed on, since it may yet become part of a stop string. Of a model that
+        learned raw bytes, a begun character counts too."""
         return self.open.text + self._begun()
 
     def _begun(self) -> str:
         decoder = self.model.tokenizer.decoder()
         decoder.restore(self.open.bytes)
-        return decoder.finish()
+        return self.model.last_text(decoder)
 
     def read(self, text: str) -> Session:
         """The session after a text that someone else has written; what is in `rest` now stands before it."""
