@@ -14,6 +14,7 @@ from textgen import sealed
 from textgen.config import ModelConfig
 from textgen.errors import UsageError
 from textgen.options import flag
+from textgen.series import history
 from textgen.series.design import FILE, OUTPUTS, Design, Rows, rows_of
 from textgen.series.division import divide
 from textgen.series.formats import TimeFormat
@@ -204,7 +205,7 @@ class SeriesData(ExampleData):
         return f"time as {words} ({first} to {last})"
 
     def files(self) -> dict[str, bytes]:
-        return {FILE: self.store.content(FILE)}
+        return {FILE: self.store.content(FILE), history.FILE: history.to_bytes(self.series, self.design.context)}
 
     def card(self, config: ModelConfig, name: str) -> str:
         targets = ", ".join(self.design.columns.targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from textgen.config import ModelConfig
 from textgen.dependencies import require
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import read_config, require_model, require_weights
+from textgen.series import history
 from textgen.series.design import FILE, Design, Rows, rows_of
 from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
+from textgen.series.history import continued
 from textgen.series.loop import Stepper, forecasts, paths, read
 from textgen.series.read import Series, read_series
+from textgen.series.scaling import Scale, rounded
 from textgen.series.settings import SeriesOptions
 from textgen.text.sources import SourceOptions, find_sources
 
@@ -41,11 +44,19 @@ class Forecast:
     level: float
     history: Series
     history_times: list[str | int]
+    scale: Scale
+
+    def columns(self) -> dict[str, list[float]]:
+        """The forecast and the bounds, as far as there are any, as they are written: with the digits that the series
+        needs (see `Scale.decimals`)."""
+        bounds = {} if self.low is None or self.high is None else {"low": self.low, "high": self.high}
+        arrays = {"forecast": self.values, **bounds}
+        together = rounded(np.concatenate(list(arrays.values())).tolist(), self.scale)
+        return {name: together[k * len(self.times) : (k + 1) * len(self.times)] for k, name in enumerate(arrays)}
 
     def to_json(self) -> dict[str, Any]:
         """The forecast by name, the history and the paths left out."""
-        bounds = {} if self.low is None or self.high is None else {"low": list(self.low), "high": list(self.high)}
-        return {"series": self.series, "time": self.times, "forecast": list(self.values), **bounds, "level": self.level}
+        return {"series": self.series, "time": self.times, **self.columns(), "level": self.level}
 
 
 @dataclass(frozen=True)
@@ -55,12 +66,17 @@ class Forecaster:
     config: ModelConfig
     design: Design
     stepper: Stepper
+    history: Mapping[str, Series]
+    """The end of each series that training saw, by name."""
 
     def read(
         self, corpus: Paths, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
     ) -> list[Rows]:
-        """The series of tables as the model reads them; what is between columns, and before decimals, is detected
-        unless it is given. Raises TextgenError naming row and column."""
+        """The series of tables as the model reads them; a series that begins where training ended goes on from there.
+
+        What is between columns, and before decimals, is detected unless it is given. Raises TextgenError naming row and
+        column.
+        """
         listed = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
         columns = self.design.columns
         options = SeriesOptions(
@@ -75,7 +91,7 @@ class Forecaster:
         reading = SourceOptions(encoding, delimiter=delimiter)
         table = read_series(sources, options, reading, self.design.longest_gap, self.design.clock)
         table.require_step(self.design.clock, sources[0].name, "the model's")
-        return [rows_of(series, self.design) for series in table.series]
+        return [rows_of(continued(series, self.history, self.design), self.design) for series in table.series]
 
     def predict(
         self,
@@ -128,16 +144,23 @@ class Forecaster:
         series, clock = rows.series, rows.series.clock
         bounds = interval(drawn[None], protocol.level) if len(drawn) else None
         stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + protocol.horizon))
+        last = np.array([len(series) - 1])
+
+        def restored(scaled: Floats) -> Floats:
+            values: Floats = rows.restored(scaled[None], last)[0]
+            return values
+
         return Forecast(
             series.name,
             stamps[len(series) :],
-            rows.scale.restored(scaled),
-            None if bounds is None else rows.scale.restored(bounds[0][0]),
-            None if bounds is None else rows.scale.restored(bounds[1][0]),
-            rows.scale.restored(drawn),
+            restored(scaled),
+            None if bounds is None else restored(bounds[0][0]),
+            None if bounds is None else restored(bounds[1][0]),
+            restored(drawn),
             protocol.level,
             series,
             stamps[: len(series)],
+            rows.scale,
         )
 
     def evaluate(
@@ -198,4 +221,5 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     if config.features != design.width:
         raise sealed.DamagedError(f"{path / FILE} is damaged: its inputs are not those of the model.")
     require_weights(path, manifest)
-    return Forecaster(config, design, TorchNumbers(load_weights(path, manifest, config)))
+    kept = history.from_bytes(sealed.verified(path, history.FILE, manifest), design, str(path / history.FILE))
+    return Forecaster(config, design, TorchNumbers(load_weights(path, manifest, config)), kept)

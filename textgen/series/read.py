@@ -38,7 +38,9 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Series:
     """One series on a regular grid: `values` (N,) with gaps filled by the last value, `missing` (N,) where they were,
-    `extras` (N, E); `start` is the time of the first value, in units of the clock; `column` is where the values are."""
+    `extras` (N, E); `start` is the time of the first value, in units of the clock; `column` is where the values are.
+    The first `trained` values are not of the table but of the model, which keeps the end of what it was trained on, and
+    `lowest` is the least value before them."""
 
     name: str
     start: int
@@ -47,6 +49,8 @@ class Series:
     extras: Floats
     column: str = ""
     clock: Clock = ROWS
+    trained: int = 0
+    lowest: float = math.inf
 
     def __len__(self) -> int:
         return len(self.values)
