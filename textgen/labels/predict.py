@@ -12,13 +12,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textgen import files, sealed
+from textgen import arguments, files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
+from textgen.labels.evaluate import evaluate
+from textgen.labels.figures import LabelFigures
 from textgen.labels.pooling import Pool, log_softmax
+from textgen.labels.read import find_labelled, read_labelled
 from textgen.labels.settings import POOLINGS
 from textgen.labels.texts import CHUNK, Reader, Texts, log_probabilities
 from textgen.language_model import digest_of, opened, stepper_of, tokenizer_for
+from textgen.parameters import displayed, named
+from textgen.text.memory import corpora
+from textgen.text.sources import SourceOptions
 from textgen.text.symbols import Ids
 from textgen.text.tokenizer import Tokenizer
 
@@ -59,14 +65,29 @@ class Classifier:
             >>> textgen.load("runs/lstm-reviews-1").classify(["a fine film"])[0].label     # doctest: +SKIP
             'pos'
         """
-        if isinstance(texts, str):
-            raise UsageError("classify takes a list of texts, not one text.", hint='classify(["..."])')
+        if isinstance(texts, (str, bytes, Mapping)) or not isinstance(texts, Iterable):
+            shown = "one text" if isinstance(texts, str) else displayed(texts)
+            raise UsageError(f"{named('texts')} must be a list of texts, not {shown}.", hint='classify(["..."])')
         found = []
-        for number, answer in enumerate(self.stream([text.encode()] if text.strip() else [] for text in texts), 1):
+        given = (arguments.utf8("texts", text) for text in texts)
+        for number, answer in enumerate(self.stream([text] if text.decode().strip() else [] for text in given), 1):
             if answer is None:
                 raise TextgenError(f"text {number} is empty.")
             found.append(answer)
         return found
+
+    def evaluate(
+        self, corpus: Any, text_column: str | None = None, label_column: str | None = None, encoding: str | None = None
+    ) -> LabelFigures:
+        """The figures of labelled texts: a path, a table in memory as `textgen.train` takes it, or a list of those.
+
+        Raises TextgenError for a label that the model does not know, with its row, and if there is no text.
+        """
+        text_column = arguments.optional_text("text_column", text_column)
+        label_column = arguments.optional_text("label_column", label_column)
+        encoding = arguments.optional_text("encoding", encoding)
+        origins = find_labelled(corpora("corpus", corpus), text_column, label_column)
+        return evaluate(self, read_labelled(origins, SourceOptions(encoding, text_column=text_column), label_column))
 
     def stream(self, texts: Iterable[Iterable[bytes] | None]) -> Iterator[Prediction | None]:
         """The label of every text, in order, None for one that is empty; each comes in pieces, which are read before
@@ -126,10 +147,10 @@ class Classifier:
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
     """Open the folder of a model that tells labels. Raises as `textgen.language_model.load`."""
-    path = Path(folder)
+    path = arguments.path("folder", folder)
     manifest, config = opened(path, backend)
     if config.task != TASK:
-        raise TextgenError(f"the model in {str(path)!r} tells no labels: it is one for --task {config.task}.")
+        raise TextgenError(f"the model in {str(path)!r} tells no labels: it is one for {named('task', config.task)}.")
     labels, pooling = read_labels(path, manifest, config.outputs)
     tokenizer, reader = tokenizer_for(path, config), stepper_of(path, manifest, config, backend)
     return Classifier(config, tokenizer, reader, labels, pooling, digest_of(manifest), path)

@@ -8,14 +8,18 @@ from a cold state. With one lane the text is read in one piece.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textgen import arguments
 from textgen.errors import TextgenError
 from textgen.stepper import Stepper
-from textgen.text.encoding import count_characters
+from textgen.text.encoding import Encoded, count_characters, encode_documents
+from textgen.text.memory import corpora, is_table
+from textgen.text.sources import SourceOptions, find_sources, read
 from textgen.text.tokenizer import Ids
 from textgen.wording import figure
 
@@ -106,11 +110,16 @@ def score_ids(
     return nats, counted
 
 
-def evaluate(model: LanguageModel, text: str | bytes, lanes: int = LANES) -> Score:
-    """Score a text. Raises TextgenError for an empty one, and for a lone surrogate, which is no character.
+def evaluate(model: LanguageModel, text: Any, lanes: int = LANES) -> Score:
+    """Score a text, or the documents of a file (a `Path`) or of a table in memory, as `textgen.train` takes it. Raises
+    TextgenError for an empty one, and for a lone surrogate, which is no character.
 
     Every byte counts once: characters that the model never saw as an escape and 8 bits a byte.
     """
+    model, lanes = arguments.writer(model), arguments.whole_number("lanes", lanes, 1, 4096)
+    if isinstance(text, os.PathLike) or is_table(text):
+        return score_encoded(model.stepper, model, *_documents(model, text), lanes)
+    text = arguments.text("text", text) if isinstance(text, str) else arguments.text_bytes("text", text)
     if not text:
         raise TextgenError("there is no text to evaluate (0 bytes).")
     tokenizer = model.tokenizer
@@ -118,6 +127,12 @@ def evaluate(model: LanguageModel, text: str | bytes, lanes: int = LANES) -> Sco
     encoded = np.concatenate([np.array([tokenizer.boundary], dtype=np.int32), *ids])
     data = text.encode() if isinstance(text, str) else text
     return score_encoded(model.stepper, model, encoded, len(data), count_characters(data), lanes)
+
+
+def _documents(model: LanguageModel, corpus: object) -> Encoded:
+    """The documents of a path or a table, as the model reads them."""
+    sources, raw = find_sources(corpora("text", corpus)), model.tokenizer.level == "byte"
+    return encode_documents(model.tokenizer, read(sources, SourceOptions(raw=raw)))
 
 
 def score_encoded(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from textgen.errors import TextgenError
+from textgen.parameters import named
 from textgen.series.design import Design, Rows
 from textgen.series.loop import Floats, Origins, Stepper, forecasts, paths, read, taken
 from textgen.series.metrics import Errors, last_value, seasonal_naive
@@ -76,9 +77,10 @@ def evaluate_rows(
     counts = [max(0, len(r) - protocol.horizon - max(0, start - 1)) for r, start in zip(rows, first, strict=True)]
     total = sum(-(-count // protocol.stride) for count in counts)
     if not total:
+        shorter = f", or a shorter {named('horizon')}"
         raise TextgenError(
             f"no series has {protocol.horizon:,} time steps left to be forecast and compared.",
-            hint=f"give a longer series{', or a shorter --horizon' if protocol.horizon > 1 else ''}.",
+            hint=f"give a longer series{shorter if protocol.horizon > 1 else ''}.",
         )
     report.continued = sum(each.series.trained > 0 for each in rows)
     thin = max(1, -(-total * protocol.number * protocol.horizon // MOST_PATH_STEPS))

@@ -5,29 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from textgen import sealed
-from textgen.config import ModelConfig
+from textgen import arguments, sealed
+from textgen.config import BACKENDS, ModelConfig
 from textgen.dependencies import require
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import read_config, require_model, require_weights
+from textgen.parameters import named
 from textgen.series import history
-from textgen.series.design import FILE, Design, Rows, rows_of
+from textgen.series.design import FILE, LARGEST, Design, Rows, rows_of
 from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
 from textgen.series.history import continued
 from textgen.series.loop import Stepper, forecasts, paths, read
 from textgen.series.read import Series, read_series
 from textgen.series.scaling import Scale, rounded
 from textgen.series.settings import SeriesOptions
+from textgen.text.memory import corpora
 from textgen.text.sources import SourceOptions, find_sources
 
 Floats = npt.NDArray[np.float64]
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,16 @@ class Forecaster:
     """The end of each series that training saw, by name."""
 
     def read(
-        self, corpus: Paths, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
+        self, corpus: Any, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
     ) -> list[Rows]:
         """The series of tables as the model reads them; a series that begins where training ended goes on from there.
 
         What is between columns, and before decimals, is detected unless it is given. Raises TextgenError naming row and
         column.
         """
-        listed = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+        encoding = arguments.optional_text("encoding", encoding)
+        delimiter = arguments.optional_text("delimiter", delimiter)
+        decimal = None if decimal is None else arguments.choice("decimal", decimal, (".", ","))
         columns = self.design.columns
         options = SeriesOptions(
             time_column=list(columns.times),
@@ -87,7 +89,7 @@ class Forecaster:
             season=self.design.season,
             decimal=decimal,
         )
-        sources = find_sources([os.fspath(path) for path in listed])
+        sources = find_sources(corpora("corpus", corpus))
         reading = SourceOptions(encoding, delimiter=delimiter)
         table = read_series(sources, options, reading, self.design.longest_gap, self.design.clock)
         table.require_step(self.design.clock, sources[0].name, "the model's")
@@ -95,7 +97,7 @@ class Forecaster:
 
     def predict(
         self,
-        corpus: Paths,
+        corpus: Any,
         horizon: int | None = None,
         level: float = 90.0,
         number: int = 200,
@@ -106,6 +108,8 @@ class Forecaster:
     ) -> list[Forecast]:
         """What comes after the last value of each series of some tables, for `horizon` steps (as trained).
 
+        `corpus` is a path, a table in memory as `textgen.train` takes it, or a list of those.
+
         `number` sample paths give the interval that holds `level` percent; the same seed draws the same paths. Raises
         TextgenError naming row and column for what cannot be read.
 
@@ -113,8 +117,19 @@ class Forecaster:
             >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
             >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
         """
-        return self.predict_rows(
-            self.read(corpus, encoding, delimiter, decimal), Protocol(horizon or self.horizon, 1, number, level, seed)
+        protocol = self._protocol(horizon, 1, number, level, seed)
+        return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), protocol)
+
+    def _protocol(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> Protocol:
+        """What is asked for, held to the limits of the command's options. Raises UsageError naming the parameter."""
+        chosen = self.horizon if horizon is None else horizon
+        whole = arguments.whole_number
+        return Protocol(
+            whole("horizon", chosen, 1, 100_000),
+            whole("stride", stride, 1, LARGEST),
+            whole("number", number, 0, 100_000),
+            arguments.number("level", level, 0, 99.9),
+            whole("seed", seed, 0, 2**63 - 1),
         )
 
     @property
@@ -165,7 +180,7 @@ class Forecaster:
 
     def evaluate(
         self,
-        corpus: Paths,
+        corpus: Any,
         horizon: int | None = None,
         stride: int = 1,
         number: int = 100,
@@ -180,8 +195,8 @@ class Forecaster:
 
         Raises TextgenError if there is nothing to forecast.
         """
+        protocol = self._protocol(horizon, stride, number, level, seed)
         rows = self.read(corpus, encoding, delimiter, decimal)
-        protocol = Protocol(horizon or self.horizon, stride, number, level, seed)
         return self.evaluate_rows(rows, [self.unseen(each, protocol.horizon) for each in rows], protocol)
 
     def unseen(self, rows: Rows, horizon: int) -> int:
@@ -208,9 +223,9 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     from textgen.series.torch_numbers import TorchNumbers
     from textgen.weights import load_weights
 
-    if backend not in ("auto", "torch"):
-        raise UsageError(f"backend must be auto or torch for a forecaster, not {backend!r}.")
-    path = Path(folder)
+    path = arguments.path("folder", folder)
+    if arguments.choice("backend", backend, BACKENDS) not in ("auto", "torch"):
+        raise UsageError(f"{named('backend')} must be auto or torch for a forecaster, not {backend!r}.")
     require_model(path)
     manifest = sealed.read_manifest(path)
     config = read_config(path, manifest)

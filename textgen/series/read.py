@@ -6,6 +6,7 @@ the same: one `Series` for each series and target column, all with one time step
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
+from textgen.parameters import named
 from textgen.series.columns import Columns, choose_columns
 from textgen.series.order import in_order, refuse_twice
 from textgen.series.settings import SeriesOptions, check_series
@@ -274,7 +276,7 @@ class _Grid:
             raise TextgenError(
                 f"{self.where[known[first + 1]]}: column {column!r} has a gap of {gaps[first]:,} time steps before it, "
                 f"longer than the window of {self.limit:,}.",
-                hint="cut the table there, fill the gap, or give a longer --seq-length.",
+                hint=f"cut the table there, fill the gap, or give a longer {named('seq_length')}.",
             )
         places = places - places[0]
         missing = np.ones(places[-1] + 1, dtype=bool)

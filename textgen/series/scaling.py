@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError
+from textgen.parameters import named
 
 LAST, SEASONAL, CHANGE = "last value", "seasonal", "seasonal change"
 LEAST = 1e-6
@@ -119,10 +120,12 @@ def fit(name: str, values: Floats, missing: Mask, season: int, horizon: int, tra
     known = values[~missing]
     if is_constant(known):
         level = float(known[0])
-        unit = abs(level) or 1.0
-        return Scale("none", level, unit, LAST, 1.0, 1.0, 1.0, level, unit, 0.0, end, 0.0, 0.0, level >= 0)
+        size = abs(level) or 1.0
+        return Scale("none", level, size, LAST, 1.0, 1.0, 1.0, level, size, 0.0, end, 0.0, 0.0, level >= 0)
     if transform == "log" and known.min() <= 0:
-        raise TextgenError(f"--transform log needs values above 0, and column {name!r} holds {known.min():.15g}.")
+        raise TextgenError(
+            f"{named('transform', 'log')} needs values above 0, and column {name!r} holds {known.min():.15g}."
+        )
     if transform == "auto":
         transform = "log" if suits_logarithms(values, missing, season) else "none"
     seen = np.log(known) if transform == "log" else known

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.parameters import named
 from textgen.text.signatures import looks_binary, refuse_other_formats
 
 HEAD_BYTES = 4096
@@ -36,7 +37,9 @@ def codec(encoding: str) -> str:
         near = did_you_mean(encoding.lower(), COMMON)
         raise UsageError(f"no encoding is named {encoding!r}.{near}") from None
     if name in NOT_TEXT:
-        raise UsageError(f"{encoding!r} is not an encoding of text files.", hint="--encoding latin-1, for example.")
+        raise UsageError(
+            f"{encoding!r} is not an encoding of text files.", hint=f"{named('encoding', 'latin-1')}, for example."
+        )
     return WITHOUT_MARK.get(name, name)
 
 
@@ -91,13 +94,14 @@ def _decode(decoder: codecs.IncrementalDecoder, block: bytes) -> str:
 
 
 def _remedy(asked: str | None, cut_off: bool, may_be_raw: bool, binary: bool) -> str:
-    raw = "; --tokenizer byte learns raw bytes" if may_be_raw else ""
+    raw = f"; {named('tokenizer', 'byte')} learns raw bytes" if may_be_raw else ""
     if cut_off:
         return f"it ends within a character, as a file cut off does{raw}."
     if binary and asked is None:
         return f"it looks like a binary file rather than text{raw}."
-    other = "--encoding latin-1 for older text" if asked is None else "another --encoding"
-    raw = f", or --tokenizer byte{'' if asked is None else ' without --encoding'} to learn raw bytes"
+    other = f"{named('encoding', 'latin-1')} for older text" if asked is None else f"another {named('encoding')}"
+    without = "" if asked is None else f" without {named('encoding')}"
+    raw = f", or {named('tokenizer', 'byte')}{without} to learn raw bytes"
     return f"{other}{raw if may_be_raw else ''}."
 
 
@@ -127,7 +131,7 @@ def _refuse_nul(head: bytes, name: str) -> None:
         likely = "utf-8"
     raise TextgenError(
         f"{name!r} does not look like text ({head.count(0) / len(head):.0%} of its first {len(head):,} bytes are NUL).",
-        hint=f"--encoding {likely} if it is text, or --tokenizer byte to learn raw bytes.",
+        hint=f"{named('encoding', likely)} if it is text, or {named('tokenizer', 'byte')} to learn raw bytes.",
     )
 
 
