@@ -331,3 +331,13 @@ def test_the_file_of_a_table_goes_with_its_name():
     assert file.exists()
     del name
     assert not file.exists()
+
+
+def test_a_comparison_reads_a_table_in_memory(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    table = pandas.DataFrame({"text": [TEXT] * 3})
+    options = {"batch_size": 2, "seq_length": 8, "threads": 1, "device": "cpu", "tokenizer": "char"}
+    own = {"cells": ("gru",), "budget": ["params=1500", "tokens=200"], "seeds": np.int64(1), "learning_rates": [0.01]}
+    (row,) = compare(table, output_dir=tmp_path / "out", **own, **options)
+    assert row.name == "gru" and (tmp_path / "out").is_dir()
