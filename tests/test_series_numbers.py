@@ -136,7 +136,7 @@ def scaled_report(place, values, factor, transform, extra=None):
 
 
 @pytest.mark.parametrize("transform", ["none", "auto", "log"])
-@pytest.mark.parametrize("factor", [2.0**-30, 2.0**30, 1e-9, 1e9, 2.0**-400, 2.0**400])
+@pytest.mark.parametrize("factor", [2.0**-30, 2.0**30, 1e-9, 1e9, 2.0**-300, 2.0**300])
 def test_no_figure_depends_on_the_unit(tmp_path, factor, transform):
     values = np.exp(wave(100) / 40)
     extra = np.where(np.arange(100) < 90, 0.1, 0.3)
