@@ -198,7 +198,7 @@ DRAWS = {"temperature": 0.5, "greedy": True, "top_k": 3, "top_p": 0.5, "min_p": 
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_a_search_and_a_way_to_draw_exclude_each_other(name):
-    sentence = rf"^--num-beams 4 draws nothing and excludes --{name.replace('_', '-')}\.$"
+    sentence = rf"^num_beams=4 draws nothing and excludes {name}\.$"
     with pytest.raises(UsageError, match=sentence):
         check_sampling(SampleOptions(num_beams=4, **{name: DRAWS[name]}))
     with pytest.raises(UsageError, match=sentence):
@@ -206,7 +206,7 @@ def test_a_search_and_a_way_to_draw_exclude_each_other(name):
 
 
 def test_a_search_needs_an_end_and_cannot_stream():
-    with pytest.raises(UsageError, match=r"^--num-beams 4 needs an end, which --max-new-tokens -1 has not\.$"):
+    with pytest.raises(UsageError, match=r"^num_beams=4 needs an end, which max_new_tokens=-1 has not\.$"):
         check_sampling(SampleOptions(num_beams=4, max_new_tokens=-1))
-    with pytest.raises(UsageError, match=r"^--num-beams 4 cannot stream; textgen\.generate gives the whole text\.$"):
+    with pytest.raises(UsageError, match=r"^num_beams=4 cannot stream; textgen\.generate gives the whole text\.$"):
         textgen.stream(mock(), num_beams=4)

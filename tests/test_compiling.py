@@ -247,7 +247,7 @@ def test_a_compiled_run_that_was_stopped_ends_with_the_same_bits(begin):
     assert resumed.options.compile and all(cell.compiled for cell in resumed.trainer.model.stack.layers)
     again = finish(resumed)
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
-    with pytest.raises(UsageError, match="--compile False cannot change"):
+    with pytest.raises(UsageError, match="compile=False cannot change"):
         resume(stopped.run.folder, {"compile": False})
 
 

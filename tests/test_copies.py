@@ -205,7 +205,7 @@ def test_a_model_without_its_training_text_says_so(tmp_path):
         textgen.generate(CHARS, max_copy=5)
     with pytest.raises(TextgenError, match=r"^the training text of '.*none' is not available: .*\.$"):
         copies.index_of_run(tmp_path / "none")
-    with pytest.raises(UsageError, match=r"^--max-copy must be a whole number from 1 to 1,000,000, not 0\.$"):
+    with pytest.raises(UsageError, match=r"^max_copy must be a whole number from 1 to 1,000,000, not 0\.$"):
         sampling_options(CHARS, {"max_copy": 0})
-    with pytest.raises(UsageError, match="max-copy"):
+    with pytest.raises(UsageError, match="max_copy"):
         sampling_options(CHARS, {"max_copy": 3, "num_beams": 2})

@@ -57,12 +57,14 @@ def test_finetuning_starts_ahead(tmp_path):
 
 def test_what_cannot_be_taken_over_is_named(tmp_path):
     base = train(tmp_path, OLD, "base", max_steps=3)
-    with pytest.raises(TextgenError, match="--hidden-size 32 cannot change with --init-from"):
+    with pytest.raises(TextgenError, match="hidden_size=32 cannot change with init_from"):
         train(tmp_path, OLD, "wider", init_from=str(base), hidden_size=32)
-    with pytest.raises(TextgenError, match="--tie-weights True cannot change with --init-from"):
+    with pytest.raises(TextgenError, match="tie_weights=True cannot change with init_from"):
         train(tmp_path, OLD, "tied", init_from=str(base), tie_weights=True)
     elman = train(tmp_path, OLD, "elman", cell="rnn", max_steps=1)
-    with pytest.raises(TextgenError, match=r"-o nonlinearity relu cannot change with --init-from \(it has tanh\)"):
+    with pytest.raises(
+        TextgenError, match=r"cell_options=nonlinearity relu cannot change with init_from \(it has tanh\)"
+    ):
         train(tmp_path, OLD, "relu", init_from=str(elman), cell_options={"nonlinearity": "relu"})
     train(tmp_path, OLD, "tanh", init_from=str(elman), cell_options={"nonlinearity": "tanh"}, max_steps=1)
     with pytest.raises(TextgenError, match="char tokenizer; byte symbols"):

@@ -292,7 +292,7 @@ def _with_piece(content, which=-1):
 def test_a_text_that_is_too_little_comes_with_a_remedy(level, text):
     with pytest.raises(TextgenError) as caught:
         train_tokenizer(level, [[text.encode()]])
-    assert "--tokenizer byte" in caught.value.hint
+    assert "tokenizer=byte" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,11 @@ def test_a_text_names_every_symbol_that_has_it_and_biases_of_one_id_add_up():
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("E", "--logit-bias: no symbol of this model is 'E'."),
-        ("ab", "--logit-bias: no symbol of this model is 'ab'. Did you mean 'b'?"),
-        ("", "--logit-bias: no symbol of this model is ''."),
-        ("#9", "--logit-bias: id 9 is not between 0 and 8."),
-        (-1, "--logit-bias: id -1 is not between 0 and 8."),
+        ("E", "logit_bias: no symbol of this model is 'E'."),
+        ("ab", "logit_bias: no symbol of this model is 'ab'. Did you mean 'b'?"),
+        ("", "logit_bias: no symbol of this model is ''."),
+        ("#9", "logit_bias: id 9 is not between 0 and 8."),
+        (-1, "logit_bias: id -1 is not between 0 and 8."),
     ],
 )
 def test_an_unknown_symbol_is_named_in_a_sentence(key, sentence):
@@ -135,16 +135,16 @@ def test_an_unknown_symbol_is_named_in_a_sentence(key, sentence):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"logit_bias": {"e": 101}}, "--logit-bias 'e' must be a number from -100 to 100, not 101."),
-        ({"logit_bias": {3: math.nan}}, "--logit-bias 3 must be a number from -100 to 100, not nan."),
-        ({"logit_bias": {3: "1"}}, "--logit-bias 3 must be a number from -100 to 100, not '1'."),
-        ({"logit_bias": {2.5: 1}}, "--logit-bias must name a symbol by its text or its id, not by 2.5."),
-        ({"logit_bias": {True: 1}}, "--logit-bias must name a symbol by its text or its id, not by True."),
-        ({"presence_penalty": 2.5}, "--presence-penalty must be a number from -2 to 2, not 2.5."),
-        ({"temperature": [0.5, 101]}, "--temperature must be a number from 0 to 100, not 101."),
-        ({"temperature": [0.5, "1"]}, "--temperature must be a number from 0 to 100, not '1'."),
-        ({"temperature": []}, "--temperature must be a number from 0 to 100, not []."),
-        ({"greedy": True, "temperature": [1.0, 0.5]}, "--greedy and --temperature 1,0.5 exclude each other."),
+        ({"logit_bias": {"e": 101}}, "logit_bias 'e' must be a number from -100 to 100, not 101."),
+        ({"logit_bias": {3: math.nan}}, "logit_bias 3 must be a number from -100 to 100, not nan."),
+        ({"logit_bias": {3: "1"}}, "logit_bias 3 must be a number from -100 to 100, not '1'."),
+        ({"logit_bias": {2.5: 1}}, "logit_bias must name a symbol by its text or its id, not by 2.5."),
+        ({"logit_bias": {True: 1}}, "logit_bias must name a symbol by its text or its id, not by True."),
+        ({"presence_penalty": 2.5}, "presence_penalty must be a number from -2 to 2, not 2.5."),
+        ({"temperature": [0.5, 101]}, "temperature must be a number from 0 to 100, not 101."),
+        ({"temperature": [0.5, "1"]}, "temperature must be a number from 0 to 100, not '1'."),
+        ({"temperature": []}, "temperature must be a number from 0 to 100, not []."),
+        ({"greedy": True, "temperature": [1.0, 0.5]}, "greedy and temperature=1,0.5 exclude each other."),
     ],
 )
 def test_bad_knobs_are_refused_in_a_sentence(options, sentence):
@@ -154,7 +154,7 @@ def test_bad_knobs_are_refused_in_a_sentence(options, sentence):
 
 
 def test_a_sampler_by_itself_wants_ids():
-    with pytest.raises(UsageError, match=r"^--logit-bias 'e' must be an id here; "):
+    with pytest.raises(UsageError, match=r"^logit_bias 'e' must be an id here; "):
         Sampler(SampleOptions(logit_bias={"e": 1}), 0)
 
 

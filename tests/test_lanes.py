@@ -141,7 +141,7 @@ def test_a_corpus_too_short_is_refused_with_sizes_that_fit(tokens, batch, length
         return
     with pytest.raises(TextgenError, match=f"{tokens:,} tokens.*{batch} x {length}") as caught:
         Lanes(ids, batch, length, 0)
-    found = re.fullmatch(r"--batch-size (\d+) --seq-length (\d+) fits\.", caught.value.hint)
+    found = re.fullmatch(r"batch_size=(\d+) seq_length=(\d+) fits\.", caught.value.hint)
     shortest = min(SHORTEST, length)
     if tokens <= shortest:
         assert not found and "longer text" in caught.value.hint

@@ -186,7 +186,7 @@ def test_bytes_that_are_no_text_in_any_encoding_get_no_encoding_to_try():
     older = "Étienne a bien mangé. ".encode("latin-1") * 9
     with pytest.raises(TextgenError) as caught:
         list(decoding.to_utf8(iter([older]), older, "x.txt", decoding.Decoding()))
-    assert caught.value.hint == "--encoding auto finds the encoding of 'x.txt'."
+    assert caught.value.hint == "encoding=auto finds the encoding of 'x.txt'."
 
 
 # --- too little text ---

@@ -142,10 +142,10 @@ def test_averages_and_momentum_survive_a_checkpoint(tmp_path, options):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"momentum": 0.9}, "--momentum goes with"),
+        ({"momentum": 0.9}, "momentum goes with"),
         ({"lr_scheduler": "plateau", "validation_split": 0.0}, "plateau"),
-        ({"batch_size": 4, "gradient_accumulation_steps": 5}, "--gradient-accumulation-steps 5"),
-        ({"early_stopping_patience": 1, "validation_split": 0.0}, "--early-stopping-patience watches"),
+        ({"batch_size": 4, "gradient_accumulation_steps": 5}, "gradient_accumulation_steps=5"),
+        ({"early_stopping_patience": 1, "validation_split": 0.0}, "early_stopping_patience watches"),
         ({"lr_scheduler": "plateu"}, "Did you mean 'plateau'"),
         ({"size": "huge"}, "tiny, small, medium"),
     ],

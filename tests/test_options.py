@@ -24,6 +24,7 @@ from textgen.options import (
     option,
     value_type,
 )
+from textgen.parameters import as_flags, spelled_as
 from textgen.settings import SampleOptions, TrainOptions, check_sampling
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.training.checks import check_training
@@ -78,7 +79,7 @@ def test_another_type_is_refused_in_a_sentence_that_shows_it(options, field, dec
     for wrong in [*WRONG[kind], *([] if optional else [None])]:
         with pytest.raises(UsageError) as caught:
             check(options(**{field.name: wrong}))
-        assert str(caught.value) == f"{flag(field.name)} must be {allowed(kind, declaration)}, not {wrong!r}."
+        assert str(caught.value) == f"{field.name} must be {allowed(kind, declaration)}, not {wrong!r}."
         with pytest.raises(UsageError):
             from_mapping(options, {field.name: wrong})
 
@@ -97,7 +98,7 @@ def test_limits_are_where_they_are_declared(options, field, declaration, kind):
     for value in inside:
         assert getattr(from_mapping(options, {field.name: value}), field.name) == value
     for value in outside:
-        with pytest.raises(UsageError, match=f"^{flag(field.name)} must be .* not .*\\.$"):
+        with pytest.raises(UsageError, match=f"^{field.name} must be .* not .*\\.$"):
             from_mapping(options, {field.name: value})
 
 
@@ -121,7 +122,7 @@ def test_a_wrong_choice_is_answered_with_the_choices_and_the_nearest():
     with pytest.raises(UsageError) as caught:
         from_mapping(TrainOptions, {"lr_scheduler": "cosin"})
     allowed = "cosine, constant or plateau"
-    assert str(caught.value) == f"--lr-scheduler must be {allowed}, not 'cosin'. Did you mean 'cosine'?"
+    assert str(caught.value) == f"lr_scheduler must be {allowed}, not 'cosin'. Did you mean 'cosine'?"
 
 
 # --- values there and back ---
@@ -239,9 +240,21 @@ def test_options_that_exclude_each_other(refuse, options, sentence):
     made = {check_reading: CorpusOptions, check_training: TrainOptions, check_sampling: SampleOptions}[refuse](
         **options
     )
-    with pytest.raises(UsageError) as caught:
+    with spelled_as(as_flags), pytest.raises(UsageError) as caught:
         refuse(made)
     assert re.fullmatch(sentence, str(caught.value))
+    with pytest.raises(UsageError) as caught:
+        refuse(made)
+    assert "--" not in str(caught.value) and any(name in str(caught.value) for name in options)
+
+
+@every_option
+def test_the_command_line_spells_a_parameter_as_a_flag(options, field, declaration, kind, optional):
+    wrong = WRONG[kind][0]
+    with pytest.raises(UsageError) as caught, spelled_as(as_flags):
+        check(options(**{field.name: wrong}))
+    spelled = "-o" if field.name == "cell_options" else flag(field.name)
+    assert str(caught.value) == f"{spelled} must be {allowed(kind, declaration)}, not {wrong!r}."
 
 
 def test_options_that_go_together():

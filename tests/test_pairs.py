@@ -115,10 +115,10 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (PairsOptions(prompt_column="a"), "--prompt-column a goes with --completion-column, which is missing."),
-        (PairsOptions(completion_column="b"), "--completion-column b goes with --prompt-column, which is missing."),
+        (PairsOptions(prompt_column="a"), "prompt_column=a goes with completion_column, which is missing."),
+        (PairsOptions(completion_column="b"), "completion_column=b goes with prompt_column, which is missing."),
         (PairsOptions(), "the task complete needs pairs of two columns."),
-        (PairsOptions("a", "a"), "--prompt-column and --completion-column are both 'a'; a pair has two columns."),
+        (PairsOptions("a", "a"), "prompt_column and completion_column are both 'a'; a pair has two columns."),
     ],
 )
 def test_both_columns_are_named_or_none(options, sentence):
@@ -305,16 +305,14 @@ def test_long_pairs_are_counted_in_a_warning_each_and_none_is_dropped_silently()
     assert completing(pairs).warnings() == []
     task = completing(pairs, seq_length=6)
     assert task.warnings() == [
-        "2 completions cut at the end: --seq-length 6 holds no more.",
-        "1 pair left out: the prompt alone fills --seq-length 6.",
+        "2 completions cut at the end: seq_length=6 holds no more.",
+        "1 pair left out: the prompt alone fills seq_length=6.",
     ]
     assert {int(row) for step in range(20) for row in task.usable[task.order.rows(step)]} == {0, 1, 3}
     assert max(len(task.window(step)[0]) for step in range(20)) == 6
-    with pytest.raises(
-        TextgenError, match=r"^no prompt leaves room for a completion within --seq-length 2\.$"
-    ) as caught:
+    with pytest.raises(TextgenError, match=r"^no prompt leaves room for a completion within seq_length=2\.$") as caught:
         completing(pairs, seq_length=2)
-    assert caught.value.hint == "--seq-length 3 and more has room."
+    assert caught.value.hint == "seq_length=3 and more has room."
 
 
 @pytest.mark.parametrize("cell", CELLS)

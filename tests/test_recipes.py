@@ -164,7 +164,7 @@ def test_a_damaged_download_leaves_nothing(own, damage):
 def test_what_the_user_says_and_what_a_recipe_says(own):
     write("mini")
     assert survey(["mini"], CorpusOptions(vocab_size=300), 1).level == "bpe"
-    with pytest.raises(UsageError, match="--validation-split does not go with 'mini', which says what is held out"):
+    with pytest.raises(UsageError, match="validation_split does not go with 'mini', which says what is held out"):
         survey(["mini"], CorpusOptions(validation_split=0.2), 1)
     with pytest.raises(UsageError, match="'mini' is a corpus with parts of its own; give it alone"):
         survey(["mini", "mini"], CorpusOptions(), 1)

@@ -130,7 +130,7 @@ def test_a_folder_without_a_stored_step_is_run_by_torch(own_folder):
     assert isinstance(load(own_folder).stepper, TorchStepper)
     with pytest.raises(TextgenError, match=r"holds no step.json") as caught:
         load(own_folder, "numpy")
-    assert "--backend torch" in caught.value.hint
+    assert "backend=torch" in caught.value.hint
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm", "Mgu"])

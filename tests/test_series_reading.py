@@ -205,8 +205,8 @@ def test_bad_input_is_named_by_row_and_column(tmp_path, monkeypatch, wrong):
         ({}, "more than one column that could be forecast"),
         ({"target_column": ["sale"]}, "has no column 'sale'"),
         ({"target_column": ["sales"], "extra_column": ["sales"]}, "is named twice"),
-        ({"target_column": ["sales"], "tokenizer": "char"}, "--tokenizer goes with text"),
-        ({"target_column": ["sales"], "embedding_dropout": 0.5}, "--embedding-dropout goes with text"),
+        ({"target_column": ["sales"], "tokenizer": "char"}, "tokenizer goes with text"),
+        ({"target_column": ["sales"], "embedding_dropout": 0.5}, "embedding_dropout goes with text"),
         ({"target_column": ["sales"], "transform": "log"}, "needs values above 0, and column 'sales' holds -1"),
     ],
 )
@@ -219,7 +219,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, sentence):
 
 def test_options_of_series_mean_forecasting():
     assert with_task(from_mapping(TrainOptions, {"horizon": 3})).task == "forecast"
-    with pytest.raises(UsageError, match="--horizon goes with --task forecast"):
+    with pytest.raises(UsageError, match="horizon goes with task=forecast"):
         with_task(from_mapping(TrainOptions, {"horizon": 3, "task": "classify"}))
 
 

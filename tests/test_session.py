@@ -232,7 +232,7 @@ def test_a_file_of_another_model_or_version_or_kind_is_named(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(TextgenError, match=r"was saved by another model\.$") as caught:
         Session.load(made(CharTokenizer("abcd"), digest="two"), path)
-    assert caught.value.hint == "--model takes the folder of that one."
+    assert caught.value.hint == "model takes the folder of that one."
     assert "has format 2; this textgen reads up to 1." in refused(path, forged(content, version=2))
     assert "is not a state file of textgen." in refused(path, forged(content, format="other"))
     assert "does not begin as a state does" in refused(path, b"\xff" * 100)
@@ -243,5 +243,5 @@ def test_a_file_of_another_model_or_version_or_kind_is_named(content, tmp_path):
 
 
 def test_beams_do_not_start_from_a_state():
-    with pytest.raises(UsageError, match=r"^--num-beams 2 starts from a prompt, not from a state\.$"):
+    with pytest.raises(UsageError, match=r"^num_beams=2 starts from a prompt, not from a state\.$"):
         Session.begin(CHARS, "", 1).write(num_beams=2, max_new_tokens=3)

@@ -163,29 +163,29 @@ def test_the_messages_of_what_is_not_text(scratch):
     older = b"\xff\xd8 is how Latin-1 writes it"
     message, hint = refusal(lambda: pieces(scratch, older))
     assert message == "'text.txt' is not UTF-8 text (byte 0xff at offset 0)."
-    assert hint == "--encoding auto finds the encoding of 'text.txt'."
+    assert hint == "encoding=auto finds the encoding of 'text.txt'."
     _, hint = refusal(lambda: pieces(scratch, older, may_be_raw=True))
-    assert hint == "--encoding auto finds the encoding of 'text.txt'; --tokenizer byte learns raw bytes."
+    assert hint == "encoding=auto finds the encoding of 'text.txt'; tokenizer=byte learns raw bytes."
     message, hint = refusal(lambda: pieces(scratch, codecs.BOM_UTF16_LE + b"a\0b"))
     assert message == "'text.txt' is not UTF-16-LE text (byte 0x62 at offset 4)."
     assert "cut off" in hint
     message, hint = refusal(lambda: pieces(scratch, b"a\x81", encoding="cp1252"))
     assert message == "'text.txt' is not cp1252 text (byte 0x81 at offset 1)."
-    assert "another --encoding" in hint
+    assert "another encoding" in hint
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("text", ["Hello, Wörld!\n" * 1000, "ab"])
 def test_unmarked_utf_16_is_refused_and_its_name_suggested(scratch, encoding, text):
     message, hint = refusal(lambda: pieces(scratch, text.encode(encoding)))
-    assert "NUL" in message and f"--encoding {encoding} " in hint
+    assert "NUL" in message and f"encoding={encoding} " in hint
     assert documents(scratch, text.encode(encoding), encoding=encoding) == [text.encode()]
 
 
 def test_nul_is_a_character_but_a_file_of_them_has_to_be_asked_for(scratch):
     assert documents(scratch, b"a\0bcdef") == [b"a\0bcdef"]
     _, hint = refusal(lambda: pieces(scratch, b"\0" * 100))
-    assert "--encoding utf-8 " in hint
+    assert "encoding=utf-8 " in hint
     assert documents(scratch, b"\0" * 100, encoding="utf-8") == [b"\0" * 100]
     binary = b"ELF..\x01" + b"\0" * 40 + b"\xd0\xff"
     assert "byte 0xd0 at offset 46" in refusal(lambda: pieces(scratch, binary))[0]

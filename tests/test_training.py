@@ -283,8 +283,7 @@ def test_an_option_may_change_on_resume_or_is_refused_by_name(resumable, name):
     elif name in CHANGEABLE:
         assert getattr(resume(resumable.run.folder, {name: changed}).options, name) == changed
     else:
-        flag = "--" + name.replace("_", "-")
-        said = f"exclude each other|has no option 'a'|{re.escape(f'{flag} {changed} cannot change')}"
+        said = f"exclude each other|has no option 'a'|{re.escape(f'{name}={changed} cannot change')}"
         with pytest.raises(UsageError, match=said):
             resume(resumable.run.folder, {name: changed})
 
@@ -418,7 +417,7 @@ def test_a_run_is_replaced_only_when_that_is_asked_for(text, whole):
     before = tree(whole)
     with pytest.raises(TextgenError, match="exists already") as caught:
         begin(text, "whole")
-    assert "--resume" in caught.value.hint and "--overwrite-output-dir" in caught.value.hint
+    assert "--resume" in caught.value.hint and "overwrite_output_dir" in caught.value.hint
     assert tree(whole) == before
     session = begin(text, "whole", overwrite_output_dir=True, seed=1)
     assert not session.run.checkpoints() and not (whole / METRICS).exists()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from textgen.cell import Cell, GatedCell, LinearCell
+    from textgen.errors import TextgenError
     from textgen.hookspecs import Register, hookimpl
     from textgen.loading import load
     from textgen.recurrence import State
@@ -30,6 +31,7 @@ _HOMES = {
     "stream": "writing.generate",
     "generate": "writing.generate",
     "evaluate": "scoring.evaluate",
+    "TextgenError": "errors",
 }
 
 __version__ = "0.1.0"
@@ -45,6 +47,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "stream",
     "generate",
     "evaluate",
+    "TextgenError",
 ]
 
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textgen import sealed
+from textgen import arguments, sealed
 from textgen.config import BACKENDS, ModelConfig
 from textgen.dependencies import require
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import TextgenError
 from textgen.model_folder import GENERATION, STEP, read_config, require_model, require_weights
+from textgen.parameters import named
 from textgen.stepper import Stepper
 from textgen.tasks import WRITING
 from textgen.text.levels import SIZED
@@ -29,7 +30,6 @@ from textgen.writing.characters import CharacterGuard, character_guard
 if TYPE_CHECKING:
     from textgen.writing.copies import CopyGuard, CopyIndex
 
-_TORCH_HINT = "--backend torch runs every model whose cell is installed."
 _NO_PART = ("README.md", "training_args.json")
 """Files of a model folder on which its predictions do not depend."""
 
@@ -148,10 +148,10 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
         >>> model = load("runs/demo")                                          # doctest: +SKIP
         >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
     """
-    path = Path(folder)
+    path = arguments.path("folder", folder)
     manifest, config = opened(path, backend)
     if config.task not in WRITING:
-        raise TextgenError(f"the model in {str(path)!r} does not write: it is one for --task {config.task}.",
+        raise TextgenError(f"the model in {str(path)!r} does not write: it is one for {named('task', config.task)}.",
                            hint=f"textgen predict -m {path} uses it.")  # fmt: skip
     habits = sealed.parse_json(sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT), str(path / GENERATION))
     tokenizer = tokenizer_for(path, config, habits.get("prompt_end", ()))
@@ -162,8 +162,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
 def opened(path: Path, backend: str) -> tuple[dict[str, Any], ModelConfig]:
     """The manifest and the configuration of a model folder. Raises TextgenError, and UsageError for a backend that
     does not exist."""
-    if backend not in BACKENDS:
-        raise UsageError(f"backend must be {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}, not {backend!r}.")
+    arguments.choice("backend", backend, BACKENDS)
     require_model(path)
     manifest = sealed.read_manifest(path)
     return manifest, read_config(path, manifest)
@@ -195,7 +194,10 @@ def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, back
     from textgen.runtime.folder import read_stepper
 
     if STEP not in manifest["files"]:
-        raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which {backend} cannot run it.", hint=_TORCH_HINT)
+        raise TextgenError(
+            f"{str(folder)!r} holds no {STEP}, without which {backend} cannot run it.",
+            hint=f"{named('backend', 'torch')} runs every model whose cell is installed.",
+        )
     return read_stepper(folder, manifest, config.output_size, backend)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
+from textgen import arguments
+from textgen.config import BACKENDS
 from textgen.model_folder import task_of
 
 OPENERS = {"classify": "textgen.labels.predict", "forecast": "textgen.series.forecaster"}
@@ -28,5 +29,6 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
         >>> model = load("runs/demo")                                          # doctest: +SKIP
         >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
     """
-    module = OPENERS.get(task_of(Path(folder)), "textgen.language_model")
-    return import_module(module).load(folder, backend)
+    path = arguments.path("folder", folder)
+    module = OPENERS.get(task_of(path), "textgen.language_model")
+    return import_module(module).load(path, arguments.choice("backend", backend, BACKENDS))

@@ -7,6 +7,7 @@ exact about types: 2.7 is no count and NaN is no rate.
 from __future__ import annotations
 
 import math
+import os
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
@@ -14,6 +15,8 @@ from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from textgen.errors import UsageError, did_you_mean
+from textgen.parameters import displayed, named
+from textgen.parameters import flag as flag
 
 _NOUNS: dict[type, str] = {
     int: "a whole number",
@@ -66,14 +69,14 @@ def value_type(options: type, name: str) -> tuple[type, bool]:
     return get_origin(plain) or plain, type(None) in parts
 
 
+def holds_texts(options: type, name: str) -> bool:
+    """Whether a field is a list of texts."""
+    return bool(_hints(options)[name] == list[str])
+
+
 @cache
 def _hints(options: type) -> dict[str, Any]:
     return get_type_hints(options)
-
-
-def flag(name: str) -> str:
-    """A field's name as the command line spells it."""
-    return "--" + name.replace("_", "-")
 
 
 def check(options: Any) -> None:
@@ -82,7 +85,15 @@ def check(options: Any) -> None:
         value = getattr(options, declared_field.name)
         kind, optional = value_type(type(options), declared_field.name)
         if not (value is None and optional):
-            check_value(flag(declared_field.name), value, kind, declaration)
+            check_value(named(declared_field.name), value, kind, declaration)
+            if kind is list and holds_texts(type(options), declared_field.name):
+                _check_texts(named(declared_field.name), value)
+
+
+def _check_texts(name: str, value: Sequence[Any]) -> None:
+    for each in value:
+        if not isinstance(each, str):
+            raise UsageError(f"{name} must be a list of texts, but holds {displayed(each)}.")
 
 
 def check_value(name: str, value: Any, kind: type, declaration: Declaration) -> Any:
@@ -90,7 +101,7 @@ def check_value(name: str, value: Any, kind: type, declaration: Declaration) -> 
     if declaration.cycle and isinstance(value, list) and len(value) > 1:
         one = replace(declaration, cycle=False)
         return [check_value(name, each, kind, one) for each in value]
-    wrong = UsageError(f"{name} must be {allowed(kind, declaration)}, not {value!r}.")
+    wrong = UsageError(f"{name} must be {allowed(kind, declaration)}, not {displayed(value)}.")
     value = _as_float(value) if kind is float and type(value) is int else value
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise wrong
@@ -136,18 +147,39 @@ def _shown(limit: float | None) -> str | None:
 
 
 def from_mapping(options: type, given: Mapping[str, Any]) -> Any:
-    """An options object from names and values, checked. Raises UsageError for an unknown name, with a suggestion."""
+    """An options object from names and values, checked. Values may be of kinds that mean the same: a path or a tuple, a
+    number or an array of numpy. Raises UsageError for an unknown name, with a suggestion."""
     known = [f.name for f in fields(options)]
     for name in given:
         if name not in known:
             raise UsageError(f"there is no option {name!r}.{did_you_mean(name, known)}")
-    made = options(**{name: _listed(value) for name, value in given.items()})
+    made = options(**{name: plain(value) for name, value in given.items()})
     check(made)
     return made
 
 
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else value
+def plain(value: Any) -> Any:
+    """A value as the command line would give it: a path as text, numbers and arrays of numpy and torch as Python's own,
+    and a subclass of text or of a number as what it is a subclass of."""
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, (int, float)):
+        return int(value) if isinstance(value, int) else float(value)
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {plain(key): plain(each) for key, each in value.items()}
+    return (
+        [plain(each) for each in value] if isinstance(value, (list, tuple, Sequence)) and not _bytes(value) else value
+    )
+
+
+def _bytes(value: Any) -> bool:
+    return isinstance(value, (bytes, bytearray, memoryview))
 
 
 def changed(options: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from textgen.errors import showable
@@ -16,6 +17,21 @@ def count(number: float) -> str:
 def figure(value: float | None, digits: int = 4) -> str:
     """A figure with so many digits after the point, or "-" for one that does not exist."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+SIGNIFICANT, MOST_DECIMALS, LARGEST, NEGLIGIBLE = 4, 9, 1e9, 1e-6
+
+
+def aligned(values: Sequence[float | None]) -> list[str]:
+    """The numbers of a column with the same digits after the point: enough for four significant digits of the least of
+    them, whatever their unit; "-" for one that does not exist. Very small and very large ones get an exponent, and
+    those below a millionth of the largest count as zero."""
+    sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    sizes = [size for size in sizes if size > NEGLIGIBLE * max(sizes)]
+    decimals = max(0, SIGNIFICANT - 1 - math.floor(math.log10(min(sizes)))) if sizes else SIGNIFICANT
+    plain = decimals <= MOST_DECIMALS and max(sizes, default=0.0) < LARGEST
+    form = f".{decimals}f" if plain else f".{SIGNIFICANT - 1}e"
+    return ["-" if value is None or math.isnan(value) else format(value, form) for value in values]
 
 
 def plural(number: int, noun: str) -> str:

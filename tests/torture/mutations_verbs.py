@@ -115,7 +115,7 @@ MUTATIONS = [
     Mutation(
         "--output-dir is passed over on --resume",
         TRAIN,
-        "if named is not None and Path(named).resolve() != folder.resolve():",
+        "if other is not None and Path(other).resolve() != folder.resolve():",
         "if False:",
         tests("stays_where_it_is"),
     ),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 from click.exceptions import NoSuchCommand
@@ -19,6 +20,7 @@ from textgen.attribution import out_of_memory, summary_of
 from textgen.cli.screen import ClosedOutput, notices, say
 from textgen.dependencies import missing
 from textgen.errors import TextgenError
+from textgen.parameters import as_flags, spelled_as
 from textgen.stopping import INTERRUPTED, TERMINATED, Terminated, handling, leave
 
 STARTED = time.monotonic()
@@ -43,7 +45,12 @@ VERBS = {
 
 
 class LazyGroup(click.Group):
-    """Knows its verbs and their one-line help; imports a verb's module when it is called."""
+    """Knows its verbs and their one-line help; imports a verb's module when it is called. Messages spell parameters as
+    flags within it."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with spelled_as(as_flags):
+            return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from textgen.cli.screen import Output, say, warn
 from textgen.dependencies import require
 from textgen.errors import TextgenError
-from textgen.wording import count, figure, plural, table
+from textgen.wording import aligned, count, plural, table
 
 if TYPE_CHECKING:
     from textgen.cli.evaluate import EvaluationRequest
@@ -40,7 +40,8 @@ def evaluate(asked: EvaluationRequest) -> int:
         encoding, delimiter = asked.reading.asked("encoding"), asked.reading.asked("delimiter")
         rows = forecaster.read(asked.corpus, encoding, delimiter, options.decimal)
         first = [forecaster.unseen(each, horizon) for each in rows]
-        if all(start + horizon > len(each) for start, each in zip(first, rows, strict=True)):
+        ended = all(start + horizon > len(each) for start, each in zip(first, rows, strict=True))
+        if ended and not any(each.series.trained for each in rows):
             counted = not forecaster.design.columns.times
             raise TextgenError(
                 f"{', '.join(asked.corpus)} has fewer than {horizon:,} rows (the horizon) after the training data.",
@@ -78,28 +79,41 @@ def _held_out(folder: Path) -> tuple[list[Rows], list[int]]:
 
 def _shown(report: Report) -> str:
     """A table of the methods, and of how many series the model beats the naive forecasts."""
-    rows = [_row(method, errors.to_json()) for method, errors in report.errors.items()]
+    found = {method: errors.to_json() for method, errors in report.errors.items()}
+    shown = {label: aligned([each[name] for each in found.values()]) for name, label in COLUMNS.items()}
+    shown[COLUMNS["coverage"]] = [
+        "-" if each["coverage"] is None else f"{each['coverage']:.1%}" for each in found.values()
+    ]
+    rows = [{"": method, **{label: shown[label][k] for label in shown}} for k, method in enumerate(found)]
     lines = [table(rows, ["", *COLUMNS.values()])]
     protocol, number = report.protocol, len(report.by_series)
     lines.append(
         f"{plural(report.windows, 'window')} of {plural(protocol.horizon, 'step')} · {count(number)} series · "
         f"season {report.season} · coverage is that of the {protocol.level:g}% interval"
     )
+    lines += _notes(report)
     if number > 1:
         better = sum(_beats_naive(errors) for errors in report.by_series.values())
         lines.append(f"better than every naive forecast (RMSE) on {count(better)} of {count(number)} series")
     return "\n".join(lines) + "\n"
 
 
-def _row(method: str, figures: dict[str, Any]) -> dict[str, Any]:
-    shown = {label: figure(figures[name]) for name, label in COLUMNS.items() if name != "coverage"}
-    covered = figures["coverage"]
-    return {"": method, **shown, COLUMNS["coverage"]: "-" if covered is None else f"{covered:.1%}"}
+def _notes(report: Report) -> list[str]:
+    """What a reader has to know of the figures: where scoring begins, and why one does not exist."""
+    number, lines = len(report.by_series), []
+    if report.continued:
+        which = "" if report.continued == number else f"{count(report.continued)} series: "
+        lines.append(f"{which}the table begins after the training data; every row is scored, from the end of training")
+    undefined = sum(errors["model"].mean("ratio") is None for errors in report.by_series.values())
+    if undefined:
+        whose = "this series" if number == 1 else f"{count(undefined)} of {count(number)} series"
+        lines.append(f"no MASE for {whose}: the seasonal naive forecast has no error in the training part")
+    return lines
 
 
 def _beats_naive(errors: dict[str, Any]) -> bool:
-    squares = {method: found.mean("square") for method, found in errors.items()}
-    return bool(squares["model"] < min(value for method, value in squares.items() if method != "model"))
+    squares = {method: found.mean("scaled_square") or 0.0 for method, found in errors.items()}
+    return squares["model"] < min(value for method, value in squares.items() if method != "model")
 
 
 def _draw(forecaster: Forecaster, rows: list[Rows], protocol: Any, path: Path) -> None:

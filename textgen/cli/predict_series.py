@@ -42,6 +42,10 @@ def predict(asked: PredictionRequest) -> int:
         asked.reading.asked("delimiter"),
         options.decimal,
     )
+    continued = sum(each.history.trained > 0 for each in found)
+    if continued:
+        which = "The table begins" if continued == len(found) else f"{continued:,} of {len(found):,} series begin"
+        say(f"{which} after the training data: the forecast goes on from both.")
     text = _json(found) if asked.as_json else _csv(found)
     if asked.output is not None:
         asked.output.write(text.encode())
@@ -60,20 +64,20 @@ def predict(asked: PredictionRequest) -> int:
 def _rows(found: list[Forecast]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for each in found:
-        for k, time in enumerate(each.times):
-            row: dict[str, object] = {"series": each.series, "time": time, "forecast": float(each.values[k])}
-            if each.low is not None and each.high is not None:
-                row |= {"low": float(each.low[k]), "high": float(each.high[k])}
-            rows.append(row)
+        columns = each.columns()
+        rows += [
+            {"series": each.series, "time": time, **{name: column[k] for name, column in columns.items()}}
+            for k, time in enumerate(each.times)
+        ]
     return rows
 
 
 def _csv(found: list[Forecast]) -> str:
+    """Numbers as JSON writes them, so that both forms hold the same digits."""
     rows, text = _rows(found), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
-    for row in rows:
-        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row.values())
+    writer.writerows(row.values() for row in rows)
     return text.getvalue()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +9,8 @@ if TYPE_CHECKING:
     from textgen.contest.results import Row
 
 
-def compare(corpus: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> list[Row]:
-    """Compare cells on files or folders; returns a row a cell, the best first.
+def compare(corpus: Any, **options: Any) -> list[Row]:
+    """Compare cells on a corpus, as `textgen.train` takes it; returns a row a cell, the best first.
 
     Options are the fields of `textgen.contest.settings.ContestOptions`, and those of `textgen.settings.TrainOptions`
     that hold for every cell alike. The same call goes on where it was stopped. Raises TextgenError or UsageError in
@@ -27,12 +25,13 @@ def compare(corpus: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *
     from textgen.contest.settings import ContestOptions, request
     from textgen.options import from_mapping
     from textgen.settings import TrainOptions
+    from textgen.text.memory import corpora
 
-    paths = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+    paths = corpora("corpus", corpus)
     own = {f.name for f in fields(ContestOptions)}
     contest = from_mapping(ContestOptions, {name: value for name, value in options.items() if name in own})
     training = from_mapping(TrainOptions, {name: value for name, value in options.items() if name not in own})
-    prepared = prepare([os.fspath(path) for path in paths], request(contest, training), contest.output_dir)
+    prepared = prepare(paths, request(contest, training), contest.output_dir)
     for _ in prepared.events():
         pass
     return rows(prepared.record)

@@ -11,7 +11,7 @@ from textgen.contest.planning import Planner, refuse_nothing_to_judge
 from textgen.contest.record import CONTEST, Record
 from textgen.contest.settings import Request
 from textgen.errors import TextgenError, UsageError
-from textgen.options import flag
+from textgen.parameters import named
 from textgen.tasks.language import stored_corpus
 from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
@@ -41,7 +41,9 @@ def prepare(
         _refuse_change(folder, kept, request, store)
         return Contest(folder, kept, store, _changed_versions(kept))
     if folder.exists():
-        raise TextgenError(f"{str(folder)!r} exists already and is no contest.", hint="name another --output-dir.")
+        raise TextgenError(
+            f"{str(folder)!r} exists already and is no contest.", hint=f"name another {named('output_dir')}."
+        )
     planned = Planner(request, store).plan(list(paths))
     if not dry_run:
         record.create(folder, planned)
@@ -69,13 +71,13 @@ def _refuse_change(folder: Path, kept: Record, request: Request, store: TokenSto
     for name in [*asked, *kept.asked]:
         if asked.get(name) != kept.asked.get(name):
             raise UsageError(
-                f"{flag(name)} is not what the contest in {str(folder)!r} has: {_shown(asked.get(name))}, "
+                f"{named(name)} is not what the contest in {str(folder)!r} has: {_shown(asked.get(name))}, "
                 f"not {_shown(kept.asked.get(name))}.",
-                hint="name another --output-dir for another contest.",
+                hint=f"name another {named('output_dir')} for another contest.",
             )
     if kept.store != store.key:
         raise UsageError(f"the corpus is not the one of the contest in {str(folder)!r}.",
-                         hint="name another --output-dir for another contest.")  # fmt: skip
+                         hint=f"name another {named('output_dir')} for another contest.")  # fmt: skip
 
 
 def _shown(value: object) -> str:

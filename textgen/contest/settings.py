@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from textgen.errors import UsageError, did_you_mean
-from textgen.options import changed, check, flag, option
+from textgen.options import changed, check, option
+from textgen.parameters import named
 from textgen.settings import DEFAULT_MINUTES, TrainOptions
 from textgen.training.checks import check_training
 
@@ -103,9 +104,11 @@ def request(contest: ContestOptions, training: TrainOptions) -> Request:
     check_training(training)
     for name in DECIDED:
         if name in changed(training):
-            raise UsageError(f"{flag(name)} is decided by the contest itself.", hint="sizes follow from --budget.")
+            raise UsageError(
+                f"{named(name)} is decided by the contest itself.", hint=f"sizes follow from {named('budget')}."
+            )
     if training.validation_split == 0 and not training.validation_file:
-        raise UsageError("--validation-split 0 holds out nothing on which cells could be compared.")
+        raise UsageError(f"{named('validation_split', 0)} holds out nothing on which cells could be compared.")
     return Request(
         competitors(contest.cells),
         budget(contest.budget),
@@ -125,10 +128,10 @@ def competitors(typed: Sequence[str]) -> list[Competitor]:
     """
     names = [name.strip() for part in typed for name in part.split(",") if name.strip()]
     if not names:
-        raise UsageError("--cells names no cell.", hint="textgen cells lists them.")
+        raise UsageError(f"{named('cells')} names no cell.", hint="textgen cells lists them.")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise UsageError(f"--cells names {twice!r} twice.")
+        raise UsageError(f"{named('cells')} names {twice!r} twice.")
     return [_competitor(name) for name in names]
 
 
@@ -139,7 +142,7 @@ def _competitor(name: str) -> Competitor:
         key, equals, value = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not cell or not key or not equals or key in options:
-            raise UsageError(f"--cells {name!r} must be NAME or NAME:OPTION=VALUE:OPTION=VALUE.")
+            raise UsageError(f"{named('cells')} {name!r} must be NAME or NAME:OPTION=VALUE:OPTION=VALUE.")
         options[key] = value.strip()
     return Competitor(name, cell, options)
 
@@ -156,12 +159,14 @@ def budget(typed: Sequence[str]) -> Budget:
         name, _, number = (part.strip() for part in pair.partition("="))
         if name not in ("params", "tokens", "minutes"):
             near = did_you_mean(name, ("params", "tokens", "minutes"))
-            raise UsageError(f"--budget must be params=N, tokens=N or minutes=X, not {pair!r}.{near}")
+            raise UsageError(f"{named('budget')} must be params=N, tokens=N or minutes=X, not {pair!r}.{near}")
         if name in found:
-            raise UsageError(f"--budget {name} is given twice.")
+            raise UsageError(f"{named('budget')} {name} is given twice.")
         found[name] = _minutes(number) if name == "minutes" else _quantity(name, number)
     if "tokens" in found and "minutes" in found:
-        raise UsageError("--budget tokens and --budget minutes exclude each other; give one of them.")
+        raise UsageError(
+            f"{named('budget')} tokens and {named('budget')} minutes exclude each other; give one of them."
+        )
     made: Mapping[str, Any] = found
     return Budget(**made)
 
@@ -170,7 +175,7 @@ def _quantity(name: str, typed: str) -> int:
     match = _NUMBER.fullmatch(typed)
     number = float(re.sub("[,_]", "", match[1])) * _UNITS[match[2].lower()] if match else 0
     if not 1 <= number <= _LARGEST[name]:
-        raise UsageError(f"--budget {name} must be a number such as 200k or 1.5M, not {typed!r}.")
+        raise UsageError(f"{named('budget')} {name} must be a number such as 200k or 1.5M, not {typed!r}.")
     return round(number)
 
 
@@ -180,7 +185,7 @@ def _minutes(typed: str) -> float:
     except ValueError:
         number = math.nan
     if not 0 < number <= 100_000:
-        raise UsageError(f"--budget minutes must be a number above 0 and at most 100,000, not {typed!r}.")
+        raise UsageError(f"{named('budget')} minutes must be a number above 0 and at most 100,000, not {typed!r}.")
     return number
 
 
@@ -193,6 +198,6 @@ def learning_rates(typed: Sequence[Any]) -> list[float]:
         except (TypeError, ValueError):
             rate = math.nan
         if isinstance(one, bool) or not 0 < rate <= 100:
-            raise UsageError(f"--learning-rates must be numbers above 0 and at most 100, not {one!r}.")
+            raise UsageError(f"{named('learning_rates')} must be numbers above 0 and at most 100, not {one!r}.")
         rates.add(rate)
     return sorted(rates)

@@ -14,6 +14,7 @@ from statistics import median_low
 
 from textgen.config import LARGEST
 from textgen.errors import UsageError
+from textgen.parameters import named
 
 Count = Callable[[int, int], int | None]
 """Parameters of a model at (hidden size, embedding size); None where its cell refuses them."""
@@ -93,7 +94,8 @@ def smallest(name: str, count: CountAt, target: int) -> None:
     least = _first_accepted(count, 1, LARGEST["hidden_size"], 1)
     if least.parameters > target and least.distance(target) > NEAR:
         raise UsageError(
-            f"--budget params={target} is too small: {name!r} has {least.parameters:,} parameters at its smallest size."
+            f"{named('budget')} params={target} is too small: {name!r} has {least.parameters:,} parameters at its "
+            "smallest size."
         )
 
 

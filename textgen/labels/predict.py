@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textgen import files, sealed
+from textgen import arguments, files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.labels.figures import LabelFigures
@@ -22,6 +22,8 @@ from textgen.labels.settings import POOLINGS
 from textgen.labels.survey import unknown_label
 from textgen.labels.texts import CHUNK, Reader, Texts, log_probabilities
 from textgen.language_model import digest_of, opened, stepper_of, tokenizer_for
+from textgen.parameters import displayed, named
+from textgen.text.memory import corpora
 from textgen.text.reading import Reading
 from textgen.text.symbols import Ids
 from textgen.text.tokenizer import Tokenizer
@@ -64,22 +66,27 @@ class Classifier:
             >>> textgen.load("runs/lstm-reviews-1").classify(["a fine film"])[0].label     # doctest: +SKIP
             'pos'
         """
-        if isinstance(texts, str):
-            raise UsageError("classify takes a list of texts, not one text.", hint='classify(["..."])')
+        if isinstance(texts, (str, bytes, Mapping)) or not isinstance(texts, Iterable):
+            shown = "one text" if isinstance(texts, str) else displayed(texts)
+            raise UsageError(f"{named('texts')} must be a list of texts, not {shown}.", hint='classify(["..."])')
         found = []
-        for number, answer in enumerate(self.stream([text.encode()] if text.strip() else [] for text in texts), 1):
+        given = (arguments.utf8("texts", text) for text in texts)
+        for number, answer in enumerate(self.stream([text] if text.decode().strip() else [] for text in given), 1):
             if answer is None:
                 raise TextgenError(f"text {number} is empty.")
             found.append(answer)
         return found
 
-    def evaluate(self, corpus: AnyPath | Sequence[AnyPath], **reading: Any) -> LabelFigures:
-        """The figures of labelled texts, read as those of the training were; `reading` sets encoding, text_column,
-        label_column or document_separator ('' for none) anew. Raises TextgenError naming row and column."""
-        listed = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
-        known = Reading.of(self.config.reading, reading)
+    def evaluate(self, corpus: Any, **reading: Any) -> LabelFigures:
+        """The figures of labelled texts: a path, a table in memory as `textgen.train` takes it, or a list of those.
+
+        They are read as those of the training were; `reading` sets encoding, text_column, label_column or
+        document_separator ('' for none) anew. Raises TextgenError naming row and column.
+        """
+        asked = {name: arguments.optional_text(name, value) for name, value in reading.items()}
+        known = Reading.of(self.config.reading, asked)
         with known.explained():
-            origins = find_labelled([os.fspath(path) for path in listed], known.text_column, known.label_column)
+            origins = find_labelled(corpora("corpus", corpus), known.text_column, known.label_column)
             return self.figures(read_labelled(origins, known.options, known.label_column))
 
     def figures(self, texts: Iterable[Labelled]) -> LabelFigures:
@@ -160,10 +167,10 @@ class Classifier:
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
     """Open the folder of a model that tells labels. Raises as `textgen.language_model.load`."""
-    path = Path(folder)
+    path = arguments.path("folder", folder)
     manifest, config = opened(path, backend)
     if config.task != TASK:
-        raise TextgenError(f"the model in {str(path)!r} tells no labels: it is one for --task {config.task}.")
+        raise TextgenError(f"the model in {str(path)!r} tells no labels: it is one for {named('task', config.task)}.")
     labels, pooling = read_labels(path, manifest, config.outputs)
     tokenizer, reader = tokenizer_for(path, config), stepper_of(path, manifest, config, backend)
     return Classifier(config, tokenizer, reader, labels, pooling, digest_of(manifest), path)

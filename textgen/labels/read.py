@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from textgen.errors import TextgenError, UsageError
+from textgen.parameters import named
 from textgen.text import hub
 from textgen.text.cells import cell, name_in
 from textgen.text.corpus_settings import ReadingOptions
@@ -125,7 +126,7 @@ def chosen_columns(
         there = ", ".join(map(repr, columns))
         raise UsageError(
             f"{name!r} has no column 'label'; its columns are {there}.",
-            hint="--label-column NAME says which one holds the label.",
+            hint=f"{named('label_column', 'NAME')} says which one holds the label.",
         )
     label = label or LABEL_COLUMN
     require_columns(columns, [label], name)

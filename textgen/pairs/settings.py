@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from textgen.errors import UsageError
 from textgen.options import option
+from textgen.parameters import named
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,17 @@ def columns_of(options: PairsOptions) -> tuple[str, str]:
     prompt, completion = options.prompt_column, options.completion_column
     if prompt is None and completion is None:
         raise UsageError(
-            "the task complete needs pairs of two columns.", hint="--prompt-column NAME --completion-column NAME"
+            "the task complete needs pairs of two columns.",
+            hint=f"{named('prompt_column', 'NAME')} {named('completion_column', 'NAME')}",
         )
     if completion is None:
-        raise UsageError(f"--prompt-column {prompt} goes with --completion-column, which is missing.")
+        raise UsageError(f"{named('prompt_column', prompt)} goes with {named('completion_column')}, which is missing.")
     if prompt is None:
-        raise UsageError(f"--completion-column {completion} goes with --prompt-column, which is missing.")
+        raise UsageError(
+            f"{named('completion_column', completion)} goes with {named('prompt_column')}, which is missing."
+        )
     if prompt == completion:
-        raise UsageError(f"--prompt-column and --completion-column are both {prompt!r}; a pair has two columns.")
+        raise UsageError(
+            f"{named('prompt_column')} and {named('completion_column')} are both {prompt!r}; a pair has two columns."
+        )
     return prompt, completion

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from textgen import sealed
 from textgen.errors import TextgenError, UsageError
-from textgen.options import flag
 from textgen.pairs.examples import encode_pairs
 from textgen.pairs.read import Pair, PairScan, choose_held_out, read_pairs, scan_pairs
 from textgen.pairs.settings import columns_of
+from textgen.parameters import named
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import Arrays, ExampleStore, open_examples, write_examples
 from textgen.text.corpus import given_tokenizer
@@ -110,7 +110,7 @@ def sources_of(paths: Sequence[str], options: ReadingOptions | Reading) -> list[
     """The tables meant by paths. Raises UsageError for what is no table of pairs."""
     for name in NOT_OURS:
         if getattr(options, name) is not None:
-            raise UsageError(f"{flag(name)} goes with a text, not with pairs.")
+            raise UsageError(f"{named(name)} goes with a text, not with pairs.")
     on_hub = next((path for path in paths if path.startswith(PREFIX)), None)
     if on_hub is not None:
         raise TextgenError(f"pairs are not read from the Hub ({on_hub!r}).", hint="name the data set's files instead.")

@@ -16,6 +16,7 @@ from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.pairs.examples import FRAME, IGNORED, Examples, Order
 from textgen.pairs.score import score_examples
+from textgen.parameters import named
 from textgen.scoring.evaluate import Score
 from textgen.tasks.sizing import QUICK_LOOK
 from textgen.tasks.task import Task
@@ -45,8 +46,8 @@ class Completing(Task):
     def __post_init__(self) -> None:
         if not len(self.usable):
             raise TextgenError(
-                f"no prompt leaves room for a completion within --seq-length {self.seq_length}.",
-                hint=f"--seq-length {int(self.training.sizes[:, 0].min()) + FRAME} and more has room.",
+                f"no prompt leaves room for a completion within {named('seq_length', self.seq_length)}.",
+                hint=f"{named('seq_length', int(self.training.sizes[:, 0].min()) + FRAME)} and more has room.",
             )
 
     @cached_property
@@ -63,9 +64,13 @@ class Completing(Task):
         """What of the pairs is not learned, a sentence each."""
         sizes, found = self.training.read, []
         if cut := int((sizes[self.usable] > self.seq_length).sum()):
-            found.append(f"{plural(cut, 'completion')} cut at the end: --seq-length {self.seq_length} holds no more.")
+            found.append(
+                f"{plural(cut, 'completion')} cut at the end: {named('seq_length', self.seq_length)} holds no more."
+            )
         if out := len(sizes) - len(self.usable):
-            found.append(f"{plural(out, 'pair')} left out: the prompt alone fills --seq-length {self.seq_length}.")
+            found.append(
+                f"{plural(out, 'pair')} left out: the prompt alone fills {named('seq_length', self.seq_length)}."
+            )
         return found
 
     @property

@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from textgen import arguments
 from textgen.errors import TextgenError
 from textgen.language_model import LanguageModel
+from textgen.parameters import named
 from textgen.scoring.coder import Cumulative, Decoder, Encoder, cumulative
 from textgen.scoring.envelope import Envelope
 from textgen.scoring.evaluate import score_ids
@@ -42,12 +44,13 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 def compress(model: LanguageModel, data: bytes, progress: Progress = no_progress) -> bytes:
     """The archive of any bytes. Raises TextgenError for a text of which the model's tokenizer loses something."""
+    model, data = arguments.writer(model), arguments.content("data", data)
     tokenizer = model.tokenizer
     ids = np.concatenate([np.empty(0, np.int32), *tokenizer.encode_pieces([data])])
     if tokenizer.decode_bytes(ids) != data:
         raise TextgenError(
             f"this text does not come back whole from symbols of level {tokenizer.level}.",
-            hint="a model trained with --tokenizer char, byte, bpe or unigram compresses any file.",
+            hint=f"a model trained with {named('tokenizer')} char, byte, bpe or unigram compresses any file.",
         )
     symbols = tokenizer.model_ids(ids)
     lanes = _choose_lanes(model, symbols)
@@ -66,7 +69,8 @@ def decompress(
     Raises DamagedError for a damaged archive, TextgenError for one of another model, or of a processor or versions of
     libraries on which this model computes other probabilities.
     """
-    opened = Envelope.open(archive, name)
+    model, archive = arguments.writer(model), arguments.content("archive", archive)
+    opened = Envelope.open(archive, arguments.text("name", name))
     if not model_digest(model).startswith(opened.model):
         raise TextgenError(
             f"{name} was compressed with another model than this one.", hint="-m DIR names the right one."

@@ -11,14 +11,16 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textgen import arguments
 from textgen.errors import TextgenError
 from textgen.stepper import Stepper
 from textgen.text.corpus import text_of
 from textgen.text.encoding import encode_documents
+from textgen.text.memory import corpora, is_table
 from textgen.text.reading import Reading
 from textgen.text.sources import Source, SourceOptions, documents_of, read
 from textgen.text.tokenizer import Ids
@@ -111,20 +113,21 @@ def score_ids(
     return nats, counted
 
 
-def evaluate(
-    model: LanguageModel, text: str | bytes | os.PathLike[str], lanes: int = LANES, **reading: str | None
-) -> Score:
-    """Score a text, or the file or folder of a path. Raises TextgenError for an empty one, and for a lone surrogate,
-    which is no character.
+def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str | None) -> Score:
+    """Score a text, or the documents of a file or folder (a `Path`) or of a table in memory, as `textgen.train` takes
+    it. Raises TextgenError for an empty one, and for a lone surrogate, which is no character.
 
     Every byte counts once: characters that the model never saw as an escape and 8 bits a byte. The text is read as the
     training text was, with its document separator, for one; `reading` sets encoding, document_separator ('' for none)
     or text_column anew. Bytes are UTF-8, or what is left of it, unless there is an encoding.
     """
-    known = Reading.of(model.config.reading, reading)
-    if isinstance(text, os.PathLike):
+    model, lanes = arguments.writer(model), arguments.whole_number("lanes", lanes, 1, 4096)
+    asked = {name: arguments.optional_text(name, value) for name, value in reading.items()}
+    known = Reading.of(model.config.reading, asked)
+    if isinstance(text, os.PathLike) or is_table(text):
         with known.explained():
-            return score_text(model, *text_of([os.fspath(text)], known), lanes)
+            return score_text(model, *text_of(corpora("text", text), known), lanes)
+    text = arguments.text("text", text) if isinstance(text, str) else arguments.text_bytes("text", text)
     if not text:
         raise TextgenError("there is no text to evaluate (0 bytes).")
     if isinstance(text, str):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from textgen import arguments
 from textgen.errors import TextgenError
 from textgen.text.tokenizer import Ids, Tokenizer
 
@@ -32,6 +33,7 @@ def symbol_scores(model: LanguageModel, text: str) -> list[SymbolScore]:
 
     Raises TextgenError for an empty text, and for a lone surrogate, which is no character.
     """
+    model, text = arguments.writer(model), arguments.text("text", text)
     if not text:
         raise TextgenError("there is no text to evaluate (0 bytes).")
     begin = np.array([model.tokenizer.boundary], dtype=np.int32)

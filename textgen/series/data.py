@@ -13,7 +13,8 @@ import numpy as np
 from textgen import sealed
 from textgen.config import ModelConfig
 from textgen.errors import UsageError
-from textgen.options import flag
+from textgen.parameters import named
+from textgen.series import history
 from textgen.series.design import FILE, OUTPUTS, Design, Rows, rows_of
 from textgen.series.division import divide
 from textgen.series.formats import TimeFormat
@@ -204,7 +205,7 @@ class SeriesData(ExampleData):
         return f"time as {words} ({first} to {last})"
 
     def files(self) -> dict[str, bytes]:
-        return {FILE: self.store.content(FILE)}
+        return {FILE: self.store.content(FILE), history.FILE: history.to_bytes(self.series, self.design.context)}
 
     def card(self, config: ModelConfig, name: str) -> str:
         targets = ", ".join(self.design.columns.targets)
@@ -227,4 +228,4 @@ The loss over time stands in `metrics.jsonl`, every option in `training_args.jso
 def _refuse_text(options: TrainOptions) -> None:
     given = next((name for name in TEXT_ONLY if getattr(options, name) != getattr(TrainOptions, name)), None)
     if given is not None:
-        raise UsageError(f"{flag(given)} goes with text; series have no use for it.")
+        raise UsageError(f"{named(given)} goes with text; series have no use for it.")

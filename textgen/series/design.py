@@ -18,7 +18,7 @@ from textgen.series.calendar import Calendar
 from textgen.series.columns import Columns
 from textgen.series.inputs import FARTHEST, Lags, Units, base_forecast, features, lagged
 from textgen.series.read import Series
-from textgen.series.scaling import Scale, fit
+from textgen.series.scaling import Scale, deviation, fit
 from textgen.series.times import Clock
 
 FILE = "forecast.json"
@@ -112,7 +112,9 @@ class Design:
 @dataclass(frozen=True)
 class Rows:
     """One series as the model reads it: `scaled` (N,), `inputs` (N, width) at each of its time steps, `bases` (N,) the
-    naive forecasts of the next step, `calendar` (N + ahead, C) and `beside` (N, E) of the steps to come."""
+    naive forecasts of the next step, `calendar` (N + ahead, C) and `beside` (N, E) of the steps to come. `floor` (N,)
+    is the least scaled value that a forecast from each step may take: zero, where neither training nor the history up
+    to that step has a value below it."""
 
     series: Series
     scale: Scale
@@ -121,9 +123,16 @@ class Rows:
     bases: Floats
     calendar: Floats32
     beside: Floats32
+    floor: Floats
 
     def __len__(self) -> int:
         return len(self.scaled)
+
+    def restored(self, scaled: Floats, steps: npt.NDArray[np.intp]) -> Floats:
+        """The values behind scaled ones (O, ...) that were forecast from some steps (O,), none below the floor."""
+        floor = self.floor[steps].reshape(-1, *[1] * (scaled.ndim - 1))
+        values = self.scale.restored(scaled)
+        return np.where(np.isfinite(floor), np.where(scaled <= floor, 0.0, np.maximum(values, 0.0)), values)
 
     @cached_property
     def counted(self) -> npt.NDArray[np.bool_]:
@@ -144,6 +153,7 @@ class Rows:
             self.bases[step:],
             self.calendar[step:],
             self.beside[step:],
+            self.floor[step:],
         )
 
     @property
@@ -164,7 +174,14 @@ def rows_of(series: Series, design: Design, ahead: int = 0) -> Rows:
     beside = beside_of(series, design)
     inputs = features(read, units, design.lags, series.missing.astype(np.float64))
     whole = np.concatenate([inputs, beside, calendar[: len(series)].astype(np.float32)], axis=1)
-    return Rows(series, scale, scaled, whole, base_forecast(read, units), calendar.astype(np.float32), beside)
+    bases = base_forecast(read, units)
+    return Rows(series, scale, scaled, whole, bases, calendar.astype(np.float32), beside, _floor(series, scale))
+
+
+def _floor(series: Series, scale: Scale) -> Floats:
+    """The floor of forecasts from each step (N,): see `Rows`."""
+    positive = np.minimum(np.minimum.accumulate(series.values), series.lowest) >= 0
+    return np.where(positive & scale.nonnegative, scale.zero, -np.inf)
 
 
 def beside_of(series: Series, design: Design) -> Floats32:
@@ -175,6 +192,7 @@ def beside_of(series: Series, design: Design) -> Floats32:
 
 
 def extra_measures(extras: Sequence[Floats]) -> tuple[tuple[float, float], ...]:
-    """Mean and deviation of each column of the training parts' extras (N, E); a constant one has deviation 1."""
+    """Mean and deviation of each column of the training parts' extras (N, E). A constant one is measured by its own
+    size, so that the unit of a column never matters; one of zeros has deviation 1."""
     together = np.concatenate(list(extras))
-    return tuple((float(c.mean()), float(c.std()) or 1.0) for c in together.T)
+    return tuple((float(c.mean()), deviation(c) if np.ptp(c) > 0 else abs(float(c[0])) or 1.0) for c in together.T)

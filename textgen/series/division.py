@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from textgen.errors import TextgenError
+from textgen.parameters import named
 from textgen.series.columns import Columns
 from textgen.series.read import Series, Table, gap_limit, report_left_out
 from textgen.series.scaling import is_constant
@@ -75,8 +76,8 @@ def _unusable(training: Series, length: int, options: TrainOptions) -> TextgenEr
     if is_constant(known):
         what = "column" if training.name == training.column else "series"
         return TextgenError(
-            f"{what} {training.name!r} is constant: it holds {known[0]:g} in all {len(known):,} rows of the training "
-            "part."
+            f"{what} {training.name!r} is constant: it holds {known[0]:.15g} in all {len(known):,} rows of the "
+            "training part."
         )
     return None
 
@@ -85,7 +86,7 @@ def _too_short(name: str, length: int, options: TrainOptions) -> TextgenError:
     least = _least(options, options.horizon)
     held = _held(least, options, options.horizon)
     fitting = bisect_right(range(1, options.horizon), length, key=lambda horizon: _least(options, horizon))
-    shorter = f"--horizon {fitting} fits; or give" if fitting else "give"
+    shorter = f"{named('horizon', fitting)} fits; or give" if fitting else "give"
     return TextgenError(
         f"series {name!r} has {length:,} time steps; a horizon of {options.horizon:,} needs at least {least:,}"
         + (f", {held:,} of them held out." if held else "."),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from textgen.errors import TextgenError
+from textgen.parameters import named
 from textgen.series.design import Design, Rows
 from textgen.series.loop import Floats, Origins, Stepper, forecasts, paths, read, taken
 from textgen.series.metrics import Errors, last_value, seasonal_naive
@@ -44,6 +45,8 @@ class Report:
     protocol: Protocol
     season: int
     windows: int = 0
+    continued: int = 0
+    """Series whose table begins after the end of training: all of their rows are scored."""
     errors: dict[str, Errors] = field(default_factory=dict)
     by_series: dict[str, dict[str, Errors]] = field(default_factory=dict)
 
@@ -53,6 +56,7 @@ class Report:
         return {
             "horizon": self.protocol.horizon,
             "windows": self.windows,
+            "continued_from_training": self.continued,
             "season": self.season,
             "level": self.protocol.level,
             **_figures(self.errors),
@@ -73,10 +77,12 @@ def evaluate_rows(
     counts = [max(0, len(r) - protocol.horizon - max(0, start - 1)) for r, start in zip(rows, first, strict=True)]
     total = sum(-(-count // protocol.stride) for count in counts)
     if not total:
+        shorter = f", or a shorter {named('horizon')}"
         raise TextgenError(
             f"no series has {protocol.horizon:,} time steps left to be forecast and compared.",
-            hint=f"give a longer series{', or a shorter --horizon' if protocol.horizon > 1 else ''}.",
+            hint=f"give a longer series{shorter if protocol.horizon > 1 else ''}.",
         )
+    report.continued = sum(each.series.trained > 0 for each in rows)
     thin = max(1, -(-total * protocol.number * protocol.horizon // MOST_PATH_STEPS))
     begin = [max(0, start - 1) for start in first]
     ends = [len(each) - protocol.horizon for each in rows]
@@ -118,15 +124,16 @@ def _judge(
     for number in np.unique(some.series):
         here = some.series == number
         each = rows[number]
-        truth, known = _came(each, some.steps[here], protocol.horizon)
+        steps = some.steps[here]
+        truth, known = _came(each, steps, protocol.horizon)
         errors = report.by_series[each.series.name][MODEL]
-        errors.add_interval(truth, each.scale.restored(low[here]), each.scale.restored(high[here]), known)
+        errors.add_interval(truth, each.restored(low[here], steps), each.restored(high[here], steps), known)
 
 
 def _compare(rows: Rows, steps: np.ndarray[Any, Any], scaled: Floats, season: int, report: Report) -> None:
     horizon, values = report.protocol.horizon, rows.series.values
     truth, known = _came(rows, steps, horizon)
-    methods = {MODEL: rows.scale.restored(scaled), LAST: last_value(values, steps, horizon)}
+    methods = {MODEL: rows.restored(scaled, steps), LAST: last_value(values, steps, horizon)}
     if season > 1:
         methods[SEASONAL] = seasonal_naive(values, steps, horizon, season)
     errors = report.by_series.setdefault(rows.series.name, {})

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from textgen import sealed
-from textgen.config import ModelConfig
+from textgen import arguments, sealed
+from textgen.config import BACKENDS, ModelConfig
 from textgen.dependencies import require
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import read_config, require_model, require_weights
-from textgen.series.design import FILE, Design, Rows, rows_of
+from textgen.parameters import named
+from textgen.series import history
+from textgen.series.design import FILE, LARGEST, Design, Rows, rows_of
 from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
+from textgen.series.history import continued
 from textgen.series.loop import Stepper, forecasts, paths, read
 from textgen.series.read import Series, read_series
+from textgen.series.scaling import Scale, rounded
 from textgen.series.settings import SeriesOptions
+from textgen.text.memory import corpora
 from textgen.text.reading import Reading
 from textgen.text.sources import find_sources
 
 Floats = npt.NDArray[np.float64]
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,19 @@ class Forecast:
     level: float
     history: Series
     history_times: list[str | int]
+    scale: Scale
+
+    def columns(self) -> dict[str, list[float]]:
+        """The forecast and the bounds, as far as there are any, as they are written: with the digits that the series
+        needs (see `Scale.decimals`)."""
+        bounds = {} if self.low is None or self.high is None else {"low": self.low, "high": self.high}
+        arrays = {"forecast": self.values, **bounds}
+        together = rounded(np.concatenate(list(arrays.values())).tolist(), self.scale)
+        return {name: together[k * len(self.times) : (k + 1) * len(self.times)] for k, name in enumerate(arrays)}
 
     def to_json(self) -> dict[str, Any]:
         """The forecast by name, the history and the paths left out."""
-        bounds = {} if self.low is None or self.high is None else {"low": list(self.low), "high": list(self.high)}
-        return {"series": self.series, "time": self.times, "forecast": list(self.values), **bounds, "level": self.level}
+        return {"series": self.series, "time": self.times, **self.columns(), "level": self.level}
 
 
 @dataclass(frozen=True)
@@ -56,13 +67,20 @@ class Forecaster:
     config: ModelConfig
     design: Design
     stepper: Stepper
+    history: Mapping[str, Series]
+    """The end of each series that training saw, by name."""
 
     def read(
-        self, corpus: Paths, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
+        self, corpus: Any, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
     ) -> list[Rows]:
-        """The series of tables as the model reads them: encoding and delimiter as in training unless they are given;
-        what is before decimals is detected unless it is given. Raises TextgenError naming row and column."""
-        listed = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+        """The series of tables as the model reads them; a series that begins where training ended goes on from there.
+
+        Encoding and delimiter are as in training unless they are given; what is before decimals is detected unless it
+        is given. Raises TextgenError naming row and column.
+        """
+        encoding = arguments.optional_text("encoding", encoding)
+        delimiter = arguments.optional_text("delimiter", delimiter)
+        decimal = None if decimal is None else arguments.choice("decimal", decimal, (".", ","))
         columns = self.design.columns
         options = SeriesOptions(
             time_column=list(columns.times),
@@ -72,7 +90,7 @@ class Forecaster:
             season=self.design.season,
             decimal=decimal,
         )
-        sources = find_sources([os.fspath(path) for path in listed])
+        sources = find_sources(corpora("corpus", corpus))
         reading = Reading.of(self.config.reading, {"encoding": encoding, "delimiter": delimiter}).options
         try:
             table = read_series(sources, options, reading, self.design.longest_gap, self.design.clock)
@@ -82,11 +100,11 @@ class Forecaster:
             hint = f"give the column of this table the name {error.column!r}."
             raise UsageError(f"{error} The model was trained on this column.", hint=hint) from None
         table.require_step(self.design.clock, sources[0].name, "the model's")
-        return [rows_of(series, self.design) for series in table.series]
+        return [rows_of(continued(series, self.history, self.design), self.design) for series in table.series]
 
     def predict(
         self,
-        corpus: Paths,
+        corpus: Any,
         horizon: int | None = None,
         level: float = 90.0,
         number: int = 200,
@@ -97,6 +115,8 @@ class Forecaster:
     ) -> list[Forecast]:
         """What comes after the last value of each series of some tables, for `horizon` steps (as trained).
 
+        `corpus` is a path, a table in memory as `textgen.train` takes it, or a list of those.
+
         `number` sample paths give the interval that holds `level` percent; the same seed draws the same paths. Raises
         TextgenError naming row and column for what cannot be read.
 
@@ -104,8 +124,19 @@ class Forecaster:
             >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
             >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
         """
-        return self.predict_rows(
-            self.read(corpus, encoding, delimiter, decimal), Protocol(horizon or self.horizon, 1, number, level, seed)
+        protocol = self._protocol(horizon, 1, number, level, seed)
+        return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), protocol)
+
+    def _protocol(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> Protocol:
+        """What is asked for, held to the limits of the command's options. Raises UsageError naming the parameter."""
+        chosen = self.horizon if horizon is None else horizon
+        whole = arguments.whole_number
+        return Protocol(
+            whole("horizon", chosen, 1, 100_000),
+            whole("stride", stride, 1, LARGEST),
+            whole("number", number, 0, 100_000),
+            arguments.number("level", level, 0, 99.9),
+            whole("seed", seed, 0, 2**63 - 1),
         )
 
     @property
@@ -135,21 +166,28 @@ class Forecaster:
         series, clock = rows.series, rows.series.clock
         bounds = interval(drawn[None], protocol.level) if len(drawn) else None
         stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + protocol.horizon))
+        last = np.array([len(series) - 1])
+
+        def restored(scaled: Floats) -> Floats:
+            values: Floats = rows.restored(scaled[None], last)[0]
+            return values
+
         return Forecast(
             series.name,
             stamps[len(series) :],
-            rows.scale.restored(scaled),
-            None if bounds is None else rows.scale.restored(bounds[0][0]),
-            None if bounds is None else rows.scale.restored(bounds[1][0]),
-            rows.scale.restored(drawn),
+            restored(scaled),
+            None if bounds is None else restored(bounds[0][0]),
+            None if bounds is None else restored(bounds[1][0]),
+            restored(drawn),
             protocol.level,
             series,
             stamps[: len(series)],
+            rows.scale,
         )
 
     def evaluate(
         self,
-        corpus: Paths,
+        corpus: Any,
         horizon: int | None = None,
         stride: int = 1,
         number: int = 100,
@@ -164,8 +202,8 @@ class Forecaster:
 
         Raises TextgenError if there is nothing to forecast.
         """
+        protocol = self._protocol(horizon, stride, number, level, seed)
         rows = self.read(corpus, encoding, delimiter, decimal)
-        protocol = Protocol(horizon or self.horizon, stride, number, level, seed)
         return self.evaluate_rows(rows, [self.unseen(each, protocol.horizon) for each in rows], protocol)
 
     def unseen(self, rows: Rows, horizon: int) -> int:
@@ -192,9 +230,9 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     from textgen.series.torch_numbers import TorchNumbers
     from textgen.weights import load_weights
 
-    if backend not in ("auto", "torch"):
-        raise UsageError(f"backend must be auto or torch for a forecaster, not {backend!r}.")
-    path = Path(folder)
+    path = arguments.path("folder", folder)
+    if arguments.choice("backend", backend, BACKENDS) not in ("auto", "torch"):
+        raise UsageError(f"{named('backend')} must be auto or torch for a forecaster, not {backend!r}.")
     require_model(path)
     manifest = sealed.read_manifest(path)
     config = read_config(path, manifest)
@@ -205,4 +243,5 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     if config.features != design.width:
         raise sealed.DamagedError(f"{path / FILE} is damaged: its inputs are not those of the model.")
     require_weights(path, manifest)
-    return Forecaster(config, design, TorchNumbers(load_weights(path, manifest, config)))
+    kept = history.from_bytes(sealed.verified(path, history.FILE, manifest), design, str(path / history.FILE))
+    return Forecaster(config, design, TorchNumbers(load_weights(path, manifest, config)), kept)

@@ -115,7 +115,8 @@ class _Rolling:
         self._calendar = np.concatenate([each.calendar for each in rows])
         self._place = _starts(lengths)[origins.series] + origins.steps
         last, room = self._values[:, design.lags.farthest], self._units.room
-        self._least = np.minimum(self._units.low, last) - room
+        floor = np.concatenate([each.floor for each in rows])[starts + origins.steps]
+        self._least = np.maximum(np.minimum(self._units.low, last) - room, floor)
         self._greatest = np.maximum(self._units.high, last) + room
         self._noise, self._ahead, self._reach = noise, 0, design.reach
 

@@ -1,7 +1,8 @@
 """How far forecasts are from what came: MAE, RMSE, MSE, MASE, sMAPE and coverage, summed up window by window.
 
 MASE divides the mean absolute error by that of the seasonal naive forecast within the training part (Hyndman and
-Koehler 2006, "Another look at measures of forecast accuracy"). sMAPE is 200 |y - f| / (|y| + |f|), in percent
+Koehler 2006, "Another look at measures of forecast accuracy"); a series that the seasonal naive forecast predicts
+without error has no MASE, and is left out of the mean over series. sMAPE is 200 |y - f| / (|y| + |f|), in percent
 (Makridakis 1993). The scaled errors are those of values with the training part's mean and deviation taken out.
 """
 
@@ -33,8 +34,9 @@ class Errors:
         size = (np.abs(truth) + np.abs(forecast))[known]
         self._sum("absolute", np.abs(error))
         self._sum("square", error**2)
-        self._sum("percent", 200 * np.abs(error) / np.where(size > 0, size, 1.0))
-        self._sum("ratio", np.abs(error) / scale.naive)
+        self._sum("percent", 200 * np.divide(np.abs(error), size, out=np.zeros_like(size), where=size > 0))
+        if scale.naive:
+            self._sum("ratio", np.abs(error) / scale.naive)
         self._sum("scaled_absolute", np.abs(error) / scale.deviation)
         self._sum("scaled_square", (error / scale.deviation) ** 2)
 
@@ -53,9 +55,9 @@ class Errors:
             self.numbers[name] = self.numbers.get(name, 0) + other.numbers[name]
 
     def mean(self, name: str) -> float | None:
-        """The mean of one of the sums; None where there is nothing to take one of."""
+        """The mean of one of the sums; None if nothing was added to it, or if no float64 holds the sum."""
         number = self.numbers.get(name, 0)
-        return self.sums[name] / number if number else None
+        return self.sums[name] / number if number and math.isfinite(self.sums[name]) else None
 
     def to_json(self) -> dict[str, Any]:
         """Every figure by its name; None for one that does not exist."""

@@ -6,6 +6,7 @@ the same: one `Series` for each series and target column, all with one time step
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
+from textgen.parameters import named
 from textgen.series.columns import Columns, choose_columns
 from textgen.series.order import in_order, refuse_twice
 from textgen.series.settings import SeriesOptions, check_series
@@ -38,7 +40,9 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Series:
     """One series on a regular grid: `values` (N,) with gaps filled by the last value, `missing` (N,) where they were,
-    `extras` (N, E); `start` is the time of the first value, in units of the clock; `column` is where the values are."""
+    `extras` (N, E); `start` is the time of the first value, in units of the clock; `column` is where the values are.
+    The first `trained` values are not of the table but of the model, which keeps the end of what it was trained on, and
+    `lowest` is the least value before them."""
 
     name: str
     start: int
@@ -47,6 +51,8 @@ class Series:
     extras: Floats
     column: str = ""
     clock: Clock = ROWS
+    trained: int = 0
+    lowest: float = math.inf
 
     def __len__(self) -> int:
         return len(self.values)
@@ -270,7 +276,7 @@ class _Grid:
             raise TextgenError(
                 f"{self.where[known[first + 1]]}: column {column!r} has a gap of {gaps[first]:,} time steps before it, "
                 f"longer than the window of {self.limit:,}.",
-                hint="cut the table there, fill the gap, or give a longer --seq-length.",
+                hint=f"cut the table there, fill the gap, or give a longer {named('seq_length')}.",
             )
         places = places - places[0]
         missing = np.ones(places[-1] + 1, dtype=bool)

@@ -18,6 +18,7 @@ from textgen.series.design import Design, Rows
 from textgen.series.evaluate import MODEL, Protocol, evaluate_rows
 from textgen.series.head import FREEDOM_AT_ZERO, LEAST_FREEDOM, LEAST_SCALE, SCALE_AT_ZERO
 from textgen.series.loop import forecasts, read
+from textgen.series.scaling import rounded
 from textgen.series.torch_numbers import TorchNumbers
 from textgen.series.windows import Windows
 from textgen.tasks.task import Task
@@ -112,8 +113,9 @@ class Forecasting(Task):
         stepper = TorchNumbers(model)
         last = next(read(stepper, rows, [len(rows[0]) - 1], 1))
         ahead = forecasts(stepper, rows, self.design, last, min(SHOWN, self.design.horizon))
-        values = " ".join(f"{value:.6g}" for value in whole.scale.restored(ahead[0]))
-        return f"{whole.series.name}: {whole.series.values[-1]:.6g} -> {values}"
+        values = rows[0].restored(ahead, last.steps)[0]
+        shown = rounded([whole.series.values[-1], *values], whole.scale)
+        return f"{whole.series.name}: {shown[0]!r} -> {' '.join(map(repr, shown[1:]))}"
 
 
 def negative_log_likelihood(outputs: Tensor, residuals: Tensor) -> Tensor:

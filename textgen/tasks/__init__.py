@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from textgen.errors import UsageError
-from textgen.options import flag
+from textgen.parameters import named
 from textgen.settings import TrainOptions
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def with_task(options: TrainOptions) -> TrainOptions:
     for an option of another task."""
     for kind in type(options).__mro__:
         own = kind.__dict__.get("of_task")
-        named = [f.name for f in fields(kind) if getattr(options, f.name) != _default(f)] if own else []
-        if named and options.task not in (None, own):
-            raise UsageError(f"{flag(named[0])} goes with --task {own}, not with {options.task}.")
-        if named:
+        own_ones = [f.name for f in fields(kind) if getattr(options, f.name) != _default(f)] if own else []
+        if own_ones and options.task not in (None, own):
+            raise UsageError(f"{named(own_ones[0])} goes with {named('task', own)}, not with {options.task}.")
+        if own_ones:
             options = replace(options, task=own)
     return options if options.task else replace(options, task="lm")
 

@@ -19,7 +19,7 @@ from textgen.errors import TextgenError, UsageError
 from textgen.language_model import generation_habits, in_context, with_habits
 from textgen.model import Candidates, Model
 from textgen.model_folder import GENERATION
-from textgen.options import flag
+from textgen.parameters import named
 from textgen.scoring.evaluate import LANES, WARM, Score, score_ids
 from textgen.settings import TrainOptions
 from textgen.tasks.sampled_softmax import SampledSoftmax, refuse_few_symbols
@@ -146,7 +146,7 @@ def stored_corpus(
 ) -> TokenStore:
     """The token store of a corpus: the folder given, if it is one, else the cached one, else a new one."""
     if len(paths) == 1 and (Path(paths[0]) / sealed.MANIFEST).is_file():
-        given = [flag(f.name) for f in fields(CorpusOptions) if getattr(options, f.name) != f.default]
+        given = [named(f.name) for f in fields(CorpusOptions) if getattr(options, f.name) != f.default]
         if given:
             raise UsageError(f"{given[0]} was decided when {paths[0]!r} was tokenized; leave it out here.")
         return open_store(Path(paths[0]))

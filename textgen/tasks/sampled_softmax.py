@@ -18,6 +18,7 @@ from torch import Tensor
 from textgen.dropout import keyed_seed
 from textgen.errors import UsageError
 from textgen.model import Candidates
+from textgen.parameters import named
 
 FLATTENED = 0.75
 """The power of a symbol's frequency to which its probability of being drawn is proportional (Mikolov et al. 2013)."""
@@ -67,6 +68,6 @@ def refuse_few_symbols(count: int, symbols: int) -> None:
     """Raise UsageError where so many candidates are no sample of so many symbols."""
     if count >= symbols:
         raise UsageError(
-            f"--sampled-softmax {count:,} must be fewer than the corpus has symbols ({symbols:,}).",
+            f"{named('sampled_softmax', f'{count:,}')} must be fewer than the corpus has symbols ({symbols:,}).",
             hint="leave it out; it pays from about ten thousand symbols on.",
         )

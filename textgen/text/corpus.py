@@ -17,6 +17,7 @@ import numpy as np
 
 from textgen import files
 from textgen.errors import TextgenError, UsageError
+from textgen.parameters import named
 from textgen.text import recipes
 from textgen.text.corpus_settings import CorpusOptions, ReadingOptions, check_reading, choose_tokenizer
 from textgen.text.encoding import encode_parts
@@ -107,7 +108,7 @@ def _found(
         for name, default in (("validation_file", None), ("validation_split", CorpusOptions.validation_split)):
             if getattr(options, name) != default:
                 raise UsageError(
-                    f"--{name.replace('_', '-')} does not go with {recipe.name!r}, which says what is held out.",
+                    f"{named(name)} does not go with {recipe.name!r}, which says what is held out.",
                     hint="name the text's own file instead.",
                 )
     parts = recipe.find_parts(progress)
@@ -154,8 +155,10 @@ def given_tokenizer(name: str | None) -> Tokenizer | None:
     if name is None or name in LEVELS:
         return None
     folder = Path(name)
-    if not folder.is_dir():
-        raise UsageError(f"--tokenizer must be {', '.join(LEVELS)} or a folder that holds a tokenizer, not {name!r}.")
+    if not name or not folder.is_dir():
+        raise UsageError(
+            f"{named('tokenizer')} must be {', '.join(LEVELS)} or a folder that holds a tokenizer, not {name!r}."
+        )
     return tokenizer_of(folder)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from textgen.errors import UsageError
 from textgen.options import check, option
+from textgen.parameters import named
 from textgen.text.levels import LEVELS, SIZED, SMALLEST_VOCABULARY, listed
 
 VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
@@ -77,7 +78,9 @@ def check_reading(options: CorpusOptions) -> None:
     """Hold options to their limits and to each other. Raises UsageError."""
     check(options)
     if options.vocab_size is not None and options.tokenizer not in (None, *SIZED):
-        raise UsageError(f"--vocab-size goes with --tokenizer {listed(SIZED)}, not with {options.tokenizer}.")
+        raise UsageError(
+            f"{named('vocab_size')} goes with {named('tokenizer')} {listed(SIZED)}, not with {options.tokenizer}."
+        )
 
 
 def choose_tokenizer(options: CorpusOptions, scan: Any) -> tuple[str, int]:

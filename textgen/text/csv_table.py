@@ -12,6 +12,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from textgen.errors import TextgenError, TextgenNote, UsageError
+from textgen.parameters import named
 from textgen.text import header
 from textgen.text.header import Choose, Header, Row, are_times, is_whole, may_be_text, named_columns
 
@@ -29,7 +30,7 @@ def delimiter_of(typed: str) -> str:
     r"""The character that an option names; `\t` and `tab` are a tab. Raises UsageError."""
     character = {"\\t": "\t", "tab": "\t"}.get(typed, typed)
     if len(character) != 1 or character.isalnum() or character in "\"'\r\n \0":
-        raise UsageError(f"--delimiter must be one character, such as ';', or tab, not {typed!r}.")
+        raise UsageError(f"{named('delimiter')} must be one character, such as ';', or tab, not {typed!r}.")
     return character
 
 
@@ -151,7 +152,7 @@ def _detected(head: Sequence[str], whole: bool, form: str, name: str) -> str:
         columns = " or ".join(f"{fits[delimiter].columns} columns with {shown(delimiter)}" for delimiter in found)
         raise UsageError(
             f"it is not clear what is between the columns of {name!r}: it has {columns}.",
-            hint=f"--delimiter {_typed(found[0])} or --delimiter {_typed(found[1])} says which.",
+            hint=f"{named('delimiter', _typed(found[0]))} or {named('delimiter', _typed(found[1]))} says which.",
         )
     delimiter = found[0] if found else usual
     if delimiter != usual:
@@ -169,7 +170,7 @@ def _unclear(fit: _Fit, delimiter: str, name: str) -> UsageError:
     return UsageError(
         f"it is not clear what is between the columns of {name!r}: {shown(delimiter)} gives {fit.columns} columns in "
         f"the first line, but {cells} in row {number}.",
-        hint=f"--delimiter {_typed(delimiter)} reads it so, --delimiter , reads it with commas.",
+        hint=f"{named('delimiter', _typed(delimiter))} reads it so, {named('delimiter', ',')} reads it with commas.",
     )
 
 

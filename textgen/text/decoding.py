@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.parameters import named
 from textgen.text.signatures import looks_binary, refuse_other_formats
 
 HEAD_BYTES = 4096
@@ -42,7 +43,9 @@ def codec(encoding: str) -> str:
         near = did_you_mean(encoding.lower(), COMMON)
         raise UsageError(f"no encoding is named {encoding!r}.{near}") from None
     if name in NOT_TEXT:
-        raise UsageError(f"{encoding!r} is not an encoding of text files.", hint="--encoding latin-1, for example.")
+        raise UsageError(
+            f"{encoding!r} is not an encoding of text files.", hint=f"{named('encoding', 'latin-1')}, for example."
+        )
     return WITHOUT_MARK.get(name, name)
 
 
@@ -106,18 +109,19 @@ def _decode(decoder: codecs.IncrementalDecoder, block: bytes) -> str:
 
 
 def _remedy(name: str, known: Decoding, cut_off: bool, binary: bool) -> str:
-    raw = "--tokenizer byte learns raw bytes" if known.may_be_raw else ""
+    raw = f"{named('tokenizer', 'byte')} learns raw bytes" if known.may_be_raw else ""
+    auto, other_name = named("encoding", AUTO), named("encoding", "NAME")
     if binary and known.asked is None and not cut_off:
         return "; ".join(filter(None, ("it looks like a binary file rather than text", raw))) + "."
     if known.found:
-        other = "--encoding auto chose that by a part of the file; --encoding NAME says what it is"
+        other = f"{auto} chose that by a part of the file; {other_name} says what it is"
     elif known.from_training:
-        other = "that is the encoding of the training text; --encoding NAME or auto reads another one"
+        other = f"that is the encoding of the training text; {other_name} or auto reads another one"
     elif known.asked is None:
-        other = f"--encoding auto finds the encoding of {name!r}"
+        other = f"{auto} finds the encoding of {name!r}"
     else:
-        other = "--encoding auto, or another --encoding"
-        raw += " without --encoding" if raw else ""
+        other = f"{auto}, or another {named('encoding')}"
+        raw += f" without {named('encoding')}" if raw else ""
     cut = "it ends within a character, as a file cut off does" if cut_off else ""
     return "; ".join(filter(None, (cut, other, raw))) + "."
 
@@ -175,7 +179,7 @@ def _refuse_nul(head: bytes, name: str) -> None:
         likely = "utf-8"
     raise TextgenError(
         f"{name!r} does not look like text ({head.count(0) / len(head):.0%} of its first {len(head):,} bytes are NUL).",
-        hint=f"--encoding {likely} or auto if it is text, or --tokenizer byte to learn raw bytes.",
+        hint=f"{named('encoding', likely)} or auto if it is text, or {named('tokenizer', 'byte')} to learn raw bytes.",
     )
 
 

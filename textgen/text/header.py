@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError, did_you_mean, missing_column
+from textgen.parameters import named
 from textgen.text.numbers import COMMA, POINT, read_number
 
 DEFAULT_COLUMN = "text"
@@ -118,9 +119,10 @@ def choose_column(columns: Sequence[str], texts: Sequence[str], asked: str | Non
     if DEFAULT_COLUMN in columns:
         return DEFAULT_COLUMN
     if len(texts) != 1:
-        numbers = "" if texts or not columns else " --task forecast learns from columns of numbers."
+        numbers = "" if texts or not columns else f" {named('task', 'forecast')} learns from columns of numbers."
         raise UsageError(
-            f"{name!r} has no column 'text'; {there}.", hint=f"--text-column NAME says which one to read.{numbers}"
+            f"{name!r} has no column 'text'; {there}.",
+            hint=f"{named('text_column', 'NAME')} says which one to read.{numbers}",
         )
     return texts[0]
 

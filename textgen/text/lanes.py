@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError
+from textgen.parameters import named
 from textgen.text.store import Tokens
 from textgen.text.tokenizer import Ids
 
@@ -67,10 +68,11 @@ class Lanes:
             return
         length = min(self.seq_length, max(SHORTEST, (have - 1) // self.batch_size))
         batch = max(0, min(self.batch_size, (have - 1) // length))
+        fitting = f"{named('batch_size', batch)} {named('seq_length', length)} fits."
         raise TextgenError(
             f"the training part has {have:,} tokens; one batch of {self.batch_size:,} x {self.seq_length:,} needs "
             f"{need:,}.",
-            hint=f"--batch-size {batch} --seq-length {length} fits." if batch else MORE_TEXT,
+            hint=fitting if batch else MORE_TEXT,
         )
 
     @property

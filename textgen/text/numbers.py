@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from textgen.errors import TextgenError, UsageError
+from textgen.parameters import named
 
 MISSING = ("", "na", "nan", "n/a", "null", "none", "?", "-")
 LARGEST = 1e100
@@ -70,7 +71,7 @@ class NumberFormat:
             raise UsageError(
                 f"{there} holds {comma!r}, a number with a decimal comma, beside {point!r} with a decimal point "
                 f"({telling[POINT][0]}).",
-                hint="--decimal , or --decimal . says which it is.",
+                hint=f"{named('decimal', ',')} or {named('decimal', '.')} says which it is.",
             )
         return cls(next(iter(telling)), "") if telling else cls(POINT, COMMA if points else COMMA + POINT)
 
@@ -90,7 +91,7 @@ class NumberFormat:
         if found is None or (isinstance(value, float) and math.isinf(value)):
             mark = COMMA if self.decimal == POINT else POINT
             other = read_number(value.strip(), mark) if isinstance(value, str) else None
-            hint = None if other is None else f"--decimal {mark} reads it as {other:g}."
+            hint = None if other is None else f"{named('decimal', mark)} reads it as {other:g}."
             raise TextgenError(f"{where}: column {column!r} holds {_shown(value)}, which is no number.", hint=hint)
         if abs(found) > LARGEST:
             raise TextgenError(
@@ -109,7 +110,7 @@ class NumberFormat:
             raise TextgenError(
                 f"{where}: column {column!r} holds {_shown(text)}, which is {found:g} with a decimal point and "
                 f"{other:g} with a decimal comma.",
-                hint="--decimal . or --decimal , says which it is.",
+                hint=f"{named('decimal', '.')} or {named('decimal', ',')} says which it is.",
             )
         return found
 

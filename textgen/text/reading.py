@@ -11,13 +11,13 @@ from typing import Any, Self
 
 from textgen import sealed
 from textgen.errors import UsageError
-from textgen.options import flag
+from textgen.parameters import flag, named
 from textgen.text import decoding, hub, recipes
 from textgen.text.sources import SourceOptions, find_sources, table_form
 from textgen.text.tables import form_of
 
 COLUMNS = ("text_column", "label_column", "prompt_column", "completion_column")
-WANTED = {"delimiter": "X says what is between the columns of this table"}
+WANTED = {"delimiter": "says what is between the columns of this table"}
 OF_TABLES = (*COLUMNS, "delimiter")
 """Settings that mean something for tables alone."""
 
@@ -91,10 +91,9 @@ class Reading:
             name = next(iter([*names, *self.trained & {"delimiter"}]), None)
             if error.column is None or name is None:
                 raise
-            message = f"{error} The model was trained with {self._typed(name)}."
-            raise UsageError(
-                message, hint=f"{flag(name)} {WANTED.get(name, 'NAME names the column of this table')}."
-            ) from None
+            message = f"{error} The model was trained with {named(name, getattr(self, name))}."
+            wanted = WANTED.get(name, "names the column of this table")
+            raise UsageError(message, hint=f"{named(name, 'X')} {wanted}.") from None
 
     def decoded(self, data: bytes, name: str) -> str:
         """A short text from its bytes, read as a file is. Raises TextgenError naming the byte that is not text."""

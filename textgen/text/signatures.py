@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from textgen.errors import TextgenError
+from textgen.parameters import named
 
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r\x1a\x1b"})
 _MOST_CONTROLS = 0.05
@@ -111,7 +112,7 @@ def refuse_other_formats(head: bytes, name: str, may_be_raw: bool = False) -> No
     bytes where those may be asked for."""
     found = format_of(head, name)
     if found is not None:
-        raw = "--tokenizer byte learns its raw bytes" if may_be_raw else ""
+        raw = f"{named('tokenizer', 'byte')} learns its raw bytes" if may_be_raw else ""
         remedies = "; ".join(filter(None, (found.remedy, raw)))
         raise TextgenError(f"{name!r} is {found.noun}, not text.", hint=f"{remedies}." if remedies else None)
 

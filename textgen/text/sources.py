@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from textgen.errors import TextgenError, TextgenWarning, UsageError, did_you_mean
+from textgen.parameters import named
 from textgen.text import decoding, detection, hub, recipes
 from textgen.text.archives import PACKED_ENDINGS, opened, unreadable
 from textgen.text.csv_table import csv_rows, delimiter_of
 from textgen.text.header import DEFAULT_COLUMN, Choose, Header, Row
 from textgen.text.json_table import JSON, JSONL, JsonColumns, json_form, json_objects, json_rows
+from textgen.text.memory import TableName
 from textgen.text.parquet_table import PARQUET, parquet_rows
 from textgen.text.pieces import cut, separator, span, split
 from textgen.text.tables import TABLE_ENDINGS, as_file, form_of, texts
@@ -37,6 +39,8 @@ TEXT_ENDINGS = (".txt", ".md", ".text", ".rst", *TABLE_ENDINGS)  # what is taken
 READ_BYTES = 1 << 20
 JSON_HEAD = 1 << 20
 """Bytes of a .json file that are looked at to tell whether it is a table."""
+IN_MEMORY = "memory:"
+"""What stands before the name of a table in memory, where a run says what it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,9 @@ def find_sources(paths: Sequence[str], stdin: BinaryIO | None = None, text_colum
     spooled: Source | None = None
     found: list[Source] = []
     for path in paths:
+        if isinstance(path, TableName):
+            found.append(Source(path.file, path))
+            continue
         if path.startswith(hub.PREFIX):
             found.append(Source(hub.spool(path, text_column), path))
             continue
@@ -113,8 +120,17 @@ def refuse_missing(paths: Sequence[str]) -> None:
         find_sources([path for path in paths if not path.startswith(elsewhere) and not Path(path).is_dir()])
 
 
+def gone(paths: Sequence[str]) -> str | None:
+    """Where a corpus came from that cannot be read again, of the paths that `lasting` wrote; None if it can."""
+    if "-" in paths:
+        return "by pipe"
+    return "from memory" if any(path.startswith(IN_MEMORY) for path in paths) else None
+
+
 def lasting(path: str) -> str:
     """A path as typed, written so that it means the same from another folder."""
+    if isinstance(path, TableName):
+        return IN_MEMORY + path
     named = path == "-" or path.startswith(hub.PREFIX) or recipes.find([path]) is not None
     return path if named else str(Path(path).absolute())
 
@@ -277,7 +293,7 @@ def _texts(source: Source, form: str, options: SourceOptions) -> Iterator[bytes]
         yield from texts(rows, options.text_column)
     except _NoText as columns:
         left_out = f"{source.name!r} is left out: it has no column 'text'; its columns are {columns}."
-        warnings.warn(TextgenWarning(f"{left_out} --text-column NAME reads another one."), stacklevel=2)
+        warnings.warn(TextgenWarning(f"{left_out} {named('text_column', 'NAME')} reads another one."), stacklevel=2)
 
 
 def read_rows(source: Source, options: SourceOptions, choose: Choose) -> Iterator[Row]:

@@ -23,6 +23,7 @@ from itertools import chain
 from typing import Any, Self
 
 from textgen.errors import TextgenError, UsageError
+from textgen.parameters import named
 from textgen.text.symbols import CONFIG_FILE, Ids, Tokenizer, regroup, setting, texts
 from textgen.text.wordwise import WordMemory, crosses_words
 
@@ -38,7 +39,6 @@ SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
 _CLASS = r"\n\u2581\u2585\udc80-\udcff"
 _STRETCH = re.compile(rf"[^{_CLASS}]{{1,{SOFT_CUT}}}[^ {_CLASS}]{{0,{HARD_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
 _WORD = re.compile(rf" {{0,{SOFT_CUT}}}[^ {_CLASS}]{{1,{SOFT_CUT}}}| {{1,{SOFT_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
-_ANY_TEXT = "--tokenizer byte takes any text."
 _PROBE = "  a\u00a0 \u1e9b\u0323 \ufb01\r\t\x00\U0001f600 "
 
 LOSSLESS: dict[str, Any] = {
@@ -92,7 +92,10 @@ class SubwordTokenizer(Tokenizer):
         sentences = _sample(stretch for stretch in stretches if stretch[0] not in SPELLED)
         sentences = _without_rare_characters(sentences, (vocab_size - SPECIALS) // 2)
         if not sentences:
-            raise TextgenError(f"there is no text to learn {cls.level} pieces from.", hint=_ANY_TEXT)
+            raise TextgenError(
+                f"there is no text to learn {cls.level} pieces from.",
+                hint=f"{named('tokenizer', 'byte')} takes any text.",
+            )
         return cls(_learn(sentences, cls.level, vocab_size))
 
     @classmethod
@@ -207,7 +210,9 @@ def _learn(sentences: list[str], level: str, vocab_size: int) -> bytes:
             **LOSSLESS,
         )
     except RuntimeError as error:
-        raise TextgenError(f"this text is too little to learn {level} from.", hint=_ANY_TEXT) from error
+        raise TextgenError(
+            f"this text is too little to learn {level} from.", hint=f"{named('tokenizer', 'byte')} takes any text."
+        ) from error
     return model.getvalue()
 
 

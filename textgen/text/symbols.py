@@ -6,12 +6,15 @@ import codecs
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from textgen.errors import TextgenError
+from textgen import arguments
+from textgen.errors import TextgenError, UsageError
+from textgen.parameters import displayed, named
 
 Ids = npt.NDArray[np.int32]
 
@@ -54,7 +57,7 @@ class Tokenizer(ABC):
 
     def encode(self, text: str) -> Ids:
         """The ids of a text, shape (T,). Raises TextgenError if it holds a lone surrogate, which is no character."""
-        return np.concatenate([np.empty(0, np.int32), *self.encode_pieces([self.utf8(text)])])
+        return np.concatenate([np.empty(0, np.int32), *self.encode_pieces([self.utf8(arguments.text("text", text))])])
 
     @staticmethod
     def utf8(text: str) -> bytes:
@@ -88,7 +91,10 @@ class Tokenizer(ABC):
         return b"".join([self._bytes_of[value] for value in self._checked(ids)])
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
-        values: list[int] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        try:
+            values = list(map(index, ids.tolist() if isinstance(ids, np.ndarray) else ids))
+        except TypeError:
+            raise UsageError(f"{named('ids')} must be whole numbers, not {displayed(ids)}.") from None
         if values and not 0 <= min(values) <= max(values) < len(self._bytes_of):
             wrong = next(value for value in values if not 0 <= value < len(self._bytes_of))
             raise TextgenError(f"id {wrong} is not between 0 and {len(self._bytes_of) - 1}.")

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from textgen import arguments
 from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.parameters import displayed, named
 from textgen.strict_json import refuse_constant, unique_keys
 from textgen.text.levels import LEVELS
 from textgen.text.subword import BpeTokenizer, UnigramTokenizer
@@ -140,6 +142,9 @@ def train_tokenizer(level: str, documents: Iterable[Iterable[bytes]], vocab_size
         >>> tokenizer.encode("abba").tolist(), tokenizer.decode([3, 2])
         ([2, 3, 3, 2], 'ba')
     """
+    level = arguments.text("level", level)
+    vocab_size = arguments.whole_number("vocab_size", vocab_size, 1, 1_000_000)
+    documents = _checked(documents)
     if level == "char":
         return CharTokenizer.train(documents)
     if level == "byte":
@@ -149,6 +154,18 @@ def train_tokenizer(level: str, documents: Iterable[Iterable[bytes]], vocab_size
     raise UsageError(
         f"no tokenizer level {level!r}.{did_you_mean(level, LEVELS)}", hint=f"there are {', '.join(LEVELS)}."
     )
+
+
+def _checked(documents: Iterable[Iterable[bytes]]) -> Iterator[Iterator[bytes]]:
+    """Documents as they are asked for. Raises UsageError for what is no series of pieces of bytes."""
+    for document in _series(documents, documents):
+        yield (arguments.content("documents", piece) for piece in _series(document, documents))
+
+
+def _series(value: Any, documents: object) -> Iterable[Any]:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise UsageError(f"{named('documents')} must be lists of pieces of bytes, not {displayed(documents)}.")
+    return value
 
 
 def load_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:

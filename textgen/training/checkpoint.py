@@ -20,6 +20,7 @@ from textgen import files, sealed
 from textgen.errors import TextgenError
 from textgen.integrity import log_lines
 from textgen.model_folder import WEIGHTS
+from textgen.parameters import named
 from textgen.recurrence import State
 from textgen.weights import model_tensors, pack, unpack
 
@@ -62,7 +63,8 @@ class Run:
                     new.write(name, content)
         except FileExistsError:
             raise FolderTakenError(
-                f"{str(folder)!r} exists already.", hint="--resume goes on with it, --overwrite-output-dir replaces it."
+                f"{str(folder)!r} exists already.",
+                hint=f"--resume goes on with it, {named('overwrite_output_dir')} replaces it.",
             ) from None
         return cls(folder)
 

@@ -15,7 +15,7 @@ from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
 from textgen.model_folder import read_config, require_model
-from textgen.options import flag
+from textgen.parameters import named
 from textgen.settings import TrainOptions
 from textgen.text.levels import SIZED
 from textgen.text.store import tokenizer_of
@@ -56,7 +56,9 @@ def match(new: Tokenizer, old: Tokenizer, more: int = 0, more_old: int = 0) -> M
     `more` symbols come after those of the new tokenizer, `more_old` after the old ones: a separator is a separator.
     """
     if new.level != old.level:
-        raise TextgenError(f"--init-from has a {old.level} tokenizer; {new.level} symbols cannot be matched with it.")
+        raise TextgenError(
+            f"{named('init_from')} has a {old.level} tokenizer; {new.level} symbols cannot be matched with it."
+        )
     places = {name: number for number, name in enumerate(names(old))}
     rows = [places.get(name) for name in names(new)]
     unknown = [new.symbols[number].decode("utf-8", "replace") for number, row in enumerate(rows) if row is None]
@@ -93,14 +95,17 @@ def _refuse_change(options: TrainOptions, config: ModelConfig) -> None:
         asked["cell"] = (options.cell, config.cell)
     for name, (wanted, has) in asked.items():
         if wanted not in (None, has):
-            raise UsageError(f"{flag(name)} {wanted} cannot change with --init-from (it has {has}).")
+            raise UsageError(f"{named(name, wanted)} cannot change with {named('init_from')} (it has {has}).")
     parsed = cell_options.parse(plugins.cell(config.cell), config.cell, options.cell_options)
     for name in options.cell_options:
         if parsed[name] != config.cell_options.get(name):
             has = config.cell_options.get(name)
-            raise UsageError(f"-o {name} {parsed[name]} cannot change with --init-from (it has {has}).")
+            raise UsageError(
+                f"{named('cell_options', f'{name} {parsed[name]}')} cannot change with {named('init_from')} "
+                f"(it has {has})."
+            )
     if options.size is not None:
-        raise UsageError("--size and --init-from exclude each other.")
+        raise UsageError(f"{named('size')} and {named('init_from')} exclude each other.")
 
 
 def _folder(name: str) -> Path:

@@ -14,6 +14,7 @@ from textgen.compiling import compiler
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
+from textgen.parameters import named
 from textgen.products import has_onednn
 from textgen.settings import TrainOptions
 from textgen.tasks.task import Data
@@ -39,12 +40,12 @@ def choose_device(name: str) -> str:
     if name == "cpu":
         return name
     if name.partition(":")[0] != "cuda":
-        raise UsageError(f"--device must be auto, cpu or cuda, not {name!r}.")
+        raise UsageError(f"{named('device')} must be auto, cpu or cuda, not {name!r}.")
     if torch.cuda.is_available():
         return name
     built = torch.version.cuda is not None
     why = f"this torch ({torch.__version__}) {'sees no GPU' if built else 'is built without CUDA'}"
-    raise TextgenError(f"--device {name}: {why}.", hint="--device auto uses cpu here.")
+    raise TextgenError(f"{named('device', name)}: {why}.", hint=f"{named('device', 'auto')} uses cpu here.")
 
 
 def keep_memory() -> None:

@@ -14,6 +14,7 @@ from textgen.config import ModelConfig
 from textgen.disk import UNFINISHED
 from textgen.errors import TextgenError
 from textgen.model_folder import CONFIG
+from textgen.parameters import named
 from textgen.settings import TrainOptions
 from textgen.tasks.task import Data
 from textgen.text.sources import lasting
@@ -39,14 +40,14 @@ def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
     if not options.overwrite_output_dir:
         raise TextgenError(
             f"{str(folder)!r} exists already.",
-            hint=f"--resume {folder} goes on with it, --overwrite-output-dir replaces it.",
+            hint=f"--resume {folder} goes on with it, {named('overwrite_output_dir')} replaces it.",
         )
     if folder.is_symlink() or not all((folder / name).is_file() for name in (ARGUMENTS, sealed.MANIFEST)):
         raise TextgenError(f"{str(folder)!r} is not a run of textgen and is not going to be replaced.")
     if strange := next(_strange(folder), None):
         raise TextgenError(
             f"{str(folder)!r} holds {strange!r}, which textgen did not write, and is not going to be replaced.",
-            hint=f"move {strange} to another folder, or choose another --output-dir.",
+            hint=f"move {strange} to another folder, or choose another {named('output_dir')}.",
         )
     if options.init_from and Path(options.init_from).resolve().is_relative_to(folder.resolve()):
         raise TextgenError(f"{str(folder)!r} is what this run starts from and is not going to be replaced.")

@@ -14,6 +14,7 @@ from textgen.attribution import out_of_memory
 from textgen.cell import Cell, GatedCell
 from textgen.errors import TextgenError
 from textgen.model import Model
+from textgen.parameters import named
 from textgen.settings import TrainOptions
 
 UNSURE = 1.0
@@ -86,8 +87,8 @@ def enough_memory(model: Model, options: TrainOptions) -> Iterator[None]:
         raise TextgenError(
             f"out of memory: a step of {options.batch_size:,} x {options.seq_length:,} symbols needs about "
             f"{in_bytes(needed_memory(model, options))}.",
-            hint="a smaller --batch-size, --seq-length or --hidden-size needs less; "
-            "--gradient-accumulation-steps 4 computes the same batch in parts.",
+            hint=f"a smaller {named('batch_size')}, {named('seq_length')} or {named('hidden_size')} needs less; "
+            f"{named('gradient_accumulation_steps', 4)} computes the same batch in parts.",
         ) from error
 
 
@@ -100,7 +101,7 @@ def refuse_small_disk(folder: Path, model: nn.Module, options: TrainOptions, kep
         raise TextgenError(
             f"the disk of {str(folder)!r} has {in_bytes(free)} free; two checkpoints and the model need "
             f"{in_bytes(needed)}.",
-            hint="free some space there, or put the run on another disk with --output-dir.",
+            hint=f"free some space there, or put the run on another disk with {named('output_dir')}.",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,14 +17,17 @@ from textgen.dropout import keyed_seed
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
 from textgen.model_folder import read_config
-from textgen.options import flag, from_mapping
+from textgen.options import from_mapping
+from textgen.parameters import named
 from textgen.settings import DEFAULT_MINUTES, TrainOptions
 from textgen.tasks import LANGUAGE, data_class, with_task
 from textgen.tasks.language import LanguageData
 from textgen.tasks.task import Data
 from textgen.text.bulk import usable_cores
 from textgen.text.detection import choosing
+from textgen.text.memory import corpora, is_table, spool
 from textgen.text.reading import record_of
+from textgen.text.sources import gone
 from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
 from textgen.text.tokenizer import Tokenizer
@@ -97,18 +99,22 @@ class Session:
             raise TextgenError(f"another process has replaced the run in {str(self.run.folder)!r}.")
 
 
-def train(corpus: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> Path:
-    """Train a model on files or folders and return its folder, ready for `textgen.load`.
+def train(corpus: Any, **options: Any) -> Path:
+    """Train a model and return its folder, ready for `textgen.load`.
 
-    Options are the fields of `textgen.settings.TrainOptions`; those not given are planned so that the call takes
-    `minutes` (default 5). Raises TextgenError or UsageError in one sentence; PluginError, its cause the original
-    exception, where the code of a plugin's cell fails.
+    `corpus` is a file, a folder, a table in memory (a frame of pandas or polars, a table of pyarrow, a data set of
+    `datasets`), or a list of those. Options are the fields of `textgen.settings.TrainOptions`; those not given are
+    planned so that the call takes `minutes` (default 5). Raises TextgenError in one sentence that names the parameter;
+    PluginError, its cause the original exception, where the code of a plugin's cell fails.
 
     Example:
         >>> folder = train("notes.txt", cell="gru", minutes=10)          # doctest: +SKIP
     """
-    paths = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
-    session = start([os.fspath(path) for path in paths], from_mapping(TrainOptions, options), time.monotonic())
+    began, apart = time.monotonic(), options.get("validation_file")
+    held_out = spool(apart) if is_table(apart) else None
+    asked = from_mapping(TrainOptions, {**options, "validation_file": None} if held_out else options)
+    asked = replace(asked, validation_file=held_out) if held_out else asked
+    session = start(corpora("corpus", corpus), asked, began)
     for _ in session.events():
         pass
     return session.run.folder
@@ -171,7 +177,7 @@ def _with_cell_options(options: TrainOptions) -> TrainOptions:
     cell = plugins.cell(options.cell)
     if options.weight_drop and getattr(cell, "recurrent", None) is None:
         raise UsageError(
-            f"--weight-drop works on cells with a recurrent matrix of their own; {options.cell!r} has none."
+            f"{named('weight_drop')} works on cells with a recurrent matrix of their own; {options.cell!r} has none."
         )
     return replace(options, cell_options=cell_options.parse(cell, options.cell, options.cell_options))
 
@@ -257,22 +263,24 @@ def _within(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """What else is given anew. Raises UsageError if another folder than the run's is named, or it is to be replaced."""
     given = dict(given)
     if given.pop("overwrite_output_dir", False):
-        raise UsageError("--resume and --overwrite-output-dir exclude each other.")
-    named = given.pop("output_dir", None)
-    if named is not None and Path(named).resolve() != folder.resolve():
-        raise UsageError(f"--output-dir {named} cannot change on --resume (the run is in {str(folder)!r}).")
+        raise UsageError(f"--resume and {named('overwrite_output_dir')} exclude each other.")
+    other = given.pop("output_dir", None)
+    if other is not None and Path(other).resolve() != folder.resolve():
+        raise UsageError(f"{named('output_dir', other)} cannot change on --resume (the run is in {str(folder)!r}).")
     return given
 
 
 def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> TrainOptions:
     before: TrainOptions = from_mapping(TrainOptions, stored)
-    if named := given.get("cell_options"):
-        parsed = cell_options.parse(plugins.cell(before.cell), before.cell, named)
-        given = {**given, "cell_options": {**before.cell_options, **{name: parsed[name] for name in named}}}
+    if again := given.get("cell_options"):
+        parsed = cell_options.parse(plugins.cell(before.cell), before.cell, again)
+        given = {**given, "cell_options": {**before.cell_options, **{name: parsed[name] for name in again}}}
     options: TrainOptions = from_mapping(TrainOptions, {**stored, **given})
     for name, value in given.items():
         if name not in CHANGEABLE and getattr(options, name) != getattr(before, name):
-            raise UsageError(f"{flag(name)} {value} cannot change on --resume (the run has {getattr(before, name)}).")
+            raise UsageError(
+                f"{named(name, str(value))} cannot change on --resume (the run has {getattr(before, name)})."
+            )
     return options
 
 
@@ -287,10 +295,10 @@ def data_of(run: Run, progress: Progress = no_progress) -> Data:
         try:
             return kind.open(cache / key)
         except sealed.DamagedError:
-            if "-" in paths:
+            if gone(paths):
                 raise
-    elif "-" in paths:
-        raise TextgenError(f"the tokens of this run are gone from {str(cache / key)!r}, and its corpus came by pipe.")
+    elif lost := gone(paths):
+        raise TextgenError(f"the tokens of this run are gone from {str(cache / key)!r}, and its corpus came {lost}.")
     with choosing(arguments.get("encodings")):
         data = kind.prepare(paths, options, cache, progress)
     if data.key != key:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from textgen.errors import UsageError, did_you_mean
 from textgen.escapes import unescape
+from textgen.parameters import named
 from textgen.text.symbols import Tokenizer
 
 _ID = re.compile(r"#(\d+)", re.ASCII)
@@ -30,12 +31,12 @@ def _ids(key: int | str, tokenizer: Tokenizer) -> list[int]:
     if numbered or not isinstance(key, str):
         id = int(numbered[1]) if numbered else int(key)
         if not 0 <= id < tokenizer.vocab_size:
-            raise UsageError(f"--logit-bias: id {id} is not between 0 and {tokenizer.vocab_size - 1}.")
+            raise UsageError(f"{named('logit_bias')}: id {id} is not between 0 and {tokenizer.vocab_size - 1}.")
         return [id]
     texts = {key.encode("utf-8", "surrogateescape"), unescape(key).encode("utf-8", "surrogateescape")}
     found = [id for id, symbol in enumerate(tokenizer.symbols) if symbol and symbol in texts]
     if not found:
         known = [symbol.decode("utf-8", "replace") for symbol in tokenizer.symbols if symbol]
         close = did_you_mean(key, [" " + key] if " " + key in known else known)
-        raise UsageError(f"--logit-bias: no symbol of this model is {key!r}.{close}")
+        raise UsageError(f"{named('logit_bias')}: no symbol of this model is {key!r}.{close}")
     return found

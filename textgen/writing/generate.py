@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textgen import arguments
 from textgen.errors import UsageError
 from textgen.loop import closed_loop
-from textgen.options import from_mapping
+from textgen.options import from_mapping, plain
+from textgen.parameters import named
 from textgen.stepper import Logits, Stepper
 from textgen.text.tokenizer import Ids
 from textgen.writing.beams import search_rows
@@ -108,9 +110,12 @@ def stream(model: LanguageModel, prompt: str = "", **sampling: Any) -> Iterator[
 
     Sampling options are the fields of `textgen.settings.SampleOptions`. Raises UsageError for a bad one, at once.
     """
+    model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
     options = sampling_options(model, sampling)
     if options.num_beams is not None:
-        raise UsageError(f"--num-beams {options.num_beams} cannot stream; textgen.generate gives the whole text.")
+        raise UsageError(
+            f"{named('num_beams', options.num_beams)} cannot stream; textgen.generate gives the whole text."
+        )
     completion = Completion(prompt, choose_seed(options))
     pieces = stream_rows(model, [prompt], options, [completion])
     return (piece for _, piece in pieces if piece)
@@ -140,6 +145,7 @@ def generate(model: LanguageModel, prompt: str = "", **sampling: Any) -> str:
     Sampling options are the fields of `textgen.settings.SampleOptions`: temperature, top_p, max_new_tokens, seed,
     stop, and so on. Raises UsageError for a bad one.
     """
+    model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
     return complete(model, [prompt], sampling_options(model, sampling))[0].text
 
 
@@ -148,6 +154,7 @@ def sampling_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOp
 
     Symbols of `logit_bias` become ids; which habits give way is said at `textgen.writing.sampling_settings.beside`.
     """
+    given = {name: plain(value) for name, value in given.items()}
     habits = beside(model.defaults, given)
     if isinstance(given.get("stop"), str):
         given = {**given, "stop": [given["stop"]]}

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError, UsageError
+from textgen.parameters import named
 from textgen.stepper import Logits
 from textgen.writing.sampling_settings import SampleOptions, check_sampling
 
@@ -181,7 +182,7 @@ def biases_by_id(options: SampleOptions) -> dict[int, float]:
     """The biases, all of which must be by id (see `textgen.writing.biases`). Raises UsageError for one that is not."""
     text = next((key for key in options.logit_bias if isinstance(key, str)), None)
     if text is not None:
-        raise UsageError(f"--logit-bias {text!r} must be an id here; textgen.biases.bias_of_ids finds it.")
+        raise UsageError(f"{named('logit_bias')} {text!r} must be an id here; textgen.biases.bias_of_ids finds it.")
     return {int(id): bias for id, bias in options.logit_bias.items()}
 
 

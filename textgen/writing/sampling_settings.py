@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from textgen.errors import UsageError
-from textgen.options import Declaration, check, check_value, declared, default, flag, option
+from textgen.options import Declaration, check, check_value, declared, default, option
+from textgen.parameters import named
 
 _BIAS = Declaration("", low=-100, high=100)
 DRAWING = (
@@ -93,33 +94,37 @@ def check_sampling(options: SampleOptions) -> None:
     """Hold options to their limits and to each other. Raises UsageError."""
     check(options)
     if options.greedy and options.temperature not in (SampleOptions.temperature, 0):
-        raise UsageError(f"--greedy and --temperature {shown(options.temperature)} exclude each other.")
+        raise UsageError(
+            f"{named('greedy')} and {named('temperature', shown(options.temperature))} exclude each other."
+        )
     for text in options.stop:
         if not isinstance(text, str) or not text:
-            raise UsageError(f"--stop must be text, not {text!r}.")
+            raise UsageError(f"{named('stop')} must be text, not {text!r}.")
         bad = next((i for i, c in enumerate(text) if 0xD800 <= ord(c) <= 0xDFFF), None)
         if bad is not None:
-            raise UsageError(f"--stop must be UTF-8 text, not {text!r} (character {bad}).")
+            raise UsageError(f"{named('stop')} must be UTF-8 text, not {text!r} (character {bad}).")
     _check_bias(options.logit_bias)
     if options.num_beams is not None:
         changed = [f.name for f, _ in declared(SampleOptions) if getattr(options, f.name) != default(f)]
         check_beams(options.num_beams, changed)
         if options.max_new_tokens < 0:
-            raise UsageError(f"--num-beams {options.num_beams} needs an end, which --max-new-tokens -1 has not.")
+            raise UsageError(
+                f"{named('num_beams', options.num_beams)} needs an end, which {named('max_new_tokens', -1)} has not."
+            )
 
 
 def _check_bias(table: Mapping[int | str, float]) -> None:
     for symbol, bias in table.items():
         if not isinstance(symbol, str) and type(symbol) is not int:
-            raise UsageError(f"--logit-bias must name a symbol by its text or its id, not by {symbol!r}.")
-        check_value(f"--logit-bias {symbol!r}", bias, float, _BIAS)
+            raise UsageError(f"{named('logit_bias')} must name a symbol by its text or its id, not by {symbol!r}.")
+        check_value(f"{named('logit_bias')} {symbol!r}", bias, float, _BIAS)
 
 
-def check_beams(beams: int, named: Iterable[str]) -> None:
+def check_beams(beams: int, given: Iterable[str]) -> None:
     """Refuse options that say how to draw beside beam search. Raises UsageError with the first of them."""
-    wrong = next((name for name in named if name in DRAWING), None)
+    wrong = next((name for name in given if name in DRAWING), None)
     if wrong:
-        raise UsageError(f"--num-beams {beams} draws nothing and excludes {flag(wrong)}.")
+        raise UsageError(f"{named('num_beams', beams)} draws nothing and excludes {named(wrong)}.")
 
 
 def shown(temperature: float | list[float]) -> str:

@@ -11,15 +11,16 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from textgen import files, sealed
+from textgen import arguments, files, sealed
 from textgen.errors import TextgenError, UsageError
+from textgen.options import from_mapping
 from textgen.outputs import STATE_FORMAT
+from textgen.parameters import named
 from textgen.writing.generate import choose_seed, read_on, rollout, sampling_options
 from textgen.writing.rows import REMEMBERED, Completion, Open, Row, StopScanner
 from textgen.writing.sampling import Sampler
@@ -64,7 +65,9 @@ class Session:
 
         `remember`: symbols and characters to keep; at least what `repeat_last_n` and `max_copy` are going to look at.
         """
-        chosen = choose_seed(SampleOptions(seed=seed))
+        model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
+        remember = arguments.whole_number("remember", remember, 1, MOST_REMEMBERED)
+        chosen = _seed(seed)
         beginning = Open(prompt[-remember:], model.decoder(prompt).held)
         ids = model.encode_prompt(prompt).tolist()
         blank = cls(model, model.stepper.initial_state(1), ids[0], chosen, (ids[0],), beginning, remember)
@@ -89,6 +92,7 @@ class Session:
 
     def read(self, text: str) -> Session:
         """The session after a text that someone else has written; what is in `rest` now stands before it."""
+        text = arguments.text("text", text)
         if not text:
             return self
         tokenizer = self.model.tokenizer
@@ -103,7 +107,7 @@ class Session:
 
     def fork(self, seed: int | None = None) -> Session:
         """The same place with other noise: what follows is independent of what follows here."""
-        return replace(self, seed=choose_seed(SampleOptions(seed=seed)), open=replace(self.open, noise=None))
+        return replace(self, seed=_seed(seed), open=replace(self.open, noise=None))
 
     def pieces(
         self, options: SampleOptions, completion: Completion, keep_open: bool = True
@@ -113,7 +117,7 @@ class Session:
         Without `keep_open` the end lets out all text that is held back, as the end of a text.
         """
         if options.num_beams is not None:
-            raise UsageError(f"--num-beams {options.num_beams} starts from a prompt, not from a state.")
+            raise UsageError(f"{named('num_beams', options.num_beams)} starts from a prompt, not from a state.")
         row = Row(self.model, completion, options, self.open, keep_open, self.remember)
         row.sampler.see(self.recent)
         if completion.finish_reason is not None or options.max_new_tokens == 0:
@@ -146,7 +150,7 @@ class Session:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the session to a file, whole or not at all."""
-        files.write_output(Path(path), self.to_bytes())
+        files.write_output(arguments.path("path", path), self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """The content of a state file: safetensors, with a digest of all of it."""
@@ -168,8 +172,9 @@ class Session:
     @classmethod
     def load(cls, model: LanguageModel, path: str | os.PathLike[str]) -> Session:
         """The session in a file. Raises TextgenError for a file of another model and one that is damaged."""
+        model, path = arguments.writer(model), arguments.path("path", path)
         room = sum(array.nbytes for array in model.stepper.arrays(model.stepper.initial_state(1)))
-        with sealed.opened(Path(path), room + 8 * MOST_REMEMBERED + _HEADER_LIMIT) as file:
+        with sealed.opened(path, room + 8 * MOST_REMEMBERED + _HEADER_LIMIT) as file:
             content = file.read()
         try:
             return cls._from_bytes(model, content, str(path))
@@ -186,7 +191,9 @@ class Session:
     def _from_bytes(cls, model: LanguageModel, content: bytes, name: str) -> Session:
         about = _about(content, name)
         if about["model"] != model.digest:
-            raise _OtherModelError("was saved by another model.", hint="--model takes the folder of that one.")
+            raise _OtherModelError(
+                "was saved by another model.", hint=f"{named('model')} takes the folder of that one."
+            )
         tensors = _tensors(content)
         recent, tail = tensors.pop("recent"), tensors.pop("tail")
         state = model.stepper.from_arrays([tensors[f"state.{k}"] for k in range(len(tensors))])
@@ -211,6 +218,11 @@ class Session:
         StopScanner([]).feed(self.open.text)
         if self.open.noise is not None:
             Sampler(SampleOptions(), 0).restore(self.open.noise)
+
+
+def _seed(seed: int | None) -> int:
+    """A seed as it is given, or a random one. Raises UsageError for what is none."""
+    return choose_seed(from_mapping(SampleOptions, {"seed": seed}))
 
 
 class _OtherModelError(TextgenError):

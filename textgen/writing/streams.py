@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textgen import arguments
 from textgen.errors import UsageError
+from textgen.parameters import named
 from textgen.stepper import Logits
 from textgen.writing.generate import choose_seed, read_on, sampling_options
 from textgen.writing.rows import Completion, Row
@@ -51,7 +53,7 @@ class Streams:
     """
 
     def __init__(self, model: LanguageModel, exact: bool = False) -> None:
-        self._model, self._exact = model, exact
+        self._model, self._exact = arguments.writer(model), arguments.flag("exact", exact)
         self._texts: dict[int, _Text] = {}
         self._rows: list[int] = []
         self._state: Any = None
@@ -66,9 +68,12 @@ class Streams:
 
         Sampling options are those of `textgen.generate`. Raises UsageError for a bad one.
         """
+        prompt = arguments.text("prompt", prompt)
         options = sampling_options(self._model, sampling)
         if options.num_beams is not None:
-            raise UsageError(f"--num-beams {options.num_beams} cannot stream; textgen.generate gives the whole text.")
+            raise UsageError(
+                f"{named('num_beams', options.num_beams)} cannot stream; textgen.generate gives the whole text."
+            )
         ids, stepper = self._model.encode_prompt(prompt), self._model.stepper
         row = Row(self._model, Completion(prompt, choose_seed(options)), options)
         row.sampler.see(ids.tolist())
