@@ -175,7 +175,7 @@ def test_a_wrong_choice_is_a_sentence_with_file_place_and_encoding():
         text_of("x.txt")
     size = len((FRENCH * 2000).encode("cp1252"))
     assert str(caught.value) == f"'x.txt' is not windows-1252 text (byte 0x81 at offset {size})."
-    assert "--encoding NAME" in caught.value.hint
+    assert "encoding=NAME" in caught.value.hint
 
 
 @pytest.mark.parametrize("where", [0, 1, 2])

@@ -135,7 +135,7 @@ def test_an_extension_without_a_step_is_refused_with_a_way_on(tmp_path, given):
     folder, _ = finished(tmp_path)
     with pytest.raises(UsageError, match="is not more than this run has: it has 12 steps") as caught:
         resume(folder, given)
-    assert "--max-steps 24" in caught.value.hint
+    assert "max_steps=24" in caught.value.hint
     assert resume(folder, {"max_steps": STEPS}).extension is None, "the same number is no change"
     with pytest.raises(UsageError, match="--minutes and --epochs exclude each other"):
         resume(folder, {"minutes": 1.0, "epochs": 2.0})

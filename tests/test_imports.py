@@ -10,7 +10,7 @@ MODULES = {
     for path in sorted((ROOT / "textgen").rglob("*.py"))
 }
 LAYERS = [  # of packages and modules below `textgen`; each may import its own layer and those above it in this list
-    "attribution dependencies errors escapes options stopping strict_json threads wording",
+    "arguments attribution dependencies errors escapes options parameters stopping strict_json threads wording",
     "disk files sealed integrity outputs plots",
     "cell cell_options recurrence activation compiling products gates convert dropout config",
     "hookspecs plugin_metadata plugins",

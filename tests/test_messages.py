@@ -293,14 +293,15 @@ def on_a_terminal(arguments, prepare):
     return wait(child), shown.decode().replace("\r\n", "\n")
 
 
+def slow():
+    def watch(self, session):
+        self._planned, self._slow = 1e12, 0
+
+    training_display._SpeedWatch.__init__ = watch
+    os.environ.update(COLUMNS="200", TERM="xterm")
+
+
 def test_a_warning_stands_above_the_bar():
-    def slow():
-        def watch(self, session):
-            self._planned, self._slow = 1e12, 0
-
-        training_display._SpeedWatch.__init__ = watch
-        os.environ.update(COLUMNS="200", TERM="xterm")
-
     typed = ["train", "names.txt", "--max-steps", "30", "--logging-steps", "2", *TINY, "--progress", "rich"]
     code, shown = on_a_terminal(typed, slow)
     assert code == 0, shown

@@ -270,7 +270,9 @@ KINDS = ["frame", "index", "unnamed index", "periods", "series", "arrow", "batch
 def test_a_table_in_memory_is_forecast_like_a_file(models, kind):
     wanted = models.forecaster.predict(models.table, horizon=2, number=20, seed=1)[0]
     found = models.forecaster.predict(frame(models, kind), horizon=2, number=20, seed=1)[0]
-    assert found.to_json() == wanted.to_json()
+    found, wanted = found.to_json(), wanted.to_json()
+    assert [time[:13] for time in found.pop("time")] == wanted.pop("time")  # the file has hours without minutes
+    assert found == wanted
 
 
 @pytest.mark.parametrize("kind", ["frame", "datasets"])

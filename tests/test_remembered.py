@@ -265,7 +265,7 @@ def test_columns_that_are_not_there_are_said_to_come_from_training(judge):
     Path("new.csv").write_text("text,label\na fine soup,good\na dull room,poor\n")
     said, hint = refusal(run("evaluate", "-m", judge, "new.csv", "--text-column", "text"), 2)
     assert "has no column 'stars'" in said and said.endswith("The model was trained with --label-column stars.")
-    assert hint.startswith("--label-column NAME")
+    assert hint == "--label-column X names the column of this table."
     found = score(judge, "new.csv", "--text-column", "text", "--label-column", "label")
     assert found["texts"] == 2
     done = run("predict", "-m", judge, "new.csv")
@@ -286,8 +286,11 @@ def test_a_language_model_remembers_its_text_column():
     assert score(model, "a.jsonl") == score(model, "a.jsonl", "--text-column", "body")
     Path("b.jsonl").write_text(json.dumps({"id": "x", "text": "a fox"}) + "\n")
     said, hint = refusal(run("evaluate", "-m", model, "b.jsonl"), 2)
-    assert said.endswith("The model was trained with --text-column body.") and "--text-column NAME" in hint
-    with pytest.raises(UsageError, match="trained with --text-column body"):
+    assert (
+        said.endswith("The model was trained with --text-column body.")
+        and hint == "--text-column X names the column of this table."
+    )
+    with pytest.raises(UsageError, match="trained with text_column=body"):
         textgen.evaluate(textgen.load(model), Path("b.jsonl"))
     assert score(model, "b.jsonl", "--text-column", "text")["characters"] == 5
 

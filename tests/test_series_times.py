@@ -310,12 +310,12 @@ def test_a_format_may_be_spelled_out(asked, pattern):
     ],
 )  # fmt: skip
 def test_a_format_that_is_none_is_refused(tmp_path, asked, problem):
-    with pytest.raises(UsageError, match=f"--date-format '{asked}' {problem}"):
+    with pytest.raises(UsageError, match=f"date_format '{asked}' {problem}"):
         table_of(CASES / "slash.csv", date_format=asked)
 
 
 def test_a_time_in_another_format_than_asked_is_named():
-    with pytest.raises(TextgenError, match=r"row 13 of .*'13/01/2024', which --date-format '%m/%d/%Y' does not read"):
+    with pytest.raises(TextgenError, match=r"row 13 of .*'13/01/2024', which date_format '%m/%d/%Y' does not read"):
         table_of(CASES / "slash.csv", date_format="%m/%d/%Y")
 
 
@@ -372,7 +372,7 @@ HALF_HOURS = [f"2020-10-25 {h:02}:{m}" for h in (0, 1, 2, 2, 3, 4) for m in ("00
 TWICE = {
     "several series": (
         {"date": ["2020-01-01", "2020-01-01", "2020-01-02", "2020-01-02"], "y": range(4), "shop": list("abab")},
-        "--series-column NAME says which of several series a row belongs to ('shop'?); else leave out one of the rows.",
+        "series_column=NAME says which of several series a row belongs to ('shop'?); else leave out one of the rows.",
     ),
     "a date and a time": (
         {"date": ["2020-01-01"] * 2, "time": ["10:00", "11:00"], "y": range(2)},

@@ -28,7 +28,6 @@ from textgen.text.reading import Reading
 from textgen.text.symbols import Ids
 from textgen.text.tokenizer import Tokenizer
 
-AnyPath = str | os.PathLike[str]
 TASK, LABELS = "classify", "labels.json"
 TOGETHER = 256
 """Texts that are gathered before those of alike length are read side by side."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from textgen.errors import UsageError
+from textgen.parameters import named
 from textgen.series.settings import SeriesOptions
 from textgen.text.header import Header, may_be_text
 from textgen.text.records import require_columns
@@ -46,16 +47,16 @@ def choose_columns(header: Header, options: SeriesOptions) -> Columns:
     """What the columns of a table are, by the options, or by their names where these leave it open, or by the dates
     that one of them holds. Raises UsageError naming the columns."""
     columns, name = header.columns, header.name
-    named = [*options.time_column, *options.extra_column]
-    named += [options.series_column] if options.series_column is not None else []
+    asked = [*options.time_column, *options.extra_column]
+    asked += [options.series_column] if options.series_column is not None else []
     targets = list(options.target_column)
-    require_columns(columns, [*named, *(targets if targets != [ALL] or ALL in columns else [])], name)
+    require_columns(columns, [*asked, *(targets if targets != [ALL] or ALL in columns else [])], name)
     times = list(options.time_column)
     if not times:
-        left = [column for column in columns if column not in named + targets]
+        left = [column for column in columns if column not in asked + targets]
         times = [column for names in (TIME_NAMES, COARSE) for column in left if column.strip().lower() in names][:1]
-        times = times or _unnamed_times(header, {*named, *targets})
-    rest = [column for column in columns if column not in {*named, *times}]
+        times = times or _unnamed_times(header, {*asked, *targets})
+    rest = [column for column in columns if column not in {*asked, *times}]
     if targets == [ALL] and ALL not in columns:
         targets = rest
     if not targets and len(rest) == 1:
@@ -68,7 +69,8 @@ def choose_columns(header: Header, options: SeriesOptions) -> Columns:
         spread = "" if len(parts) < 2 or options.time_column else f" If a time is spread over columns: {typed(parts)}."
         raise UsageError(
             f"{name!r} has more than one column that could be forecast, or none (there are: {there}).",
-            hint="--target-column NAME says which; --target-column all takes every one of them." + spread,
+            hint=f"{named('target_column', 'NAME')} says which; {named('target_column', ALL)} takes every one of them."
+            + spread,
         )
     return Columns(tuple(times), tuple(targets), tuple(options.extra_column), options.series_column)
 

@@ -14,6 +14,7 @@ from functools import cache
 from typing import NamedTuple
 
 from textgen.errors import UsageError
+from textgen.parameters import named
 
 DAY = 86_400
 CYCLE, CYCLE_DAYS = 400, 146_097
@@ -104,11 +105,11 @@ class TimeFormat:
         read = [_READ[name][0] for name in names if name in _READ]
         hint = "formats look like %d/%m/%Y, %Y-%m-%d %H:%M or %b %Y."
         if unknown is not None:
-            raise UsageError(f"--date-format {text!r} has the unknown directive '%{unknown}'.", hint=hint)
+            raise UsageError(f"{named('date_format')} {text!r} has the unknown directive '%{unknown}'.", hint=hint)
         if len(set(read)) < len(read) or "%" in _TOKEN.sub("", pattern):
-            raise UsageError(f"--date-format {text!r} is not a date format.", hint=hint)
+            raise UsageError(f"{named('date_format')} {text!r} is not a date format.", hint=hint)
         if not {"year", "short_year", "iso_year"} & set(read) or ("iso_year" in read) != ("week" in read):
-            raise UsageError(f"--date-format {text!r} does not read a year.", hint=hint)
+            raise UsageError(f"{named('date_format')} {text!r} does not read a year.", hint=hint)
         return found
 
     def read(self, text: str) -> Moment | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from textgen.errors import TextgenError
+from textgen.parameters import named
 from textgen.series.columns import Columns, time_parts, typed
 from textgen.series.time_column import Cells
 from textgen.series.times import HOUR, SECOND, Clock, Integers, Places
@@ -59,7 +60,8 @@ def _hint(clock: Clock, stamps: Integers, cells: Cells, unused: Sequence[str], c
         return "leave out one of the rows, or add them up."
     others = f" ({', '.join(map(repr, unused))}?)" if 0 < len(unused) < 6 else ""
     return (
-        f"--series-column NAME says which of several series a row belongs to{others}; else leave out one of the rows."
+        f"{named('series_column', 'NAME')} says which of several series a row belongs to{others}; "
+        "else leave out one of the rows."
     )
 
 

@@ -13,6 +13,7 @@ from datetime import date, datetime, timedelta
 import numpy as np
 
 from textgen.errors import TextgenError
+from textgen.parameters import named
 from textgen.series.columns import PARTS
 from textgen.series.formats import DATES, TimeFormat
 from textgen.series.regularity import Fit, commonest, fitting_clock
@@ -194,7 +195,7 @@ def _asked(date_format: str, texts: Sequence[str], cells: Cells) -> _Reading:
     if moments is None:
         row = next((row for row, text in enumerate(texts) if form.read(text) is None), 0)
         raise TextgenError(
-            f"{cells.where[row]}: column {cells.column!r} has {_shown(texts[row])}, which --date-format "
+            f"{cells.where[row]}: column {cells.column!r} has {_shown(texts[row])}, which {named('date_format')} "
             f"{date_format!r} does not read."
         )
     return _reading(form.as_in(texts), moments, cells)
@@ -215,7 +216,7 @@ def _unreadable(texts: Sequence[str], cells: Cells) -> TextgenError:
     return TextgenError(
         f"{cells.where[wrong]}: column {cells.column!r} has {_shown(texts[wrong])}, which is no date that can be read.",
         hint="dates look like 2016-07-01, 2016-07-01 14:00, 2016-07, 1.7.2016 or 7/1/2016, the same in every row; "
-        "--date-format %d/%m/%Y says how they are written.",
+        f"{named('date_format', '%d/%m/%Y')} says how they are written.",
     )
 
 

@@ -10,7 +10,9 @@ import codecs
 import unicodedata
 from contextlib import suppress
 
+from textgen.dependencies import needed
 from textgen.errors import TextgenError
+from textgen.parameters import named
 
 WESTERN = (
     "àâæçèéêëîïôœùûüÿ",  # French
@@ -58,15 +60,13 @@ CHUNK = 1024
 
 def charset_of(sample: bytes, name: str) -> str:
     """Python's name of the encoding of some whole lines. Raises TextgenError if they are text in none that is known."""
-    try:
+    with needed("charset_normalizer", named("encoding", "auto")):
         from charset_normalizer import from_bytes
-    except ImportError:
-        raise TextgenError("--encoding auto needs charset-normalizer.", hint="pip install charset-normalizer") from None
     found = [] if b"\0" in sample else list(from_bytes(sample, chunk_size=CHUNK, cp_isolation=CANDIDATES))
     if not found:
         raise TextgenError(
-            f"{name!r} is not text in any encoding that --encoding auto knows.",
-            hint="name its encoding with --encoding NAME if it is text; otherwise leave the file out.",
+            f"{name!r} is not text in any encoding that {named('encoding', 'auto')} knows.",
+            hint=f"name its encoding with {named('encoding', 'NAME')} if it is text; otherwise leave the file out.",
         )
     alike = [
         match

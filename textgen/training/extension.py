@@ -13,6 +13,7 @@ from typing import Any
 
 from textgen.errors import UsageError
 from textgen.options import flag
+from textgen.parameters import named
 from textgen.settings import TrainOptions
 from textgen.training.checks import LENGTHS
 from textgen.training.optimization import schedule
@@ -91,6 +92,7 @@ def refuse_no_steps(length: tuple[str, float], step: int, end: int) -> None:
         return
     name, value = length
     raise UsageError(
-        f"{flag(name)} {value:g} is not more than this run has: it has {step:,} steps, and that would be {end:,}.",
-        hint=f"--max-steps {2 * step} trains it for twice as many steps in all, --minutes 10 for ten more minutes.",
+        f"{named(name, f'{value:g}')} is not more than this run has: it has {step:,} steps, and that would be {end:,}.",
+        hint=f"{named('max_steps', 2 * step)} trains it for twice as many steps in all, "
+        f"{named('minutes', 10)} for ten more minutes.",
     )

@@ -54,7 +54,7 @@ def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
     read = [*paths, *(name for name in (options.validation_file, options.tokenizer) if name)]
     if any(Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()) for path in read):
         raise TextgenError(f"{str(folder)!r} holds an input of this run and is never replaced.",
-                           hint="choose another --output-dir.")  # fmt: skip
+                           hint=f"choose another {named('output_dir')}.")  # fmt: skip
 
 
 def _strange(folder: Path) -> Iterator[str]:

@@ -50,7 +50,7 @@ def stopped(fault: str, step: int, rate: float, finite_loss: float | None, good:
     whole = "nothing is saved yet" if good is None else f"checkpoint-{good} is whole"
     return TextgenError(
         f"{fault} is not finite at step {step:,} (learning rate {rate:.2g}){known}.",
-        hint=f"nothing of this step was kept; {whole}; a lower --learning-rate may help.",
+        hint=f"nothing of this step was kept; {whole}; a lower {named('learning_rate')} may help.",
     )
 
 
