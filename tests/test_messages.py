@@ -4,19 +4,20 @@ import json
 import os
 import pty
 import re
+import subprocess
+import sys
 import zipfile
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from process import begin, wait
 from terminal import Terminal, refusal, run
 
 import textgen
 from textgen import escapes
-from textgen.cli import group, main, screen, training_display
+from textgen.cli import group, main, screen
 from textgen.cli.cowrite import CoWriting
 from textgen.errors import TextgenError
 from textgen.options import declared, flag
@@ -277,20 +278,29 @@ def lines_of(shown):
     return [text for text in [*lines, "".join(line)] if text.strip()]
 
 
-def on_a_terminal(arguments, prepare):
-    """What a command shows on a terminal that is its standard error."""
+SLOW = """
+import sys
+from textgen.cli import main, training_display
+def watch(self, session):
+    self._planned, self._slow = 1e12, 0
+training_display._SpeedWatch.__init__ = watch
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def on_a_terminal(code, *arguments):
+    """What a program shows on a terminal that is its standard output and error, and how it ends."""
     ours, theirs = pty.openpty()
-    with open(os.devnull) as nothing:
-        child = begin(arguments, [nothing.fileno(), theirs, theirs], prepare=prepare)
-        os.close(theirs)
-        shown = b""
-        try:
-            while piece := os.read(ours, 4096):
-                shown += piece
-        except OSError:  # the other end is closed
-            pass
+    environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
+    command = [sys.executable, "-c", code, *arguments]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the other end is closed
+        while piece := os.read(ours, 4096):
+            shown += piece
     os.close(ours)
-    return wait(child), shown.decode().replace("\r\n", "\n")
+    return child.wait(), shown.decode().replace("\r\n", "\n")
 
 
 def slow():
@@ -303,7 +313,7 @@ def slow():
 
 def test_a_warning_stands_above_the_bar():
     typed = ["train", "names.txt", "--max-steps", "30", "--logging-steps", "2", *TINY, "--progress", "rich"]
-    code, shown = on_a_terminal(typed, slow)
+    code, shown = on_a_terminal(SLOW, *typed)
     assert code == 0, shown
     (warning,) = [line for line in lines_of(shown) if "Slower than planned" in line]
     assert warning.startswith("Slower than planned (") and warning.endswith("may take.") and "loss" not in warning

@@ -473,7 +473,7 @@ def test_rows_without_times_are_counted_and_that_is_said(tmp_path, capfd):
     asked = ["--task", "forecast", "--horizon", "6", "--max-steps", "2", "--output-dir", str(folder)]
     assert main(["train", str(table), *asked, *latin]) == 0
     assert main(["evaluate", str(table), "-m", str(folder), *latin]) == 1
-    assert "Hint: without times rows are counted from 1" in capfd.readouterr().err
+    assert "Hint: without a time column, rows are counted" in capfd.readouterr().err
     write(table, größe=values)
     assert main(["evaluate", str(table), "-m", str(folder), "--threads", "1"]) == 0
     assert "the first 100 rows are taken to be the training data" in capfd.readouterr().err
