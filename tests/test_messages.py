@@ -303,14 +303,6 @@ def on_a_terminal(code, *arguments):
     return child.wait(), shown.decode().replace("\r\n", "\n")
 
 
-def slow():
-    def watch(self, session):
-        self._planned, self._slow = 1e12, 0
-
-    training_display._SpeedWatch.__init__ = watch
-    os.environ.update(COLUMNS="200", TERM="xterm")
-
-
 def test_a_warning_stands_above_the_bar():
     typed = ["train", "names.txt", "--max-steps", "30", "--logging-steps", "2", *TINY, "--progress", "rich"]
     code, shown = on_a_terminal(SLOW, *typed)

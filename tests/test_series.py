@@ -475,13 +475,16 @@ def test_rows_without_times_are_counted_and_that_is_said(tmp_path, capfd):
     assert main(["evaluate", str(table), "-m", str(folder), *latin]) == 1
     assert "Hint: without a time column, rows are counted" in capfd.readouterr().err
     write(table, größe=values)
-    assert main(["evaluate", str(table), "-m", str(folder), "--threads", "1"]) == 0
+    utf8 = ["--encoding", "utf-8", "--threads", "1"]
+    assert main(["evaluate", str(table), "-m", str(folder), *utf8]) == 0
     assert "the first 100 rows are taken to be the training data" in capfd.readouterr().err
+    assert main(["predict", str(table), "-m", str(folder)]) == 2  # read as in training: latin-1
+    assert "has no column 'größe'" in capfd.readouterr().err
     table.write_bytes(table.read_text(encoding="utf-8").encode("latin-1"))
-    assert main(["predict", str(table), "-m", str(folder)]) == 1
+    assert main(["predict", str(table), "-m", str(folder), *utf8]) == 1
     said = capfd.readouterr().err
-    assert "--encoding latin-1" in said and "--tokenizer" not in said
-    assert main(["predict", str(table), "-m", str(folder), *latin]) == 0
+    assert "--encoding auto" in said and "--tokenizer" not in said
+    assert main(["predict", str(table), "-m", str(folder)]) == 0
 
 
 def test_evaluate_scores_what_came_after_training(trained, tmp_path, capfd):

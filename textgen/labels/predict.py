@@ -82,8 +82,7 @@ class Classifier:
         They are read as those of the training were; `reading` sets encoding, text_column, label_column or
         document_separator ('' for none) anew. Raises TextgenError naming row and column.
         """
-        asked = {name: arguments.optional_text(name, value) for name, value in reading.items()}
-        known = Reading.of(self.config.reading, asked)
+        known = Reading.of(self.config.reading, reading)
         with known.explained():
             origins = find_labelled(corpora("corpus", corpus), known.text_column, known.label_column)
             return self.figures(read_labelled(origins, known.options, known.label_column))

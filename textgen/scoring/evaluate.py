@@ -122,8 +122,7 @@ def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str
     or text_column anew. Bytes are UTF-8, or what is left of it, unless there is an encoding.
     """
     model, lanes = arguments.writer(model), arguments.whole_number("lanes", lanes, 1, 4096)
-    asked = {name: arguments.optional_text(name, value) for name, value in reading.items()}
-    known = Reading.of(model.config.reading, asked)
+    known = Reading.of(model.config.reading, reading)
     if isinstance(text, os.PathLike) or is_table(text):
         with known.explained():
             return score_text(model, *text_of(corpora("text", text), known), lanes)

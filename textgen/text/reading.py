@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from textgen import sealed
+from textgen import arguments, sealed
 from textgen.errors import UsageError
 from textgen.parameters import flag, named
 from textgen.text import decoding, hub, recipes
@@ -20,6 +20,11 @@ COLUMNS = ("text_column", "label_column", "prompt_column", "completion_column")
 WANTED = {"delimiter": "says what is between the columns of this table"}
 OF_TABLES = (*COLUMNS, "delimiter")
 """Settings that mean something for tables alone."""
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A setting that was asked for. Raises UsageError for another type."""
+    return arguments.flag(name, value) if name == "whole_files" else arguments.text(name, value)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Reading:
         unknown = next((name for name in asked if name not in known), None)
         if unknown is not None:
             raise UsageError(f"there is no setting {unknown!r} of reading.", hint=f"it is one of {', '.join(known)}.")
-        given = {name: value for name, value in asked.items() if value is not None}
+        given = {name: _checked(name, value) for name, value in asked.items() if value is not None}
         kept = {name: record[name] for name in known & record.keys() - given.keys()}
         for name, value in kept.items():
             if type(value) is not (bool if name == "whole_files" else str):
