@@ -38,9 +38,13 @@ sys.addaudithook(refuse_to_fork)
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _seeded(monkeypatch):
+    """A seed and a number of threads, whatever a test before has chosen for the process."""
     import torch
 
+    from textgen import threads as chosen
+
+    monkeypatch.setattr(chosen._Chosen, "threads", 0)
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)

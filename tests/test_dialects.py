@@ -186,11 +186,9 @@ def test_a_model_of_one_format_knows_the_labels_of_another(tmp_path):
     folder = textgen.train(table, task="classify", **sizes)
     model = textgen.load(folder)
     assert model.labels == ("false", "true")
-    from textgen.labels.evaluate import evaluate
-
     for form in ("a.parquet", "a.jsonl", "semicolon.csv"):
         origins = find_labelled([str(written(tmp_path / form, rows))], None)
-        assert evaluate(model, read_labelled(origins, SourceOptions())).texts == 20
+        assert model.figures(read_labelled(origins, SourceOptions())).texts == 20
 
 
 def grouped(number, decimals, mark, group):
@@ -759,7 +757,8 @@ def test_the_options_reach_every_command(tmp_path, monkeypatch):
                   4, "--threads", 1, "--output-dir", "m", "-q")  # fmt: skip
     assert trained.exit_code == 0, trained.output
     assert run("predict", "-m", "m", "y.csv", *how, "--paths", 0).exit_code == 0
-    assert isinstance(run("predict", "-m", "m", "y.csv").exception, UsageError)
+    assert run("predict", "-m", "m", "y.csv", "--paths", 0).exit_code == 0  # the model remembers the delimiter
+    assert isinstance(run("predict", "-m", "m", "y.csv", "--delimiter", ";").exception, UsageError)
     Path("z.csv").write_text("n^y\n" + "".join(f"{k}^{k % 7},{k % 10}\n" for k in range(90)))
     assert run("evaluate", "-m", "m", "z.csv", *how, "--paths", 0).exit_code == 0
     assert math.isclose(textgen.load("m").read("y.csv", None, "^", ",")[0].series.values[1], 1.1)

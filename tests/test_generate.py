@@ -478,10 +478,11 @@ def test_a_damaged_file_is_named(folder, name, damage):
 
 
 def test_what_is_no_model_folder_is_refused_with_a_hint(folder, tmp_path):
-    for wrong in (tmp_path / "nothing", folder / CONFIG):
-        with pytest.raises(TextgenError, match="there is no model folder") as caught:
-            load(wrong)
-        assert caught.value.hint == "train one: textgen train FILE"
+    with pytest.raises(TextgenError, match="there is no model folder") as caught:
+        load(tmp_path / "nothing")
+    assert caught.value.hint == "train one: textgen train FILE"
+    with pytest.raises(TextgenError, match=r"config\.json' is a file, not a model folder\.$"):
+        load(folder / CONFIG)
     with pytest.raises(TextgenError, match=r"is not a model folder \(it has no manifest\.json\)\.$"):
         load(tmp_path)
     with pytest.raises(UsageError, match=r"^backend must be auto, numpy, torch or int8, not 'tpu'\.$"):

@@ -728,7 +728,7 @@ def test_cells_may_ask_for_other_rates_and_no_decay(tmp_path):
 
 
 def test_a_text_too_short_for_its_sizes_leaves_no_run(text):
-    with pytest.raises(TextgenError, match="tokens; one batch needs") as caught:
+    with pytest.raises(TextgenError, match="tokens; one batch of 100 x 8 needs") as caught:
         begin(text, batch_size=100)
     assert not (text.parent / "run").exists()
     batch, length = map(int, re.findall(r"\d+", caught.value.hint))
