@@ -31,9 +31,9 @@ class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
 
     task: str | None = option(
         None,
-        "What the model is for.",
+        "What to train the model for.",
         choices=TASKS,
-        default_text="lm, or what the columns named say",
+        default_text="lm, or inferred from the columns named",
         section="Model",
     )
     cell: str = option(
@@ -43,56 +43,58 @@ class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
         metavar="NAME",
         section="Model",
     )
-    cell_options: dict[str, Any] = option({}, "An option of the cell itself; may be repeated.")
+    cell_options: dict[str, Any] = option({}, "An option of the cell; may be repeated.")
     init_from: str | None = option(
-        None, "Start from the weights of this model; symbols are matched by what they stand for.", metavar="DIR"
+        None, "Start from the weights of this model; tokens are matched by their text, not their ids.", metavar="DIR"
     )
     size: str | None = option(
         None,
-        "Width and depth in one word; what you name beside it wins.",
+        "Preset for width and depth; sizes you give explicitly override it.",
         choices=("tiny", "small", "medium", "large"),
         default_text="planned",
     )
     hidden_size: int | None = option(
-        None, "Units in a layer.", low=1, high=65_536, also=("--nhid", "--rnn-size"), default_text="planned"
+        None, "Units per layer.", low=1, high=65_536, also=("--nhid", "--rnn-size"), default_text="planned"
     )
     embedding_size: int | None = option(
         None,
-        "Width of a symbol's vector.",
+        "Width of token embeddings.",
         low=1,
         high=65_536,
         also=("--emsize", "--n-embd"),
         default_text="hidden size, at most 256 for char and byte",
     )
     num_layers: int | None = option(
-        None, "Layers of cells.", low=1, high=64, also=("--nlayers", "--n-layer"), default_text="planned"
+        None, "Number of recurrent layers.", low=1, high=64, also=("--nlayers", "--n-layer"), default_text="planned"
     )
     tie_weights: bool | None = option(
         None,
-        "Use one matrix to read and to write symbols.",
+        "Use one matrix for input embeddings and output layer.",
         also=("--tied",),
         default_text=f"for {listed(SIZED, 'and')}",
     )
     residual: bool | None = option(None, "Add each layer's input to its output.", default_text="from 3 layers")
-    layer_norm: bool | None = option(None, "Normalise each layer's input.", default_text="from 3 layers")
+    layer_norm: bool | None = option(None, "Normalize each layer's input.", default_text="from 3 layers")
     dropout: float | None = option(
         None,
-        "Share of units dropped between layers, one mask a window.",
+        "Dropout between layers, with one mask per window.",
         low=0,
         high=0.95,
         default_text="planned",
-        section="Against learning by heart",
+        section="Regularization",
     )
-    embedding_dropout: float = option(0.0, "Share of symbols dropped whole.", low=0, high=0.95)
-    weight_drop: float = option(0.0, "Share of recurrent weights dropped (gated cells).", low=0, high=0.95)
+    embedding_dropout: float = option(
+        0.0, "Embedding dropout: the share of tokens whose embedding is zeroed.", low=0, high=0.95
+    )
+    weight_drop: float = option(0.0, "Dropout on the recurrent weights of gated cells.", low=0, high=0.95)
 
     minutes: float | None = option(
         None,
-        "Plan size and steps so that the whole command takes this long.",
+        "Plan model size and steps so that the whole command takes this many minutes.",
         above=0,
         high=100_000,
         default_text=f"{DEFAULT_MINUTES:g}, unless epochs or steps are given",
-        section="How long",
+        section="Training length",
     )
     epochs: float | None = option(
         None, "Train for this many passes over the corpus.", above=0, high=1_000_000, also=("--num-train-epochs",)
@@ -101,84 +103,84 @@ class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
         None, "Train for this many steps.", low=1, high=1_000_000_000, also=("--iters", "--max-iters")
     )
     max_time: float | None = option(
-        None, "Stop, saved and resumable, after this many minutes.", above=0, high=1_000_000
+        None, "Save and stop after this many minutes; the run can be resumed.", above=0, high=1_000_000
     )
     batch_size: int | None = option(
         None,
-        "Streams of text read side by side.",
+        "Batch size: sequences processed in parallel.",
         low=1,
         high=65_536,
         also=("--per-device-train-batch-size",),
         default_text="planned",
-        section="Optimizing",
+        section="Optimization",
     )
     seq_length: int | None = option(
         None,
-        "Steps through which gradients flow.",
+        "Truncated BPTT length: time steps that gradients flow back through.",
         low=1,
         high=1_000_000,
         also=("--bptt", "--block-size"),
         default_text="planned",
     )
     learning_rate: float | None = option(
-        None, "The highest learning rate.", above=0, high=100, also=("--lr",), default_text="planned"
+        None, "Peak learning rate.", above=0, high=100, also=("--lr",), default_text="planned"
     )
     lr_scheduler: str = option(
-        "cosine", "Learning rate over time.", choices=("cosine", "constant", "plateau"), also=("--lr-scheduler-type",)
+        "cosine", "Learning rate schedule.", choices=("cosine", "constant", "plateau"), also=("--lr-scheduler-type",)
     )
     warmup_steps: int | None = option(
         None,
-        "Steps over which the learning rate rises.",
+        "Steps of linear learning-rate warmup.",
         low=0,
         high=1_000_000_000,
-        default_text="a twentieth, at most 200",
+        default_text="a twentieth of the run, at most 200",
     )
     optimizer: str = option("adamw", "The optimizer.", choices=("adamw", "sgd"), also=("--optim",))
-    momentum: float = option(0.0, "Momentum of sgd.", low=0, high=0.999)
-    weight_decay: float = option(0.01, "Decay of weight matrices.", low=0, high=10)
+    momentum: float = option(0.0, "Momentum for sgd.", low=0, high=0.999)
+    weight_decay: float = option(0.01, "Weight decay of weight matrices.", low=0, high=10)
     max_grad_norm: float = option(
         1.0,
-        "Longest gradient; a longer one is scaled down to it.",
+        "Gradient clipping: scale gradients down to at most this norm.",
         above=0,
         high=1_000_000,
         also=("--clip", "--grad-clip"),
     )
     gradient_accumulation_steps: int = option(
-        1, "Compute each batch in this many parts, for less memory.", low=1, high=65_536
+        1, "Compute each batch in this many parts, to save memory.", low=1, high=65_536
     )
     average_weights: float = option(
         0.0,
-        "Evaluate and keep an average of the weights that decays by this each step, such as 0.999.",
+        "Evaluate and keep an exponential moving average of the weights with this decay, such as 0.999.",
         low=0,
         high=0.99999,
         default_text="off",
     )
     dtype: str | None = option(
         None,
-        "Precision of matrix products while training; everything else is float32.",
+        "Precision of matrix products in training; everything else is float32.",
         choices=("float32", "bfloat16"),
-        default_text="the faster on this processor; float32 when epochs or steps are given",
+        default_text="whichever is faster on this processor; float32 if epochs or steps are given",
         also=("--precision",),
     )
     compile: bool | None = option(
         None,
-        "Compile what gated cells do at each step (needs a C++ compiler).",
-        default_text="where it pays within the run",
+        "Compile the time step of gated cells (needs a C++ compiler).",
+        default_text="if it saves time in this run",
     )
     sampled_softmax: int | None = option(
         None,
-        "Compare the right symbols with this many others a step, not with all: for vocabularies of many thousands.",
+        "Compute the training loss over this many sampled tokens instead of all; for vocabularies of many thousands.",
         low=1,
         high=10_000_000,
         default_text="all",
     )
     early_stopping_patience: int | None = option(
         None,
-        "Stop after this many evaluations without a better one.",
+        "Stop after this many evaluations without improvement.",
         low=1,
         high=1_000_000,
         default_text="off",
-        section="Watching",
+        section="Evaluation and logging",
     )
 
     logging_steps: int | None = option(
@@ -203,26 +205,30 @@ class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
         low=1,
         high=1_000_000_000,
         also=("--save-every",),
-        default_text="as evaluations",
+        default_text="same as --eval-steps",
     )
     verify_steps: int | None = option(
         None,
-        "Steps between those made twice and compared bit by bit, to find a machine that computes wrongly.",
+        "Repeat every Nth step and compare the results bit by bit, to detect faulty hardware.",
         low=1,
         high=1_000_000_000,
         default_text="never",
     )
-    save_total_limit: int = option(2, "Checkpoints kept.", low=2, high=1_000_000)
+    save_total_limit: int = option(2, "Number of checkpoints to keep.", low=2, high=1_000_000)
     sample_steps: int | None = option(
-        None, "Steps between samples shown; 0 shows none.", low=0, high=1_000_000_000, default_text="as evaluations"
+        None,
+        "Steps between printed samples; 0 prints none.",
+        low=0,
+        high=1_000_000_000,
+        default_text="same as --eval-steps",
     )
 
-    report_to: list[str] = option([], "Also write metrics for this tool: tensorboard.", metavar="TOOL")
+    report_to: list[str] = option([], "Also log metrics to this tool: tensorboard.", metavar="TOOL")
 
     output_dir: str | None = option(
-        None, "Folder of the run.", metavar="DIR", default_text="runs/CELL-CORPUS-N", section="The run"
+        None, "Run folder.", metavar="DIR", default_text="runs/CELL-CORPUS-N", section="Run"
     )
-    overwrite_output_dir: bool = option(False, "Replace the run that is there.", also=("--overwrite",))
-    device: str = option("auto", "cpu, cuda, or auto.", metavar="NAME", also=("--accel",))
-    threads: int | None = option(None, "Processor threads.", low=1, high=1024, default_text="all cores")
-    seed: int = option(1337, "Seed of weights, dropout and order.", low=0, high=2**63 - 1)
+    overwrite_output_dir: bool = option(False, "Replace an existing run.", also=("--overwrite",))
+    device: str = option("auto", "Device: cpu, cuda, or auto.", metavar="NAME", also=("--accel",))
+    threads: int | None = option(None, "Number of CPU threads.", low=1, high=1024, default_text="all cores")
+    seed: int = option(1337, "Random seed for weights, dropout and data order.", low=0, high=2**63 - 1)

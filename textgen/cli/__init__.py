@@ -29,14 +29,14 @@ STARTED = time.monotonic()
 VERBS = {
     "train": "Train a model on your text.",
     "sample": "Write text with a trained model.",
-    "tokenize": "Turn a corpus into tokens once, for several trainings.",
+    "tokenize": "Tokenize a corpus once, for several runs.",
     "evaluate": "Measure how well a model predicts a text.",
     "predict": "Label texts or forecast series with a trained model.",
-    "compare": "Compare cells on your text: same size, same budget.",
+    "compare": "Compare cells on your text with equal size and budget.",
     "quantize": "Store the weights of a model in eight bits: a quarter of the size.",
     "compress": "Compress a file with the predictions of a model.",
     "decompress": "Restore a compressed file.",
-    "runs": "List trainings with how far and how well each got.",
+    "runs": "List training runs with their progress and scores.",
     "cells": "List the recurrent cells that can be trained.",
     "plugins": "List the installed plugins, broken ones included.",
     "env": "Show versions, for a bug report.",
@@ -73,8 +73,10 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("-c", "--config", metavar="FILE", help="Options from a TOML file.  [default: ./textgen.toml, if there]")
-@click.option("--traceback", is_flag=True, help="Show where an error came from.")
+@click.option(
+    "-c", "--config", metavar="FILE", help="Read options from a TOML file.  [default: ./textgen.toml, if present]"
+)
+@click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")
 @click.version_option(__version__, "-V", "--version", prog_name="textgen")
 @click.pass_context
 def group(ctx: click.Context, config: str | None, traceback: bool) -> None:

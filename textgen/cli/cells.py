@@ -17,7 +17,7 @@ SIZE = 256
 
 
 @click.group("cells", invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the installed cells; `textgen cells show NAME` describes one."""
@@ -27,7 +27,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def list_command(before: bool, as_json: bool) -> None:
     """List the installed cells."""
@@ -53,12 +53,12 @@ def _list(as_json: bool) -> None:
     "--hidden-size",
     type=whole_number(1, 65_536),
     default=SIZE,
-    help=f"Count parameters at this size.  [default: {SIZE}]",
+    help=f"Count parameters for this hidden size.  [default: {SIZE}]",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def show(before: bool, name: str, hidden_size: int, as_json: bool) -> None:
-    """Describe one cell: equation, options, parameters at a size."""
+    """Describe one cell: equation, options, and parameters at a given size."""
     entry = plugins.owner(name)
     require("torch", "describing a cell")
     import torch

@@ -41,15 +41,15 @@ COMMON = (
 @click.argument("corpus", nargs=-1)
 @options_of(ContestOptions)
 @options_of(TrainOptions, leave_out=DECIDED)
-@click.option("--dry-run", is_flag=True, help="Read, plan, show sizes, rates and the expected time, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
-@click.option("-q", "--quiet", is_flag=True, help="Show errors and the result only.")
+@click.option("--dry-run", is_flag=True, help="Read and plan, print sizes, learning rates and expected time, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors and the result only.")
 def command(corpus: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, **values: Any) -> int:
-    """Train several cells on CORPUS under equal conditions, and rank them by what they predict of the held-out part.
+    """Train several cells on CORPUS under equal conditions, and rank them by how well they predict held-out text.
 
-    All get the same text, order, number of parameters and budget, each at a learning rate found for it, from several
-    seeds. The table goes to standard output, a plot and every run into the contest's folder. The same command goes on
-    where it was stopped.
+    All cells get the same text, order, number of parameters and budget. Each is trained at a learning rate tuned for
+    it, with several seeds. The table goes to standard output; a plot and all runs go into the folder of the
+    comparison. If stopped, the same command continues.
     """
     if not corpus:
         raise UsageError("no corpus given.", hint="textgen compare FILE --cells lstm,gru")

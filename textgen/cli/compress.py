@@ -22,9 +22,9 @@ ENDING = ".tgc"
 @click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
 @click.option("-o", "--output", metavar="PATH", help="The archive to write; - is standard output.  [default: FILE.tgc]")
 @overwrite_option("-f", "--force")
-@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def command(file: str, model: str | None, output: str | None, overwrite: bool, quiet: bool) -> int:
-    """Compress any FILE without loss, by what a model predicts.
+    """Compress any FILE losslessly with the predictions of a model.
 
     The same model, on the same kind of processor and versions of numpy and torch, brings it back: textgen decompress.
     """

@@ -24,9 +24,9 @@ from textgen.wording import count
     help="The file to write; - is standard output.  [default: the archive's name without .tgc]",
 )
 @overwrite_option("-f", "--force")
-@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def command(archive: str, model: str | None, output: str | None, overwrite: bool, quiet: bool) -> int:
-    """Bring back what textgen compress made ARCHIVE of, with the same model."""
+    """Restore the file that textgen compress made ARCHIVE from, with the same model."""
     if output is None and not archive.endswith(ENDING):
         raise UsageError(f"{archive!r} does not end in {ENDING}.", hint="-o PATH names the file to write.")
     content = read_input(archive)

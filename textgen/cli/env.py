@@ -18,9 +18,9 @@ SHOWN = ("TEXTGEN_LOAD_PLUGINS", "TEXTGEN_MODEL", "TEXTGEN_DATA", "TEXTGEN_RAISE
 
 
 @click.command("env", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
-    """Show versions and the machine, for a bug report."""
+    """Show versions and details of the machine, for a bug report."""
     content = {"textgen": __version__, "python": platform.python_version(), "system": platform.platform()}
     content["cores"] = str(os.cpu_count())
     for package in PACKAGES:

@@ -81,16 +81,16 @@ COMMON = (
 @click.option(
     "--lanes",
     type=whole_number(1, 4096),
-    help="Read in N lanes side by side; 1 reads in one piece.  [default: 16]",
+    help="Read the text as N parallel lanes; 1 reads it in one piece.  [default: 16]",
 )
-@click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
+@click.option("--threads", type=whole_number(1, 1024), help="Number of CPU threads.  [default: all cores]")
 @backend_option
-@click.option("--per-token", is_flag=True, help="Show each symbol with its log-probability, read in one piece.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --per-token one a symbol before it.")
-@click.option("--label-column", metavar="NAME", help="The column that holds the label.  [default: as in training]")
-@click.option("--prompt-column", metavar="NAME", help="The column that holds the prompts.  [default: as in training]")
-@click.option("--completion-column", metavar="NAME", help="That of the completions.  [default: as in training]")
-@click.option("--plot", metavar="FILE", help="Draw the result (PNG): a confusion matrix, or forecasts.")
+@click.option("--per-token", is_flag=True, help="Show the log-probability of each token; reads the text in one piece.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --per-token, one per token first.")
+@click.option("--label-column", metavar="NAME", help="The label column.  [default: as in training]")
+@click.option("--prompt-column", metavar="NAME", help="The prompt column.  [default: as in training]")
+@click.option("--completion-column", metavar="NAME", help="The completion column.  [default: as in training]")
+@click.option("--plot", metavar="FILE", help="Plot the result as PNG: a confusion matrix, or forecasts.")
 @overwrite_option()
 @encodings_said()
 def command(
@@ -105,11 +105,11 @@ def command(
     overwrite: bool,
     **values: Any,
 ) -> int:
-    """Score CORPUS with a model: loss, perplexity, bits per byte. Without CORPUS, the part held out in training; of a
-    corpus by name, its test part.
+    """Measure how well a model predicts CORPUS: loss, perplexity, bits per byte. Without CORPUS, the held-out part of
+    the training data is scored; of a corpus given by name, the test part.
 
-    CORPUS is read as in training: with that encoding, document separator and columns, unless options given here say
-    otherwise. Every byte counts once and the state is carried; each lane first reads a thousand symbols, uncounted.
+    CORPUS is read with the encoding, document separator and columns of training, unless you give others. Every byte
+    counts once and the hidden state is carried; each lane first reads a thousand tokens that do not count.
     """
     from textgen.cli.sample import model_folder
 

@@ -23,7 +23,7 @@ STDOUT = "-"
 
 def overwrite_option(*also: str) -> Callable[[Command], Command]:
     """A decorator that gives a command the choice to replace existing files that are no earlier output of it."""
-    help = "Replace an existing file that is no earlier output of this command. An input is never replaced."
+    help = "Replace an existing file even if this command did not write it. Inputs are never replaced."
     return click.option("--overwrite", *also, "overwrite", is_flag=True, help=help)
 
 

@@ -58,7 +58,7 @@ def whole_number(low: int, high: int) -> Value:
 def backend_option(command: Command) -> Command:
     """A decorator that gives a command the choice of what runs the model."""
     choice = Value(str, Declaration("", choices=BACKENDS, metavar="NAME"))
-    help = "What runs the model: numpy, torch, int8 (faster, rounded), or auto (numpy where it can).  [default: auto]"
+    help = "Backend: numpy, torch, int8 (faster, rounded), or auto (numpy if possible).  [default: auto]"
     return click.option("--backend", type=choice, default="auto", help=help)(command)
 
 

@@ -29,18 +29,18 @@ SECONDS_EACH = 60.0
 
 
 @click.group("plugins", invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the module of each.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool, verbose: bool) -> None:
-    """List the installed plugins with what each brings, broken ones included."""
+    """List the installed plugins and the cells each provides, including broken ones."""
     ctx.obj = (as_json, verbose)
     if ctx.invoked_subcommand is None:
         _list(as_json, verbose)
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the module of each.")
 @click.pass_obj
 def list_command(before: tuple[bool, bool], as_json: bool, verbose: bool) -> None:

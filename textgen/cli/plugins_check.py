@@ -30,9 +30,9 @@ WIDEST, NARROWEST = 100, 60
 @click.command("check", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("-o", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="An option of the cell, as in train.")
-@click.option("--law", "laws", multiple=True, metavar="LAW", help="Try this law only; may be repeated.")
-@click.option("--slow", is_flag=True, help="Try the slow laws too: compiling, exporting, importing.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--law", "laws", multiple=True, metavar="LAW", help="Check only this law; may be repeated.")
+@click.option("--slow", is_flag=True, help="Also check the slow laws: compiling, exporting, importing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -42,9 +42,9 @@ def command(
     slow: bool,
     as_json: bool,
 ) -> None:
-    """Try every law of recurrent cells on the cells of these names, or on all that are installed.
+    """Check the named cells, or all installed ones, against every law of recurrent cells.
 
-    A law that is broken is shown in the smallest case found, with what it means. Exit code 1 if one is.
+    For a broken law, the smallest failing case is shown, with what it means. The exit code is 1 if any law is broken.
     """
     given = cell_options_of(options)
     if given and len(names) != 1:

@@ -20,9 +20,9 @@ from textgen.wording import table
 @click.command("new", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("name", required=False)
 @options_of(ScaffoldOptions)
-@click.option("--list", "list_kinds", is_flag=True, help="Show the kinds of cell and when to take which.")
+@click.option("--list", "list_kinds", is_flag=True, help="Show the kinds of cell and when to use each.")
 def command(name: str | None, list_kinds: bool, **values: Any) -> None:
-    """Write a package textgen-NAME with a cell called NAME, working as it stands."""
+    """Create a working package textgen-NAME with a cell called NAME."""
     if list_kinds:
         rows = [{"kind": kind.name, "you write": kind.writes, "when": kind.when} for kind in KINDS.values()]
         Output().write(table(rows, ["kind", "you write", "when"]) + "\n")

@@ -54,22 +54,21 @@ class PredictionRequest:
 @click.option(
     "--whole-files/--lines",
     default=None,
-    help="A plain file is one text, or one a line.  [default: as in training; lines after tables]",
+    help="Read a plain file as one text, or as one text per line.  [default: as in training; lines for tables]",
 )
-@click.option("--threads", type=whole_number(1, 1024), help="Processor threads.  [default: all cores]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output, which is -.")
+@click.option("--threads", type=whole_number(1, 1024), help="Number of CPU threads.  [default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@click.option("-o", "--output", metavar="FILE", help="Write to this file; - is standard output.  [default: -]")
 @options_of(ForecastOptions)
-@click.option("--plot", metavar="FILE", help="Draw the forecasts (PNG).")
+@click.option("--plot", metavar="FILE", help="Plot the forecasts as PNG.")
 @overwrite_option()
 @encodings_said()
 def command(
     inputs: tuple[str, ...], model: str | None, threads: int | None, as_json: bool, overwrite: bool, **values: Any
 ) -> int:
-    """Predict the label of each text, or how each series continues.
+    """Predict the label of each text, or the next values of each series.
 
-    INPUT is read as in training: with that encoding, document separator and columns, unless options given here say
-    otherwise.
+    INPUT is read with the encoding, document separator and columns of training, unless you give others.
     """
     from textgen.cli.sample import model_folder
 

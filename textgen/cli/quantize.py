@@ -17,8 +17,8 @@ from textgen.outputs import check_folder
 @click.argument("output")
 @overwrite_option("--overwrite-output-dir")
 def command(model: str, output: str, overwrite: bool) -> int:
-    """Write folder OUTPUT: MODEL with weights in eight bits, a quarter of their size, to give away or to sample from
-    faster (with onnxruntime: pip install 'textgen-lm[int8]')."""
+    """Write MODEL to folder OUTPUT with weights in eight bits: a quarter of the size, to share or to sample from faster
+    (with onnxruntime: pip install 'textgen-lm[int8]')."""
     from textgen.cli.sample import model_folder
     from textgen.runtime.quantize import quantize
 

@@ -19,7 +19,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 
 @click.group("runs", invoke_without_command=True, context_settings=HELP)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the runs in runs/ with their best scores; `textgen runs show RUN` describes one."""
@@ -29,7 +29,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 @command.command("list", context_settings=HELP)
 @click.argument("folder", default="runs")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(folder: str, as_json: bool) -> None:
     """List the runs in FOLDER (default runs/)."""
     _list(folder, as_json)
@@ -90,9 +90,9 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 @command.command("show", context_settings=HELP)
 @click.argument("run", default="latest")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(run: str, as_json: bool) -> None:
-    """Show what RUN (default: the latest) is made of, and every evaluation."""
+    """Show the options, plan and every evaluation of RUN (default: the latest)."""
     from textgen.cli.train import find_run
 
     folder = find_run(run)
@@ -138,11 +138,12 @@ def _described(name: str, value: Any) -> list[str]:
 
 @command.command("verify", context_settings=HELP)
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per folder.")
 def verify(runs: tuple[str, ...], as_json: bool) -> None:
-    """Hold every file of RUN (default: all in runs/), of its checkpoints and its tokens to its SHA-256.
+    """Verify checksums: compare every file of RUN (default: all in runs/), its checkpoints and tokens with its SHA-256.
 
-    Each damaged file is named; the exit code is 1 if there is any. A model folder or tokens may stand for RUN.
+    Every damaged file is named; the exit code is 1 if there is any. RUN may also be a model folder or a tokenized
+    folder.
     """
     from textgen.cli.train import find_run
 

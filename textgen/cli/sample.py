@@ -58,7 +58,9 @@ COMMON = (
     "-f", "--file", "prompt_file", metavar="FILE", help="Read the prompt from a file, without its last line end."
 )
 @click.option(
-    "--encoding", metavar="NAME", help="Encoding of a prompt that is read, or auto.  [default: as in training]"
+    "--encoding",
+    metavar="NAME",
+    help="Encoding of a prompt read from a file or standard input, or auto.  [default: as in training]",
 )
 @options_of(SampleOptions, first="the model's own")
 @click.option(
@@ -66,24 +68,26 @@ COMMON = (
     "--num-return-sequences",
     type=whole_number(1, 100_000),
     default=1,
-    help="How many texts to write, divided by an empty line; on a terminal, each under a heading.  [default: 1]",
+    help="Number of texts to write, separated by an empty line; on a terminal, by headings.  [default: 1]",
 )
 @click.option(
     "--echo/--no-echo",
     "--display-prompt/--no-display-prompt",
     default=None,
-    help="Show the prompt too.  [default: on a terminal]",
+    help="Print the prompt, too.  [default: on a terminal]",
 )
-@click.option("--stream/--no-stream", default=None, help="Show text as it is written.  [default: yes]")
-@click.option("--raw", is_flag=True, help="Write control characters to a terminal as they are, not as escapes.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a text and line.")
-@click.option("-0", "--null", is_flag=True, help="End each text with a NUL character, to tell several apart.")
-@click.option("-i", "--interactive", is_flag=True, help="Write together, line by line; /help tells how.")
-@click.option("--save-state", metavar="FILE", help="Save the state after the text, to continue from it later.")
+@click.option("--stream/--no-stream", default=None, help="Print text while it is being written.  [default: yes]")
+@click.option("--raw", is_flag=True, help="Print control characters to a terminal unescaped.")
+@click.option("--json", "as_json", is_flag=True, help="Print each text as a JSON object on its own line.")
+@click.option("-0", "--null", is_flag=True, help="End each text with a NUL character.")
+@click.option(
+    "-i", "--interactive", is_flag=True, help="Write together with the model, line by line; type /help for commands."
+)
+@click.option("--save-state", metavar="FILE", help="Save the hidden state after the text, to continue from it later.")
 @overwrite_option()
 @click.option("--load-state", metavar="FILE", help="Continue from a saved state; another --seed gives another text.")
-@click.option("--report-copies", is_flag=True, help="Say what the text copies of the training text.")
-@click.option("--threads", type=whole_number(1, 1024), default=1, help="Processor threads.  [default: 1]")
+@click.option("--report-copies", is_flag=True, help="Report passages copied from the training text.")
+@click.option("--threads", type=whole_number(1, 1024), default=1, help="Number of CPU threads.  [default: 1]")
 @backend_option
 @click.option("-v", "--verbose", is_flag=True, help="Show speed and seed when done.")
 @encodings_said()
@@ -100,9 +104,9 @@ def command(
     overwrite: bool,
     **values: Any,
 ) -> int:
-    """Write on from a prompt with a trained model.
+    """Continue a prompt with a trained model.
 
-    Sample k of several has the seed of the first plus k, and is what that seed gives alone.
+    With several samples, sample k uses the first seed plus k, and equals the text that this seed gives by itself.
     """
     state = values.pop("save_state")
     form = Form(**{f.name: values.pop(f.name) for f in fields(Form) if f.name != "save_state"})

@@ -27,14 +27,14 @@ from textgen.wording import count, plural
     "--seed",
     type=whole_number(0, 2**63 - 1),
     default=TrainOptions.seed,
-    help=f"Seed of what is held out.  [default: {TrainOptions.seed}]",
+    help=f"Random seed of the held-out part.  [default: {TrainOptions.seed}]",
 )
 @overwrite_option("--overwrite-output-dir")
-@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def command(
     corpus: tuple[str, ...], output_dir: str | None, seed: int, overwrite: bool, quiet: bool, **values: Any
 ) -> int:
-    """Learn a tokenizer from CORPUS and store its tokens in a folder that `textgen train` takes as a corpus."""
+    """Learn a tokenizer from CORPUS, and store the tokens in a folder that `textgen train` accepts as a corpus."""
     from textgen.options import from_mapping
 
     if quiet:

@@ -57,14 +57,16 @@ NOT_REPEATED = ("minutes", "epochs", "output_dir", "overwrite_output_dir")
 )
 @click.argument("corpus", nargs=-1)
 @options_of(TrainOptions, leave_out=("cell_options",))
-@click.option("-o", "cell_options", nargs=2, multiple=True, metavar="KEY VALUE", help="An option of the cell itself.")
+@click.option(
+    "-o", "cell_options", nargs=2, multiple=True, metavar="KEY VALUE", help="An option of the cell; may be repeated."
+)
 @click.option("--resume", "resume_from", is_flag=False, flag_value="latest", default=None, metavar="[RUN]",
-              help="Go on with a run, the latest without a name; --minutes or --max-steps extends it.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Read, plan, show the plan, and stop.")
+              help="Continue a run (default: the latest); --minutes or --max-steps extends it.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Read the corpus, print the plan, and stop.")
 @click.option(
     "--progress", type=click.Choice(["auto", "rich", "plain", "none"]), default="auto", help="How to show progress."
 )
-@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def command(
     corpus: tuple[str, ...],
     cell_options: tuple[tuple[str, str], ...],
@@ -77,8 +79,8 @@ def command(
     """Train a model on CORPUS: files, folders, globs, tables, '-' for standard input, hub:OWNER/NAME, a corpus by name
     (such as stories or tiny-shakespeare), or a tokenized folder.
 
-    With nothing but a corpus, this machine is measured and everything is planned so that the command takes 5 minutes;
-    --minutes sets another time, and whatever you name is kept.
+    Given only a corpus, the command benchmarks this machine and plans everything so that it takes 5 minutes. --minutes
+    sets another time. Options that you give are kept; only the others are planned.
     """
     chosen = given(TrainOptions, values)
     if quiet:

@@ -35,26 +35,28 @@ class ContestOptions:
 
     cells: list[str] = option(
         ["rnn", "lstm", "gru"],
-        "The cells, divided by commas; a cell's own options after colons, as in mlstm:heads=2.",
+        "The cells, separated by commas; a cell's options follow colons, as in mlstm:heads=2.",
         metavar="NAMES",
         default_text="rnn,lstm,gru",
-        section="Contest",
+        section="Comparison",
     )
     budget: list[str] = option(
         [],
-        "What each run may use: params=1M, and tokens=2M or minutes=3; may be repeated.",
+        "Budget of each run: params=1M, and tokens=2M or minutes=3; may be repeated.",
         metavar="NAME=NUMBER",
         default_text=f"the size that train plans for the first cell, minutes={DEFAULT_MINUTES:g}",
     )
-    seeds: int = option(3, "Runs of each cell, each from another seed.", low=1, high=1000)
-    first_seed: int = option(1, "The seed of the first runs; the others count up.", low=0, high=2**62)
+    seeds: int = option(3, "Number of runs per cell, each with a different seed.", low=1, high=1000)
+    first_seed: int = option(1, "Seed of the first run of each cell; the others count up from it.", low=0, high=2**62)
     learning_rates: list[Any] = option(
         [],
-        "Try these instead, divided by commas; a single one is taken untried.",
+        "Learning rates to try, separated by commas; a single one is used without trying others.",
         metavar="RATES",
-        default_text="a half, one and two of the planned one, and on while the best is at an edge",
+        default_text="0.5, 1 and 2 times the planned one, and further while the best is at an edge",
     )
-    output_dir: str | None = option(None, "Folder of the contest.", metavar="DIR", default_text="runs/contest-CORPUS-N")
+    output_dir: str | None = option(
+        None, "Folder of the comparison.", metavar="DIR", default_text="runs/contest-CORPUS-N"
+    )
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,18 @@ class LabelsOptions:
 
     label_column: str | None = option(
         None,
-        "The column of a table that holds the label.",
+        "The label column of a table.",
         metavar="NAME",
         default_text="label",
-        section="Labels (--task classify)",
+        section="Classification (--task classify)",
     )
     pooling: str = option(
         "last",
-        "What of a model's outputs along a text is the answer: the last, their mean, or the highest for each label.",
+        "Pooling of the outputs over time: the last one, the mean, or the maximum for each label.",
         choices=POOLINGS,
     )
     class_weights: str = option(
         "none",
-        "Let texts of rare labels count for more, so that all labels weigh the same.",
+        "Loss weights of the labels; balanced gives rare labels as much total weight as common ones.",
         choices=("none", "balanced"),
     )

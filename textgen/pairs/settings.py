@@ -18,15 +18,13 @@ class PairsOptions:
 
     prompt_column: str | None = option(
         None,
-        "The column of a table that holds the prompts; the model learns to write what --completion-column holds.",
+        "The prompt column of a table; the model learns to write the text in --completion-column.",
         metavar="NAME",
-        section="Pairs",
+        section="Completion (--task complete)",
     )
-    completion_column: str | None = option(
-        None, "The column that holds what is to be written after each prompt.", metavar="NAME"
-    )
+    completion_column: str | None = option(None, "The column that holds the completion of each prompt.", metavar="NAME")
     prompt_loss_weight: float = option(
-        0.0, "What predicting a symbol of the prompt counts beside one of the completion.", low=0, high=1
+        0.0, "Loss weight of a prompt token, relative to a completion token.", low=0, high=1
     )
 
 

@@ -17,10 +17,10 @@ class ScaffoldOptions:
 
     kind: str = option("gated", "The kind of cell; --list explains them.", choices=tuple(KINDS))
     output_dir: str | None = option(None, "The folder to write.", metavar="DIR", default_text="textgen-NAME")
-    license: str = option("mit", "The licence you give others; none: nobody may use it.", choices=tuple(LICENSES))
+    license: str = option("mit", "Licence of the package; with none, nobody else may use it.", choices=tuple(LICENSES))
     author: str | None = option(
         None,
-        "Who wrote it: 'Ada Lovelace' or 'Ada Lovelace <ada@example.org>'.",
+        "Author: 'Ada Lovelace' or 'Ada Lovelace <ada@example.org>'.",
         metavar="NAME",
         default_text="The textgen-NAME authors",
     )

@@ -19,43 +19,39 @@ class SeriesOptions:
 
     time_column: list[str] = option(
         [],
-        "The column of times; several (date and time; year, month, day, hour) are read as one.",
+        "The time column; several (date and time; year, month, day, hour) are combined into one time.",
         metavar="NAME",
-        default_text="date, time, timestamp, ds, month or year, or the only one with dates; else rows are counted",
-        section="Forecasting",
+        default_text="date, time, timestamp, ds, month or year, or the only column with dates; else rows are counted",
+        section="Forecasting (--task forecast)",
     )
     date_format: str | None = option(
         None,
-        "How times are written, as strptime has it: %d/%m/%Y, '%Y-%m-%d %H:%M', %b %Y; or YYYYMMDD.",
+        "Time format in strptime notation: %d/%m/%Y, '%Y-%m-%d %H:%M', %b %Y; or YYYYMMDD.",
         metavar="FORMAT",
-        default_text="found out from the whole table; the day before the month where both fit",
+        default_text="detected from the whole table; day before month if both fit",
     )
     target_column: list[str] = option(
         [],
-        "A column to forecast; may be repeated, and 'all' names every column that is not named otherwise.",
+        "A column to forecast; may be repeated; 'all' means every column not named in another option.",
         metavar="NAME",
-        default_text="the only one there is",
+        default_text="the only one left",
     )
-    series_column: str | None = option(
-        None, "The column that says which of many series a row belongs to.", metavar="NAME"
-    )
+    series_column: str | None = option(None, "The column that names the series each row belongs to.", metavar="NAME")
     extra_column: list[str] = option(
-        [], "A column of numbers to learn from, too; in a forecast it keeps its last value.", metavar="NAME"
+        [], "A further numeric input column; a forecast assumes that it keeps its last value.", metavar="NAME"
     )
     horizon: int = option(1, "Time steps to forecast.", low=1, high=100_000)
     season: int | None = option(
         None,
-        "Time steps after which a series resembles itself; 1 for none.",
+        "Seasonal period in time steps; 1 for none.",
         low=1,
         high=100_000,
         default_text="24 for hours, 7 for days, 5 for business days, 52 for weeks, 12 for months, 4 for quarters",
     )
     transform: str = option(
-        "auto", "Learn from the values or from their logarithms; auto decides by the training part.", choices=TRANSFORMS
+        "auto", "Learn from the values or their logarithms; auto decides from the training part.", choices=TRANSFORMS
     )
-    decimal: str | None = option(
-        None, "What stands before the decimals of a number.", choices=(".", ","), default_text="detected"
-    )
+    decimal: str | None = option(None, "Decimal separator of numbers.", choices=(".", ","), default_text="detected")
 
 
 @dataclass(frozen=True)
@@ -65,11 +61,13 @@ class ForecastOptions:
     horizon: int | None = option(
         None, "Time steps to forecast.", low=1, high=100_000, default_text="as trained", section="Forecasting"
     )
-    level: float = option(90.0, "Percent of the sample paths that the interval holds.", above=0, high=99.9)
-    paths: int = option(200, "Sample paths that the interval is drawn from; 0 draws none.", low=0, high=100_000)
-    seed: int = option(0, "Seed of the sample paths.", low=0, high=2**63 - 1)
+    level: float = option(90.0, "Prediction interval: the percentage of sample paths it covers.", above=0, high=99.9)
+    paths: int = option(
+        200, "Number of sample paths to estimate the interval from; 0 gives no interval.", low=0, high=100_000
+    )
+    seed: int = option(0, "Random seed of the sample paths.", low=0, high=2**63 - 1)
     decimal: str | None = option(
-        None, "What stands before the decimals of a number in the table.", choices=(".", ","), default_text="detected"
+        None, "Decimal separator of numbers in the table.", choices=(".", ","), default_text="detected"
     )
 
 

@@ -24,26 +24,26 @@ class ReadingOptions:
 
     encoding: str | None = option(
         None,
-        "Encoding of the text; auto finds that of each file.",
+        "Text encoding; auto detects it for each file.",
         metavar="NAME",
-        default_text="UTF-8, or as a byte-order mark says",
+        default_text="UTF-8, or what a byte-order mark says",
         section="Text",
     )
     document_separator: str | None = option(
         None,
-        r"Text that stands between documents, such as '<|endoftext|>' or '\n\n'; '' for none.",
+        r"Text that separates documents, such as '<|endoftext|>' or '\n\n'; '' for none.",
         metavar="TEXT",
-        default_text="one file, one document",
+        default_text="each file is one document",
     )
     text_column: str | None = option(
         None,
-        "The column of a table (csv, tsv, json, jsonl, parquet, Hub) that holds the text.",
+        "The text column of a table (csv, tsv, json, jsonl, parquet, Hub).",
         metavar="NAME",
-        default_text="text, or the only one that holds text",
+        default_text="text, or the only column that holds text",
     )
     delimiter: str | None = option(
         None,
-        "The character between the columns of csv and tsv files, such as ';', or tab.",
+        "Column delimiter of csv and tsv files, such as ';', or tab.",
         metavar="CHARACTER",
         also=("--sep",),
         default_text="detected: ',', ';', a tab or '|'",
@@ -56,21 +56,26 @@ class CorpusOptions(ReadingOptions):
 
     tokenizer: str | None = option(
         None,
-        f"What one symbol is: {', '.join(LEVELS)}, or a folder that holds a tokenizer.",
-        metavar="LEVEL|PATH",
+        f"Tokenizer kind: {', '.join(LEVELS)}; or a folder that holds a tokenizer.",
+        metavar="KIND|PATH",
         default_text="chosen from the corpus",
         section="Text",
     )
     vocab_size: int | None = option(
         None,
-        f"Symbols of a {listed(SIZED)} tokenizer.",
+        f"Vocabulary size of a {listed(SIZED)} tokenizer.",
         low=SMALLEST_VOCABULARY,
         high=1_000_000,
         default_text="chosen from the corpus",
     )
-    validation_file: str | None = option(None, "Hold out this text instead of a part of the corpus.", metavar="FILE")
+    validation_file: str | None = option(
+        None, "Evaluate on this file instead of holding out a part of the corpus.", metavar="FILE"
+    )
     validation_split: float = option(
-        0.1, "The part held out: whole documents, or the tail of a single one; 0 holds out nothing.", low=0, high=0.9
+        0.1,
+        "Share of the corpus to hold out: whole documents, or the end of a single one; 0 holds out nothing.",
+        low=0,
+        high=0.9,
     )
 
 

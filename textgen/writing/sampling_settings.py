@@ -24,56 +24,67 @@ class SampleOptions:
 
     max_new_tokens: int = option(
         200,
-        "Symbols to write; -1 goes on until a stop or Ctrl-C.",
+        "Maximum number of tokens to write; -1 continues until a stop or Ctrl-C.",
         low=-1,
         high=1_000_000_000,
         also=("-n", "--max-tokens", "--n-predict", "--length"),
     )
     temperature: float | list[float] = option(
         0.8,
-        "Boldness; 0 always takes the likeliest symbol; 0.5,1,1.5 takes turns.",
+        "Sampling temperature: higher is bolder, 0 is greedy; a list such as 0.5,1,1.5 is cycled through.",
         low=0,
         high=100,
         cycle=True,
         also=("--temp",),
         metavar="X[,X...]",
     )
-    greedy: bool = option(False, "Always take the likeliest symbol.")
-    top_k: int = option(0, "Choose among the k likeliest symbols; 0 is off.", low=0, high=10_000_000)
+    greedy: bool = option(False, "Always take the most probable token.")
+    top_k: int = option(0, "Sample from the k most probable tokens; 0 is off.", low=0, high=10_000_000)
     top_p: float = option(
-        1.0, "Choose among the likeliest symbols that together have this probability.", above=0, high=1
+        1.0,
+        "Sample from the fewest most probable tokens that together have this probability; 1 is off.",
+        above=0,
+        high=1,
     )
-    min_p: float = option(0.0, "Leave out symbols less likely than this share of the likeliest.", low=0, high=1)
+    min_p: float = option(
+        0.0, "Exclude tokens less probable than this fraction of the most probable one; 0 is off.", low=0, high=1
+    )
     repetition_penalty: float = option(
-        1.0, "Divide the odds of symbols used lately; 1 is off.", above=0, high=100, also=("--repeat-penalty",)
+        1.0,
+        "Divide positive logits of recent tokens by this, and multiply negative ones; 1 is off.",
+        above=0,
+        high=100,
+        also=("--repeat-penalty",),
     )
-    presence_penalty: float = option(0.0, "Take this off the logit of each symbol used lately.", low=-2, high=2)
-    frequency_penalty: float = option(0.0, "Take this off for each time that it was used lately.", low=-2, high=2)
-    repeat_last_n: int = option(64, "How far back the penalties look.", low=0, high=1_000_000)
+    presence_penalty: float = option(0.0, "Subtract this from the logit of each recent token.", low=-2, high=2)
+    frequency_penalty: float = option(
+        0.0, "Subtract this from the logit of a recent token for each time it occurred.", low=-2, high=2
+    )
+    repeat_last_n: int = option(64, "How many tokens back the penalties look.", low=0, high=1_000_000)
     logit_bias: dict[int | str, float] = option(
         {},
-        r"Add this to the logit of a symbol: 'e=-5', '\n=2', or '#17=-5' by its id; may be repeated.",
-        metavar="SYMBOL=X",
+        r"Add X to the logit of a token: 'e=-5', '\n=2', or '#17=-5' by its id; may be repeated.",
+        metavar="TOKEN=X",
     )
     num_beams: int | None = option(
         None,
-        "Search for the likeliest text, keeping N at a time, instead of drawing one.",
+        "Beam search with N beams instead of sampling.",
         low=1,
         high=10_000,
         default_text="off",
     )
     max_copy: int | None = option(
         None,
-        "Never copy more than N characters in a row from the training text.",
+        "Never copy more than N consecutive characters from the training text.",
         low=1,
         high=1_000_000,
         default_text="off",
     )
-    stop: list[str] = option([], r"End before this text, in which \n is a line end; may be repeated.", metavar="TEXT")
-    ignore_eos: bool = option(False, "Go on past the end of a document.")
+    stop: list[str] = option([], r"Stop before this text; \n means a line end; may be repeated.", metavar="TEXT")
+    ignore_eos: bool = option(False, "Continue past the end of a document.")
     seed: int | None = option(
         None,
-        "Seed; sample k of several has seed + k.",
+        "Random seed; sample k of several uses seed + k.",
         low=0,
         high=2**63 - 1,
         also=("-s",),
@@ -82,7 +93,7 @@ class SampleOptions:
     )
     logprobs: int | None = option(
         None,
-        "Also give the K likeliest symbols at each step (with --json).",
+        "Also report the K most probable tokens at each step (with --json).",
         low=0,
         high=1000,
         metavar="K",
