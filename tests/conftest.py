@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,6 +20,13 @@ for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.S
 
 def pytest_addoption(parser):
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run files, and the tests of each, in random order")
+
+
+def pytest_configure(config):
+    """Hypothesis tries the same examples each time, and others where the order is random."""
+    if config.getoption("--shuffle") is None:
+        hypothesis.settings.register_profile("same examples", derandomize=True)
+        hypothesis.settings.load_profile("same examples")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -23,6 +23,7 @@ from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
 from textgen.labels.read import find_labelled, read_labelled, read_texts
 from textgen.options import from_mapping
 from textgen.pairs.read import read_pairs
+from textgen.parameters import as_flags, spelled_as
 from textgen.series.data import SeriesData
 from textgen.series.read import read_series
 from textgen.series.settings import SeriesOptions
@@ -796,3 +797,10 @@ def test_a_folder_that_is_no_run_is_not_a_damaged_one(tmp_path, monkeypatch):
     Path("empty").mkdir()
     for command in ("show", "verify"):
         assert "damaged" not in str(run("runs", command, "empty").exception)
+
+
+@pytest.fixture(autouse=True)
+def flags():
+    """Messages as the command line spells them."""
+    with spelled_as(as_flags):
+        yield

@@ -137,9 +137,9 @@ def test_an_extension_without_a_step_is_refused_with_a_way_on(tmp_path, given):
         resume(folder, given)
     assert "max_steps=24" in caught.value.hint
     assert resume(folder, {"max_steps": STEPS}).extension is None, "the same number is no change"
-    with pytest.raises(UsageError, match="--minutes and --epochs exclude each other"):
+    with pytest.raises(UsageError, match="minutes and epochs exclude each other"):
         resume(folder, {"minutes": 1.0, "epochs": 2.0})
-    with pytest.raises(UsageError, match="--hidden-size 9 cannot change"):
+    with pytest.raises(UsageError, match="hidden_size=9 cannot change"):
         resume(folder, {"max_steps": 30, "hidden_size": 9})
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from textgen.errors import UsageError
+from textgen.parameters import as_flags, spelled_as
 from textgen.settings import SampleOptions, check_sampling
 from textgen.writing import sampling
 from textgen.writing.sampling import Sampler, draw, log_softmax, min_p, repetition_penalty, top_k, top_p, without
@@ -313,7 +314,7 @@ def test_without_logprobs_none_are_computed(monkeypatch):
     [
         ({"greedy": True, "temperature": 0.5}, "--greedy and --temperature 0.5 exclude each other."),
         ({"stop": ["a", ""]}, "--stop must be text, not ''."),
-        ({"stop": [3]}, "--stop must be text, not 3."),
+        ({"stop": [3]}, "--stop must be a list of texts, but holds 3."),
         ({"stop": ["a", "b\ud800"]}, "--stop must be UTF-8 text, not 'b\\ud800' (character 1)."),
         ({"stop": "ab"}, "--stop must be a list, not 'ab'."),
         ({"top_p": 0.0}, "--top-p must be a number above 0 and at most 1, not 0.0."),
@@ -321,7 +322,7 @@ def test_without_logprobs_none_are_computed(monkeypatch):
 )
 def test_bad_options_are_refused_in_a_sentence(options, sentence):
     for refuse in (check_sampling, lambda made: Sampler(made, 0)):
-        with pytest.raises(UsageError) as caught:
+        with spelled_as(as_flags), pytest.raises(UsageError) as caught:
             refuse(SampleOptions(**options))
         assert str(caught.value) == sentence
 

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from textgen.errors import UsageError
-from textgen.options import flag
 from textgen.parameters import named
 from textgen.settings import TrainOptions
 from textgen.training.checks import LENGTHS
@@ -49,11 +48,11 @@ def rate_at(parts: Sequence[Part], options: TrainOptions, step: int, reductions:
 def length_given(given: Mapping[str, Any], options: TrainOptions) -> tuple[str, float] | None:
     """The one length among options given anew that changes the plan, as minutes from now always do. Raises UsageError
     for several."""
-    named = {name: given[name] for name in LENGTHS if given.get(name) is not None}
-    if len(named) > 1:
-        first, second, *_ = map(flag, named)
+    lengths = {name: given[name] for name in LENGTHS if given.get(name) is not None}
+    if len(lengths) > 1:
+        first, second, *_ = map(named, lengths)
         raise UsageError(f"{first} and {second} exclude each other; give one of them.")
-    changes = ((name, value) for name, value in named.items() if name == "minutes" or getattr(options, name) != value)
+    changes = ((name, value) for name, value in lengths.items() if name == "minutes" or getattr(options, name) != value)
     return next(changes, None)
 
 
