@@ -115,7 +115,8 @@ CHEAP = [
     ("train story.txt --optimizer adamm", 2, r"--optimizer must be .*, not 'adamm'\. Did you mean 'adamw'\?$", None),
     ("train story.txt -o a 1 -o a 2", 2, r"cell option 'a' is given twice\.$", None),
     ("train story.txt -o a-b 1 -o a_b 2", 2, r"cell option 'a_b' is given twice\.$", None),
-    ("train story.txt --resume", 2, r"--resume takes the corpus of the run; leave 'story\.txt' out", None),
+    ("train story.txt --resume", 2, r"--resume takes the corpus of the run; leave 'story\.txt' out",
+     r"textgen train story\.txt --init-from RUN"),
     ("train --resume nowhere", 1, r"there is no run 'nowhere' here or in runs/\.$", None),
     ("train --resume", 1, r"no run in runs/\.$", r"train one: textgen train FILE$"),
     ("tokenize", 2, r"no corpus given\.$", r"textgen tokenize FILE"),
@@ -651,8 +652,8 @@ def test_what_is_fixed_cannot_change_on_resume():
     with interrupting(3, signal.SIGINT):
         run("train", *LONG)
     for option, had in (("--hidden-size", "8"), ("--seed", "1337"), ("--batch-size", "4")):
-        said, _ = refusal(run("train", "--resume", option, "30"), 2)
-        assert said == f"{option} 30 cannot change on --resume (the run has {had})."
+        said, hint = refusal(run("train", "--resume", option, "30"), 2)
+        assert said == f"{option} 30 cannot change on --resume (the run has {had})." and "--init-from RUN" in hint
     assert run("train", "--resume", "lstm-story-1", "--hidden-size", "8", "--max-time", "9", "-q").code == 0
 
 

@@ -799,6 +799,24 @@ def test_a_folder_that_is_no_run_is_not_a_damaged_one(tmp_path, monkeypatch):
         assert "damaged" not in str(run("runs", command, "empty").exception)
 
 
+# --- two inputs that were read wrongly, as they were typed ---
+
+
+def test_a_heading_that_occurs_twice_is_refused_by_name():
+    path = CASES / "dup_header.csv"
+    for read_it in (documents, labelled):
+        said = refusal(lambda read_it=read_it: read_it(path))
+        assert "two columns named 'text' (columns 1 and 3)" in str(said)
+
+
+def test_a_table_divided_by_semicolons_gives_its_text_column():
+    path = CASES / "text_semicolon.csv"
+    expected = [line.split(";", 1)[1] for line in path.read_text().splitlines()[1:]]
+    assert documents(path) == documents(path, text_column="body") == expected and len(expected) == 120
+    said = str(refusal(lambda: documents(path, text_column="bdy")))
+    assert "its columns are 'id', 'body'. Did you mean 'body'?" in said
+
+
 @pytest.fixture(autouse=True)
 def flags():
     """Messages as the command line spells them."""

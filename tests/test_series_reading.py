@@ -1,6 +1,7 @@
 """Tables as series: forms of times, long and wide tables, and a sentence with row and column for whatever is wrong."""
 
 import gzip
+import warnings
 
 import numpy as np
 import pytest
@@ -231,3 +232,56 @@ def test_another_clock_is_refused_when_forecasting(tmp_path):
     daily = write(tmp_path / "d.csv", month=[f"2020-01-{k + 1:02}" for k in range(30)], y=wave(30))
     with pytest.raises(TextgenError, match=r"a step of .* is 1 day, but the model's is 1 month."):
         textgen.load(folder).predict(daily)
+
+
+# --- hints ---
+
+
+def refused(path, folder, **options):
+    with pytest.raises(TextgenError) as caught:
+        prepared(path, folder, **options)
+    return str(caught.value), caught.value.hint or ""
+
+
+def test_a_column_of_names_is_proposed_as_that_of_the_series(tmp_path):
+    path = write(tmp_path / "x.csv", date=months(60), store=["A", "B"] * 30, y=wave(60))
+    said, hint = refused(path, tmp_path)
+    assert said.endswith("has more than one column that could be forecast: 'store', 'y'.")
+    assert "If 'store' names the series of each row: series_column=store." in hint
+    path = write(tmp_path / "y.csv", date=months(60), x=wave(60), y=wave(60))
+    assert "series_column" not in refused(path, tmp_path)[1], "columns of numbers name no series"
+
+
+def test_a_table_with_no_column_to_forecast_is_not_said_to_have_several(tmp_path):
+    path = write(tmp_path / "x.csv", date=months(60), y=wave(60))
+    said, hint = refused(path, tmp_path, series_column="y")
+    assert said.endswith("has no column to forecast; its columns are 'date', 'y'.") and "column of numbers" in hint
+
+
+def test_a_cell_that_holds_no_number_comes_with_a_way_on(tmp_path):
+    path = write(tmp_path / "x.csv", date=months(60), y=[*wave(59), "1_0.5"])
+    said, hint = refused(path, tmp_path)
+    assert "row 60" in said and "'1_0.5'" in said and "leave it empty" in hint
+    path = write(tmp_path / "x.csv", date=months(60), store=["", *"A" * 59], y=wave(60))
+    said, hint = refused(path, tmp_path, series_column="store")
+    assert "row 1" in said and "no series name" in said and "fill the cell" in hint
+
+
+def test_one_time_step_is_singular(tmp_path):
+    said, _ = refused(write(tmp_path / "x.csv", date=months(1), y=[1.0]), tmp_path)
+    assert "series 'y' has 1 time step;" in said
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_a_level_that_looks_like_a_fraction_is_questioned(level):
+    from textgen.errors import TextgenWarning
+    from textgen.series.evaluate import Protocol
+
+    with pytest.warns(
+        TextgenWarning, match=rf"level={level} is less than one percent; did you mean level={100 * level:g}"
+    ):
+        Protocol(1, level=level)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Protocol(1, level=1)
+        Protocol(1, number=0, level=level)

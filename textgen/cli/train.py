@@ -93,7 +93,10 @@ def command(
     if resume_from is None:
         session = _start(corpus, chosen, dry_run, reading)
     elif corpus:
-        raise UsageError(f"--resume takes the corpus of the run; leave {corpus[0]!r} out, or train a new run.")
+        raise UsageError(
+            f"--resume takes the corpus of the run; leave {corpus[0]!r} out, or train a new run.",
+            hint=f"textgen train {shlex.quote(corpus[0])} --init-from RUN starts a new run from old weights.",
+        )
     else:
         session = _resume(resume_from, chosen, reading)
     reading.finish()

@@ -64,15 +64,29 @@ def choose_columns(header: Header, options: SeriesOptions) -> Columns:
         targets = rest
     if not targets:
         _refuse_no_header(header)
-        there = ", ".join(map(repr, rest)) or "none"
-        parts = time_parts(columns, times)
-        spread = "" if len(parts) < 2 or options.time_column else f" If a time is spread over columns: {typed(parts)}."
-        raise UsageError(
-            f"{name!r} has more than one column that could be forecast, or none (there are: {there}).",
-            hint=f"{named('target_column', 'NAME')} says which; {named('target_column', ALL)} takes every one of them."
-            + spread,
-        )
+        raise _no_target(header, rest, times, options)
     return Columns(tuple(times), tuple(targets), tuple(options.extra_column), options.series_column)
+
+
+def _no_target(header: Header, rest: Sequence[str], times: Sequence[str], options: SeriesOptions) -> UsageError:
+    """The error of a table in which `rest`, the columns that are left, do not tell which one to forecast."""
+    parts = time_parts(header.columns, times)
+    spread = "" if len(parts) < 2 or options.time_column else f" If a time is spread over columns: {typed(parts)}."
+    if not rest:
+        return UsageError(
+            f"{header.name!r} has no column to forecast; its columns are {', '.join(map(repr, header.columns))}.",
+            hint="add a column of numbers, or name fewer columns in the other options." + spread,
+        )
+    words = [column for column in rest if column in header.texts]
+    series = ""
+    if options.series_column is None and 0 < len(words) < len(rest):
+        series = f" If {words[0]!r} names the series of each row: {named('series_column', words[0])}."
+    return UsageError(
+        f"{header.name!r} has more than one column that could be forecast: {', '.join(map(repr, rest))}.",
+        hint=f"{named('target_column', 'NAME')} says which; {named('target_column', ALL)} takes every one of them."
+        + series
+        + spread,
+    )
 
 
 def _unnamed_times(header: Header, named: set[str]) -> list[str]:

@@ -14,6 +14,7 @@ from textgen.series.read import Series, Table, gap_limit, report_left_out
 from textgen.series.scaling import is_constant
 from textgen.series.times import ROW, Clock
 from textgen.settings import TrainOptions
+from textgen.wording import plural
 
 FEWEST = 8
 """Time steps of the shortest training part."""
@@ -88,7 +89,7 @@ def _too_short(name: str, length: int, options: TrainOptions) -> TextgenError:
     fitting = bisect_right(range(1, options.horizon), length, key=lambda horizon: _least(options, horizon))
     shorter = f"{named('horizon', fitting)} fits; or give" if fitting else "give"
     return TextgenError(
-        f"series {name!r} has {length:,} time steps; a horizon of {options.horizon:,} needs at least {least:,}"
+        f"series {name!r} has {plural(length, 'time step')}; a horizon of {options.horizon:,} needs at least {least:,}"
         + (f", {held:,} of them held out." if held else "."),
         hint=f"{shorter} a longer series.",
     )

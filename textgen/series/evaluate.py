@@ -6,17 +6,19 @@ learnt nothing.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from textgen.errors import TextgenError
+from textgen.errors import TextgenError, TextgenWarning
 from textgen.parameters import named
 from textgen.series.design import Design, Rows
 from textgen.series.loop import Floats, Origins, Stepper, forecasts, paths, read, taken
 from textgen.series.metrics import Errors, last_value, seasonal_naive
+from textgen.wording import plural
 
 MODEL, LAST, SEASONAL = "model", "last value", "seasonal naive"
 MOST_ORIGINS = 20_000
@@ -36,6 +38,14 @@ class Protocol:
     number: int = 100
     level: float = 90.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.number and self.level < 1:
+            says = named("level", f"{self.level:g}")
+            meant = named("level", f"{100 * self.level:g}")
+            warnings.warn(
+                TextgenWarning(f"{says} is less than one percent; did you mean {meant} (percent)?"), stacklevel=2
+            )
 
 
 @dataclass
@@ -79,7 +89,7 @@ def evaluate_rows(
     if not total:
         shorter = f", or a shorter {named('horizon')}"
         raise TextgenError(
-            f"no series has {protocol.horizon:,} time steps left to be forecast and compared.",
+            f"no series has {plural(protocol.horizon, 'time step')} left to be forecast and compared.",
             hint=f"give a longer series{shorter if protocol.horizon > 1 else ''}.",
         )
     report.continued = sum(each.series.trained > 0 for each in rows)

@@ -33,7 +33,9 @@ def name_in(value: Any, column: str, where: str, what: str) -> str:
     Raises TextgenError with row and column where there is none.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
-        raise TextgenError(f"{where} has no {what} (column {column!r} is empty).")
+        raise TextgenError(
+            f"{where} has no {what} (column {column!r} is empty).", hint="fill the cell, or delete the row."
+        )
     if isinstance(value, (list, dict, bytes, datetime.date)):
         raise TextgenError(f"{where}: column {column!r} holds a {type(value).__name__}, which is no {what}.")
     name = _canonical(str(value).strip())

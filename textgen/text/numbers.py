@@ -91,7 +91,9 @@ class NumberFormat:
         if found is None or (isinstance(value, float) and math.isinf(value)):
             mark = COMMA if self.decimal == POINT else POINT
             other = read_number(value.strip(), mark) if isinstance(value, str) else None
-            hint = None if other is None else f"{named('decimal', mark)} reads it as {other:g}."
+            hint = "correct the cell, or leave it empty if nothing was measured."
+            if other is not None:
+                hint = f"{named('decimal', mark)} reads it as {other:g}."
             raise TextgenError(f"{where}: column {column!r} holds {_shown(value)}, which is no number.", hint=hint)
         if abs(found) > LARGEST:
             raise TextgenError(

@@ -279,7 +279,8 @@ def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Tra
     for name, value in given.items():
         if name not in CHANGEABLE and getattr(options, name) != getattr(before, name):
             raise UsageError(
-                f"{named(name, str(value))} cannot change on --resume (the run has {getattr(before, name)})."
+                f"{named(name, str(value))} cannot change on --resume (the run has {getattr(before, name)}).",
+                hint=f"leave it out, or start a new run from these weights with {named('init_from', 'RUN')}.",
             )
     return options
 
