@@ -506,3 +506,14 @@ def test_a_state_is_not_saved_under_the_name_of_a_text(model):
     assert "/write needs the name of a file." in done.err and "Did you mean 'write'?" in done.err
     for name in ("/show", "/write FILE", "/save FILE"):
         assert f"  {name}  " in talk(model, "/help").err
+
+
+def test_a_model_folder_among_the_inputs_moves_to_its_option_and_the_rest_stays():
+    Path("a model").mkdir()
+    for name in ("manifest.json", "config.json"):
+        Path("a model", name).write_text("{}")
+    Path("notes.txt").write_text("words")
+    for verb in ("evaluate", "predict"):
+        said, hint = refusal(run(verb, "a model", "notes.txt"), 2)
+        assert said.startswith("'a model' is a model folder, not a ")
+        assert hint == f"textgen {verb} -m 'a model' notes.txt"

@@ -44,7 +44,8 @@ def evaluate(asked: EvaluationRequest) -> int:
         if ended and not any(each.series.trained for each in rows):
             counted = not forecaster.design.columns.times
             raise TextgenError(
-                f"{', '.join(asked.corpus)} has fewer than {plural(horizon, 'row')} (the horizon) after the training data.",
+                f"{', '.join(asked.corpus)} has fewer than {plural(horizon, 'row')} (the horizon) after the training "
+                "data.",
                 hint=COUNTED if counted else f"textgen evaluate -m {asked.folder} scores what it held out.",
             )
         if not forecaster.design.columns.times and rows[0].series.name in forecaster.design.scales:
