@@ -86,7 +86,9 @@ def check_corpus(verb: str, corpus: Sequence[str]) -> None:
         }
         raise UsageError(
             f"{name!r} is a model folder, not a {'table or text' if verb == 'predict' else 'corpus'}.",
-            hint=instead.get(verb, shlex.join(["textgen", verb, "-m", name, *(each for each in corpus if each != name)])),
+            hint=instead.get(
+                verb, shlex.join(["textgen", verb, "-m", name, *(each for each in corpus if each != name)])
+            ),
         )
     refuse_missing(corpus)
 
