@@ -110,7 +110,7 @@ def check_sampling(options: SampleOptions) -> None:
         )
     for text in options.stop:
         if not isinstance(text, str) or not text:
-            raise UsageError(f"{named('stop')} must be text of at least one character, not {text!r}.")
+            raise UsageError(f"{named('stop')} must be text, not {text!r}.")
         bad = next((i for i, c in enumerate(text) if 0xD800 <= ord(c) <= 0xDFFF), None)
         if bad is not None:
             raise UsageError(f"{named('stop')} must be UTF-8 text, not {text!r} (character {bad}).")
