@@ -5,11 +5,12 @@
 
 For each prompt (none, one that ends in a line end or a blank line, one within a line) so many samples are drawn with
 the model's own settings. Printed are how many are more than half whitespace, how many are nothing but whitespace, how
-many are empty and how many hold U+FFFD; and the share of whitespace among all characters, beside that of the training
-text.
+many are empty and how many hold U+FFFD; the share of whitespace among all characters, beside that of the training text;
+and the share of words that the training text does not have.
 """
 
 import argparse
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from textgen.training.checkpoint import Run
 from textgen.training.train import data_of
 from textgen.writing.generate import complete, sampling_options
 
+WORD = re.compile(r"[^\W\d_]+")
 PROMPTS = ["", "\n", "\n\n", "Dear", "The end.\n", "The end.\n\n"]
 
 
@@ -33,6 +35,12 @@ def trained(corpus, options, folder):
     return textgen.train(corpus, **sizes, threads=1, output_dir=str(folder), seed=1)
 
 
+def new_words(text, known):
+    """The share of the words of a text, all but the last, that the training text does not have."""
+    words = WORD.findall(text)[:-1]
+    return sum(word not in known for word in words) / max(1, len(words))
+
+
 def training_text(folder):
     data = data_of(Run(Path(folder)))
     return data.tokenizer.decode(data.written()[:1_000_000])
@@ -43,15 +51,20 @@ def measure(folder, options):
     changed = {"temperature": options.temperature, "min_p": options.min_p}
     chosen = {name: value for name, value in changed.items() if value is not None}
     drawn = sampling_options(model, {"seed": 1, "max_new_tokens": options.tokens, **chosen})
+    learned = training_text(folder)
+    known = set(WORD.findall(learned))
     print(f"{folder}: temperature {drawn.temperature}, min-p {drawn.min_p}; whitespace in the training text "
-          f"{whitespace(training_text(folder)):.2f}")  # fmt: skip
-    print(f"  {'prompt':>16} {'mostly blank':>13} {'only blank':>11} {'empty':>6} {'U+FFFD':>7} {'whitespace':>11}")
+          f"{whitespace(learned):.2f}")  # fmt: skip
+    print(f"  {'prompt':>16} {'mostly blank':>13} {'only blank':>11} {'empty':>6} {'U+FFFD':>7} {'whitespace':>11} "
+          f"{'new words':>10}")  # fmt: skip
     for prompt in PROMPTS:
         texts = [completion.text for completion in complete(model, [prompt] * options.samples, drawn)]
         blank = sum(whitespace(text) > 0.5 for text in texts)
         only = sum(bool(text) and not text.strip() for text in texts)
         broken, empty = sum("\ufffd" in text for text in texts), texts.count("")
-        print(f"  {prompt!r:>16} {blank:>13} {only:>11} {empty:>6} {broken:>7} {whitespace(''.join(texts)):>11.2f}")
+        invented = new_words(" ".join(texts), known)
+        print(f"  {prompt!r:>16} {blank:>13} {only:>11} {empty:>6} {broken:>7} {whitespace(''.join(texts)):>11.2f} "
+              f"{invented:>10.2%}")  # fmt: skip
 
 
 def main():
