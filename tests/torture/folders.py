@@ -125,8 +125,8 @@ def warm_up(parents: list[hostile.Folder], where: Path) -> None:
     """Import here, once, all that the cases need, what refusing needs included; and look up the plugins once."""
     from textgen import plugins
 
-    installed = tuple(plugins._installed())
-    plugins._installed = lambda: installed
+    installed = tuple(plugins.installed_entries())
+    plugins.installed_entries = lambda: installed
     for number in range(120):
         case = where / hostile.kind(number)
         if hostile.spoil(parents, number, -1, case) not in ("bomb", "sparse"):
