@@ -14,9 +14,10 @@ from textgen.language_model import LanguageModel, generation_habits, with_habits
 from textgen.settings import SampleOptions
 from textgen.text.corpus import CorpusOptions, survey, tokenize
 from textgen.text.tokenizer import ByteTokenizer, train_tokenizer
-from textgen.writing.characters import BETWEEN, NOWHERE, PLACES, character_guard, place_after
+from textgen.writing.characters import BETWEEN, NOWHERE, PLACES, CharacterGuard, character_guard, place_after
 from textgen.writing.copies import CopyGuard, CopyIndex
 from textgen.writing.generate import EXACT_ROWS, complete, sampling_options, stream
+from textgen.writing.sampling import OUT
 from textgen.writing.session import Session
 from textgen.writing.streams import Streams
 
@@ -176,8 +177,8 @@ def test_no_place_that_can_be_reached_is_without_a_token_to_draw(data, level):
     guard = character_guard(tokenizer, unsampled, tokenizer.vocab_size)
     if guard is None:
         return
-    reached = set(guard.after[guard.barred == 0].tolist()) - {NOWHERE} | {BETWEEN}
-    assert all((guard.barred[place] == 0).any() for place in range(PLACES))
+    reached = set(guard.after[~guard.barred].tolist()) - {NOWHERE} | {BETWEEN}
+    assert all((~guard.barred[place]).any() for place in range(PLACES))
     drawable = [id for id in words if id not in unsampled]
     assert all((guard.after[place, drawable] != NOWHERE).any() for place in reached)
     (completion,) = complete(
@@ -230,3 +231,8 @@ def test_no_text_is_empty(level, options):
     ended = textgen.generate(model, "The", max_new_tokens=9, seed=1, **options)
     assert textgen.generate(model, "", max_new_tokens=9, seed=1, **options)
     assert ended == "" or "ignore_eos" in options
+
+
+def test_infinite_logits_of_barred_tokens_do_no_harm():
+    guard = CharacterGuard(np.array([[0, NOWHERE]] * PLACES, dtype=np.int8))
+    assert guard.mask(np.array([0.5, np.inf], dtype=np.float32), b"").tolist() == [0.5, OUT]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from textgen.stepper import Logits
 from textgen.text.tokenizer import Ids
 from textgen.writing.characters import BETWEEN, CharacterGuard
-from textgen.writing.sampling import Choice, add_bias, biases_by_id, choice_of, log_softmax, require_choice, without
+from textgen.writing.sampling import OUT, Choice, add_bias, biases_by_id, choice_of, log_softmax, require_choice
 from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:
@@ -80,8 +80,9 @@ def search(
         logits, state = model.step(ids, state)
         logits = logits.astype(np.float64)
         barred = _barred(live, logits.shape[1], barred_first if length == 0 else unsampled, characters)
-        require_choice(logits + barred)
-        logprobs = log_softmax(add_bias(logits, biases)) + barred
+        logits[barred & ~np.isfinite(logits)] = OUT
+        require_choice(np.where(barred, OUT, logits))
+        logprobs = np.where(barred, OUT, log_softmax(add_bias(logits, biases)))
         parents, symbols = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
         grown = [
             live[row].grown(float(logprobs[row, symbol]), choice_of(symbol, logits[row], options.logprobs), characters)
@@ -100,10 +101,15 @@ def search(
     return best
 
 
-def _barred(live: list[Beam], vocab_size: int, ids: Sequence[int], characters: CharacterGuard | None) -> Logits:
-    """What to add to the logits (B, V) of beams: -inf for these ids and those that `characters` leaves out, else 0."""
-    start = np.zeros((1, vocab_size)) if characters is None else characters.barred[[beam.place for beam in live]]
-    return without(start, ids)
+def _barred(
+    live: list[Beam], vocab_size: int, ids: Sequence[int], characters: CharacterGuard | None
+) -> npt.NDArray[np.bool_]:
+    """Which tokens of beams, (B, V), may not follow: these ids, and those that `characters` leaves out."""
+    barred = np.zeros((len(live), vocab_size), dtype=bool)
+    if characters is not None:
+        barred |= characters.barred[[beam.place for beam in live]]
+    barred[:, list(ids)] = True
+    return barred
 
 
 def _likeliest(totals: Logits, wanted: int) -> tuple[list[int], list[int]]:

@@ -46,9 +46,9 @@ def place_after(place: int, data: bytes) -> int:
 class CharacterGuard:
     """Leaves out tokens that cannot continue a text.
 
-    `after`, (PLACES, V), has the place after each token, NOWHERE for those left out. `barred`, (PLACES, V), is what to
-    add to logits: 0, or -inf for a token left out. A token that begins a character stays only where others can complete
-    it, so no place is without a token to draw.
+    `after`, (PLACES, V), has the place after each token, NOWHERE for those left out; `barred`, (PLACES, V), says which
+    those are. A token that begins a character stays only where others can complete it, so every place has a token to
+    draw.
     """
 
     def __init__(self, after: npt.NDArray[np.int8]) -> None:
@@ -59,14 +59,14 @@ class CharacterGuard:
             leads_on = (after != NOWHERE) & alive[after]
             alive |= leads_on.any(axis=1)
         self.after = np.where(leads_on, after, np.int8(NOWHERE))
-        self.barred = np.where(leads_on | ~alive[:, None], 0.0, OUT)
+        self.barred = alive[:, None] & ~leads_on
 
     def mask(self, logits: Logits, held: bytes) -> Logits:
         """Logits (V,) without the tokens that cannot follow `held`, the begun character (see `Decoder.held`).
 
         Raises TextgenError if none of the others has a probability.
         """
-        masked: Logits = logits + self.barred[place_after(BETWEEN, held)]
+        masked: Logits = np.where(self.barred[place_after(BETWEEN, held)], OUT, logits)
         require_choice(masked)
         return masked
 
