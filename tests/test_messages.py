@@ -1,4 +1,4 @@
-"""What a person is told, and when: the truth about defaults, what to type instead, and one thing a line."""
+"""Messages: true defaults, what to type instead, and one message per line."""
 
 import json
 import os

@@ -203,7 +203,7 @@ def say_finished(session: Session) -> None:
 
 
 def extension_shown(session: Session) -> list[str]:
-    """What the plan says of steps beyond the first plan; nothing where there are none."""
+    """The plan line of an extended run; empty for other runs."""
     if session.extension is None:
         return []
     part = session.extension.part

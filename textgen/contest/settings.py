@@ -192,7 +192,7 @@ def _minutes(typed: str) -> float:
 
 
 def learning_rates(typed: Sequence[Any]) -> list[float]:
-    """Rates from '0.001,0.002' or numbers, each once, the lowest first. Raises UsageError for what is none."""
+    """Rates from '0.001,0.002' or numbers, each once, the lowest first. Raises UsageError for an invalid rate."""
     rates = set()
     for one in (one for part in typed for one in (part.split(",") if isinstance(part, str) else [part])):
         try:

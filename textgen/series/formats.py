@@ -95,7 +95,8 @@ class TimeFormat:
 
     @classmethod
     def asked(cls, text: str) -> TimeFormat:
-        """The format that a user asked for, in strptime notation or as YYYYMMDD. Raises UsageError for what is none."""
+        """The format that a user asked for, in strptime notation or as YYYYMMDD. Raises UsageError if it is not a date
+        format."""
         pattern = text if "%" in text else _spelled(text)
         for short, long in _SHORT.items():
             pattern = pattern.replace(short, long)

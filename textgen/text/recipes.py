@@ -111,7 +111,7 @@ def find(paths: Sequence[str]) -> Recipe | None:
 
 
 def load(name: str) -> Recipe:
-    """A recipe by name. Raises TextgenError for a file that is none."""
+    """A recipe by name. Raises TextgenError if its file is not a recipe."""
     path = home() / f"{name}.toml"
     try:
         content = tomllib.loads(path.read_text())

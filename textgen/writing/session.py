@@ -221,7 +221,7 @@ class Session:
 
 
 def _seed(seed: int | None) -> int:
-    """A seed as it is given, or a random one. Raises UsageError for what is none."""
+    """A seed as it is given, or a random one. Raises UsageError for an invalid one."""
     return choose_seed(from_mapping(SampleOptions, {"seed": seed}))
 
 
