@@ -81,8 +81,9 @@ class Clock:
 
     `week` are the weekdays that days and months fall on. `day` is the day of the month that a month stands for, or the
     last one of a shorter month; if `week` skips that day, it is the weekday before it, or the one after the first.
-    `second` is the time of day of days and months. `zone` is '', the name of a time zone, or UTC offsets and, between them, the
-    seconds since 1970 at which one gives way to the next: '+02:00 1667091600 +01:00'. `format` is empty for counters.
+    `second` is the time of day of days and months. `zone` is '', the name of a time zone, or UTC offsets and, between
+    them, the seconds since 1970 at which one gives way to the next: '+02:00 1667091600 +01:00'. `format` is empty for
+    counters.
     """
 
     unit: str
