@@ -1,6 +1,9 @@
 """Laws of the engine behind GatedCell: traced, compiled or through oneDNN, it is the step loop; and what it must not
 trace it runs as it is."""
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -21,6 +24,7 @@ from textgen.training.train import resume, start
 
 GATED = {name: cell for name, cell in CELLS.items() if issubclass(cell, GatedCell)}
 needs_compiler = pytest.mark.skipif(compiling.compiler() is None, reason="no C++ compiler here")
+needs_bfloat16 = pytest.mark.skipif(not products.has_bfloat16(), reason="no products in bfloat16 on this processor")
 
 
 def make(kind, input_size=3, hidden_size=4):
@@ -74,6 +78,24 @@ def test_large_products_are_the_step_loop(name):
         torch.testing.assert_close(cell(xs, state), Cell.forward(cell, xs, state), rtol=1e-4, atol=1e-4)
 
 
+def test_a_processor_without_bfloat16_is_not_asked_for_it():
+    code = """
+import torch
+from textgen import products
+from textgen.training.machine import ThisMachine
+assert ThisMachine(None, "cpu").can_round() is products.has_bfloat16()
+with products.reduced_precision("cpu", "bfloat16"):
+    products.linear(torch.ones(64, 256), torch.ones(256, 256), torch.ones(256))
+    products.product_with(torch.ones(256, 256), torch.ones(256), 64)
+    assert products.rounds(torch.ones(1)) is products.has_bfloat16()
+"""
+    for isa in ("SSE41", "AVX2"):
+        environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+@needs_bfloat16
 @pytest.mark.parametrize("name", CELLS)
 def test_products_in_bfloat16_change_results_by_its_rounding_alone(name, monkeypatch):
     monkeypatch.setattr(products, "LARGE", 0)
@@ -95,6 +117,7 @@ def test_products_in_bfloat16_change_results_by_its_rounding_alone(name, monkeyp
     torch.testing.assert_close(outcome(cell, cell, xs, state), (exact, gradients), rtol=0, atol=0)
 
 
+@needs_bfloat16
 @needs_compiler
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ["gru", "Peephole", "Projected"])

@@ -49,6 +49,16 @@ def _rounded(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product.float() if bias is None else torch.add(bias, product)
 
 
+@cache
+def has_bfloat16() -> bool:
+    """Whether oneDNN multiplies in bfloat16 on this processor; one with AVX2 alone may not."""
+    try:
+        one = torch.ones(1, 1)
+        return has_onednn() and bool(_rounded(one, one).item() == 1.0)
+    except RuntimeError:
+        return False
+
+
 def _suits_onednn(weight: Tensor, rows: int) -> bool:
     return (
         weight.numel() >= LARGE
@@ -64,7 +74,7 @@ def rounds(tensor: Tensor) -> bool:
     """Whether products with this tensor are to be made in bfloat16 here."""
     if torch.compiler.is_compiling() or not _rounding.get():  # a traced cell cannot ask for the context
         return False
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and has_onednn()
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and has_bfloat16()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
 from textgen.parameters import named
-from textgen.products import has_onednn
+from textgen.products import has_bfloat16
 from textgen.settings import TrainOptions
 from textgen.tasks.task import Data
 from textgen.training.soundness import enough_memory
@@ -78,7 +78,7 @@ class ThisMachine:
             return self._device == "cpu" and compiler() is not None and bool(compilable(make_model(config)))
 
     def can_round(self) -> bool:
-        return self._device == "cpu" and has_onednn()
+        return self._device == "cpu" and has_bfloat16()
 
     def step_seconds(
         self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool = False, dtype: str = "float32"
