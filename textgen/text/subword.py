@@ -4,7 +4,7 @@ Sentencepiece is given stretches of a line. Newlines never reach it, so that no 
 U+2581 (its own sign for a space), U+2585 (for which it drops the line when learning) and bytes that are not UTF-8:
 these are spelled in byte tokens. A long line is cut before its first space past 2,000 characters, or else at 4,000,
 counted from the last cut: beyond its own limit of bytes sentencepiece drops a line when learning. Encoding goes word by
-word (`textgen.text.wordwise`), since no piece that sentencepiece learns has a blank after a character that is none.
+word (`textgen.text.wordwise`), since no piece that sentencepiece learns has a space after another character.
 A run of blanks can be one piece: spelled blank by blank, indented text taught models to write blanks without end.
 
 Byte pair encoding for text: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units";

@@ -56,5 +56,5 @@ class WordMemory:
 
 
 def crosses_words(symbols: Iterable[bytes]) -> bool:
-    """Whether a symbol has a blank after a character that is none."""
+    """Whether a token has a space after another character."""
     return any(b" " in symbol.lstrip(b" ") for symbol in symbols)
