@@ -329,14 +329,14 @@ def test_a_store_of_ids_that_do_not_exist_is_refused(parents, tmp_path):
 def test_what_an_import_changes_is_named(monkeypatch):
     seen = [{"the default dtype": 1, "the grad mode": True}, {"the default dtype": 2, "the grad mode": True}]
     monkeypatch.setattr(load_plugins, "surroundings", lambda: seen.pop(0))
-    monkeypatch.setattr(load_plugins.plugins, "load_module", lambda module: {"x": object})
+    monkeypatch.setattr(load_plugins.plugins, "load_module", lambda *given: {"x": object})
     entry = load_plugins.Entry("x", "m", "textgen-x", "1.0")
     assert load_plugins.problem_with(entry) == "importing it changes the default dtype"
 
 
 def test_a_slow_import_is_named(monkeypatch):
     monkeypatch.setattr(load_plugins, "LONGEST_IMPORT", -1.0)
-    monkeypatch.setattr(load_plugins.plugins, "load_module", lambda module: {"x": object})
+    monkeypatch.setattr(load_plugins.plugins, "load_module", lambda *given: {"x": object})
     entry = load_plugins.Entry("x", "m", "textgen-x", "1.0")
     assert "s to import" in load_plugins.problem_with(entry)
 

@@ -19,7 +19,7 @@ LAYERS = [  # of packages and modules below `textgen`; each may import its own l
     "stepper torch_stepper tracing runtime",
     "language_model loop writing",
     "scoring",
-    "tasks labels pairs series settings loading",
+    "tasks labels pairs series settings loading bases",
     "training",
     "contest",
     "scaffold testing",

@@ -11,10 +11,10 @@ from typing import Literal
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from installing import LEAKY, registering, site
+from installing import OFFERED, registering, site
 from terminal import refusal, run
 
-from textgen import Cell, cell_options, load, plugins
+from textgen import Cell, __version__, bases, cell_options, load, plugins
 from textgen.cli import load_plugins
 from textgen.cli import plugins as screen
 from textgen.errors import TextgenError, UsageError
@@ -24,31 +24,63 @@ MINE = ("textgen-one", "textgen-two")
 TINY = ["--hidden-size", "4", "--max-steps", "2", "--batch-size", "2", "--seq-length", "8", "--threads", "1"]
 
 
+OWN = "textgen-lm"
+ASKING = {"cells": ("train", "notes.txt", "--cell"), "models": ("train", "notes.txt", "--init-from"), "commands": ()}
 NOISE = """print('hello'); os.write(1, b'{"problem": "forged"}' + os.linesep.encode())\n"""
-NO_CELL = "it registers no cell"
-BROKEN = {  # the name of a package and its cell: what its module says, and what has to be said of it
-    "absent": ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
-    "no-python": ("def :", "SyntaxError: invalid syntax"),
-    "exits": ("raise SystemExit(0)", "it exits with 0"),
-    "silent": ("raise RuntimeError", "RuntimeError"),
-    "long-winded": ("raise RuntimeError('one\\n\\n  two')", "RuntimeError: one two"),
-    "misspelt": (registering("x").replace("def register_cells", "def register_cell"), "unknown hook 'register_cell'"),
-    "argument": (registering("x").replace("register_cells(register)", "register_cells(give)"), "{'give'}"),
-    "no-cell": (registering("x").replace("(textgen.Cell)", "(torch.nn.Module)"), "must be a subclass of textgen.Cell"),
-    "instance": (registering("x").replace(", Leaky)", ", Leaky(1, 1))"), "must be a subclass of textgen.Cell"),
-    "no-name": (registering("x").replace("('x'", "(3"), "must be text, not 3"),
-    "repeated": (registering("repeated", "repeated"), "'repeated' is registered twice"),
-    "empty": ("", NO_CELL),
-    "unmarked": (registering("unmarked").replace("@textgen.hookimpl", ""), NO_CELL),
-    "uncalled": (LEAKY, NO_CELL),
-    "renamed": (registering("something else"), "'something else'"),
-    "surplus": (registering("surplus", "extra"), "registers 'extra' without an entry point"),
-    "stumbles": (LEAKY + "    1 / 0", "ZeroDivisionError: division by zero"),
-    "zz-dies": ("import os; os._exit(3)", "it ends the process (exit code 3)"),
-    "zz-late": ("import nowhere_to_be_found", "No module named"),  # loaded after the one before it has died
+KINDS = ("cells", "tasks", "models", "commands")
+EXPECTED = {  # what may be registered of each kind, as a message says it
+    "cells": "must be a subclass of textgen.Cell",
+    "tasks": "must be an instance of builtins.dict",
+    "models": "must be the path of a model folder",
+    "commands": "must be a click.Command",
 }
-STILL_USABLE = {"surplus"}  # what it lists, it registers
-DEADLY = {"zz-dies"}
+
+
+def offering(kind, *names, thing=None, before=""):
+    """A module that registers these names of a kind: the thing that fits, or another one."""
+    source, fitting = OFFERED[kind]
+    calls = "".join(f"    register({name!r}, {thing or fitting})\n" for name in names)
+    return f"{before}{source}{calls}"
+
+
+def broken(kind):
+    """The name of a package and what it offers: what its module says, and what has to be said of it."""
+    noun = kind[:-1]
+    nothing, good = f"it registers no {noun}", offering(kind, "x")
+    others = {
+        "absent": ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
+        "no-python": ("def :", "SyntaxError: invalid syntax"),
+        "exits": ("raise SystemExit(0)", "it exits with 0"),
+        "silent": ("raise RuntimeError", "RuntimeError"),
+        "long-winded": ("raise RuntimeError('one\\n\\n  two')", "RuntimeError: one two"),
+        "misspelt": (good.replace(f"register_{kind}", f"register_{noun}"), f"unknown hook 'register_{noun}'"),
+        "argument": (good.replace("(register):", "(give):"), "{'give'}"),
+        "wrong": (offering(kind, "wrong", thing="3"), EXPECTED[kind]),
+        "no-name": (good.replace("'x'", "3"), "must be text, not 3"),
+        "repeated": (offering(kind, f"{kind}-repeated", f"{kind}-repeated"), f"'{kind}-repeated' is registered twice"),
+        "empty": ("", nothing),
+        "unmarked": (good.replace("@textgen.hookimpl", ""), nothing),
+        "uncalled": (offering(kind), nothing),
+        "renamed": (offering(kind, "something else"), "'something else'"),
+        "surplus": (offering(kind, f"{kind}-surplus", "extra"), "registers 'extra' without an entry point"),
+        "stumbles": (offering(kind) + "    1 / 0", "ZeroDivisionError: division by zero"),
+        "other": (offering("models" if kind != "models" else "tasks", f"{kind}-other"), nothing),
+        "zz-dies": ("import os; os._exit(3)", "it ends the process (exit code 3)"),
+        "zz-late": ("import nowhere_to_be_found", "No module named"),  # loaded after the one before it has died
+    }
+    if kind == "tasks":
+        del others["wrong"]  # any object will do
+    if kind == "cells":
+        others["no-cell"] = (good.replace("(textgen.Cell)", "(torch.nn.Module)"), EXPECTED[kind])
+        others["instance"] = (good.replace(", Leaky)", ", Leaky(1, 1))"), EXPECTED[kind])
+    if kind == "models":
+        others["nowhere"] = (offering(kind, "nowhere", thing="HERE / 'nowhere'"), EXPECTED[kind])
+    return {f"{kind}-{name}": (kind, *case) for name, case in others.items()}
+
+
+BROKEN = {name: case for kind in KINDS for name, case in broken(kind).items()}
+STILL_USABLE = {f"{kind}-surplus" for kind in KINDS}  # what it lists, it registers
+DEADLY = {f"{kind}-zz-dies" for kind in KINDS}
 
 
 @pytest.fixture
@@ -61,12 +93,14 @@ def packages(tmp_path):
 def all_broken(tmp_path_factory):
     """Every kind of broken package at once, and what `textgen plugins` says of them."""
     with site(tmp_path_factory.mktemp("broken") / "site") as made:
-        for name, (source, _) in BROKEN.items():
-            made.install(name, source)
+        for name, (kind, source, _) in BROKEN.items():
+            made.install(name, source, kind=kind)
         made.install("impostor", registering("lstm"), ["lstm"])
+        made.install("usurper", registering("train", kind="commands"), ["train"], kind="commands")
         made.install("fine", registering("fine").replace("import torch\n", f"import os, torch\n{NOISE}"))
-        restricted = os.environ["TEXTGEN_LOAD_PLUGINS"]
-        yield restricted, run("plugins")
+        for kind in KINDS[1:]:
+            made.install(f"fine-{kind}", offering(kind, f"fine-{kind}", before=f"import os\n{NOISE}"), kind=kind)
+        yield os.environ["TEXTGEN_LOAD_PLUGINS"], run("plugins")
 
 
 @pytest.fixture
@@ -84,31 +118,55 @@ def test_a_broken_plugin_is_named_in_one_line(all_broken, name):
     _, shown = all_broken
     (line,) = [line for line in shown.text.splitlines() if line.split()[0] == name]
     assert shown.code == 0
-    assert line.split()[1:4] == [f"textgen-{name}", "1.0", "failed"]
-    assert BROKEN[name][1] in line
+    assert line.split()[1:5] == [BROKEN[name][0][:-1], f"textgen-{name}", "1.0", "failed"]
+    assert BROKEN[name][2] in line
 
 
 def test_the_list_holds_one_line_each_and_nothing_else(all_broken):
     _, shown = all_broken
-    rows = [line.split()[:4] for line in shown.text.splitlines()]
-    assert rows[0] == ["cell", "package", "status", "reason"]
-    assert [row[0] for row in rows[1:]] == sorted([*BROKEN, "elman", "fine", "gru", "lstm", "lstm", "rnn"])
-    good = {row[0] for row in rows[1:] if row[3] == "ok"}
-    assert good == {"elman", "fine", "gru", "lstm", "rnn"}
+    rows = [line.split()[:5] for line in shown.text.splitlines()]
+    assert rows[0] == ["name", "kind", "package", "status", "reason"]
+    beside = {"cells": ["elman", "fine", "gru", "lstm", "lstm", "rnn"], "tasks": ["fine-tasks"],
+              "models": ["fine-models"], "commands": ["fine-commands", "train"]}  # fmt: skip
+    theirs = [row for row in rows[1:] if row[0] not in plugins.BUILT_IN_TASKS]
+    expected = [(name, kind[:-1]) for kind in KINDS for name in sorted([*broken(kind), *beside[kind]])]
+    assert [(row[0], row[1]) for row in theirs] == expected
+    good = {row[0] for row in theirs if row[4] == "ok"}
+    assert good == {"elman", "fine", "gru", "lstm", "rnn", "fine-tasks", "fine-models", "fine-commands"}
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN.keys() - STILL_USABLE - DEADLY))
-def test_asking_for_a_broken_cell_is_one_sentence(among_broken, name):
-    said, _ = refusal(run("train", "notes.txt", "--cell", name, *TINY), 1)
-    assert f"textgen-{name} 1.0" in said and BROKEN[name][1] in said
-    assert not Path("runs").exists()
+def test_asking_for_a_broken_one_is_one_sentence(among_broken, name):
+    kind, _, reason = BROKEN[name]
+    if kind == "tasks":
+        with pytest.raises(plugins.PluginError) as raised:
+            plugins.registered(kind, name, dict)
+        said = str(raised.value)
+    else:
+        said, _ = refusal(run(*ASKING[kind], name, *(TINY if kind != "commands" else ())), 1)
+    assert said.startswith((f"{kind[:-1]} {name!r} comes from textgen-{name} 1.0, which failed to load: ",
+                            f"textgen-{name} 1.0 has an entry point for {kind[:-1]} {name!r}, but "))  # fmt: skip
+    assert reason in said and not Path("runs").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_that_failed_is_not_kept(among_broken, kind):
+    for name in (f"{kind}-misspelt", f"{kind}-stumbles", f"{kind}-uncalled"):
+        with pytest.raises(plugins.PluginError):
+            plugins.registered(kind, name, object)
+        assert not plugins._manager.has_plugin(f"textgen_try_{name.replace('-', '_')}")
+    assert plugins.registered(kind, f"{kind}-surplus", object) is not None
+    assert plugins._manager.has_plugin(f"textgen_try_{kind}_surplus")
 
 
 def test_everything_else_works_beside_broken_plugins(among_broken):
     assert run("--help").code == 0
-    assert {line.split()[0] for line in run("cells").text.splitlines()} >= {*BROKEN, "lstm"}
-    for cell in ("lstm", "surplus", "fine"):
+    assert {line.split()[0] for line in run("cells").text.splitlines()} >= {*broken("cells"), "lstm"}
+    for cell in ("lstm", "cells-surplus", "fine"):
         assert run("cells", "show", cell, "--json").code == 0
+    for command in ("commands-surplus", "fine-commands"):
+        assert run(command, "--name", "fox").out == b"Hello, fox!\n"
+    assert bases.find("fine-models").is_dir() and plugins.registered("tasks", "fine-tasks", dict) == {"steps": 1}
     assert run("train", "notes.txt", "--cell", "lstm", *TINY).code == 0
     assert run("sample", "-n", "5", "--seed", "1").code == 0
 
@@ -120,17 +178,49 @@ def test_a_name_of_ours_stays_ours(all_broken, among_broken):
     assert plugins.owner("lstm").distribution == "textgen-lm"
 
 
-def test_two_packages_with_one_name_are_both_named_and_neither_is_used(packages, monkeypatch):
+def test_a_built_in_command_stays_ours(all_broken, among_broken):
+    (usurper,) = [line for line in all_broken[1].text.splitlines() if "textgen-usurper" in line]
+    assert "failed" in usurper and "the name 'train' is taken by textgen-lm" in usurper
+    assert "Hello" not in run("train", "--help").text and "textgen_try_usurper" not in sys.modules
+    assert run("--help").text.count("\n  train ") == 1
+
+
+def test_a_built_in_task_stays_ours(packages, monkeypatch):
+    packages.install("ours", offering("tasks", "mine"))
+    monkeypatch.setitem(plugins.BUILT_IN_TASKS, "mine", "textgen_try_ours")
+    packages.install("theirs", "raise Exception", ["mine", "sort"], kind="tasks")
+    assert plugins.names("tasks")[-2:] == ["mine", "sort"] and plugins.owner("mine", "tasks").distribution == OWN
+    assert plugins.registered("tasks", "mine", dict) == {"steps": 1}
+    assert [(entry.name, reason) for entry, reason in plugins.refusals()] == [
+        ("mine", f"the name 'mine' is taken by {OWN} {__version__}")
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_name_may_be_of_every_kind(packages, kind):
+    for each in KINDS:
+        packages.install(f"shared-{each}", offering(each, "shared"), ["shared"], kind=each)
+    assert not plugins.refusals() and plugins.owner("shared", kind).distribution == f"textgen-shared-{kind}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_packages_with_one_name_are_both_named_and_neither_is_used(packages, monkeypatch, kind):
     for package in ("this", "that"):
-        packages.install(package, registering("shared"), ["shared"])
-    said, _ = refusal(run("cells", "show", "shared"), 1)
-    assert "'shared' is claimed by textgen-that 1.0 and textgen-this 1.0" in said
+        packages.install(package, offering(kind, "shared"), ["shared"], kind=kind)
+    with pytest.raises(plugins.PluginError) as raised:
+        plugins.registered(kind, "shared", object)
+    assert f"{kind[:-1]} 'shared' is claimed by textgen-that 1.0 and textgen-this 1.0" in str(raised.value)
+    if kind == "commands":
+        assert str(raised.value) == refusal(run("shared"), 1)[0]
+        assert "Cannot be used: command 'shared' is claimed by" in " ".join(run("--help").text.split())
+    if kind == "cells":
+        assert str(raised.value) == refusal(run("cells", "show", "shared"), 1)[0]
+        assert "claimed by textgen-that 1.0 and textgen-this 1.0" in run("cells").text
     reasons = {entry.distribution: reason for entry, reason in plugins.refusals()}
     assert {"textgen-this", "textgen-that"} == reasons.keys()
     assert "textgen-that 1.0" in reasons["textgen-this"] and "textgen-this 1.0" in reasons["textgen-that"]
-    assert "claimed by textgen-that 1.0 and textgen-this 1.0" in run("cells").text
     monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "textgen-this")
-    assert plugins.owner("shared").distribution == "textgen-this" and not plugins.refusals()
+    assert plugins.owner("shared", kind).distribution == "textgen-this" and not plugins.refusals()
 
 
 def test_a_plugin_that_hangs_is_named(packages, monkeypatch):
@@ -154,8 +244,12 @@ def test_what_a_plugin_prints_is_no_result(packages, tmp_path, monkeypatch):
 
 def test_listing_imports_no_plugin_and_shows_its_first_line(packages):
     modules = [packages.install("leaky", registering("leaky")), packages.install("bad", "raise Exception")]
-    for arguments in (["cells"], ["cells", "--json"], ["cells", "list"], ["--help"], ["completion", "bash"]):
-        assert run(*arguments).code == 0
+    for kind in KINDS[1:]:
+        modules.append(packages.install(f"good-{kind}", offering(kind, f"good-{kind}"), kind=kind))
+        modules.append(packages.install(f"bad-{kind}", "raise Exception", kind=kind))
+    for arguments in ([], ["cells"], ["cells", "--json"], ["cells", "list"], ["--help"], ["completion", "bash"],
+                      ["train", "--help"], ["env"], ["no-such-command"]):  # fmt: skip
+        assert run(*arguments).code in (0, 2)
     (leaky,) = [row for row in json.loads(run("cells", "--json", "list").out) if row["cell"] == "leaky"]
     assert leaky == {"cell": "leaky", "package": "textgen-leaky 1.0", "about": "A cell that forgets slowly."}
     assert not sys.modules.keys() & set(modules)
@@ -173,16 +267,18 @@ def test_listing_imports_no_plugin_and_shows_its_first_line(packages):
         ("nothing", set()),
     ],
 )
-def test_the_variable_restricts_to_packages_or_cells(packages, monkeypatch, value, found):
-    packages.install("one", registering("one"))
-    packages.install("two", registering("two", "alias"), ["two", "alias"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_variable_restricts_to_packages_or_names(packages, monkeypatch, value, found, kind):
+    packages.install("one", offering(kind, "one"), kind=kind)
+    packages.install("two", offering(kind, "two", "alias"), ["two", "alias"], kind=kind)
     if value is None:
         monkeypatch.delenv("TEXTGEN_LOAD_PLUGINS")
     else:
         monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", value)
-    mine = {e.name for claims in plugins.entries().values() for e in claims if e.distribution in MINE}
+    mine = {e.name for claims in plugins.entries(kind).values() for e in claims if e.distribution in MINE}
     assert mine == found and plugins.entries().keys() >= {"rnn", "elman", "lstm", "gru"}
-    assert [load_plugins.problem_with(plugins.owner(name)) for name in sorted(found)] == [None] * len(found)
+    owners = [plugins.owner(name, kind) for name in sorted(found)]
+    assert [load_plugins.problem_with(owner) for owner in owners] == [None] * len(found)
 
 
 def test_of_a_package_found_twice_the_one_that_is_imported_counts(packages, tmp_path, monkeypatch):
@@ -227,6 +323,7 @@ def odd(packages, points, about=HEAD, folder="textgen_odd-1.5.dist-info"):
     info.mkdir(exist_ok=True)
     (info / "entry_points.txt").write_bytes(points)
     (info / "METADATA").write_bytes(about)
+    plugins.forget()  # of another example, perhaps, in the same folder
 
 
 def those_of(distribution):

@@ -71,7 +71,7 @@ def place(tmp_path, monkeypatch):
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("textgen_") and name not in before]:
         del sys.modules[name]
-    plugins.load_module.cache_clear()
+    plugins.forget()
 
 
 @pytest.fixture(params=KINDS)

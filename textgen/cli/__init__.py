@@ -1,4 +1,5 @@
-"""The `textgen` command: one module a verb, imported when it is called, so that `--help` costs nothing."""
+"""The `textgen` command: one module a verb, imported when it is called, so that `--help` costs nothing. Packages may
+add verbs (`textgen.cli.installed_commands`)."""
 
 from __future__ import annotations
 
@@ -14,13 +15,16 @@ from typing import Any
 
 import click
 from click.exceptions import NoSuchCommand
+from click.shell_completion import CompletionItem
 
 from textgen import __version__
 from textgen.attribution import out_of_memory, summary_of
+from textgen.cli import installed_commands
 from textgen.cli.screen import ClosedOutput, notices, say
 from textgen.dependencies import missing
 from textgen.errors import TextgenError
 from textgen.parameters import as_flags, spelled_as
+from textgen.plugins import attributed, suspects
 from textgen.stopping import INTERRUPTED, TERMINATED, Terminated, handling, leave
 
 STARTED = time.monotonic()
@@ -53,19 +57,35 @@ class LazyGroup(click.Group):
             return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return [*VERBS, *installed_commands.listed(VERBS)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
-            if ctx.resilient_parsing or name.startswith("-"):
-                return None
-            raise NoSuchCommand(name, possibilities=VERBS, ctx=ctx)
-        command: click.Command = import_module(f"textgen.cli.{name}").command
-        return command
+        if name in VERBS:
+            command: click.Command = import_module(f"textgen.cli.{name}").command
+            return command
+        possible = self.list_commands(ctx)
+        try:
+            if name in possible:
+                return installed_commands.load(name)
+        except TextgenError:
+            if not ctx.resilient_parsing:
+                raise
+        if ctx.resilient_parsing or name.startswith("-"):
+            return None
+        raise NoSuchCommand(name, possibilities=possible, ctx=ctx)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Completions from the lines of help alone: no command is imported for them."""
+        lines = {**VERBS, **installed_commands.listed(VERBS)}
+        found = [CompletionItem(name, help=line) for name, line in lines.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+        if more := installed_commands.listed(VERBS):
+            with formatter.section("Commands of installed packages"):
+                formatter.write_dl(list(more.items()))
 
 
 @click.group(
@@ -140,7 +160,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except SystemExit as end:  # click's way to end quietly when whoever read our output has had enough
         if error := _by_plugin(end):
             return complain(error)
-        return end.code if isinstance(end.code, int) else 1
+        if isinstance(end.code, str):
+            say(f"Error: {end.code}")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except click.Abort:
         raise
     except Exception as error:
@@ -151,9 +173,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _by_plugin(error: BaseException) -> TextgenError | None:
     """The exception as the failure of a plugin, if the code of one raised it."""
-    loaded = sys.modules.get("textgen.plugins")  # no cell was loaded where this was not
-    found: TextgenError | None = loaded.attributed(error) if loaded else None
-    return found
+    return None if isinstance(error, click.ClickException) else attributed(error)
 
 
 def complain(error: Exception) -> int:
@@ -184,8 +204,7 @@ def complain(error: Exception) -> int:
 
 def _suspects() -> str:
     """What to try first where cells of other packages are loaded, which may be the cause all the same."""
-    loaded = sys.modules.get("textgen.plugins")
-    names = [entry.name for entry in loaded.suspects()] if loaded else []
+    names = [entry.name for entry in suspects()]
     return f"textgen plugins check {' '.join(names)} finds out whether a plugin is the cause; " if names else ""
 
 

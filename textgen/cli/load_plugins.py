@@ -8,7 +8,10 @@ import sys
 import time
 from typing import Any
 
-from textgen import plugins
+import click
+
+from textgen import bases, plugins
+from textgen.cli.installed_commands import A_COMMAND
 from textgen.dependencies import needed
 from textgen.errors import TextgenError
 from textgen.plugins import Entry
@@ -24,11 +27,20 @@ UNTOUCHED = (
 """What importing a plugin must leave as it is, of what `textgen.testing.room.settings` knows."""
 
 
+ACCEPTED: dict[str, tuple[plugins.Accepts, str]] = {
+    "cells": (plugins.is_cell, plugins.A_CELL),
+    "tasks": (object, ""),
+    "models": (bases.is_folder, bases.A_FOLDER),
+    "commands": (click.Command, A_COMMAND),
+}
+"""What may be registered of each kind, and how messages describe it."""
+
+
 def problem_with(entry: Entry) -> str | None:
     """What is wrong with a plugin, or None."""
     before, began = surroundings(), time.monotonic()
     try:
-        registered = plugins.load_module(entry.module)
+        registered = plugins.load_module(entry.module, entry.kind, *ACCEPTED[entry.kind])
     except TextgenError as error:
         return str(error)
     took, after = time.monotonic() - began, surroundings()
@@ -39,7 +51,7 @@ def problem_with(entry: Entry) -> str | None:
         return f"it takes {took:.0f} s to import"
     if entry.name not in registered:
         return f"{entry.module} does not register {entry.name!r}, but {', '.join(map(repr, registered))}"
-    unlisted = plugins.unlisted(entry.module)
+    unlisted = plugins.unlisted(entry.module, entry.kind)
     return f"{entry.module} registers {unlisted[0]!r} without an entry point of that name" if unlisted else None
 
 
@@ -72,8 +84,8 @@ def main() -> None:
     missing = _missing()
     answers.write(READY.decode())
     answers.flush()
-    for name, module, distribution, version in json.loads(sys.argv[1]):
-        problem = missing or problem_with(Entry(name, module, distribution, version))
+    for name, module, distribution, version, kind in json.loads(sys.argv[1]):
+        problem = missing or problem_with(Entry(name, module, distribution, version, kind=kind))
         answers.write(json.dumps({"problem": problem}) + "\n")
         answers.flush()
 

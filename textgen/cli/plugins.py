@@ -17,11 +17,14 @@ from collections.abc import Iterator
 import click
 
 from textgen import plugins
+from textgen.cli import VERBS
+from textgen.cli.installed_commands import clashes
 from textgen.cli.load_plugins import READY
 from textgen.cli.plugins_check import command as check_command
 from textgen.cli.plugins_new import command as new_command
 from textgen.cli.screen import Output
 from textgen.dependencies import require
+from textgen.plugin_metadata import KINDS
 from textgen.plugins import Entry
 from textgen.wording import table
 
@@ -33,7 +36,7 @@ SECONDS_EACH = 60.0
 @click.option("-v", "--verbose", is_flag=True, help="Show the module of each.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool, verbose: bool) -> None:
-    """List the installed plugins and the cells each provides, including broken ones."""
+    """List the installed plugins and what each provides (cells, tasks, models, commands), including broken ones."""
     ctx.obj = (as_json, verbose)
     if ctx.invoked_subcommand is None:
         _list(as_json, verbose)
@@ -55,21 +58,21 @@ command.add_command(check_command)
 def _list(as_json: bool, verbose: bool) -> None:
     require("torch", "loading plugins")
     rows = [
-        {"cell": entry.name, "package": entry.package, "module": entry.module,
+        {"name": entry.name, "kind": entry.noun, "package": entry.package, "module": entry.module,
          "status": "failed" if problem else "ok", "reason": problem or entry.notice}
         for entry, problem in examined()
     ]  # fmt: skip
     if as_json:
         Output().write(json.dumps(rows) + "\n")
         return
-    columns = ["cell", "package", *(["module"] if verbose else []), "status", "reason"]
+    columns = ["name", "kind", "package", *(["module"] if verbose else []), "status", "reason"]
     Output().write(table(rows, columns) + "\n")
 
 
 def examined() -> Iterator[tuple[Entry, str | None]]:
     """Every entry point with what is wrong with it, or None."""
-    refused = dict(plugins.refusals())
-    everything = [entry for claims in plugins.entries().values() for entry in claims]
+    refused = {**dict(plugins.refusals()), **dict(clashes(VERBS))}
+    everything = [entry for kind in KINDS for claims in plugins.entries(kind).values() for entry in claims]
     problems = _load_elsewhere([entry for entry in everything if entry not in refused])
     for entry in everything:
         yield entry, refused.get(entry) or problems.get(entry)
@@ -90,7 +93,7 @@ def _load_elsewhere(entries: list[Entry]) -> dict[Entry, str | None]:
 
 def _answers(entries: list[Entry]) -> tuple[list[str | None], str]:
     """What is wrong with each of these plugins, as far as a child process got with them, and how it ended."""
-    wanted = json.dumps([[e.name, e.module, e.distribution, e.version] for e in entries])
+    wanted = json.dumps([[e.name, e.module, e.distribution, e.version, e.kind] for e in entries])
     child = subprocess.Popen(
         [sys.executable, "-m", "textgen.cli.load_plugins", wanted],
         stdin=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from textgen import cell_options, plugins, sealed
+from textgen import bases, cell_options, plugins, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
@@ -109,9 +109,10 @@ def _refuse_change(options: TrainOptions, config: ModelConfig) -> None:
 
 
 def _folder(name: str) -> Path:
-    folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None)
+    folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None) or bases.find(name)
     if folder is None:
-        raise TextgenError(f"there is no model folder {name!r} to start from.")
+        offered = f"installed models: {', '.join(bases.names())}." if bases.names() else None
+        raise TextgenError(f"there is no model folder {name!r} to start from.", hint=offered)
     require_model(folder)
     return folder
 
