@@ -3,12 +3,14 @@
 import doctest
 import re
 import shlex
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import click
 import pytest
 
+from textgen import plugins
 from textgen.cli import VERBS, group
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +29,22 @@ COMMANDS = [
 ]
 
 
+PROJECTS = [tomllib.loads(path.read_text())["project"] for path in (ROOT / "plugins").glob("textgen-*/pyproject.toml")]
+OFFERED = {
+    name.removeprefix("commands."): module
+    for project in PROJECTS
+    for name, module in project["entry-points"]["textgen"].items()
+    if name.startswith("commands.")
+}
+"""The commands of the example packages, installed or not, and their modules."""
+
+
+def offered(name, monkeypatch):
+    for folder in (ROOT / "plugins").glob("textgen-*"):
+        monkeypatch.syspath_prepend(str(folder))
+    return plugins.load_module(OFFERED[name], "commands", click.Command, "a command")[name]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -37,11 +55,13 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_and_options_exist(line):
+def test_commands_and_options_exist(line, monkeypatch):
     words = shlex.split(line.split("  #")[0].split(" | ")[0].split(" && ")[0])[1:]
     command = group
     if words[:1] == ["--config"]:
         words = words[2:]
+    if words[:1] and words[0] in OFFERED:
+        command = offered(words.pop(0), monkeypatch)
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         command = command.get_command(click.Context(command), words.pop(0))
         assert command is not None, line

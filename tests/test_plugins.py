@@ -1,21 +1,25 @@
 """Laws of plugins: a broken one is named in a line and harms nobody else; listing imports nothing; options are kept."""
 
+import builtins
+import importlib
 import json
 import math
 import os
+import shutil
 import sys
 import unicodedata
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from click.shell_completion import ShellComplete
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from installing import OFFERED, registering, site
 from terminal import refusal, run
 
-from textgen import Cell, __version__, bases, cell_options, load, plugins
-from textgen.cli import load_plugins
+from textgen import Cell, __version__, bases, cell_options, load, plugin_metadata, plugins
+from textgen.cli import group, load_plugins
 from textgen.cli import plugins as screen
 from textgen.errors import TextgenError, UsageError
 
@@ -289,6 +293,204 @@ def test_of_a_package_found_twice_the_one_that_is_imported_counts(packages, tmp_
     assert plugins.cell("twice").__name__ == "Leaky"
 
 
+@pytest.fixture
+def scans(monkeypatch):
+    """How often the metadata of all packages is read."""
+    plugins.forget()
+    real, count = plugin_metadata._entries, []
+    monkeypatch.setattr(plugin_metadata, "_entries", lambda: count.append(1) or real())
+    return count
+
+
+def test_metadata_is_read_once_however_often_it_is_asked_for(packages, scans):
+    packages.install("leaky", registering("leaky"))
+    plugins.cell("leaky")  # its compiled module is a change of the folder
+    plugins.forget()
+    scans.clear()
+    for name in ["lstm", "gru", "leaky"] * 4:
+        plugins.cell(name), plugins.owner(name), plugins.entries(), plugins.refusals(), plugins.names("commands")
+    assert len(scans) == 1
+
+
+def test_a_whole_training_reads_metadata_once(packages, scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # what it writes here is not on the path
+    Path("notes.txt").write_text(TEXT)
+    assert run("train", "notes.txt", "--minutes", "0.02", "--threads", "1").code == 0
+    assert len(scans) == 1
+
+
+def test_a_package_installed_or_removed_meanwhile_is_noticed(packages, tmp_path, monkeypatch):
+    monkeypatch.delenv("TEXTGEN_LOAD_PLUGINS")
+    assert "late" not in plugins.entries()
+    packages.install("late", registering("late"))
+    assert plugins.cell("late").__name__ == "Leaky"
+    shutil.rmtree(packages.folder / "textgen_late-1.0.dist-info")
+    assert "late" not in plugins.entries()
+    packages.install("elsewhere", registering("elsewhere"), folder=tmp_path / "other")
+    assert "elsewhere" not in plugins.entries()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "other")])
+    assert "elsewhere" in plugins.entries()
+
+
+# --- one manager ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_is_imported_once_and_only_its_own_hook_is_called(packages, kind):
+    count = f"import builtins\nbuiltins.{kind}_calls = getattr(builtins, '{kind}_calls', []) + ['{{}}']\n"
+    source = offering(kind, "one", "two", before=count.format("import"))
+    packages.install("one", source + "    " + count.format("hook").splitlines()[1], ["one", "two"], kind=kind)
+    packages.install("other", offering(kind, "other"), kind=kind)
+    try:
+        for name in ("one", "two", "other", "one"):
+            assert plugins.registered(kind, name, object) is not None
+        assert getattr(builtins, f"{kind}_calls") == ["import", "hook"]
+    finally:
+        delattr(builtins, f"{kind}_calls")
+
+
+def test_one_module_may_offer_every_kind_and_fails_as_a_whole(packages):
+    offers = "\n".join(offering(kind, f"my-{kind}") for kind in KINDS)
+    module = packages.install("all", offers)
+    (packages.folder / "textgen_all-1.0.dist-info" / "entry_points.txt").write_text(
+        f"[textgen]\nmy-cells = {module}\n" + "".join(f"{kind}.my-{kind} = {module}\n" for kind in KINDS[1:])
+    )
+    assert [plugins.owner(f"my-{kind}", kind).noun for kind in KINDS] == [kind[:-1] for kind in KINDS]
+    assert all(plugins.registered(kind, f"my-{kind}", object) for kind in KINDS)
+    assert [load_plugins.problem_with(plugins.owner(f"my-{kind}", kind)) for kind in KINDS] == [None] * 4
+    plugins.forget()
+    del sys.modules[module]
+    (packages.folder / f"{module}.py").write_text(offers.replace("def register_models", "def register_model"))
+    importlib.invalidate_caches()
+    for kind in KINDS:
+        with pytest.raises(plugins.PluginError, match="unknown hook 'register_model'"):
+            plugins.registered(kind, f"my-{kind}", object)
+
+
+def test_a_hook_under_another_name_is_called_for_its_own_module_alone(packages):
+    renamed = registering("named").replace("hookimpl", "hookimpl(specname='register_cells')")
+    packages.install("named", renamed.replace("def register_cells", "def mine"))
+    packages.install("leaky", registering("leaky"))
+    assert plugins.cell("named").__module__ == "textgen_try_named"
+    assert plugins.cell("leaky").__module__ == "textgen_try_leaky"
+
+
+def test_what_is_registered_must_be_what_was_asked_for(packages):
+    packages.install("sort", offering("tasks", "sort"), kind="tasks")
+    with pytest.raises(
+        plugins.PluginError, match=r"task 'sort' comes from textgen-sort 1\.0, .* 'sort' must be an inst"
+    ):
+        plugins.registered("tasks", "sort", Path)
+    with pytest.raises(plugins.PluginError, match="'sort' must be a table of more, not "):
+        plugins.registered("tasks", "sort", lambda thing: len(thing) > 1, "a table of more")
+    assert plugins.registered("tasks", "sort", lambda thing: len(thing) == 1) == {"steps": 1}
+    with pytest.raises(UsageError, match=r"no task named 'sirt'\. Did you mean 'sort'\?"):
+        plugins.registered("tasks", "sirt", dict)
+
+
+# --- commands ---
+
+
+def greeting(does):
+    """A command whose work is this line."""
+    return offering("commands", "greet").replace('click.echo(f"Hello, {name}!")', does)
+
+
+def test_a_command_is_listed_with_its_summary_and_run_like_a_built_in_one(packages, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = packages.install("greet", greeting("click.echo(name)"), kind="commands", summary="Greet somebody.")
+    packages.install("no-summary", offering("commands", "no-summary"), kind="commands")
+    shown = run("--help").text
+    mine = shown[shown.index("Commands of installed packages:") :].splitlines()
+    assert [line.split(maxsplit=1) for line in mine[1:]] == [["greet", "Greet somebody."],
+                                                             ["no-summary", "A command that greets."]]  # fmt: skip
+    assert shown.index("\nCommands:") < shown.index("Commands of installed")
+    assert "greet" in [item.value for item in completions("gr")] and module not in sys.modules
+    assert (run("greet").out, run("greet", "--name", "fox").out) == (b"you\n", b"fox\n")
+    assert "Usage: textgen greet [OPTIONS]" in run("greet", "-h").text
+    assert [item.value for item in completions("--na", "greet")] == ["--name"]
+    Path("textgen.toml").write_text('[greet]\nname = "hen"\n')
+    assert run("greet").out == b"hen\n"
+    said, hint = refusal(run("greet", "--nam"), 2)
+    assert said.startswith("No such option '--nam'.") and hint == "textgen greet --help lists what there is."
+    said, _ = refusal(run("greeet"), 2)
+    assert said == "No such command 'greeet'. Did you mean 'greet'?"
+
+
+def completions(incomplete, *before):
+    return ShellComplete(group, {}, "textgen", "_TEXTGEN_COMPLETE").get_completions(list(before), incomplete)
+
+
+def test_help_without_installed_commands_has_no_section_for_them():
+    assert "installed packages" not in run("--help").text
+
+
+ENDS = {  # what a command does: the exit code, and what is said on standard error
+    "return 3": (3, ""),
+    "raise SystemExit": (0, ""),
+    "raise SystemExit(4)": (4, ""),
+    "raise SystemExit('enough.')": (1, "Error: enough.\n"),
+    "raise click.ClickException('no greeting')": (1, "Error: no greeting.\n"),
+    "raise click.UsageError('no')": (2, "Error: no.\nHint: textgen greet --help lists what there is.\n"),
+    "raise click.Abort": (130, "Stopped.\n"),
+    "raise KeyboardInterrupt": (130, "\nStopped.\n"),
+    "open('nowhere.txt')": (1, "Error: nowhere.txt: No such file or directory.\n"),
+    "raise textgen.TextgenError('it rains.')": (1, "Error: it rains.\n"),
+    "1 / 0": (1, "Error: command 'greet' of textgen-greet 1.0 failed at textgen_try_greet.py:8: ZeroDivisionError: "
+                 "division by zero.\nHint: textgen --traceback COMMAND ... shows the whole traceback.\n"),
+    "import nowhere": (1, "Error: command 'greet' of textgen-greet 1.0 failed at textgen_try_greet.py:8: "
+                          "ModuleNotFoundError: No module named 'nowhere'.\n"
+                          "Hint: textgen --traceback COMMAND ... shows the whole traceback.\n"),
+    "textgen.train('x.txt', max_steps=0)": (2, "Error: --max-steps must be"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("does", ENDS)
+def test_a_command_ends_as_built_in_ones_do(packages, tmp_path, monkeypatch, does):
+    monkeypatch.chdir(tmp_path)
+    packages.install("greet", greeting(does), kind="commands")
+    code, said = ENDS[does]
+    done = run("greet")
+    assert (done.code, done.out) == (code, b"") and done.err.startswith(said) and bool(said) == bool(done.err)
+
+
+def test_the_traceback_of_a_command_is_shown_when_it_is_asked_for(packages, monkeypatch):
+    monkeypatch.setenv("TEXTGEN_RAISE_ERRORS", "1")
+    packages.install("greet", greeting("1 / 0"), kind="commands")
+    packages.install("bad", "1 / 0", kind="commands")
+    with pytest.raises(ZeroDivisionError):
+        run("--traceback", "greet")
+    with pytest.raises(plugins.PluginError) as raised:
+        run("--traceback", "bad")
+    assert isinstance(raised.value.__cause__.__cause__, ZeroDivisionError)
+
+
+def test_a_broken_command_is_completed_by_name_and_stays_silent(packages):
+    packages.install("bad", "raise SystemExit(3)", kind="commands")
+    assert [item.value for item in completions("ba")] == ["bad"] and completions("--na", "bad") == []
+
+
+# --- models ---
+
+
+def test_training_starts_from_an_installed_model(packages, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text(TEXT)
+    assert run("train", "notes.txt", *TINY, "--tokenizer", "char", "--output-dir", "made").code == 0
+    packages.install("base", offering("models", "base-fox", thing="HERE / 'base'"), ["base-fox"], kind="models")
+    Path("made").rename(packages.folder / "base")
+    assert bases.names() == ["base-fox"] and bases.find("base-fox") == packages.folder / "base"
+    assert bases.find("base-hen") is None
+    assert run("train", "notes.txt", "--init-from", "base-fox", *TINY[2:], "--output-dir", "tuned").code == 0
+    assert json.loads(Path("tuned", "config.json").read_text())["hidden_size"] == 4
+    said, hint = refusal(run("train", "notes.txt", "--init-from", "base-hen", *TINY[2:]), 1)
+    assert said == "there is no model folder 'base-hen' to start from." and hint == "installed models: base-fox."
+    Path("base-fox").mkdir()
+    said, _ = refusal(run("train", "notes.txt", "--init-from", "base-fox", *TINY[2:]), 1)
+    assert "'base-fox' is not a model folder" in said, "a folder comes before a package"
+
+
 # --- metadata of any content ---
 
 HEAD = b"Metadata-Version: 2.1\nName: textgen-odd\nVersion: 1.5\n"
@@ -313,6 +515,8 @@ POINTS = {  # the bytes of entry_points.txt, and what has to be said of them
     "extras": (b"[textgen]\nhy = no_such_module_anywhere [fast]", "No module named 'no_such_module_anywhere'"),
     "an attribute": (b"[textgen]\nhy = no_such_module_anywhere:Cell", "No module named 'no_such_module_anywhere'"),
     "letters of another script": ("[textgen]\nhy = módulo_ausente".encode(), "No module named 'módulo_ausente'"),
+    "an unknown kind": (b"[textgen]\nhats.hy = textgen_hy", "'hats.hy' begins with none of tasks., models., commands."),
+    "the kind of a bare name": (b"[textgen]\ncells.hy = textgen_hy", "'cells.hy' begins with none of tasks., models."),
     "a reserved word": (b"[textgen]\nhy = class", "No module named 'class'"),
 }
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from textgen import activation, compiling, recurrence
 from textgen.activation import State
-from textgen.products import linear, product_with, recurrent_product
+from textgen.products import linear, product_with, recurrent_product, rounds
 
 
 class Cell(nn.Module, ABC):
@@ -91,6 +91,13 @@ class Cell(nn.Module, ABC):
         """Show these values to whoever watches (`textgen.gates.watched`), under these names; else do nothing."""
         if self._watcher is not None:
             self._watcher(gates)
+
+    def rounds_products(self, xs: Tensor) -> bool:
+        """Whether `forward` should make its matrix products with xs in bfloat16, as `--dtype bfloat16` asks on a CPU.
+
+        The engine's own products do so by themselves; this is for a `forward` that calls another kernel.
+        """
+        return rounds(xs)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimizer, as torch takes them. By default, matrices decay and vectors do not.

@@ -298,8 +298,8 @@ def attributed(error: BaseException, using: type[Cell] | None = None) -> PluginE
     """The exception as the failure of the plugin whose code raised it: the package, the line and what to run.
 
     `using` is the cell that was at work, where that is known; it answers for what it makes other code raise, too.
-    None for an exception in which no plugin has a part, for those that explain themselves, and for a command that ends
-    by SystemExit.
+    None for an exception in which no plugin has a part and for those that explain themselves: a command may exit, and
+    may fail to open a file.
     """
     if isinstance(error, TextgenError) or out_of_memory(error):
         return None
@@ -309,7 +309,7 @@ def attributed(error: BaseException, using: type[Cell] | None = None) -> PluginE
     entry = next((each for each in reversed(strangers) if using and _loaded[each] is using), None)
     if place and (entry is None or entry.module != place.module):
         entry = by_module[place.module]
-    if entry is None or (isinstance(error, SystemExit) and entry.kind == "commands"):
+    if entry is None or (entry.kind == "commands" and isinstance(error, (SystemExit, OSError))):
         return None
     law = _LAWS.get(place.entered) if place else None
     alone = f"textgen plugins check {entry.name}{f' --law {law}' if law else ''} tries the cell alone; "

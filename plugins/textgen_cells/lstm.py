@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 import textgen
 from textgen import State
-from textgen.products import rounds
 
 LARGEST_FUSED_ROUNDED = 512
 """Units from which torch's fused kernel is slow in bfloat16 on a CPU (AMD EPYC, torch 2.13)."""
@@ -41,7 +40,7 @@ class LSTM(textgen.GatedCell):
         self, xs: Tensor, state: State | None = None, recurrent_mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """The same through torch's fused kernel, which on a CPU runs this cell faster than a loop of products."""
-        rounding = rounds(xs)
+        rounding = self.rounds_products(xs)
         if len(xs) == 0 or (rounding and self.hidden_size > LARGEST_FUSED_ROUNDED):
             return super().forward(xs, state, recurrent_mask)
         state = self.initial_state(xs.shape[1]) if state is None else state
