@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from textgen.disk import System, naming
+from textgen.disk import System, naming, sweep
 from textgen.disk import lock as lock
+from textgen.errors import TextgenError
 from textgen.sealed import MANIFEST, allowed_entries, read_manifest, seal
 from textgen.strict_json import to_json as to_json
 
 PIECE = 1 << 16
 _TEMPORARY = ".tmp-"
+
+Opened = TypeVar("Opened")
 
 system = System()
 
@@ -243,3 +247,30 @@ def clean(folder: Path) -> None:
     for left in folder.glob(f".*{_TEMPORARY}*"):
         with suppress(OSError):
             _remove_all(left)
+
+
+def cached(folder: Path, open: Callable[[Path], Opened], write: Callable[[], object]) -> Opened:
+    """Open a committed folder of a cache; if it is missing or damaged, `write` creates it first.
+
+    Leftovers of killed processes beside it, and beside the cache, are removed.
+    """
+    for place in (folder.parent, folder.parent.parent):
+        sweep(place)
+    if folder.is_dir():
+        try:
+            return open(folder)
+        except TextgenError:
+            remove_folder(folder)
+    with suppress(FileExistsError):  # another process was faster
+        write()
+    return open(folder)
+
+
+def cache_key(*parts: object) -> str:
+    """A digest of everything that the content of a cached folder depends on: JSON values, bytes and arrays."""
+
+    def from_buffer(part: Any) -> list[Any]:
+        view = memoryview(part)
+        return [view.format, view.shape, hashlib.sha256(view.tobytes()).hexdigest()]
+
+    return hashlib.sha256(json.dumps(parts, default=from_buffer).encode()).hexdigest()[:16]

@@ -6,8 +6,6 @@ the corpus.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from textgen import files
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import UsageError
 from textgen.parameters import named
 from textgen.text import recipes
 from textgen.text.corpus_settings import CorpusOptions, ReadingOptions, check_reading, choose_tokenizer
@@ -56,13 +54,11 @@ class Corpus:
         return {name: value for name in REMEMBERED if (value := getattr(self.reading, name))}
 
     def key(self) -> str:
-        """A digest of all that the tokens depend on."""
+        """A digest of everything that the tokens depend on."""
         digests = [self.scan.digest, self.validation_scan.digest if self.validation_scan else None]
         split = [sorted(self.split.held_out), self.split.tail_document, self.split.tail_offset]
-        given = [hashlib.sha256(data).hexdigest() for data in (self.given.files() if self.given else {}).values()]
-        reading = [self.remembered] if self.remembered else []
-        content = json.dumps([FORMAT_VERSION, digests, split, self.level, self.vocab_size, given, *reading])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        given = self.given.files() if self.given else {}
+        return files.cache_key(FORMAT_VERSION, digests, split, self.level, self.vocab_size, given, self.remembered)
 
     def parts(self) -> Iterator[tuple[str, int, bytes]]:
         """(part, document, piece), the training part first for a validation file of its own."""
@@ -165,7 +161,13 @@ def given_tokenizer(name: str | None) -> Tokenizer | None:
 def tokenize(
     corpus: Corpus, folder: Path, progress: Progress = no_progress, replace_folder: bool = False
 ) -> TokenStore:
-    """Train the tokenizer on the training part, encode both parts, and write the store."""
+    """Train the tokenizer on the training part, encode both parts, write the store, and open it."""
+    write_store(corpus, folder, progress, replace_folder)
+    return open_store(folder)
+
+
+def write_store(corpus: Corpus, folder: Path, progress: Progress, replace_folder: bool = False) -> None:
+    """Write the store of a corpus, as `tokenize` does."""
     training = (pieces for part, pieces in corpus.documents() if part == TRAIN)
     progress("learning the tokenizer", 0, corpus.total)
     tokenizer = corpus.given or train_tokenizer(corpus.level, training, corpus.vocab_size)
@@ -197,7 +199,6 @@ def tokenize(
             "reading": corpus.remembered,
             **{what: {part: counts[part][what] for part in counts} for what in counted},
         }
-    return open_store(folder)
 
 
 def _counted(
@@ -211,14 +212,6 @@ def _counted(
 
 
 def cached_store(corpus: Corpus, cache: Path, progress: Progress = no_progress) -> TokenStore:
-    """The store of a corpus in a folder of stores, written if it is not there yet or is damaged."""
+    """The store of a corpus in a folder of stores, written if it is missing or damaged."""
     folder = cache / corpus.key()
-    if folder.is_dir():
-        try:
-            return open_store(folder)
-        except TextgenError:
-            files.remove_folder(folder)
-    try:
-        return tokenize(corpus, folder, progress)
-    except FileExistsError:  # another process was faster
-        return open_store(folder)
+    return files.cached(folder, open_store, lambda: write_store(corpus, folder, progress))

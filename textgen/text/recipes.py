@@ -133,21 +133,19 @@ def _local(file: RecipeFile) -> Path | None:
 def _cached(recipe: Recipe, progress: Progress) -> Path:
     """The folder of a downloaded recipe, whole: each file as its manifest says."""
     folder = cache_folder() / recipe.name
-    if folder.is_dir():
-        try:
-            manifest = sealed.verify(folder)
-            if all(file.name in manifest["files"] for file in recipe.files):
-                return folder
-        except TextgenError:
-            pass
-        files.remove_folder(folder)
-    try:
+
+    def verified(folder: Path) -> Path:
+        manifest = sealed.verify(folder)
+        if not all(file.name in manifest["files"] for file in recipe.files):
+            raise sealed.DamagedError(f"{folder} does not hold every file of {recipe.name!r}.")
+        return folder
+
+    def download() -> None:
         with files.new_folder(folder) as new:
             for url, group in groupby(recipe.files, key=lambda file: file.url):
                 _download(recipe, url, list(group), new, progress)
-    except FileExistsError:  # another process was faster
-        sealed.verify(folder)
-    return folder
+
+    return files.cached(folder, verified, download)
 
 
 def cache_folder() -> Path:
