@@ -253,7 +253,7 @@ def test_what_divides_columns_is_detected(tmp_path, content, mark):
     else:
         assert documents(path) == texts
         said = {"semicolon": "';'", "tab": "tabs", "bar": "'|'", None: None}[note]
-        expected = [f"{str(path)!r} is read with {said} between its columns."] if said else []
+        expected = [f"{str(path)!r} is read with {said} as the delimiter."] if said else []
         assert notices(lambda: documents(path)) == expected
 
 
@@ -433,11 +433,11 @@ def test_an_array_may_have_any_encoding(tmp_path, encoding):
     ("content", "message"),
     [
         ('[{"text": "a"}', "is not JSON: the file ends after row 1"),
-        ('[{"text": "a"} {"text": "b"}]', "is not JSON: '{' comes after row 1"),
-        ('[{"text": "a"}, 7]', "row 2 of 'x.json' is not a row"),
+        ('[{"text": "a"} {"text": "b"}]', "is not JSON: '{' follows row 1"),
+        ('[{"text": "a"}, 7]', "row 2 of 'x.json' is not a JSON object"),
         ('[{"text": "a"}, {"text": }]', "row 2 of 'x.json' is not JSON"),
         ('[{"text": "a"},]', "row 2 of 'x.json' is not JSON"),
-        ('[{"text": "a"}] x', "'x' comes after the end of the array"),
+        ('[{"text": "a"}] x', "'x' follows the end of the array"),
         ('[{"text": "a", "n": NaN}]', "row 1 of 'x.json' is not JSON (NaN is no number)"),
         ('[{"text": "a", "text": "b"}]', "row 1 of 'x.json' has two columns named 'text'"),
         ("[]", "has no text"),
@@ -550,7 +550,7 @@ def test_numbers_have_one_grammar(text, point, comma):
 def test_what_is_no_number_is_refused_by_row_and_column(tmp_path, cell):
     (tmp_path / "x.csv").write_text(f'y\n1\n"{cell}"\n')
     message = str(refusal(lambda: series(tmp_path / "x.csv")))
-    assert "row 2 of" in message and f"column 'y' holds {cell!r}, which is no number." in message
+    assert "row 2 of" in message and f"column 'y' holds {cell!r}, which is not a number." in message
 
 
 @pytest.mark.parametrize("cell", ["1e200", "-1e200", "9" * 400, "1e999", "1" + "0" * 5000])
@@ -564,7 +564,7 @@ def test_numbers_that_are_too_large_are_refused_by_row_and_column(tmp_path, form
     (tmp_path / form).write_text(rows[form])
     message = str(refusal(lambda: series(tmp_path / form)))
     assert (" 2 of" in message) and "column 'y' holds" in message and len(message) < 400
-    assert "too large" in message or "no number" in message
+    assert "too large" in message or "not a number" in message
 
 
 @pytest.mark.parametrize("kind", [pyarrow.timestamp("s"), pyarrow.timestamp("us", "UTC")])
@@ -599,7 +599,7 @@ def test_decimal_commas_are_detected():
     (found,) = series(path)
     assert found.name == "Wert" and found.values[:3].tolist() == [20.12, 23.69, 24.74]
     assert notices(lambda: series(path)) == [
-        f"{str(path)!r} is read with ';' between its columns.", f"{str(path)!r} is read with decimal commas."
+        f"{str(path)!r} is read with ';' as the delimiter.", f"{str(path)!r} is read with decimal commas."
     ]  # fmt: skip
 
 
@@ -735,7 +735,7 @@ def test_notes_and_warnings_are_shown_once_and_notes_not_when_quiet(tmp_path, mo
     Path("x.csv").write_text("id;story\n" + "".join(f"{k};some words {k}\n" for k in range(40)))
     plain = ("train", "x.csv", "--max-steps", 1, "--hidden-size", 4, "--threads", 1, "--dry-run")
     shown = run(*plain).stderr
-    assert shown.count("Note: 'x.csv' is read with ';' between its columns.") == 1
+    assert shown.count("Note: 'x.csv' is read with ';' as the delimiter.") == 1
     assert shown.count("Note: 'story' is the only column") == 1
     assert "Note" not in run(*plain, "--quiet").stderr
     Path("y.jsonl").write_text('{"text": "some words"}\n' * 20 + '{"Text": "x"}\n')
@@ -746,7 +746,7 @@ def test_notes_and_warnings_are_shown_once_and_notes_not_when_quiet(tmp_path, mo
 
 def test_python_gets_warnings_of_its_own_kind(tmp_path):
     (tmp_path / "x.csv").write_text("a;text\n1;x\n")
-    with pytest.warns(TextgenNote, match="between its columns"):
+    with pytest.warns(TextgenNote, match="as the delimiter"):
         documents(tmp_path / "x.csv")
 
 

@@ -67,7 +67,7 @@ def test_spelling():
     assert hub.parse("hub:o/n:small") == ("o/n", "small", "train")
     assert hub.parse("hub:o/n::test") == ("o/n", None, "test")
     for wrong in ("hub:", "hub:a/b/c", "hub:a/b:c:d:e", "hub:a b", "hub:/etc/passwd", "hub:../x/y"):
-        with pytest.raises(UsageError, match="does not name a data set of the Hub"):
+        with pytest.raises(UsageError, match="is not the name of a Hub data set"):
             hub.parse(wrong)
 
 

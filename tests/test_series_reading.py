@@ -149,13 +149,13 @@ WRONG = {
         "row 5 of 'x.csv': column 'month' has an empty cell, which is no date that can be read.",
     ),
     "a target with text in it": (
-        spoiled(7, "sales", "closed"), "row 8 of 'x.csv': column 'sales' holds 'closed', which is no number."
+        spoiled(7, "sales", "closed"), "row 8 of 'x.csv': column 'sales' holds 'closed', which is not a number."
     ),
     "an endless number": (
-        spoiled(7, "sales", "inf"), "row 8 of 'x.csv': column 'sales' holds 'inf', which is no number."
+        spoiled(7, "sales", "inf"), "row 8 of 'x.csv': column 'sales' holds 'inf', which is not a number."
     ),
     "an extra column with text in it": (
-        spoiled(7, "price", "high"), "row 8 of 'x.csv': column 'price' holds 'high', which is no number."
+        spoiled(7, "price", "high"), "row 8 of 'x.csv': column 'price' holds 'high', which is not a number."
     ),
     "a constant column": (
         {"month": months(60), "sales": [4.5] * 60, "price": [1] * 60},

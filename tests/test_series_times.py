@@ -473,7 +473,7 @@ def test_a_time_zone_is_kept(tmp_path):
 
 def test_an_unknown_time_zone_is_named(tmp_path):
     path = parquet(tmp_path / "x.parquet", arrow_times([0, 86400], zone="Mars/Olympus"))
-    with pytest.raises(TextgenError, match=r"column 'date' of .*x.parquet' is in the time zone 'Mars/Olympus', which"):
+    with pytest.raises(TextgenError, match=r"column 'date' of .*x.parquet' has the time zone 'Mars/Olympus', which"):
         table_of(path)
 
 

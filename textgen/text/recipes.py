@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from textgen import files, sealed
 from textgen.errors import TextgenError, UsageError
-from textgen.text.archives import PACKED_ENDINGS, opened
+from textgen.text.archives import COMPRESSED_ENDINGS, opened
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DATA_FOLDER = Path("corpora", "data")
@@ -126,7 +126,7 @@ def _local(file: RecipeFile) -> Path | None:
     """Where a file is already: by its own name or with the ending of a packer."""
     data = os.environ.get("TEXTGEN_DATA")
     folders = [*([Path(data)] if data else []), DATA_FOLDER, home()]
-    candidates = [Path(f"{folder / file.path}{ending}") for folder in folders for ending in ("", *PACKED_ENDINGS)]
+    candidates = [Path(f"{folder / file.path}{ending}") for folder in folders for ending in ("", *COMPRESSED_ENDINGS)]
     return next((path for path in candidates if path.exists()), None)
 
 

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from textgen.errors import TextgenError, TextgenWarning, UsageError, did_you_mean
 from textgen.parameters import named
 from textgen.text import decoding, detection, hub, recipes
-from textgen.text.archives import PACKED_ENDINGS, opened, unreadable
+from textgen.text.archives import COMPRESSED_ENDINGS, opened, unreadable
 from textgen.text.csv_table import csv_rows, delimiter_of
 from textgen.text.header import DEFAULT_COLUMN, Choose, Header, Row
 from textgen.text.json_table import JSON, JSONL, JsonColumns, json_form, json_objects, json_rows
@@ -201,7 +201,7 @@ def _in_folder(folder: Path, name: str) -> list[Source]:
     def refuse(error: OSError) -> None:
         raise unreadable(str(error.filename), error) from error
 
-    endings = TEXT_ENDINGS + tuple(text + packed for text in TEXT_ENDINGS for packed in PACKED_ENDINGS)
+    endings = TEXT_ENDINGS + tuple(text + suffix for text in TEXT_ENDINGS for suffix in COMPRESSED_ENDINGS)
     paths: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [child for child in folders if not child.startswith(".")]
