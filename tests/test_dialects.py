@@ -438,7 +438,7 @@ def test_an_array_may_have_any_encoding(tmp_path, encoding):
         ('[{"text": "a"}, {"text": }]', "row 2 of 'x.json' is not JSON"),
         ('[{"text": "a"},]', "row 2 of 'x.json' is not JSON"),
         ('[{"text": "a"}] x', "'x' follows the end of the array"),
-        ('[{"text": "a", "n": NaN}]', "row 1 of 'x.json' is not JSON (NaN is no number)"),
+        ('[{"text": "a", "n": NaN}]', "row 1 of 'x.json' is not JSON (NaN is not a number)"),
         ('[{"text": "a", "text": "b"}]', "row 1 of 'x.json' has two columns named 'text'"),
         ("[]", "has no text"),
     ],

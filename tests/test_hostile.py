@@ -176,7 +176,7 @@ def test_files_that_are_no_part_of_a_tokenizer_are_not_read(parents, tmp_path, m
 def test_json_of_very_many_tables_is_refused():
     for part in (b"[]", b"{}"):
         content = b'{"x": [' + b",".join([part] * (sealed.MOST_TABLES + 1)) + b"]}"
-        with pytest.raises(DamagedError, match="more than 2,097,152 lists and tables"):
+        with pytest.raises(DamagedError, match="more than 2,097,152 lists and objects"):
             sealed.parse_json(content, "config.json")
 
 
@@ -256,7 +256,7 @@ def test_no_beam_goes_on_from_numbers_that_are_none(value):
 
 def test_a_key_that_stands_twice_in_a_tokenizer_is_refused():
     content = b'{"vocab_size": 1, ' + train_tokenizer("byte", [[b"a"]]).files()["tokenizer_config.json"].lstrip(b"{\n")
-    with pytest.raises(TextgenError, match="a key stands twice"):
+    with pytest.raises(TextgenError, match="duplicate key"):
         load_tokenizer({"tokenizer_config.json": content})
 
 

@@ -567,7 +567,7 @@ def test_every_damaged_file_is_named_and_only_those(desk):
         assert [said for said in damaged() if str(path) in said] or path.name == sealed.MANIFEST
         path.write_bytes(whole)
     Path("runs/a/metrics.jsonl").write_bytes(b'{"step": 1}\nnonsense\n{"step"')
-    assert damaged() == ["runs/a/metrics.jsonl is damaged: line 2 is no table."]
+    assert damaged() == ["runs/a/metrics.jsonl is damaged: line 2 is not a JSON object."]
     config, weights = Path("runs/a/config.json"), Path("runs/a/checkpoint-6/model.safetensors")
     config.write_text("{}"), weights.write_text(""), Path("runs/a/README.md").write_text("")
     done = run("runs", "verify", "a")

@@ -164,7 +164,7 @@ def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"text": "a"}\n{"text": "b"', "line 2 of 'a.jsonl' is not JSON (Expecting ',' delimiter at char"),
-        ("a.jsonl", '{"text": NaN}', "line 1 of 'a.jsonl' is not JSON (NaN is no number)."),
+        ("a.jsonl", '{"text": NaN}', "line 1 of 'a.jsonl' is not JSON (NaN is not a number)."),
         ("a.jsonl", '{"text": "a", "text": "b"}', "line 1 of 'a.jsonl' has two columns named 'text'."),
         ("a.jsonl", '\n["a"]', 'line 2 of \'a.jsonl\' is not a JSON object, such as {"text": "..."}.'),
         ("a.jsonl", '{"text": 7}', "line 1 of 'a.jsonl': column 'text' holds a number, not text."),

@@ -11,7 +11,7 @@ import click
 from textgen.cli.outputs import STDOUT, output_file, overwrite_option
 from textgen.cli.screen import Output, ReadingProgress, say
 from textgen.errors import UsageError
-from textgen.outputs import ARCHIVE, Kind, OutputFile
+from textgen.outputs import ARCHIVE, OutputFile, OutputKind
 from textgen.wording import count, duration
 
 ENDING = ".tgc"
@@ -58,7 +58,7 @@ def read_input(name: str) -> bytes:
         raise UsageError(f"file {name!r} does not exist.") from None
 
 
-def archive_output(name: str, kind: Kind, file: str, model: str | None, overwrite: bool) -> OutputFile | None:
+def archive_output(name: str, kind: OutputKind, file: str, model: str | None, overwrite: bool) -> OutputFile | None:
     """Where the result goes, None for standard output. Raises as `OutputFile` does."""
     from textgen.cli.sample import model_folder
 

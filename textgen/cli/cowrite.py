@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from textgen.cli.screen import Output, encoded, say, warn
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.options import check
-from textgen.outputs import ANYTHING, STATE, Kind, OutputFile
+from textgen.outputs import ANYTHING, STATE, OutputFile, OutputKind
 from textgen.wording import plural
 from textgen.writing.sampling_settings import SampleOptions, check_sampling
 
@@ -43,7 +43,7 @@ HELP = """\
   /quit              leave (or Ctrl-D); Ctrl-C ends a text that is being written"""
 MOST_ALTERNATIVES = 100
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
-OutputFiles = Callable[[str, str, Kind, bool], OutputFile]
+OutputFiles = Callable[[str, str, OutputKind, bool], OutputFile]
 
 
 @dataclass(frozen=True)

@@ -148,13 +148,13 @@ def verify(runs: tuple[str, ...], as_json: bool) -> None:
     from textgen.cli.train import find_run
 
     folders = [find_run(name) for name in runs] or _committed(Path("runs"))
-    seen: dict[Path, integrity.Examined] = {}
+    seen: dict[Path, integrity.Verification] = {}
     for folder in folders:
         if not any((folder / name).exists() for name in (ARGUMENTS, sealed.MANIFEST, CONFIG)):
             raise TextgenError(
                 f"{str(folder)!r} is neither a run, nor a model folder, nor tokens (it has no {sealed.MANIFEST})."
             )
-        for examined in integrity.examine_run(folder):
+        for examined in integrity.verify_run(folder):
             if examined.folder not in seen:
                 seen[examined.folder] = examined
                 _report(examined, as_json)
@@ -176,7 +176,7 @@ def _committed(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def _report(examined: integrity.Examined, as_json: bool) -> None:
+def _report(examined: integrity.Verification, as_json: bool) -> None:
     if as_json:
         content = {"folder": str(examined.folder), "files": examined.files, "damaged": examined.damaged}
         Output().write(json.dumps(content) + "\n")

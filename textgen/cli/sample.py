@@ -22,7 +22,7 @@ from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.escapes import unescape
 from textgen.model_folder import remembered_reading
 from textgen.options import from_mapping
-from textgen.outputs import STATE, Kind, OutputFile
+from textgen.outputs import STATE, OutputFile, OutputKind
 from textgen.settings import SampleOptions, check_sampling
 from textgen.text.detection import STANDARD_INPUT
 
@@ -139,7 +139,12 @@ def command(
 
 
 def _output(
-    inputs: Sequence[str | Path | None], overwrite: bool, name: str, option: str, kind: Kind, replace_any: bool = False
+    inputs: Sequence[str | Path | None],
+    overwrite: bool,
+    name: str,
+    option: str,
+    kind: OutputKind,
+    replace_any: bool = False,
 ) -> OutputFile:
     return output_file(name, option, kind, inputs, overwrite or replace_any)
 

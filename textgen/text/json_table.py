@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from textgen.errors import TextgenError, TextgenWarning
-from textgen.strict_json import refuse_constant
+from textgen.strict_json import DuplicateKeyError, refuse_constant, unique_keys
 from textgen.text import header
 from textgen.text.header import Choose, Header, Row, is_time, is_whole, named_columns
 from textgen.wording import count
@@ -126,23 +126,11 @@ def json_rows(objects: Iterable[JsonRow], columns: JsonColumns, name: str, choos
         yield where, tuple(row.get(key) for key in chosen)
 
 
-class _Duplicate(ValueError):
-    """A duplicate key in an object."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        twice = next(key for key, number in Counter(key for key, _ in pairs).items() if number > 1)
-        raise _Duplicate(twice)
-    return table
-
-
 def _integer(text: str) -> float:
     return int(text) if len(text) <= LONGEST_INTEGER else math.copysign(math.inf, -1 if text[0] == "-" else 1)
 
 
-_DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_int=_integer, object_pairs_hook=_unique)
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_int=_integer, object_pairs_hook=unique_keys)
 
 
 def _lines(raw: BinaryIO, name: str) -> Iterator[JsonRow]:
@@ -168,8 +156,8 @@ def _not_a_row(where: str) -> TextgenError:
 
 
 def _not_json(error: Exception, where: str) -> TextgenError:
-    if isinstance(error, _Duplicate):
-        return TextgenError(f"{where} has two columns named {str(error)!r}.", hint="give each column a different name.")
+    if isinstance(error, DuplicateKeyError):
+        return TextgenError(f"{where} has two columns named {error.key!r}.", hint="give each column a different name.")
     problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     if isinstance(error, json.JSONDecodeError):
         problem = f"{error.msg} at character {error.pos + 1}"
