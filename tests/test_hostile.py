@@ -273,7 +273,7 @@ def test_characters_are_stored_as_they_are():
     assert len(stored) < 4 * len(characters) and characters.encode() in stored
 
 
-@pytest.mark.parametrize(("which", "said"), [(-1, "has a piece that is no text"), (30, "is not a model")])
+@pytest.mark.parametrize(("which", "said"), [(-1, "has a piece that is not text"), (30, "is not a model")])
 def test_a_piece_that_is_no_text_is_refused(which, said):
     with pytest.raises(TextgenError, match=said):
         BpeTokenizer(_with_piece(b"\xff\xfe", which))

@@ -75,7 +75,7 @@ def test_a_plain_name_of_the_hub_gets_a_hint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"^corpus 'owner/name' does not exist\.") as caught:
         find_sources(["owner/name"])
-    assert caught.value.hint == "a data set of the Hub is hub:owner/name."
+    assert caught.value.hint == "to read a data set of the Hub, write hub:owner/name."
 
 
 def test_the_library_is_imported_only_when_a_data_set_is_named(tmp_path):

@@ -85,8 +85,8 @@ def damaged():
 
 STAGES = {  # where in the house, and what was typed
     "reading": ("textgen.text.corpus.scan", TRAIN),
-    "storing tokens": ("textgen.text.corpus.tokenize", [*TRAIN, "--tokenizer", "byte"]),
-    "tokenizing": ("textgen.text.corpus.survey", ["tokenize", "story.txt", "--output-dir", "tokens"]),
+    "storing tokens": ("textgen.text.corpus.write_store", [*TRAIN, "--tokenizer", "byte"]),
+    "tokenizing": ("textgen.text.corpus.scan_corpus", ["tokenize", "story.txt", "--output-dir", "tokens"]),
     "measuring": ("textgen.training.machine.ThisMachine.step_seconds", ["train", "story.txt", "--minutes", "0.1"]),
     "keeping the step": ("textgen.training.train.stored_step", TRAIN),
     "loading": ("textgen.sealed.verified", ["sample"]),
@@ -601,13 +601,13 @@ def test_a_run_that_was_replaced_before_it_began_is_not_trained():
 
 
 def test_two_that_tokenize_one_text_share_its_tokens(monkeypatch):
-    tokenize = corpus.tokenize
+    write_store = corpus.write_store
 
     def second(*given):
-        tokenize(*given)
-        return tokenize(*given)
+        write_store(*given)
+        write_store(*given)
 
-    monkeypatch.setattr(corpus, "tokenize", second)
+    monkeypatch.setattr(corpus, "write_store", second)
     Path("other.txt").write_text(STORY * 2)
     assert run("train", "other.txt", *TRAIN[2:], "-q").code == 0
 

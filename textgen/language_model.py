@@ -24,7 +24,7 @@ from textgen.tasks import WRITING
 from textgen.text.levels import SIZED
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore, tokenizer_of
-from textgen.text.tokenizer import Decoder, Ids, Tokenizer
+from textgen.text.tokenizer import Ids, TextDecoder, Tokenizer
 from textgen.writing.characters import CharacterGuard, character_guard
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class LanguageModel:
             return None
         return character_guard(self.tokenizer, frozenset(self.unsampled), self.config.vocab_size)
 
-    def last_text(self, decoder: Decoder) -> str:
+    def last_text(self, decoder: TextDecoder) -> str:
         """What stands at the end of a text of this model: a character that is begun is no text, unless the model
         learned raw bytes, where it is U+FFFD. The decoder is then new."""
         rest = decoder.finish()
@@ -96,7 +96,7 @@ class LanguageModel:
         whole = np.array([*self.begin, *ids.tolist(), *self.prompt_end], dtype=np.int32)
         return whole if len(whole) else np.array([self.tokenizer.boundary], dtype=np.int32)
 
-    def decoder(self, prompt: str) -> Decoder:
+    def decoder(self, prompt: str) -> TextDecoder:
         """What makes text of the symbols after a prompt. A completion begins anew, whatever its prompt ends in."""
         return self.tokenizer.decoder("" if self.prompt_end else prompt)
 

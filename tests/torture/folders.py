@@ -57,11 +57,11 @@ def make_models(where: Path) -> list[hostile.Folder]:
 
 def make_stores(where: Path) -> list[hostile.Folder]:
     """Small token stores."""
-    from textgen.text.corpus import cached_store, survey
+    from textgen.text.corpus import cached_store, scan_corpus
     from textgen.text.corpus_settings import CorpusOptions
 
     (where / "text.txt").write_text(TEXT)
-    corpora = [survey([str(where / "text.txt")], CorpusOptions(tokenizer=level), 1) for level in ("char", "bpe")]
+    corpora = [scan_corpus([str(where / "text.txt")], CorpusOptions(tokenizer=level), 1) for level in ("char", "bpe")]
     return [hostile.read(cached_store(corpus, where / "stores").folder) for corpus in corpora]
 
 

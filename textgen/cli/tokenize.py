@@ -47,7 +47,7 @@ def command(
     check_reading(options)
     folder = Path(output_dir)
     check_corpus("tokenize", corpus)
-    from textgen.text.corpus import survey, tokenize
+    from textgen.text.corpus import scan_corpus, tokenize
     from textgen.text.store import KIND
 
     inputs = list(read_by_command([*corpus, options.validation_file, options.tokenizer]))
@@ -57,8 +57,8 @@ def command(
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
     with encodings_said(not quiet):
-        surveyed = survey(corpus, options, seed, progress)
-        store = tokenize(surveyed, folder, progress, overwrite)
+        scanned = scan_corpus(corpus, options, seed, progress)
+        store = tokenize(scanned, folder, progress, overwrite)
         progress.finish()
     about = store.about
     if not quiet:

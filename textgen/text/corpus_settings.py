@@ -1,4 +1,4 @@
-"""Every option of reading a corpus and turning it into tokens, each declared once with its help and limits."""
+"""The options for reading and tokenizing a corpus, each declared once with its help and limits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from textgen.parameters import named
 from textgen.text.levels import LEVELS, SIZED, SMALLEST_VOCABULARY, listed
 
 VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
-"""Bytes of text, at most, and the vocabulary of pieces that suits them."""
+"""Sizes of a text in bytes, up to which a subword vocabulary of this size suits it."""
 
 WORDS = 10_000
-"""The vocabulary of words: that of most published figures."""
+"""The default vocabulary size of `word`, which most published results use."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ReadingOptions:
 
 @dataclass(frozen=True)
 class CorpusOptions(ReadingOptions):
-    """How a corpus is read, divided and turned into tokens."""
+    """How a corpus is read, split and tokenized."""
 
     tokenizer: str | None = option(
         None,
@@ -80,7 +80,7 @@ class CorpusOptions(ReadingOptions):
 
 
 def check_reading(options: CorpusOptions) -> None:
-    """Hold options to their limits and to each other. Raises UsageError."""
+    """Check options against their limits and each other. Raises UsageError."""
     check(options)
     if options.vocab_size is not None and options.tokenizer not in (None, *SIZED):
         raise UsageError(
@@ -89,8 +89,8 @@ def check_reading(options: CorpusOptions) -> None:
 
 
 def choose_tokenizer(options: CorpusOptions, scan: Any) -> tuple[str, int]:
-    """Level and vocabulary size. Text of some length is cut into frequent pieces (bpe), a short one into characters;
-    so is a script of thousands of characters, each of which says as much as a piece."""
+    """The tokenizer kind and vocabulary size. A long text is tokenized by bpe; a short one, or one in a script of
+    thousands of characters, each as informative as a subword, by characters."""
     check_reading(options)
     level = options.tokenizer
     if options.vocab_size is not None:

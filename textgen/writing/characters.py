@@ -62,7 +62,7 @@ class CharacterGuard:
         self.barred = alive[:, None] & ~leads_on
 
     def mask(self, logits: Logits, held: bytes) -> Logits:
-        """Logits (V,) without the tokens that cannot follow `held`, the begun character (see `Decoder.held`).
+        """Logits (V,) without the tokens that cannot follow `held`, the begun character (see `TextDecoder.held`).
 
         Raises TextgenError if none of the others has a probability.
         """
