@@ -1,4 +1,4 @@
-"""What a person sees. Results go to standard output; progress, hints and warnings to standard error."""
+"""Terminal output. Results go to standard output; progress, hints and warnings to standard error."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import click
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning
 from textgen.escapes import Escaper, visible
 
-_PIECE = 4096  # less than the buffer below, which then holds back what cannot be given away yet
+_CHUNK = 4096  # less than the buffer of the stream, which then keeps what cannot be written yet
 
 
 class _Screen:
-    """What standard error shows at the moment: a line that is rewritten, or a live display with lines above it."""
+    """What standard error currently shows: a line that is rewritten, or a live display with lines above it."""
 
     above: Callable[[str], None] | None = None
     has_moving_line = False
@@ -29,8 +29,8 @@ _screen = _Screen()
 
 
 def say(text: str = "") -> None:
-    """A line on standard error, above what moves there, with control characters as escapes. Errors of writing are
-    ignored: the work goes on where nobody listens."""
+    """Print a line on standard error, above any live display, with control characters escaped. Write errors are
+    ignored: the work continues without a reader."""
     show = _screen.above or _print
     with suppress(OSError):
         show(visible(text))
@@ -43,13 +43,13 @@ def _print(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """A warning on standard error."""
+    """Print a warning on standard error."""
     say(f"Warning: {text}")
 
 
 @contextmanager
 def lines_above(show: Callable[[str], None]) -> Iterator[None]:
-    """Let `say` use a function that puts a line above a live display, as long as the block lasts."""
+    """Within this block, let `say` print lines above a live display with this function."""
     before, _screen.above = _screen.above, show
     try:
         yield
@@ -59,7 +59,7 @@ def lines_above(show: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Show what the library warns of, and its notes, each sentence once."""
+    """Show warnings and notes of the library, each message once."""
     seen: set[str] = set()
     before = warnings.showwarning
 
@@ -77,27 +77,27 @@ def notices() -> Iterator[None]:
 
 
 def hush_notes() -> None:
-    """Show no more notes, only warnings, until `notices` ends."""
+    """Show only warnings, no notes, until `notices` ends."""
     warnings.simplefilter("ignore", TextgenNote)
 
 
 def rewrite_line(text: str) -> None:
-    """Replace the current line on a terminal's standard error."""
+    """Replace the current line of standard error on a terminal."""
     with suppress(OSError):
         click.echo(f"\r\x1b[K{visible(text)}", nl=False, err=True)
         _screen.has_moving_line = bool(text)
 
 
 class ClosedOutput(io.TextIOBase):
-    """Stands where a command has no standard output: what is written to it is refused, not lost."""
+    """Standard output of a command without one: writing to it fails instead of losing the text."""
 
     def write(self, text: str) -> int:
         raise TextgenError("standard output is closed.")
 
 
 class Output:
-    """Text to standard output as UTF-8, whatever the terminal's encoding. On a terminal, control characters show as
-    escapes: a model must not move the cursor. With `raw` they do not."""
+    """Standard output as UTF-8, whatever the terminal's encoding. On a terminal, control characters are escaped unless
+    `raw`: a model must not move the cursor."""
 
     def __init__(self, raw: bool = False) -> None:
         self.terminal = sys.stdout.isatty()
@@ -107,19 +107,19 @@ class Output:
     def write(self, text: str) -> None:
         if self._escape is not None:
             text = self._escape(text)
-        if self._bytes is None:  # a test's or notebook's stand-in
+        if self._bytes is None:  # replaced by a test or notebook
             sys.stdout.write(text)
             return
         self.write_bytes(encoded(text))
 
     def write_bytes(self, content: bytes) -> None:
-        """Bytes to standard output, as they are."""
+        """Write bytes to standard output unchanged."""
         if self._bytes is None:
             raise TextgenError("standard output takes text only.")
         left = memoryview(content)
         try:
             while left:
-                taken = self._bytes.write(left[:_PIECE])  # an unbuffered file takes what it can, and may take nothing
+                taken = self._bytes.write(left[:_CHUNK])  # an unbuffered file may write only a part, or nothing
                 if not taken:
                     select.select([], [self._bytes], [])
                 left = left[taken or 0 :]
@@ -130,7 +130,7 @@ class Output:
             raise OSError(error.errno, error.strerror, "standard output") from error
 
     def _flush(self, stream: BinaryIO) -> None:
-        """Give everything away, to a reader too that takes it in its own time and asked not to be waited for."""
+        """Write everything, even to a slow reader whose end is non-blocking."""
         while True:
             try:
                 stream.flush()
@@ -140,7 +140,7 @@ class Output:
 
 
 def encoded(text: str) -> bytes:
-    """The text as UTF-8. The name of a file that is none gets its own bytes back."""
+    """The text as UTF-8; an undecodable file name as its original bytes."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -149,7 +149,7 @@ def encoded(text: str) -> bytes:
 
 @contextmanager
 def encodings_said(shown: bool = True) -> Iterator[None]:
-    """Say at the end which encodings `--encoding auto` found in what was read meanwhile."""
+    """Report at the end which encodings `--encoding auto` detected in this block."""
     from textgen.text.detection import choosing
 
     with choosing() as choices:
@@ -160,14 +160,14 @@ def encodings_said(shown: bool = True) -> Iterator[None]:
 
 @contextmanager
 def reading_said(sentence: str | None) -> Iterator[None]:
-    """Say at the end, unless the work fails, what comes from training in how a text was read."""
+    """Report at the end, unless the block fails, which reading options came from training."""
     yield
     if sentence is not None:
         say(sentence)
 
 
 class ReadingProgress:
-    """A line that follows the reading and encoding of a corpus, on a terminal; silent elsewhere."""
+    """A progress line for reading and encoding a corpus, on a terminal only."""
 
     def __init__(self, shown: bool) -> None:
         self._shown = shown

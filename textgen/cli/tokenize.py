@@ -1,4 +1,4 @@
-"""textgen tokenize: a corpus as tokens on disk, made once and used by several trainings."""
+"""textgen tokenize: store a corpus as tokens, once for several training runs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from textgen.wording import count, plural
     "--seed",
     type=whole_number(0, 2**63 - 1),
     default=TrainOptions.seed,
-    help=f"Random seed of the held-out part.  [default: {TrainOptions.seed}]",
+    help=f"Random seed for the held-out part.  [default: {TrainOptions.seed}]",
 )
 @overwrite_option("--overwrite-output-dir")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def command(
     corpus: tuple[str, ...], output_dir: str | None, seed: int, overwrite: bool, quiet: bool, **values: Any
 ) -> int:
-    """Learn a tokenizer from CORPUS, and store the tokens in a folder that `textgen train` accepts as a corpus."""
+    """Learn a tokenizer from CORPUS and store the tokens in a folder that `textgen train` accepts as a corpus."""
     from textgen.options import from_mapping
 
     if quiet:
@@ -65,7 +65,7 @@ def command(
         say(
             f"{count(sum(about['bytes'].values()))} bytes in {plural(about['corpus_documents'], 'document')} · "
             f"{count(about['tokens']['train'])} {about['level']} tokens to train on, "
-            f"{count(about['tokens']['validation'])} held out · {count(about['vocab_size'])} symbols"
+            f"{count(about['tokens']['validation'])} held out · vocabulary {count(about['vocab_size'])}"
         )
     Output().write(f"{folder}\n")
     return 0
