@@ -503,7 +503,7 @@ def test_tables_without_text_are_left_out_of_a_folder_and_named(tmp_path):
     (tmp_path / "more.csv").write_text("id,text\n1,more words\n")
     assert documents(tmp_path) == ["words", "more words"]
     said = notices(lambda: documents(tmp_path))
-    assert [name in each and "is left out" in each for name, each in zip(
+    assert [name in each and "is skipped" in each for name, each in zip(
         ("numbers.csv", "one.csv", "rows.json", "stores.csv"), said, strict=True
     )] == [True] * 4  # fmt: skip
     assert documents(tmp_path / "*.csv") == ["more words", "A", "B"]
@@ -513,7 +513,7 @@ def test_a_folder_of_tables_is_read_like_its_tables(tmp_path):
     (tmp_path / "a.csv").write_text("id,story\n1,One\n")
     (tmp_path / "b.csv").write_text("y\n5\n")
     assert documents(tmp_path) == ["One"]
-    assert any("b.csv" in each and "left out" in each for each in notices(lambda: documents(tmp_path)))
+    assert any("b.csv" in each and "is skipped" in each for each in notices(lambda: documents(tmp_path)))
     (tmp_path / "c.csv").write_text("title,story\nOne,Two\n")
     assert "c.csv' has no column 'text'" in str(refusal(lambda: documents(tmp_path), UsageError))
 

@@ -7,7 +7,7 @@ grow with the corpus.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from textgen import files
 from textgen.errors import UsageError
 from textgen.parameters import named
 from textgen.text import recipes
-from textgen.text.corpus_settings import CorpusOptions, ReadingOptions, check_reading, choose_tokenizer
+from textgen.text.corpus_settings import CorpusOptions, check_reading, choose_tokenizer
 from textgen.text.encoding import encode_parts
 from textgen.text.levels import LEVELS
 from textgen.text.reading import Reading
@@ -82,7 +82,9 @@ def scan_corpus(paths: Sequence[str], options: CorpusOptions, seed: int, progres
     sources, validation, options = _found(paths, options, progress)
     given = given_tokenizer(options.tokenizer)
     level = given.level if given else options.tokenizer
-    reading = replace(_reading(options, raw=level == "byte"), may_be_raw=True)
+    raw = level == "byte" and options.encoding is None
+    separator, column = options.document_separator or None, options.text_column
+    reading = SourceOptions(options.encoding, separator, raw, True, column, options.delimiter)
     scanned = scan(_counted(read(sources, reading), "reading", 0, progress))
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
@@ -123,16 +125,6 @@ def _of_recipe(part: Iterable[recipes.Part]) -> list[Source]:
         for path, span in part
         for source in (find_sources([str(path)]) if span is None else [Source(path, str(path), span)])
     ]
-
-
-def _reading(options: ReadingOptions, raw: bool = False) -> SourceOptions:
-    return SourceOptions(
-        encoding=options.encoding,
-        document_separator=options.document_separator or None,
-        raw=raw and options.encoding is None,
-        text_column=options.text_column,
-        delimiter=options.delimiter,
-    )
 
 
 def text_of(

@@ -113,6 +113,7 @@ class _Fit:
         columns: how many cells the first row has.
         rows: how many rows follow it.
         fitting: how many of those have as many cells.
+        divides: whether any of those has more than one cell.
         ragged: the number and cell count of the first row that has not.
         broken: whether the head is not valid csv.
     """
@@ -120,6 +121,7 @@ class _Fit:
     columns: int
     rows: int
     fitting: int
+    divides: bool
     ragged: tuple[int, int] | None
     broken: bool
 
@@ -127,11 +129,11 @@ class _Fit:
     def of(cls, head: Sequence[str], whole: bool, delimiter: str) -> _Fit:
         rows, wrong = _parsed(head, delimiter)
         if not rows:
-            return cls(0, 0, 0, None, bool(wrong))
+            return cls(0, 0, 0, False, None, bool(wrong))
         columns, sizes = len(rows[0]), [len(cells) for cells in rows[1:]]
         ragged = next(((k, size) for k, size in enumerate(sizes, 1) if size != columns), None)
         broken = bool(wrong) and (whole or "unexpected end" not in wrong)
-        return cls(columns, len(sizes), sizes.count(columns), ragged, broken)
+        return cls(columns, len(sizes), sizes.count(columns), any(size > 1 for size in sizes), ragged, broken)
 
     @property
     def even(self) -> bool:
@@ -152,7 +154,7 @@ def _detected(head: Sequence[str], whole: bool, form: str, name: str) -> str:
     found = [delimiter for delimiter, fit in fits.items() if fit.even]
     if not found and fits[usual].columns < 2:
         found = [delimiter for delimiter, fit in fits.items() if fit.mostly]
-        doubtful = [delimiter for delimiter, fit in fits.items() if fit.columns > 1 and _divides(head, delimiter)]
+        doubtful = [delimiter for delimiter, fit in fits.items() if fit.columns > 1 and fit.divides]
         if not found and doubtful:
             raise _unclear(fits[doubtful[0]], doubtful[0], name)
     if len(found) > 1:
@@ -165,10 +167,6 @@ def _detected(head: Sequence[str], whole: bool, form: str, name: str) -> str:
     if delimiter != usual:
         warnings.warn(TextgenNote(f"{name!r} is read with {shown(delimiter)} as the delimiter."), stacklevel=2)
     return delimiter
-
-
-def _divides(head: Sequence[str], delimiter: str) -> bool:
-    return any(len(cells) > 1 for cells in _parsed(head, delimiter)[0][1:])
 
 
 def _unclear(fit: _Fit, delimiter: str, name: str) -> UsageError:

@@ -149,6 +149,15 @@ def _choose(head: bytes, name: str, known: Decoding) -> str:
     return found or encoding
 
 
+def is_utf8(data: bytes) -> bool:
+    """Whether bytes are valid UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def marked(head: bytes, first: str | None = None) -> str | None:
     """The encoding of a byte-order mark, None without one; marks of the family `first` are tried first."""
     order = sorted(BYTE_ORDER_MARKS, key=lambda other: first is not None and other[:6] != first)

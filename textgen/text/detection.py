@@ -136,21 +136,13 @@ class _Sample:
     def mostly_utf8(self) -> bool:
         """Whether most lines are UTF-8: then the others are damaged rather than in another encoding."""
         lines = self.lines()
-        return 2 * sum(map(_is_utf8, lines)) > len(lines)
+        return 2 * sum(map(decoding.is_utf8, lines)) > len(lines)
 
     def lines(self) -> list[bytes]:
         """The first lines that are not ASCII, to be called at the end of the text."""
         self._take(self._rest)
         self._rest = b""
         return self._lines
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _whole_lines(text: bytes) -> tuple[bytes, bytes]:

@@ -115,21 +115,30 @@ def choose_column(columns: Sequence[str], texts: Sequence[str], asked: str | Non
 
     Raises UsageError naming the columns.
     """
-    there = "its columns are " + ", ".join(map(repr, columns)) if columns else "it has no columns"
     if asked is not None:
-        if asked not in columns:
-            message = f"{name!r} has no column {asked!r}; {there}.{did_you_mean(asked, columns)}"
-            raise missing_column(message, asked)
+        require_columns(columns, [asked], name)
         return asked
     if DEFAULT_COLUMN in columns:
         return DEFAULT_COLUMN
     if len(texts) != 1:
         numbers = "" if texts or not columns else f" {named('task', 'forecast')} reads columns of numbers."
         raise UsageError(
-            f"{name!r} has no column 'text'; {there}.",
+            f"{name!r} has no column 'text'; {_listing(columns)}.",
             hint=f"{named('text_column', 'NAME')} chooses one.{numbers}",
         )
     return texts[0]
+
+
+def require_columns(columns: Sequence[str], wanted: Sequence[str], name: str) -> None:
+    """Raise UsageError for the first wanted column that a table lacks, naming those it has."""
+    for column in wanted:
+        if column not in columns:
+            message = f"{name!r} has no column {column!r}; {_listing(columns)}.{did_you_mean(column, columns)}"
+            raise missing_column(message, column)
+
+
+def _listing(columns: Sequence[str]) -> str:
+    return "its columns are " + ", ".join(map(repr, columns)) if columns else "it has no columns"
 
 
 def text_column_of(header: Header, asked: str | None) -> str:

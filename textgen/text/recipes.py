@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import shutil
 import tempfile
 import tomllib
 import urllib.request
@@ -23,12 +24,14 @@ from typing import Any, BinaryIO
 from textgen import files, sealed
 from textgen.errors import TextgenError, UsageError
 from textgen.text.archives import COMPRESSED_ENDINGS, opened
-from textgen.text.split import TRAIN, VALIDATION, Progress
 
-TEST = "test"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DATA_FOLDER = Path("corpora", "data")
 TIMEOUT_SECONDS = 30
 READ_BYTES = 1 << 20
+Progress = Callable[[str, int, int], None]
+"""Called with the activity, the bytes done and the total bytes."""
+
 Part = tuple[Path, tuple[int, int] | None]
 """A file or folder, and the range of bytes of the file; None for all."""
 
@@ -165,10 +168,9 @@ def _download(
         with tempfile.TemporaryFile() as spool:
             _fetch(url, spool, lambda done, total: progress(f"downloading {recipe.name}", done, total))
             for file in wanted:
-                with _opened_download(spool, file) as stream:
-                    writer = new.create(file.name)
-                    while block := stream.read(READ_BYTES):
-                        writer.write(block)
+                spool.seek(0)
+                stream = zipfile.ZipFile(spool).open(file.member) if file.member else spool
+                shutil.copyfileobj(stream, new.create(file.name), READ_BYTES)
     except (OSError, http.client.HTTPException, zipfile.BadZipFile, KeyError) as error:
         reason = getattr(error, "reason", None) or error
         extract = f", extract {wanted[0].member}" if wanted[0].member else ""
@@ -187,13 +189,6 @@ def _fetch(url: str, spool: BinaryIO, progress: Callable[[int, int], None]) -> N
             progress(spool.tell(), total)
     if total and spool.tell() != total:
         raise OSError(f"it ended after {spool.tell():,} of {total:,} bytes")
-
-
-def _opened_download(spool: BinaryIO, file: RecipeFile) -> Any:
-    spool.seek(0)
-    if file.member is not None:
-        return zipfile.ZipFile(spool).open(file.member)
-    return open(os.dup(spool.fileno()), "rb")
 
 
 def _checked(path: Path, file: RecipeFile, recipe: Recipe) -> int:

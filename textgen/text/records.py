@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from textgen.errors import TextgenError, did_you_mean, missing_column
+from textgen.errors import TextgenError
 from textgen.text.header import Choose
+from textgen.text.header import require_columns as require_columns
 from textgen.text.sources import Source, SourceOptions, read_rows
 
 
@@ -36,12 +37,3 @@ def no_rows(sources: Sequence[Source]) -> TextgenError:
     """The error for tables without rows."""
     names = repr(sources[0].name) if len(sources) == 1 else f"of {len(sources)} files"
     return TextgenError(f"corpus {names} has no rows.")
-
-
-def require_columns(columns: Sequence[str], wanted: Sequence[str], name: str) -> None:
-    """Raise UsageError for the first wanted column that a table lacks, naming those it has."""
-    for column in wanted:
-        if column not in columns:
-            there = ", ".join(map(repr, columns))
-            message = f"{name!r} has no column {column!r}; its columns are {there}.{did_you_mean(column, columns)}"
-            raise missing_column(message, column)

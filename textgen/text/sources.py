@@ -29,6 +29,7 @@ from textgen.text.archives import COMPRESSED_ENDINGS, opened, unreadable
 from textgen.text.csv_table import csv_rows, delimiter_of
 from textgen.text.header import DEFAULT_COLUMN, Choose, Header, Row
 from textgen.text.json_table import JSON, JSONL, JsonColumns, json_form, json_objects, json_rows
+from textgen.text.levels import listed
 from textgen.text.memory import TableName
 from textgen.text.parquet_table import PARQUET, parquet_rows
 from textgen.text.pieces import cut, separator, span, split
@@ -214,8 +215,7 @@ def _in_folder(folder: Path, name: str) -> list[Source]:
     found = [source for path in sorted(paths, key=lambda path: path.parts) for source in _files(str(path))]
     found = [source for source in found if form_of(source.path.name) != JSON or table_form(source)]
     if not found:
-        *most, last = TEXT_ENDINGS
-        raise TextgenError(f"no {', '.join(most)} or {last} file in {name!r}.")
+        raise TextgenError(f"no {listed(TEXT_ENDINGS)} file in {name!r}.")
     return _together(found)
 
 
@@ -306,8 +306,7 @@ def read_rows(source: Source, options: SourceOptions, choose: Choose) -> Iterato
     if not form and form_of(source.path.name):
         raise TextgenError(f"{source.name!r} is not a table: it holds neither a JSON array of objects nor JSON lines.")
     if not form:
-        *most, last = TABLE_ENDINGS
-        raise TextgenError(f"{source.name!r} is not a table: its name does not end in {', '.join(most)} or {last}.")
+        raise TextgenError(f"{source.name!r} is not a table: its name does not end in {listed(TABLE_ENDINGS)}.")
     yield from _rows(source, form, options, choose)
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-TRAIN, VALIDATION = "train", "validation"
+from textgen.text.recipes import TRAIN as TRAIN
+from textgen.text.recipes import VALIDATION as VALIDATION
+from textgen.text.recipes import Progress as Progress
+
 BATCH_BYTES = 1 << 20
 _ASCII = bytes(range(128))
-
-Progress = Callable[[str, int, int], None]
-"""Called with the activity, the bytes done and the total bytes."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:

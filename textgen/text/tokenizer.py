@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from textgen import arguments
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.parameters import displayed, named
-from textgen.strict_json import refuse_constant, unique_keys
+from textgen.sealed import parse_json
 from textgen.text.levels import LEVELS
 from textgen.text.subword import BpeTokenizer, UnigramTokenizer
 from textgen.text.symbols import (
@@ -186,12 +185,7 @@ def load_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
 def _read_config(files: Mapping[str, bytes]) -> dict[str, Any]:
     if CONFIG_FILE not in files:
         raise TextgenError(f"{CONFIG_FILE} is missing.")
-    try:
-        config = json.loads(files[CONFIG_FILE].decode(), parse_constant=refuse_constant, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise TextgenError(f"{CONFIG_FILE} is not JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise TextgenError(f"{CONFIG_FILE} must hold an object, not {type(config).__name__}.")
+    config = parse_json(files[CONFIG_FILE], CONFIG_FILE)
     if config.get("tokenizer_class") != TOKENIZER_CLASS:
         found = config.get("tokenizer_class")
         raise TextgenError(f"{CONFIG_FILE}: 'tokenizer_class' must be {TOKENIZER_CLASS!r}, not {found!r}.")

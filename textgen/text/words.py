@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from textgen.errors import TextgenError, UsageError
+from textgen.text.decoding import is_utf8
 from textgen.text.symbols import CONFIG_FILE, Ids, TextDecoder, Tokenizer, regroup, setting
 
 BOUNDARY, UNKNOWN, LINE_END, FIRST_WORD = 0, 1, 2, 3
@@ -56,7 +57,7 @@ class WordTokenizer(Tokenizer):
         for given in (b"\n", UNKNOWN_WORD):
             counts.pop(given, None)
         by_rank = sorted((-count, word) for word, count in counts.items() if len(word) <= LONGEST)
-        words = [word.decode() for _, word in by_rank if _is_text(word)]
+        words = [word.decode() for _, word in by_rank if is_utf8(word)]
         if not words:
             raise TextgenError("there is no text to learn a tokenizer from.")
         return cls(words[: vocab_size - 2])
@@ -148,14 +149,6 @@ def _counted(found: Iterable[list[bytes]]) -> Counter[bytes]:
             dropped += 1
             counts = Counter({word: count for word, count in counts.items() if count > dropped})
     return counts
-
-
-def _is_text(word: bytes) -> bool:
-    try:
-        word.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _is_word(value: Any) -> bool:
