@@ -19,7 +19,7 @@ from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import CONFIG, WEIGHTS
 from textgen.options import from_mapping
 from textgen.settings import TASKS, TrainOptions
-from textgen.tasks import KINDS, WRITING, data_class, with_task
+from textgen.tasks import KINDS, data_class, with_task
 from textgen.tasks.task import Data, Task
 from textgen.training.checkpoint import ARGUMENTS, METRICS, OPTIMIZER, STATE
 from textgen.training.train import resume, start
@@ -28,6 +28,8 @@ from textgen.training.trainer import Trainer
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
 EVERY_CELL = {**{name: INSTALLED[name] for name in ONCE}, **WORKED}
 STEPS = 6
+WRITING = ("lm", "complete")
+"""The tasks whose models write text."""
 TINY = {
     "hidden_size": 6, "embedding_size": 5, "num_layers": 1, "batch_size": 4, "seq_length": 12, "max_steps": STEPS,
     "learning_rate": 0.02, "dropout": 0.1, "eval_steps": 2, "save_steps": 1, "save_total_limit": STEPS + 1,

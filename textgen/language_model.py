@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from textgen import arguments, sealed
 from textgen.config import BACKENDS, ModelConfig
@@ -20,15 +21,12 @@ from textgen.errors import TextgenError
 from textgen.model_folder import GENERATION, STEP, read_config, require_model, require_weights
 from textgen.parameters import named
 from textgen.stepper import Stepper
-from textgen.tasks import WRITING
 from textgen.text.levels import SIZED
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore, tokenizer_of
 from textgen.text.tokenizer import Decoder, Ids, Tokenizer
 from textgen.writing.characters import CharacterGuard, character_guard
-
-if TYPE_CHECKING:
-    from textgen.writing.copies import CopyGuard, CopyIndex
+from textgen.writing.copies import CopyGuard, CopyIndex, index_of
 
 _NO_PART = ("README.md", "training_args.json")
 """Files of a model folder on which its predictions do not depend."""
@@ -61,6 +59,8 @@ class LanguageModel:
     folder: Path | None = None
     prompt_end: tuple[int, ...] = ()
     raw_bytes: bool = False
+    training_ids: Callable[[], npt.NDArray[np.integer]] | None = field(default=None, repr=False, compare=False)
+    """Reads the ids of the training text, a boundary before each document; raises TextgenError if they are gone."""
 
     @cached_property
     def characters(self) -> CharacterGuard | None:
@@ -77,17 +77,16 @@ class LanguageModel:
 
     @cached_property
     def training_text(self) -> CopyIndex:
-        """The text that the model learned from, ready to be searched. Raises TextgenError if it is gone."""
-        from textgen.writing.copies import index_of_run
-
-        if self.folder is None:
-            raise TextgenError("this model is in no folder, so that its training text is not known.")
-        return index_of_run(self.folder)
+        """The text that the model learned from, ready to be searched. Raises TextgenError if it is not known or is
+        gone."""
+        if self.training_ids is None:
+            raise TextgenError(
+                "the training text of this model is not known.", hint="textgen.load finds that of a run folder."
+            )
+        return index_of(self.tokenizer, self.training_ids())
 
     def copy_guard(self, limit: int) -> CopyGuard:
         """What keeps a text from copying more than `limit` characters in a row. Raises as `training_text`."""
-        from textgen.writing.copies import CopyGuard
-
         return CopyGuard(self.training_text, self.tokenizer, limit)
 
     def encode_prompt(self, prompt: str) -> Ids:
@@ -149,7 +148,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
     """
     path = arguments.path("folder", folder)
     manifest, config = opened(path, backend)
-    if config.task not in WRITING:
+    if config.outputs:  # outputs of its own instead of tokens
         raise TextgenError(f"the model in {str(path)!r} does not write: it is one for {named('task', config.task)}.",
                            hint=f"textgen predict -m {path} uses it.")  # fmt: skip
     habits = sealed.parse_json(sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT), str(path / GENERATION))

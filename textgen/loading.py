@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from textgen import arguments
 from textgen.config import BACKENDS
+from textgen.language_model import LanguageModel
+from textgen.language_model import load as load_stored
 from textgen.model_folder import task_of
 
 OPENERS = {"classify": "textgen.labels.predict", "forecast": "textgen.series.forecaster"}
@@ -30,5 +37,18 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
         >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
     """
     path = arguments.path("folder", folder)
-    module = OPENERS.get(task_of(path), "textgen.language_model")
-    return import_module(module).load(path, arguments.choice("backend", backend, BACKENDS))
+    arguments.choice("backend", backend, BACKENDS)
+    module = OPENERS.get(task_of(path))
+    return import_module(module).load(path, backend) if module else load_language_model(path, backend)
+
+
+def load_language_model(folder: Path, backend: str = "auto") -> LanguageModel:
+    """Open the folder of a language model, which then finds the text that it was trained on. Raises as `load`, and for
+    a model that predicts no tokens."""
+
+    def training_ids() -> npt.NDArray[np.integer]:
+        from textgen.training.train import training_ids_of
+
+        return training_ids_of(folder)
+
+    return replace(load_stored(folder, backend), training_ids=training_ids)

@@ -254,9 +254,9 @@ def open_model(name: str | None, threads: int, backend: str = "auto") -> Languag
 
     folder = model_folder(name)
     use_threads(threads)
-    from textgen.language_model import load
+    from textgen.loading import load_language_model
 
-    loaded = load(folder, backend)
+    loaded = load_language_model(folder, backend)
     if sys.modules.get("torch") is not None:  # which is loaded only now
         use_threads(threads)
     return loaded

@@ -23,9 +23,6 @@ KINDS = {
 }
 """The tasks by name, and the class of what each learns from."""
 
-WRITING = (LANGUAGE, "complete")
-"""The tasks whose models write text."""
-
 
 def data_class(task: str) -> type[Data]:
     """What a task learns from. Imports torch."""

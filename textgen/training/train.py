@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from textgen import cell_options, files, plugins, sealed
@@ -315,3 +317,15 @@ def store_of(run: Run) -> TokenStore:
     if not isinstance(data, LanguageData):
         raise TextgenError(f"{str(run.folder)!r} is not a language model.")
     return data.store
+
+
+def training_ids_of(folder: Path) -> npt.NDArray[np.integer]:
+    """The ids of the text that a run was trained on, a boundary before each document. Raises TextgenError if they are
+    gone, and for a model that has learned none."""
+    try:
+        ids = data_of(Run(folder)).written()
+    except TextgenError as error:
+        raise TextgenError(f"the training text of {str(folder)!r} is not available: {error}") from error
+    if not len(ids):
+        raise TextgenError(f"{str(folder)!r} has learned no text.")
+    return ids

@@ -7,12 +7,10 @@ counted in characters, whatever the tokenizer; none reaches from one document in
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -189,7 +187,9 @@ def _added(tokenizer: Tokenizer, held: bytes, id: int) -> str:
 
 
 def index_of(tokenizer: Tokenizer, tokens: npt.NDArray[np.integer]) -> CopyIndex:
-    """The index of ids in which a boundary stands before each document."""
+    """The index of ids in which a boundary stands before each document. Raises TextgenError for too many."""
+    if len(tokens) > 4 * LARGEST:
+        raise TextgenError(f"the training text has {len(tokens):,} tokens; that is too long to look for copies in.")
     return CopyIndex([tokenizer.decode(ids) for ids in _documents(tokenizer, tokens)])
 
 
@@ -197,20 +197,3 @@ def _documents(tokenizer: Tokenizer, tokens: npt.NDArray[np.integer]) -> Iterato
     begins = np.flatnonzero(tokens == tokenizer.boundary)
     for begin, end in pairwise([*begins.tolist(), len(tokens)]):
         yield np.asarray(tokens[begin + 1 : end])
-
-
-def index_of_run(folder: str | os.PathLike[str]) -> CopyIndex:
-    """The index of the text that a run was trained on. Raises TextgenError if that is gone."""
-    from textgen.training.checkpoint import Run
-    from textgen.training.train import data_of
-
-    try:
-        data = data_of(Run(Path(folder)))
-    except TextgenError as error:
-        raise TextgenError(f"the training text of {str(folder)!r} is not available: {error}") from error
-    tokens = data.written()
-    if data.tokenizer is None or not len(tokens):
-        raise TextgenError(f"{str(folder)!r} has learned no text.")
-    if len(tokens) > 4 * LARGEST:
-        raise TextgenError(f"the training text has {len(tokens):,} symbols; that is too long to look for copies in.")
-    return index_of(data.tokenizer, tokens)
