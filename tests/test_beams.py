@@ -182,10 +182,10 @@ def test_a_character_of_several_symbols_is_whole():
 # --- what excludes what ---
 
 
-@pytest.mark.parametrize("habit", ["temperature", "greedy"])
-def test_a_search_replaces_the_ways_to_draw_among_the_habits_and_they_it(habit):
-    habits = {"temperature": {"temperature": 0.7, "min_p": 0.1}, "greedy": {"greedy": True}}[habit]
-    model = LanguageModel(**{**vars(mock()), "defaults": {**habits, "max_new_tokens": 5}})
+@pytest.mark.parametrize("option", ["temperature", "greedy"])
+def test_a_search_replaces_the_ways_to_draw_among_the_defaults_and_they_it(option):
+    defaults = {"temperature": {"temperature": 0.7, "min_p": 0.1}, "greedy": {"greedy": True}}[option]
+    model = LanguageModel(**{**vars(mock()), "defaults": {**defaults, "max_new_tokens": 5}})
     assert sampling_options(model, {"num_beams": 3}) == SampleOptions(num_beams=3, max_new_tokens=5)
     model = LanguageModel(**{**vars(mock()), "defaults": {"num_beams": 3}})
     assert sampling_options(model, {"top_k": 3}) == SampleOptions(top_k=3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import textgen
 from textgen.config import ModelConfig
-from textgen.language_model import LanguageModel, generation_habits, with_habits
+from textgen.language_model import LanguageModel, generation_config, with_generation_config
 from textgen.settings import SampleOptions
 from textgen.text.corpus import CorpusOptions, survey, tokenize
 from textgen.text.tokenizer import ByteTokenizer, train_tokenizer
@@ -205,10 +205,10 @@ def test_the_corpus_decides_whether_a_model_may_write_raw_bytes(content, raw, tm
     (tmp_path / "a.txt").write_bytes(content)
     corpus = survey([str(tmp_path / "a.txt")], CorpusOptions(tokenizer="byte", validation_split=0), 0)
     store = tokenize(corpus, tmp_path / "tokens")
-    habits = generation_habits(store)
-    assert store.holds_text != raw and habits["raw_bytes"] == raw
+    stored = generation_config(store)
+    assert store.holds_text != raw and stored["raw_bytes"] == raw
     tokenizer = store.tokenizer
-    model = with_habits(ModelConfig(tokenizer.vocab_size), tokenizer, Random(tokenizer.vocab_size), habits)
+    model = with_generation_config(ModelConfig(tokenizer.vocab_size), tokenizer, Random(tokenizer.vocab_size), stored)
     texts = [textgen.generate(model, seed=seed, max_new_tokens=40) for seed in range(5)]
     assert any("\ufffd" in text for text in texts) == raw
 

@@ -19,7 +19,7 @@ import textgen
 from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import with_habits
+from textgen.language_model import with_generation_config
 from textgen.model import build_model
 from textgen.model_folder import GENERATION, WEIGHTS
 from textgen.options import from_mapping
@@ -328,7 +328,7 @@ def test_every_cell_learns_to_reverse_words(cell):
         optimizer.step()
         optimizer.zero_grad()
     config = ModelConfig(tokenizer.vocab_size + 1)
-    writer = with_habits(config, tokenizer, TorchStepper(model.eval()), habits_of(tokenizer))
+    writer = with_generation_config(config, tokenizer, TorchStepper(model.eval()), habits_of(tokenizer))
     written = write_completions(writer, [pair.prompt.decode() for pair in REVERSING])
     assert exact_matches(written, [pair.completion.decode() for pair in REVERSING]) >= 23
 
@@ -371,7 +371,7 @@ def test_the_separator_ends_the_prompt_and_is_never_written_and_the_boundary_end
     tokenizer = tokenizer_for(REVERSING)
     then = [*tokenizer.encode("cab").tolist(), tokenizer.boundary]
     stepper = Insisting(tokenizer.vocab_size + 1, then)
-    writer = with_habits(ModelConfig(tokenizer.vocab_size + 1), tokenizer, stepper, habits_of(tokenizer))
+    writer = with_generation_config(ModelConfig(tokenizer.vocab_size + 1), tokenizer, stepper, habits_of(tokenizer))
     assert writer.encode_prompt("ab").tolist() == [
         tokenizer.boundary, *tokenizer.encode("ab").tolist(), tokenizer.vocab_size]  # fmt: skip
     assert generate(writer, "ab", **sampling) == "cab"
@@ -383,7 +383,7 @@ def test_a_completion_in_words_does_not_begin_with_a_space(prompt):
     tokenizer = WordTokenizer(["fox", "hen", "cat"])
     then = [*tokenizer.encode("cat hen").tolist(), tokenizer.boundary]
     stepper = Insisting(tokenizer.vocab_size + 1, then)
-    writer = with_habits(ModelConfig(tokenizer.vocab_size + 1), tokenizer, stepper, habits_of(tokenizer))
+    writer = with_generation_config(ModelConfig(tokenizer.vocab_size + 1), tokenizer, stepper, habits_of(tokenizer))
     assert generate(writer, prompt, temperature=0) == "cat hen"
     assert Session.begin(writer, prompt).write(temperature=0)[0] == "cat hen"
 
@@ -393,7 +393,9 @@ def test_a_separator_that_cannot_be_is_refused():
     size = tokenizer.vocab_size
     for wrong in ([size + 1], [-1], [True], ["a"], "a", {"a": 1}, [size] * 2000):
         with pytest.raises(sealed.DamagedError, match=r"^generation_config\.json is damaged: .*\.$"):
-            with_habits(ModelConfig(size + 1), tokenizer, None, {**habits_of(tokenizer), "prompt_end": wrong})
+            with_generation_config(
+                ModelConfig(size + 1), tokenizer, None, {**habits_of(tokenizer), "prompt_end": wrong}
+            )
 
 
 # --- a run ---

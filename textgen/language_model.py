@@ -121,7 +121,7 @@ SUBWORD_SAMPLING = {"temperature": 0.7, "min_p": 0.1}
 invented (`benchmarks/sample_quality.txt`). The tail is cut and the rest sharpened."""
 
 
-def generation_habits(store: TokenStore) -> dict[str, Any]:
+def generation_config(store: TokenStore) -> dict[str, Any]:
     """What generation_config.json says of a corpus: how to begin, which symbols it never showed, how to draw."""
     tokenizer, counts = store.tokenizer, store.frequencies
     many = store.about["documents"][TRAIN] >= FEW_DOCUMENTS
@@ -151,9 +151,10 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
     if config.outputs:  # outputs of its own instead of tokens
         raise TextgenError(f"the model in {str(path)!r} does not write: it is one for {named('task', config.task)}.",
                            hint=f"textgen predict -m {path} uses it.")  # fmt: skip
-    habits = sealed.parse_json(sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT), str(path / GENERATION))
-    tokenizer = tokenizer_for(path, config, habits.get("prompt_end", ()))
-    model = with_habits(config, tokenizer, stepper_of(path, manifest, config, backend), habits)
+    stored = sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT)
+    generation = sealed.parse_json(stored, str(path / GENERATION))
+    tokenizer = tokenizer_for(path, config, generation.get("prompt_end", ()))
+    model = with_generation_config(config, tokenizer, stepper_of(path, manifest, config, backend), generation)
     return replace(model, digest=digest_of(manifest), folder=path)
 
 
@@ -213,10 +214,12 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
-def with_habits(config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, habits: dict[str, Any]) -> LanguageModel:
-    """A language model with the content of generation_config.json applied. Raises DamagedError for nonsense in it."""
-    begin, unsampled = habits.get("begin", []), habits.get("suppress_tokens", [])
-    prompt_end = habits.get("prompt_end", [])
+def with_generation_config(
+    config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, generation: dict[str, Any]
+) -> LanguageModel:
+    """A language model with the content of generation_config.json applied. Raises DamagedError for invalid values."""
+    begin, unsampled = generation.get("begin", []), generation.get("suppress_tokens", [])
+    prompt_end = generation.get("prompt_end", [])
     for ids in (begin, unsampled, prompt_end):
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < config.vocab_size for i in ids):
             raise sealed.DamagedError("generation_config.json is damaged: it names symbols that do not exist.")
@@ -226,10 +229,10 @@ def with_habits(config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, hab
     unsampled = [*unsampled, *(id for id in prompt_end if id not in unsampled)]
     if {*unsampled, tokenizer.boundary}.issuperset(range(config.vocab_size)):
         raise sealed.DamagedError("generation_config.json is damaged: it leaves no symbol to write.")
-    defaults = habits.get("sampling", {})
+    defaults = generation.get("sampling", {})
     if not isinstance(defaults, dict):
         raise sealed.DamagedError("generation_config.json is damaged: 'sampling' must be a table.")
-    raw_bytes = habits.get("raw_bytes", False)
+    raw_bytes = generation.get("raw_bytes", False)
     if type(raw_bytes) is not bool:
         raise sealed.DamagedError("generation_config.json is damaged: 'raw_bytes' must be true or false.")
     return LanguageModel(

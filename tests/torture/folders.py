@@ -89,13 +89,13 @@ def use(folder: Path, backends: tuple[str, ...] = BACKENDS) -> list[tuple[str, s
 def use_store(folder: Path) -> tuple[str, str]:
     """Open a token store and look at everything in it, as `use` does."""
     from textgen.errors import TextgenError
-    from textgen.language_model import generation_habits
+    from textgen.language_model import generation_config
     from textgen.text.store import open_store
 
     try:
         store = open_store(folder)
         store.tokenizer.decode_bytes(store.tokens("train").tolist() + store.tokens("validation").tolist())
-        generation_habits(store)
+        generation_config(store)
         return "used", ""
     except TextgenError as error:
         return "refused", str(error)

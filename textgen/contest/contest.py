@@ -19,7 +19,7 @@ from textgen.contest.events import Began, Chosen, ContestEvent, Inside, Ran, Sto
 from textgen.contest.measures import Clock, PeakMemory, sample_speed, train_speed
 from textgen.contest.planning import reason
 from textgen.contest.record import Entrant, Outcome, Record
-from textgen.scoring.figures import Figures
+from textgen.scoring.metrics import Metrics
 from textgen.settings import TrainOptions
 from textgen.text.store import TokenStore
 from textgen.training.checkpoint import ARGUMENTS
@@ -31,7 +31,7 @@ from textgen.training.train import Session, resume, start
 class _Result:
     """How a training ended: with its last score, or with a failure, or (neither) because it was stopped."""
 
-    score: Figures | None = None
+    score: Metrics | None = None
     failed: str | None = None
 
 

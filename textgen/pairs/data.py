@@ -12,7 +12,7 @@ import numpy as np
 from textgen import files
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError
-from textgen.language_model import SUBWORD_SAMPLING, with_habits
+from textgen.language_model import SUBWORD_SAMPLING, with_generation_config
 from textgen.model import Model
 from textgen.model_folder import GENERATION
 from textgen.pairs.examples import Examples
@@ -143,7 +143,7 @@ class PairsData(ExampleData):
         examples = self.validation if len(self.validation) else self.training
         prompt = self.tokenizer.decode(examples.example(0)[1 : int(examples.sizes[0, 0]) + 1])
         config = ModelConfig(self.tokenizer.vocab_size + 1)
-        writer = with_habits(config, self.tokenizer, TorchStepper(model), self._habits())
+        writer = with_generation_config(config, self.tokenizer, TorchStepper(model), self._habits())
         return f"{prompt!r} -> {generate(writer, prompt, temperature=0.0, max_new_tokens=SHOWN)!r}"
 
     def files(self) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.disk import sweep
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import generation_habits, in_context, with_habits
+from textgen.language_model import generation_config, in_context, with_generation_config
 from textgen.model import Candidates, Model
 from textgen.model_folder import GENERATION
 from textgen.parameters import named
@@ -118,7 +118,7 @@ class LanguageData(Data):
         return {name: listed[name]["sha256"] for name in _DIGESTED if name in listed}
 
     def files(self) -> dict[str, bytes]:
-        return {GENERATION: files.to_json(generation_habits(self.store)), **self.tokenizer.files()}
+        return {GENERATION: files.to_json(generation_config(self.store)), **self.tokenizer.files()}
 
     def written(self) -> Tokens:
         return self.store.tokens(TRAIN)
@@ -176,7 +176,7 @@ class LanguageModeling(Task):
         escape, line_end = missing_escape(store.frequencies, tokenizer.escape), tokenizer.encode("\n").tolist()
         lanes = Lanes(tokens, batch_size, seq_length, seed, escape, tokenizer.boundary, line_end[-1])
         sampled = SampledSoftmax(store.frequencies, sampled_softmax, seed) if sampled_softmax else None
-        return cls(store, lanes, tuple(generation_habits(store)["begin"]), sampled)
+        return cls(store, lanes, tuple(generation_config(store)["begin"]), sampled)
 
     @property
     def guessing_loss(self) -> float:
@@ -227,8 +227,8 @@ class LanguageModeling(Task):
     def sample(self, model: Model) -> str:
         """Some documents, with the same seeds each time, and `DOCUMENT_BREAK` between them."""
         tokenizer = self.store.tokenizer
-        config, habits = ModelConfig(tokenizer.vocab_size), generation_habits(self.store)
-        speaker = with_habits(config, tokenizer, TorchStepper(model), habits)
+        config, habits = ModelConfig(tokenizer.vocab_size), generation_config(self.store)
+        speaker = with_generation_config(config, tokenizer, TorchStepper(model), habits)
         documents: list[str] = []
         left = SAMPLE_SYMBOLS
         while left > 0:

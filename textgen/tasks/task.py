@@ -23,7 +23,7 @@ from textgen.disk import sweep
 from textgen.errors import TextgenError
 from textgen.model import Candidates, Model
 from textgen.recurrence import State
-from textgen.scoring.figures import Figures as Figures
+from textgen.scoring.metrics import Metrics as Metrics
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import ExampleStore
 from textgen.text.split import Progress
@@ -188,7 +188,7 @@ class Task(ABC):
         return len(range(targets.shape[1])[lanes]) / targets.shape[1]
 
     @abstractmethod
-    def evaluate(self, model: Model, quick: bool) -> Figures | None:
+    def evaluate(self, model: Model, quick: bool) -> Metrics | None:
         """The figures on what is held out; None if nothing is. A quick look may take a part of it."""
 
     def warnings(self) -> list[str]:

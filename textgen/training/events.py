@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgen.scoring.figures import Figures
+from textgen.scoring.metrics import Metrics
 
 
 @dataclass
@@ -43,10 +43,10 @@ class Logged:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Figures on what is held out; `best` if no earlier ones were better."""
+    """Metrics on what is held out; `best` if no earlier ones were better."""
 
     step: int
-    score: Figures
+    score: Metrics
     best: bool
     final: bool = False
 

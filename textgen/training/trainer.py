@@ -18,7 +18,7 @@ from torch import Tensor
 from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.model_folder import WEIGHTS
-from textgen.scoring.figures import Figures
+from textgen.scoring.metrics import Metrics
 from textgen.settings import TrainOptions
 from textgen.tasks.task import Task
 from textgen.training import soundness
@@ -175,7 +175,7 @@ class Trainer:
         if judged is not None:
             yield judged
 
-    def _judged(self, figures: Figures) -> Evaluated:
+    def _judged(self, figures: Metrics) -> Evaluated:
         """Publish the model if no figures were better, else count it against it. Worse than guessing is never best."""
         progress = self.progress
         if not math.isfinite(figures.loss):
@@ -193,7 +193,7 @@ class Trainer:
             progress.reductions += 1
         return self._scored(figures, best, final=False)
 
-    def _scored(self, figures: Figures, best: bool, final: bool) -> Evaluated:
+    def _scored(self, figures: Metrics, best: bool, final: bool) -> Evaluated:
         named = {f"eval_{name}": value for name, value in figures.to_json().items()}
         self.run_folder.log({"step": self.progress.step, "eval_loss": figures.loss, "final": final, **named})
         return Evaluated(self.progress.step, figures, best, final)

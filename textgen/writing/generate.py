@@ -25,7 +25,7 @@ from textgen.writing.beams import search_rows
 from textgen.writing.biases import bias_of_ids
 from textgen.writing.rows import Completion, Row
 from textgen.writing.sampling import Choice, Sampler
-from textgen.writing.sampling_settings import SampleOptions, beside, check_sampling
+from textgen.writing.sampling_settings import SampleOptions, check_sampling, defaults_beside
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
@@ -150,15 +150,15 @@ def generate(model: LanguageModel, prompt: str = "", **sampling: Any) -> str:
 
 
 def sampling_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOptions:
-    """What is given, and for the rest the model's habits. Raises UsageError for a bad option.
+    """The given options, completed by the model's defaults. Raises UsageError for an invalid option.
 
-    Symbols of `logit_bias` become ids; which habits give way is said at `textgen.writing.sampling_settings.beside`.
+    Tokens of `logit_bias` become ids. `textgen.writing.sampling_settings.defaults_beside` says which defaults hold.
     """
     given = {name: plain(value) for name, value in given.items()}
-    habits = beside(model.defaults, given)
+    defaults = defaults_beside(model.defaults, given)
     if isinstance(given.get("stop"), str):
         given = {**given, "stop": [given["stop"]]}
-    options: SampleOptions = from_mapping(SampleOptions, {**habits, **given})
+    options: SampleOptions = from_mapping(SampleOptions, {**defaults, **given})
     check_sampling(options)
     return replace(options, logit_bias=bias_of_ids(options.logit_bias, model.tokenizer))
 

@@ -143,11 +143,12 @@ def shown(temperature: float | list[float]) -> str:
     return ",".join(f"{value:g}" for value in (temperature if isinstance(temperature, list) else [temperature]))
 
 
-def beside(habits: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The habits that remain beside what is given. Raises UsageError if beam search is given with ways to draw.
+def defaults_beside(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a model that still hold beside the given options. Raises UsageError if beam search is given
+    together with options of drawing.
 
-    `greedy` and `temperature` are one choice, and so are beam search and all ways to draw: either, given, replaces the
-    other among the habits.
+    `greedy` and `temperature` are one choice, and so are beam search and all options of drawing: giving one removes the
+    other from the defaults.
     """
     replaced = set()
     if given.get("greedy"):
@@ -159,4 +160,4 @@ def beside(habits: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         replaced |= set(DRAWING)
     elif set(given) & set(DRAWING):
         replaced |= {"num_beams"}
-    return {name: value for name, value in habits.items() if name not in replaced}
+    return {name: value for name, value in defaults.items() if name not in replaced}
