@@ -44,7 +44,7 @@ class Hashed:
             logits, state = self.step(column, state)
         return logits, state
 
-    def rows(self, state, indices):
+    def select(self, state, indices):
         return state[indices]
 
 
@@ -151,11 +151,11 @@ def test_rows_of_a_torch_state_are_those_rows_and_change_nothing():
     ids = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.int32)
     _, state = stepper.forward(ids, stepper.initial_state(3))
     before = [part.clone() for part in state]
-    chosen = stepper.rows(state, np.array([2, 0, 2, 1]))
+    chosen = stepper.select(state, np.array([2, 0, 2, 1]))
     assert all((a == b).all() for a, b in zip(state, before, strict=True))
     next_ids = np.array([1, 1, 1, 1], dtype=np.int32)
     after, _ = stepper.step(next_ids, chosen)
-    alone = [stepper.step(next_ids[:1], stepper.rows(state, np.array([k])))[0][0] for k in (2, 0, 2, 1)]
+    alone = [stepper.step(next_ids[:1], stepper.select(state, np.array([k])))[0][0] for k in (2, 0, 2, 1)]
     np.testing.assert_allclose(after, alone, atol=1e-6)
     assert not np.allclose(after[0], after[1], atol=1e-4)
 

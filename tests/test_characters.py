@@ -44,10 +44,10 @@ class Random:
             logits, state = self.step(column, state)
         return logits, state
 
-    def rows(self, state, indices):
+    def select(self, state, indices):
         return state[indices]
 
-    def joined(self, states):
+    def concat(self, states):
         return np.concatenate(states)
 
     def arrays(self, state):

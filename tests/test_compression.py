@@ -18,7 +18,7 @@ from textgen.config import ModelConfig
 from textgen.errors import TextgenError
 from textgen.language_model import LanguageModel
 from textgen.scoring import compression, envelope
-from textgen.scoring.coder import Decoder, Encoder
+from textgen.scoring.coder import RangeDecoder, RangeEncoder
 from textgen.scoring.compression import compress, decompress
 from textgen.text.levels import LEVELS
 from textgen.text.tokenizer import train_tokenizer
@@ -125,11 +125,11 @@ def test_unseen_characters_cost_what_evaluation_counts(data):
     ids = np.concatenate([np.empty(0, np.int32), *tokenizer.encode_pieces([data])])
     units = compression._raw_units(tokenizer, ids)
     assert np.array_equal(compression._with_raw_units(tokenizer, tokenizer.model_ids(ids), units), ids)
-    encoder = Encoder()
+    encoder = RangeEncoder()
     for unit in units.values():
         compression._encode_unit(encoder, unit)
     coded = encoder.finish()
-    decoder = Decoder(coded)
+    decoder = RangeDecoder(coded)
     assert [compression._decode_unit(decoder) for _ in units] == list(units.values())
     stray = sum(len(unit) == 1 and unit[0] >= 0x80 for unit in units.values())
     assert 8 * len(coded) <= 8 * tokenizer.raw_count(ids) + 0.42 * stray + 8

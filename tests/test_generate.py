@@ -25,8 +25,8 @@ from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
 from textgen.torch_stepper import TorchStepper
 from textgen.training.checkpoint import Run
 from textgen.weights import make_model
+from textgen.writing.completions import StopScanner
 from textgen.writing.generate import EXACT_ROWS, choose_seed, complete, rollout, sampling_options, stream
-from textgen.writing.rows import StopScanner
 from textgen.writing.sampling import Sampler, log_softmax
 
 law = settings(deadline=None)

@@ -28,7 +28,7 @@ from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.labels.batches import Batches
 from textgen.labels.figures import LabelFigures, calibration_error
-from textgen.labels.pooling import Pool, log_softmax
+from textgen.labels.pooling import Pool
 from textgen.labels.predict import Classifier
 from textgen.labels.read import chosen_columns, find_labelled, label_of, lines, read_labelled, read_texts
 from textgen.labels.settings import POOLINGS
@@ -42,6 +42,7 @@ from textgen.text.sources import SourceOptions, find_sources
 from textgen.text.split import no_progress
 from textgen.text.tokenizer import ByteTokenizer, train_tokenizer
 from textgen.training.train import resume, start
+from textgen.writing.sampling import log_softmax
 
 READING = SourceOptions()
 

@@ -362,7 +362,7 @@ class Insisting:
         self.read += ids[0].tolist()
         return np.zeros((len(ids), self.symbols)), state
 
-    def rows(self, state, indices):
+    def select(self, state, indices):
         return state[indices]
 
 

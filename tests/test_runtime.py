@@ -250,8 +250,8 @@ def test_weights_that_are_no_numbers_give_scores_that_are_none_and_no_warning(be
 def test_rows_are_chosen_and_joined():
     stepper = stepper_of("Projected")
     _, state = stepper.step(np.arange(4), stepper.initial_state(4))
-    apart = [stepper.rows(state, np.array([row])) for row in (2, 0, 2)]
-    for joined, chosen in zip(stepper.joined(apart), stepper.rows(state, np.array([2, 0, 2])), strict=True):
+    apart = [stepper.select(state, np.array([row])) for row in (2, 0, 2)]
+    for joined, chosen in zip(stepper.concat(apart), stepper.select(state, np.array([2, 0, 2])), strict=True):
         assert np.array_equal(joined, chosen)
 
 

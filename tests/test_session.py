@@ -18,8 +18,8 @@ from textgen.language_model import LanguageModel
 from textgen.model import build_model
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
 from textgen.torch_stepper import TorchStepper
+from textgen.writing.completions import Completion
 from textgen.writing.generate import sampling_options
-from textgen.writing.rows import Completion
 from textgen.writing.session import Session
 
 law = settings(deadline=None, max_examples=60)

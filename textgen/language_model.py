@@ -20,7 +20,7 @@ from textgen.dependencies import require
 from textgen.errors import TextgenError
 from textgen.model_folder import GENERATION, STEP, read_config, require_model, require_weights
 from textgen.parameters import named
-from textgen.stepper import Stepper
+from textgen.stepper import TokenStepper
 from textgen.text.levels import SIZED
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore, tokenizer_of
@@ -51,7 +51,7 @@ class LanguageModel:
 
     config: ModelConfig
     tokenizer: Tokenizer
-    stepper: Stepper
+    stepper: TokenStepper
     begin: tuple[int, ...] = ()
     unsampled: tuple[int, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -181,7 +181,7 @@ def tokenizer_for(path: Path, config: ModelConfig, more: object = ()) -> Tokeniz
     return tokenizer
 
 
-def stepper_of(path: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> Stepper:
+def stepper_of(path: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> TokenStepper:
     """What runs the model of a folder: its stored step, or torch. Raises TextgenError for what the backend lacks."""
     require_weights(path, manifest)
     stored = STEP in manifest["files"]
@@ -189,7 +189,7 @@ def stepper_of(path: Path, manifest: Mapping[str, Any], config: ModelConfig, bac
     return _torch_stepper(path, manifest, config) if by_torch else _stored(path, manifest, config, backend)
 
 
-def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> Stepper:
+def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> TokenStepper:
     from textgen.runtime.folder import read_stepper
 
     if STEP not in manifest["files"]:
@@ -200,7 +200,7 @@ def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, back
     return read_stepper(folder, manifest, config.output_size, backend)
 
 
-def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Stepper:
+def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> TokenStepper:
     require("torch", "running a model without its stored step")
     from textgen.torch_stepper import TorchStepper
     from textgen.weights import load_weights
@@ -215,7 +215,7 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
 
 
 def with_generation_config(
-    config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, generation: dict[str, Any]
+    config: ModelConfig, tokenizer: Tokenizer, stepper: TokenStepper, generation: dict[str, Any]
 ) -> LanguageModel:
     """A language model with the content of generation_config.json applied. Raises DamagedError for invalid values."""
     begin, unsampled = generation.get("begin", []), generation.get("suppress_tokens", [])

@@ -131,7 +131,7 @@ class CoWriting:
 
     def _written(self, before: Session, read: str, begin: Session) -> Turn:
         """What the model writes next, up to a line end or of a completion all, shown as it comes."""
-        from textgen.writing.rows import Completion
+        from textgen.writing.completions import Completion
 
         completion = Completion("", begin.seed)
         session = begin

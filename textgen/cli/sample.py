@@ -164,7 +164,7 @@ def _check_state(form: Form, state: str | None, interactive: bool, prompt: str |
 
 def _session(loaded: LanguageModel, text: str, options: SampleOptions, load_state: str | None) -> tuple[Session, str]:
     """Where to go on from, and the prompt as it is to be shown: what a loaded state held back stands before it."""
-    from textgen.writing.rows import REMEMBERED
+    from textgen.writing.completions import REMEMBERED
     from textgen.writing.session import Session
 
     if options.num_beams is not None:

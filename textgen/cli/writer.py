@@ -18,8 +18,8 @@ from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
+    from textgen.writing.completions import Completion
     from textgen.writing.copies import Copy
-    from textgen.writing.rows import Completion
     from textgen.writing.session import Session
 
 _SHOWN = 60
@@ -56,8 +56,8 @@ class Writer:
 
     def write(self, samples: int) -> None:
         """Write so many texts; sample k with the seed of the first plus k."""
+        from textgen.writing.completions import Completion
         from textgen.writing.generate import EXACT_ROWS, choose_seed, complete
-        from textgen.writing.rows import Completion
 
         began = time.monotonic()
         going_on = self._session is not None and samples == 1

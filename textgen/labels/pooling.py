@@ -45,10 +45,3 @@ class Pool:
         """The pooled outputs (B, C)."""
         assert self.total is not None and self.read is not None
         return self.total / self.read[:, None] if self.pooling == "mean" else self.total
-
-
-def log_softmax(outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Log-probabilities (B, C) of outputs (B, C)."""
-    shifted = outputs - outputs.max(axis=1, keepdims=True)
-    normalised: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return normalised

@@ -16,7 +16,7 @@ from textgen import arguments, files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.labels.figures import LabelFigures
-from textgen.labels.pooling import Pool, log_softmax
+from textgen.labels.pooling import Pool
 from textgen.labels.read import Labelled, find_labelled, read_labelled
 from textgen.labels.settings import POOLINGS
 from textgen.labels.survey import unknown_label
@@ -27,6 +27,7 @@ from textgen.text.memory import corpora
 from textgen.text.reading import Reading
 from textgen.text.symbols import Ids
 from textgen.text.tokenizer import Tokenizer
+from textgen.writing.sampling import log_softmax
 
 TASK, LABELS = "classify", "labels.json"
 TOGETHER = 256

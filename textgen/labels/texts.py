@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from textgen.labels.pooling import Pool, log_softmax
+from textgen.labels.pooling import Pool
 from textgen.text.symbols import Ids
+from textgen.writing.sampling import log_softmax
 
 Places = npt.NDArray[np.int64]
 

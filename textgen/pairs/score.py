@@ -8,13 +8,13 @@ import numpy as np
 
 from textgen.pairs.examples import IGNORED, Examples, side_by_side
 from textgen.scoring.evaluate import Score
-from textgen.stepper import Stepper
+from textgen.stepper import TokenStepper
 
 AT_ONCE = 4096
 """Symbols that are scored at once, padding included."""
 
 
-def score_examples(stepper: Stepper, examples: Examples, most: int | None = None) -> Score:
+def score_examples(stepper: TokenStepper, examples: Examples, most: int | None = None) -> Score:
     """The score of the completions, each read after its prompt from a fresh state; every end counts as a symbol.
 
     `most` counts only the first pairs, with about so many symbols in all, for a quick look.

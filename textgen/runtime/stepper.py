@@ -24,7 +24,7 @@ LARGEST_LOGITS = 1 << 22
 
 
 class NumpyStepper:
-    """`textgen.writing.generate.Stepper` over a stored step and its weights, by numpy alone.
+    """`textgen.stepper.TokenStepper` over a stored step and its weights, by numpy alone.
 
     A state is a tuple of arrays, (B, ...) each, never changed once it is given. Several threads may step at once.
     """
@@ -106,11 +106,11 @@ class NumpyStepper:
             raise TextgenError(f"a state of this model has {len(wanted)} tensors of other shapes or types.")
         return tuple(array.copy() for array in arrays)
 
-    def rows(self, state: State, indices: npt.NDArray[np.intp]) -> State:
+    def select(self, state: State, indices: npt.NDArray[np.intp]) -> State:
         """The state whose row k is row indices[k] of a state."""
         return tuple(part[indices] for part in state)
 
-    def joined(self, states: Sequence[State]) -> State:
+    def concat(self, states: Sequence[State]) -> State:
         """The state whose rows are those of several states, one after another."""
         return tuple(np.concatenate(parts) for parts in zip(*states, strict=True))
 

@@ -23,7 +23,7 @@ _LOW_BYTES = _BITS - 8
 _LEAST = 1 << _LOW_BYTES
 
 
-class Encoder:
+class RangeEncoder:
     """Symbols in, bytes out."""
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ class Encoder:
         self._bytes[place] += 1
 
 
-class Decoder:
-    """The symbols of `Encoder`'s bytes, asked for in the same order with the same frequencies."""
+class RangeDecoder:
+    """The symbols of `RangeEncoder`'s bytes, asked for in the same order with the same frequencies."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

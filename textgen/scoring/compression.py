@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from textgen import arguments
 from textgen.errors import TextgenError
 from textgen.language_model import LanguageModel
 from textgen.parameters import named
-from textgen.scoring.coder import Cumulative, Decoder, Encoder, cumulative
+from textgen.scoring.coder import Cumulative, RangeDecoder, RangeEncoder, cumulative
 from textgen.scoring.envelope import Envelope
 from textgen.scoring.evaluate import score_ids
+from textgen.text.split import Progress, no_progress
 from textgen.text.tokenizer import Ids, Tokenizer
 from textgen.threads import one_thread
 
@@ -34,12 +35,6 @@ QUICK_LOOK = 65_536
 STRAY = (64, 192)
 """The frequencies, of 256, that a byte which begins a character of several is no such beginning; below are the 64
 bytes that can follow it, each 8 bits as `evaluate` has it."""
-
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
 
 
 def compress(model: LanguageModel, data: bytes, progress: Progress = no_progress) -> bytes:
@@ -119,7 +114,7 @@ def _encode(model: LanguageModel, symbols: Ids, lanes: int, units: dict[int, byt
     length = -(-len(symbols) // lanes)
     rows = np.full((lanes, length), model.tokenizer.boundary, np.int32)
     rows.reshape(-1)[: len(symbols)] = symbols
-    encoder, inputs, every = Encoder(), np.empty(lanes, np.int32), np.arange(lanes)
+    encoder, inputs, every = RangeEncoder(), np.empty(lanes, np.int32), np.arange(lanes)
     with one_thread():
         for at, ends in enumerate(_steps(model, lanes, length, inputs)):
             wanted = rows[:, at]
@@ -141,7 +136,7 @@ def _decode(model: LanguageModel, opened: Envelope, progress: Progress) -> Ids:
     tokenizer = model.tokenizer
     lanes, length = opened.lanes, -(-opened.symbols // opened.lanes)
     rows = np.full((lanes, length), tokenizer.boundary, np.int32)
-    decoder, inputs, units = Decoder(opened.payload), np.empty(lanes, np.int32), {}
+    decoder, inputs, units = RangeDecoder(opened.payload), np.empty(lanes, np.int32), {}
     escape = tokenizer.escape if tokenizer.raw_symbols else None
     with one_thread():
         for at, ends in enumerate(_steps(model, lanes, length, inputs)):
@@ -186,7 +181,7 @@ def _width(first: int) -> int:
     return 2 if 0xC2 <= first <= 0xDF else 3 if 0xE0 <= first <= 0xEF else 4 if 0xF0 <= first <= 0xF4 else 1
 
 
-def _encode_unit(encoder: Encoder, unit: bytes) -> None:
+def _encode_unit(encoder: RangeEncoder, unit: bytes) -> None:
     encoder.encode(unit[0], 1, 256)
     if len(unit) == 1 and _width(unit[0]) > 1:
         encoder.encode(*STRAY, 256)
@@ -194,7 +189,7 @@ def _encode_unit(encoder: Encoder, unit: bytes) -> None:
         encoder.encode(byte - 0x80, 1, 256)
 
 
-def _decode_unit(decoder: Decoder) -> bytes:
+def _decode_unit(decoder: RangeDecoder) -> bytes:
     unit = bytearray([decoder.uniform(256)])
     for _ in range(_width(unit[0]) - 1):
         following = decoder.target(256)

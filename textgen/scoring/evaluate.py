@@ -17,7 +17,7 @@ import numpy as np
 
 from textgen import arguments
 from textgen.errors import TextgenError
-from textgen.stepper import Stepper
+from textgen.stepper import TokenStepper
 from textgen.text.corpus import text_of
 from textgen.text.encoding import encode_documents
 from textgen.text.memory import corpora, is_table
@@ -86,7 +86,7 @@ class Score:
 
 
 def score_ids(
-    stepper: Stepper, ids: Ids, lanes: int = LANES, warm: int = WARM, most: int | None = None
+    stepper: TokenStepper, ids: Ids, lanes: int = LANES, warm: int = WARM, most: int | None = None
 ) -> tuple[float, int]:
     """Nats of ids[1:] given what stands before each, and how many were counted.
 
@@ -149,7 +149,7 @@ def for_model(model: LanguageModel, options: SourceOptions) -> SourceOptions:
 
 
 def score_encoded(
-    stepper: Stepper, model: LanguageModel, encoded: Ids, size: int, characters: int, lanes: int = LANES
+    stepper: TokenStepper, model: LanguageModel, encoded: Ids, size: int, characters: int, lanes: int = LANES
 ) -> Score:
     """The score of ids that begin with a boundary and may hold raw bytes of unknown characters."""
     raw = model.tokenizer.raw_count(encoded)

@@ -16,8 +16,9 @@ import numpy as np
 from textgen.errors import TextgenError, TextgenWarning
 from textgen.parameters import named
 from textgen.series.design import Design, Rows
-from textgen.series.loop import Floats, Origins, Stepper, forecasts, paths, read, taken
+from textgen.series.loop import Floats, Origins, forecasts, paths, read, taken
 from textgen.series.metrics import Errors, last_value, seasonal_naive
+from textgen.stepper import Stepper
 from textgen.wording import plural
 
 MODEL, LAST, SEASONAL = "model", "last value", "seasonal naive"

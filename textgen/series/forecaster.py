@@ -20,10 +20,11 @@ from textgen.series import history
 from textgen.series.design import FILE, LARGEST, Design, Rows, rows_of
 from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
 from textgen.series.history import continued
-from textgen.series.loop import Stepper, forecasts, paths, read
+from textgen.series.loop import forecasts, paths, read
 from textgen.series.read import Series, read_series
 from textgen.series.scaling import Scale, rounded
 from textgen.series.settings import SeriesOptions
+from textgen.stepper import Stepper
 from textgen.text.memory import corpora
 from textgen.text.reading import Reading
 from textgen.text.sources import find_sources

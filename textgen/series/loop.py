@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -19,6 +19,7 @@ from textgen.loop import closed_loop
 from textgen.series.design import Design, Rows
 from textgen.series.head import law, student
 from textgen.series.inputs import Units, base_forecast, features
+from textgen.stepper import Stepper
 
 MOST_CELLS = 1 << 22
 """Numbers that a chunk of side by side forecasts may take in each of its arrays."""
@@ -26,22 +27,6 @@ MOST_CELLS = 1 << 22
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]
-
-
-class Stepper(Protocol):
-    """Something that makes a time step for many rows at once; the state is its own affair."""
-
-    def initial_state(self, batch_size: int) -> Any:
-        """The state before the first step."""
-
-    def step(self, inputs: Floats32, state: Any) -> tuple[Floats32, Any]:
-        """Inputs (B, width) to outputs (B, 3), and the state after."""
-
-    def rows(self, state: Any, indices: Places) -> Any:
-        """The state of some rows, as often as they are named."""
-
-    def joined(self, states: Sequence[Any]) -> Any:
-        """The states of several batches as that of one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +57,7 @@ def read(
         outputs, state = stepper.step(inputs, state)
         here = np.flatnonzero((begin <= t) & (t < stop))
         if len(here):
-            kept.append(Origins(here, np.full(len(here), t), outputs[here], stepper.rows(state, here)))
+            kept.append(Origins(here, np.full(len(here), t), outputs[here], stepper.select(state, here)))
             number += len(here)
         if number >= most:
             yield _together(stepper, kept)
@@ -83,7 +68,7 @@ def read(
 
 def _together(stepper: Stepper, kept: Sequence[Origins]) -> Origins:
     parts = [np.concatenate(each) for each in zip(*((o.series, o.steps, o.outputs) for o in kept), strict=True)]
-    return Origins(parts[0], parts[1], parts[2], stepper.joined([each.state for each in kept]))
+    return Origins(parts[0], parts[1], parts[2], stepper.concat([each.state for each in kept]))
 
 
 def roll_out(
@@ -161,7 +146,7 @@ def chunks(stepper: Stepper, design: Design, origins: Origins, horizon: int, cop
 def taken(stepper: Stepper, origins: Origins, place: Places) -> Origins:
     """Some of the origins, as often as they are named."""
     return Origins(
-        origins.series[place], origins.steps[place], origins.outputs[place], stepper.rows(origins.state, place)
+        origins.series[place], origins.steps[place], origins.outputs[place], stepper.select(origins.state, place)
     )
 
 

@@ -13,7 +13,7 @@ Floats32 = npt.NDArray[np.float32]
 
 
 class TorchNumbers(TorchRows):
-    """`textgen.series.loop.Stepper` over a torch model: inputs (B, features) to outputs (B, outputs)."""
+    """`textgen.stepper.Stepper` over a torch model: inputs (B, features) to outputs (B, outputs)."""
 
     def step(self, inputs: Floats32, state: State) -> tuple[Floats32, State]:
         with self.quiet():

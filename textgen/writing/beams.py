@@ -21,8 +21,8 @@ from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
-    from textgen.stepper import Stepper
-    from textgen.writing.rows import Row
+    from textgen.stepper import TokenStepper
+    from textgen.writing.completions import CompletionBuilder
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Beam:
 
 
 def search(
-    model: Stepper,
+    model: TokenStepper,
     prompt: Ids,
     options: SampleOptions,
     boundary: int | None,
@@ -129,12 +129,12 @@ def _best(beams: list[Beam | None]) -> Beam | None:
     return max(filter(None, beams), key=lambda beam: beam.score, default=None)
 
 
-def _gathered(model: Stepper, state: object, parents: list[int], rows: int) -> object:
-    return state if parents == list(range(rows)) else model.rows(state, np.array(parents, dtype=np.intp))
+def _gathered(model: TokenStepper, state: object, parents: list[int], rows: int) -> object:
+    return state if parents == list(range(rows)) else model.select(state, np.array(parents, dtype=np.intp))
 
 
 def search_rows(
-    model: LanguageModel, encoded: list[Ids], rows: list[Row], options: SampleOptions
+    model: LanguageModel, encoded: list[Ids], rows: list[CompletionBuilder], options: SampleOptions
 ) -> Iterator[tuple[int, str]]:
     """The text found after each prompt, through its row; yields (row, piece of text). A stop string cuts it there."""
     boundary = None if options.ignore_eos else model.tokenizer.boundary

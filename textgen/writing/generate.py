@@ -19,11 +19,11 @@ from textgen.errors import UsageError
 from textgen.loop import closed_loop
 from textgen.options import from_mapping, plain
 from textgen.parameters import named
-from textgen.stepper import Logits, Stepper
+from textgen.stepper import Logits, TokenStepper
 from textgen.text.tokenizer import Ids
 from textgen.writing.beams import search_rows
 from textgen.writing.biases import bias_of_ids
-from textgen.writing.rows import Completion, Row
+from textgen.writing.completions import Completion, CompletionBuilder
 from textgen.writing.sampling import Choice, Sampler
 from textgen.writing.sampling_settings import SampleOptions, check_sampling, defaults_beside
 
@@ -37,13 +37,13 @@ EXACT_ROWS = 8
 # --- first storey: ids ---
 
 
-def read_on(model: Stepper, ids: Ids, state: Any) -> Any:
+def read_on(model: TokenStepper, ids: Ids, state: Any) -> Any:
     """The state after reading ids (B, T), T >= 0, and writing nothing."""
     return model.forward(ids, state)[1] if ids.shape[1] else state
 
 
 def rollout(
-    model: Stepper, prompts: Sequence[Ids], samplers: Sequence[Sampler], state: Any = None
+    model: TokenStepper, prompts: Sequence[Ids], samplers: Sequence[Sampler], state: Any = None
 ) -> Iterator[tuple[list[Choice | None], Any]]:
     """Draw symbols for every prompt, for ever: each time step gives one Choice a row, None while a prompt lasts.
 
@@ -86,7 +86,7 @@ def stream_rows(
     model: LanguageModel, prompts: Sequence[str], options: SampleOptions, completions: Sequence[Completion]
 ) -> Iterator[tuple[int, str]]:
     """Write all prompts' completions together; yields (row, piece of text) as they grow."""
-    rows = [Row(model, completion, options) for completion in completions]
+    rows = [CompletionBuilder(model, completion, options) for completion in completions]
     if options.max_new_tokens == 0:
         for completion in completions:
             completion.finish_reason = "length"

@@ -21,8 +21,8 @@ from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
 from textgen.outputs import STATE_FORMAT
 from textgen.parameters import named
+from textgen.writing.completions import REMEMBERED, Completion, CompletionBuilder, OpenEnd, StopScanner
 from textgen.writing.generate import choose_seed, read_on, rollout, sampling_options
-from textgen.writing.rows import REMEMBERED, Completion, Open, Row, StopScanner
 from textgen.writing.sampling import Sampler
 from textgen.writing.sampling_settings import SampleOptions
 
@@ -54,7 +54,7 @@ class Session:
     pending: int
     seed: int
     recent: tuple[int, ...]
-    open: Open
+    open: OpenEnd
     remember: int = REMEMBERED
 
     @classmethod
@@ -68,7 +68,7 @@ class Session:
         model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
         remember = arguments.whole_number("remember", remember, 1, MOST_REMEMBERED)
         chosen = _seed(seed)
-        beginning = Open(prompt[-remember:], model.decoder(prompt).held)
+        beginning = OpenEnd(prompt[-remember:], model.decoder(prompt).held)
         ids = model.encode_prompt(prompt).tolist()
         blank = cls(model, model.stepper.initial_state(1), ids[0], chosen, (ids[0],), beginning, remember)
         return blank._fed(ids[1:])
@@ -97,7 +97,7 @@ class Session:
             return self
         tokenizer = self.model.tokenizer
         tail = (self.open.tail + self._begun() + text)[-self.remember :]
-        opened = Open(tail, tokenizer.decoder(text).held, "", self.open.noise)
+        opened = OpenEnd(tail, tokenizer.decoder(text).held, "", self.open.noise)
         return replace(self, open=opened)._fed(tokenizer.model_ids(tokenizer.encode(text)).tolist())
 
     def ask(self, prompt: str) -> Session:
@@ -118,7 +118,7 @@ class Session:
         """
         if options.num_beams is not None:
             raise UsageError(f"{named('num_beams', options.num_beams)} starts from a prompt, not from a state.")
-        row = Row(self.model, completion, options, self.open, keep_open, self.remember)
+        row = CompletionBuilder(self.model, completion, options, self.open, keep_open, self.remember)
         row.sampler.see(self.recent)
         if completion.finish_reason is not None or options.max_new_tokens == 0:
             completion.finish_reason = completion.finish_reason or "length"
@@ -197,7 +197,7 @@ class Session:
         tensors = _tensors(content)
         recent, tail = tensors.pop("recent"), tensors.pop("tail")
         state = model.stepper.from_arrays([tensors[f"state.{k}"] for k in range(len(tensors))])
-        opened = Open(tail.tobytes().decode(), bytes.fromhex(about["bytes"]), about["text"], about["noise"])
+        opened = OpenEnd(tail.tobytes().decode(), bytes.fromhex(about["bytes"]), about["text"], about["noise"])
         ids = tuple(recent.tolist())
         session = cls(model, state, about["pending"], about["seed"], ids, opened, about["remember"])
         session._check()

@@ -16,8 +16,8 @@ from textgen import arguments
 from textgen.errors import UsageError
 from textgen.parameters import named
 from textgen.stepper import Logits
+from textgen.writing.completions import Completion, CompletionBuilder
 from textgen.writing.generate import choose_seed, read_on, sampling_options
-from textgen.writing.rows import Completion, Row
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
@@ -34,7 +34,7 @@ class Piece:
 
 @dataclass
 class _Text:
-    row: Row
+    row: CompletionBuilder
     next: int
     state: Any
     """Its own state, as long as it has no row in the common one."""
@@ -75,7 +75,7 @@ class Streams:
                 f"{named('num_beams', options.num_beams)} cannot stream; textgen.generate gives the whole text."
             )
         ids, stepper = self._model.encode_prompt(prompt), self._model.stepper
-        row = Row(self._model, Completion(prompt, choose_seed(options)), options)
+        row = CompletionBuilder(self._model, Completion(prompt, choose_seed(options)), options)
         row.sampler.see(ids.tolist())
         if options.max_new_tokens == 0:
             row.completion.finish_reason = "length"
@@ -128,6 +128,6 @@ class Streams:
         states = [texts[key].state for key in texts if key not in self._rows]
         if stay:
             state = self._state
-            states.insert(0, state if len(stay) == len(self._rows) else stepper.rows(state, np.array(stay, np.intp)))
-        self._state = states[0] if len(states) == 1 else stepper.joined(states)
+            states.insert(0, state if len(stay) == len(self._rows) else stepper.select(state, np.array(stay, np.intp)))
+        self._state = states[0] if len(states) == 1 else stepper.concat(states)
         self._rows = list(texts)

@@ -69,7 +69,7 @@ class StopScanner:
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenEnd:
     """What stands at the end of a text that is going on: the last characters written, the bytes of a character that
     is begun, the text held back since it may begin a stop string, and the noise that symbols are drawn from."""
 
@@ -79,7 +79,7 @@ class Open:
     noise: dict[str, Any] | None = None
 
 
-class Row:
+class CompletionBuilder:
     """One completion in the making, from the beginning or from what is `open`, with the sampler of its symbols.
 
     With `keep_open` the end at `max_new_tokens` lets out nothing that what follows might still change.
@@ -90,7 +90,7 @@ class Row:
         model: LanguageModel,
         completion: Completion,
         options: SampleOptions,
-        open: Open | None = None,
+        open: OpenEnd | None = None,
         keep_open: bool = False,
         remember: int = REMEMBERED,
     ) -> None:
@@ -111,7 +111,7 @@ class Row:
         self.empty = not (self._tail or self._decoder.held or self._scanner.held or model.prompt_end)
         """Whether there is no text yet, not even a prompt: then the boundary is not drawn, since no text is empty."""
 
-    def _go_on_from(self, open: Open) -> None:
+    def _go_on_from(self, open: OpenEnd) -> None:
         self._decoder.restore(open.bytes)
         self._ready = self._scanner.feed(open.text)
         if self._scanner.stopped:
@@ -137,9 +137,9 @@ class Row:
         """Whether the text has come to its end."""
         return self.completion.finish_reason is not None
 
-    def opened(self) -> Open:
+    def opened(self) -> OpenEnd:
         """What is open now."""
-        return Open(self._tail, self._decoder.held, self._scanner.held, self.sampler.noise())
+        return OpenEnd(self._tail, self._decoder.held, self._scanner.held, self.sampler.noise())
 
     def ready(self) -> str:
         """The text of before that is certain by now."""
