@@ -45,38 +45,43 @@ def read_on(model: TokenStepper, ids: Ids, state: Any) -> Any:
 def rollout(
     model: TokenStepper, prompts: Sequence[Ids], samplers: Sequence[Sampler], state: Any = None
 ) -> Iterator[tuple[list[Choice | None], Any]]:
-    """Draw symbols for every prompt, for ever: each time step gives one Choice a row, None while a prompt lasts.
+    """Generate tokens for every prompt, without end: each time step yields one Choice per row, None while its prompt
+    lasts, and the state that they were drawn from.
 
-    Prompts are ids (T,), T >= 1, of any lengths, read on from `state`; None is the beginning. With the choices comes
-    the state that they were drawn in: what was drawn, as the prompts of another rollout from there, goes on. The
-    caller stops by not asking for more.
+    Prompts are ids (T,), T >= 1, of any lengths, and continue from `state`; None is the initial state. To go on from
+    a state that was yielded, start another rollout from it, with the ids that were drawn as its prompts.
     """
     shortest = min(len(prompt) for prompt in prompts)
     state = model.initial_state(len(prompts)) if state is None else state
     state = read_on(model, np.stack([prompt[: shortest - 1] for prompt in prompts]), state)
-    position = shortest
-
-    def choose(logits: Logits) -> list[Choice | None]:
-        return [
-            None if position < len(prompt) else sampler.choose(logits[row])
-            for row, (prompt, sampler) in enumerate(zip(prompts, samplers, strict=True))
-        ]
-
-    def feed(choices: list[Choice | None]) -> Ids:
-        """What was drawn, or the next symbol of a prompt that goes on."""
-        nonlocal position
-        position += 1
-        return np.array(
-            [
-                prompt[position - 1] if choice is None else choice.id
-                for prompt, choice in zip(prompts, choices, strict=True)
-            ],
-            dtype=np.int32,
-        )
-
     last = np.array([prompt[shortest - 1] for prompt in prompts], dtype=np.int32)
     logits, state = model.step(last, state)
-    yield from closed_loop(model.step, logits, state, choose, feed)
+    rows = _PromptedRows(prompts, samplers, shortest)
+    yield from closed_loop(model.step, logits, state, rows.choose, rows.feed)
+
+
+class _PromptedRows:
+    """Rows side by side: each is fed from its prompt while that lasts, and then from its sampler."""
+
+    def __init__(self, prompts: Sequence[Ids], samplers: Sequence[Sampler], position: int) -> None:
+        """`position`: how many tokens of every row have been fed."""
+        self._prompts, self._samplers, self._position = prompts, samplers, position
+
+    def choose(self, logits: Logits) -> list[Choice | None]:
+        """Draw a token for each row whose prompt is over."""
+        return [
+            None if self._position < len(prompt) else sampler.choose(logits[row])
+            for row, (prompt, sampler) in enumerate(zip(self._prompts, self._samplers, strict=True))
+        ]
+
+    def feed(self, choices: list[Choice | None]) -> Ids:
+        """The next token of each row (B,): the one drawn, or the next of its prompt."""
+        ids = [
+            prompt[self._position] if choice is None else choice.id
+            for prompt, choice in zip(self._prompts, choices, strict=True)
+        ]
+        self._position += 1
+        return np.array(ids, dtype=np.int32)
 
 
 # --- second storey: pieces of text ---
