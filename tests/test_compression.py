@@ -96,7 +96,7 @@ def test_every_file_comes_back(model, name):
     ids = np.concatenate([np.empty(0, np.int32), *model.tokenizer.encode_pieces([data])])
     if model.tokenizer.decode_bytes(ids) != data:
         assert model.tokenizer.level == "word"
-        with pytest.raises(TextgenError, match=r"does not come back whole from symbols of level word\.$"):
+        with pytest.raises(TextgenError, match=r"does not come back whole from tokens of level word\.$"):
             compress(model, data)
     else:
         archive = compress(model, data)

@@ -183,7 +183,7 @@ def test_json_of_very_many_tables_is_refused():
 def test_a_text_begins_with_few_symbols(parents, tmp_path):
     habits = {**table(parents, GENERATION), "begin": [0] * 2000}
     folder = written(parents, tmp_path / "m", generation_config__json=json.dumps(habits).encode())
-    with pytest.raises(DamagedError, match="begins with 2,000 symbols"):
+    with pytest.raises(DamagedError, match="begins with 2,000 tokens"):
         textgen.load(folder)
 
 

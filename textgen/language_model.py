@@ -32,7 +32,7 @@ _NO_PART = ("README.md", "training_args.json")
 """Files of a model folder on which its predictions do not depend."""
 
 MOST_BEGIN = 1024
-"""So many symbols may stand before every text, which are read before the first one is written."""
+"""So many tokens may stand before every text, which are read before the first one is written."""
 
 FEW_DOCUMENTS = 10
 """With fewer training documents than this a model has hardly met the end of one, so it never draws the boundary."""
@@ -96,7 +96,7 @@ class LanguageModel:
         return whole if len(whole) else np.array([self.tokenizer.boundary], dtype=np.int32)
 
     def decoder(self, prompt: str) -> Decoder:
-        """What makes text of the symbols after a prompt. A completion begins anew, whatever its prompt ends in."""
+        """What makes text of the tokens after a prompt. A completion begins anew, whatever its prompt ends in."""
         return self.tokenizer.decoder("" if self.prompt_end else prompt)
 
     def in_context(self, encoded: Ids) -> Ids:
@@ -112,7 +112,7 @@ class LanguageModel:
 
 
 def in_context(ids: Ids, boundary: int, begin: Sequence[int]) -> Ids:
-    """The ids with every boundary replaced by the symbol that a model is used to at the beginning of a text."""
+    """The ids with every boundary replaced by the token that a model is used to at the beginning of a text."""
     return np.where(ids == boundary, begin[-1], ids) if begin else ids
 
 
@@ -122,7 +122,7 @@ invented (`benchmarks/sample_quality.txt`). The tail is cut and the rest sharpen
 
 
 def generation_config(store: TokenStore) -> dict[str, Any]:
-    """What generation_config.json says of a corpus: how to begin, which symbols it never showed, how to draw."""
+    """What generation_config.json says of a corpus: how to begin, which tokens it never showed, how to draw."""
     tokenizer, counts = store.tokenizer, store.frequencies
     many = store.about["documents"][TRAIN] >= FEW_DOCUMENTS
     unseen = {int(i) for i in np.flatnonzero(counts == 0)} | set(tokenizer.unsampled)
@@ -168,7 +168,7 @@ def opened(path: Path, backend: str) -> tuple[dict[str, Any], ModelConfig]:
 
 
 def tokenizer_for(path: Path, config: ModelConfig, more: object = ()) -> Tokenizer:
-    """The tokenizer of a model folder; `more` are the symbols that the model has after the tokenizer's own. Raises
+    """The tokenizer of a model folder; `more` are the tokens that the model has after the tokenizer's own. Raises
     DamagedError if the model has others."""
     tokenizer = tokenizer_of(path)
     known = tokenizer.vocab_size
@@ -176,7 +176,7 @@ def tokenizer_for(path: Path, config: ModelConfig, more: object = ()) -> Tokeniz
     if own != list(range(known, known + len(own))) or config.vocab_size != known + len(own):
         beside = f" and {GENERATION} ends a prompt with {str(more)[:80]}" if more else ""
         raise sealed.DamagedError(
-            f"{str(path)!r} is damaged: its tokenizer has {known:,} symbols{beside}, its model {config.vocab_size:,}."
+            f"{str(path)!r} is damaged: its tokenizer has {known:,} tokens{beside}, its model {config.vocab_size:,}."
         )
     return tokenizer
 
@@ -222,13 +222,13 @@ def with_generation_config(
     prompt_end = generation.get("prompt_end", [])
     for ids in (begin, unsampled, prompt_end):
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < config.vocab_size for i in ids):
-            raise sealed.DamagedError("generation_config.json is damaged: it names symbols that do not exist.")
+            raise sealed.DamagedError("generation_config.json is damaged: it names tokens that do not exist.")
     if len(begin) + len(prompt_end) > MOST_BEGIN:
         beside = len(begin) + len(prompt_end)
-        raise sealed.DamagedError(f"generation_config.json is damaged: a text begins with {beside:,} symbols.")
+        raise sealed.DamagedError(f"generation_config.json is damaged: a text begins with {beside:,} tokens.")
     unsampled = [*unsampled, *(id for id in prompt_end if id not in unsampled)]
     if {*unsampled, tokenizer.boundary}.issuperset(range(config.vocab_size)):
-        raise sealed.DamagedError("generation_config.json is damaged: it leaves no symbol to write.")
+        raise sealed.DamagedError("generation_config.json is damaged: it leaves no token to write.")
     defaults = generation.get("sampling", {})
     if not isinstance(defaults, dict):
         raise sealed.DamagedError("generation_config.json is damaged: 'sampling' must be a table.")

@@ -155,13 +155,13 @@ def _score(loaded: LanguageModel, encoded: Encoded, lanes: int) -> Score:
 def _by_symbol(loaded: LanguageModel, encoded: Encoded, output: Output, as_json: bool) -> Score:
     """Write the symbols as they are scored; the score that is returned is their sum."""
     from textgen.scoring.evaluate import Score
-    from textgen.scoring.symbol_scores import score_symbols
+    from textgen.scoring.token_scores import score_tokens
 
     ids, size, characters = encoded
     logprobs: list[float] = []
     if not as_json:
         output.write("  log p      id  symbol\n")
-    for symbol in score_symbols(loaded, ids):
+    for symbol in score_tokens(loaded, ids):
         logprobs.append(symbol.logprob)
         line = f"{symbol.logprob:7.4f}  {symbol.id:6}  {symbol.symbol!r}"
         output.write((json.dumps(asdict(symbol), ensure_ascii=False) if as_json else line) + "\n")

@@ -132,8 +132,8 @@ class Writer:
         if self._form.report_copies and not self._form.as_json:
             say(describe(self._copy(completion)))
         if completion.unavoidable:
-            symbols = plural(completion.unavoidable, "symbol")
-            warn(f"{symbols} could not avoid copying more than {count(self._options.max_copy or 0)} characters.")
+            tokens = plural(completion.unavoidable, "token")
+            warn(f"{tokens} could not avoid copying more than {count(self._options.max_copy or 0)} characters.")
 
     def _copy(self, completion: Completion) -> Copy | None:
         return self._model.training_text.longest(self._before + completion.text, len(self._before))
@@ -148,7 +148,11 @@ class Writer:
         }
         if self._options.logprobs is not None:
             content["logprobs"] = [
-                {"symbol": self._symbol(c.id), "logprob": c.logprob, "top": [[self._symbol(i), p] for i, p in c.top]}
+                {
+                    "symbol": self._token_text(c.id),
+                    "logprob": c.logprob,
+                    "top": [[self._token_text(i), p] for i, p in c.top],
+                }
                 for c in completion.choices
             ]
         if self._form.report_copies:
@@ -156,7 +160,7 @@ class Writer:
             content["longest_copy"] = None if copy is None else {"characters": len(copy.text), **vars(copy)}
         return content
 
-    def _symbol(self, number: int) -> str:
+    def _token_text(self, number: int) -> str:
         return self._model.tokenizer.decode([number]) or f"<{number}>"
 
 

@@ -30,7 +30,7 @@ from textgen.threads import one_thread
 LANE_BYTES = 2000
 MOST_LANES = 64
 QUICK_LOOK = 65_536
-"""How many symbols tell how large the archive is going to be."""
+"""How many tokens tell how large the archive is going to be."""
 
 STRAY = (64, 192)
 """The frequencies, of 256, that a byte which begins a character of several is no such beginning; below are the 64
@@ -44,14 +44,14 @@ def compress(model: LanguageModel, data: bytes, progress: Progress = no_progress
     ids = np.concatenate([np.empty(0, np.int32), *tokenizer.encode_pieces([data])])
     if tokenizer.decode_bytes(ids) != data:
         raise TextgenError(
-            f"this text does not come back whole from symbols of level {tokenizer.level}.",
+            f"this text does not come back whole from tokens of level {tokenizer.level}.",
             hint=f"a model trained with {named('tokenizer')} char, byte, bpe or unigram compresses any file.",
         )
-    symbols = tokenizer.model_ids(ids)
-    lanes = _choose_lanes(model, symbols)
-    coded = _encode(model, symbols, lanes, _raw_units(tokenizer, ids), progress)
+    tokens = tokenizer.model_ids(ids)
+    lanes = _choose_lanes(model, tokens)
+    coded = _encode(model, tokens, lanes, _raw_units(tokenizer, ids), progress)
     stored = len(coded) >= len(data)
-    size, payload = (len(data), data) if stored else (len(symbols), coded)
+    size, payload = (len(data), data) if stored else (len(tokens), coded)
     digests = model_digest(model), hashlib.sha256(data).digest()
     return Envelope(stored, lanes, size, *digests, payload).seal()
 
@@ -89,14 +89,14 @@ def model_digest(model: LanguageModel) -> bytes:
     return bytes.fromhex(model.digest)
 
 
-# --- the symbols ---
+# --- the tokens ---
 
 
-def _choose_lanes(model: LanguageModel, symbols: Ids) -> int:
-    """One lane for every `LANE_BYTES` that the symbols will take, going by a quick look at them."""
-    context = np.concatenate([[model.tokenizer.boundary], symbols]).astype(np.int32)
+def _choose_lanes(model: LanguageModel, tokens: Ids) -> int:
+    """One lane for every `LANE_BYTES` that the tokens will take, going by a quick look at them."""
+    context = np.concatenate([[model.tokenizer.boundary], tokens]).astype(np.int32)
     nats, counted = score_ids(model.stepper, context, warm=0, most=QUICK_LOOK)
-    expected = nats / math.log(2) / 8 * len(symbols) / max(1, counted)
+    expected = nats / math.log(2) / 8 * len(tokens) / max(1, counted)
     return max(1, min(MOST_LANES, int(expected // LANE_BYTES)))
 
 
@@ -110,10 +110,10 @@ def _steps(model: LanguageModel, lanes: int, length: int, inputs: Ids) -> Iterat
         yield cumulative(logits)
 
 
-def _encode(model: LanguageModel, symbols: Ids, lanes: int, units: dict[int, bytes], progress: Progress) -> bytes:
-    length = -(-len(symbols) // lanes)
+def _encode(model: LanguageModel, tokens: Ids, lanes: int, units: dict[int, bytes], progress: Progress) -> bytes:
+    length = -(-len(tokens) // lanes)
     rows = np.full((lanes, length), model.tokenizer.boundary, np.int32)
-    rows.reshape(-1)[: len(symbols)] = symbols
+    rows.reshape(-1)[: len(tokens)] = tokens
     encoder, inputs, every = RangeEncoder(), np.empty(lanes, np.int32), np.arange(lanes)
     with one_thread():
         for at, ends in enumerate(_steps(model, lanes, length, inputs)):
@@ -122,19 +122,19 @@ def _encode(model: LanguageModel, symbols: Ids, lanes: int, units: dict[int, byt
             totals = ends[:, -1].tolist()
             for lane in range(lanes):
                 place = lane * length + at
-                if place >= len(symbols):
+                if place >= len(tokens):
                     break
                 encoder.encode(starts[lane], stops[lane] - starts[lane], totals[lane])
                 if place in units:
                     _encode_unit(encoder, units[place])
             inputs[:] = wanted
-            progress("compressing", at * lanes, len(symbols))
+            progress("compressing", at * lanes, len(tokens))
     return encoder.finish()
 
 
 def _decode(model: LanguageModel, opened: Envelope, progress: Progress) -> Ids:
     tokenizer = model.tokenizer
-    lanes, length = opened.lanes, -(-opened.symbols // opened.lanes)
+    lanes, length = opened.lanes, -(-opened.tokens // opened.lanes)
     rows = np.full((lanes, length), tokenizer.boundary, np.int32)
     decoder, inputs, units = RangeDecoder(opened.payload), np.empty(lanes, np.int32), {}
     escape = tokenizer.escape if tokenizer.raw_symbols else None
@@ -143,24 +143,24 @@ def _decode(model: LanguageModel, opened: Envelope, progress: Progress) -> Ids:
             totals = ends[:, -1].tolist()
             for lane in range(lanes):
                 place = lane * length + at
-                if place >= opened.symbols:
+                if place >= opened.tokens:
                     break
                 row = ends[lane]
-                symbol = int(np.searchsorted(row, np.uint64(decoder.target(totals[lane])), side="right")) - 1
-                decoder.take(int(row[symbol]), int(row[symbol + 1]) - int(row[symbol]))
-                rows[lane, at] = symbol
-                if symbol == escape:
+                token = int(np.searchsorted(row, np.uint64(decoder.target(totals[lane])), side="right")) - 1
+                decoder.take(int(row[token]), int(row[token + 1]) - int(row[token]))
+                rows[lane, at] = token
+                if token == escape:
                     units[place] = _decode_unit(decoder)
             inputs[:] = rows[:, at]
-            progress("decompressing", at * lanes, opened.symbols)
-    return _with_raw_units(tokenizer, rows.reshape(-1)[: opened.symbols], units)
+            progress("decompressing", at * lanes, opened.tokens)
+    return _with_raw_units(tokenizer, rows.reshape(-1)[: opened.tokens], units)
 
 
 # --- characters that the model never saw: an escape, then their bytes ---
 
 
 def _raw_units(tokenizer: Tokenizer, ids: Ids) -> dict[int, bytes]:
-    """The bytes behind each escape, by its place among the symbols that the model is shown."""
+    """The bytes behind each escape, by its place among the tokens that the model is shown."""
     units: dict[int, bytes] = {}
     raw = np.flatnonzero(ids >= tokenizer.vocab_size)
     places = raw - np.arange(1, len(raw) + 1)
@@ -169,11 +169,11 @@ def _raw_units(tokenizer: Tokenizer, ids: Ids) -> dict[int, bytes]:
     return units
 
 
-def _with_raw_units(tokenizer: Tokenizer, symbols: Ids, units: dict[int, bytes]) -> Ids:
+def _with_raw_units(tokenizer: Tokenizer, tokens: Ids, units: dict[int, bytes]) -> Ids:
     """The inverse of `_raw_units`."""
     places = [place + 1 for place, unit in units.items() for _ in unit]
     values = [tokenizer.vocab_size + byte for unit in units.values() for byte in unit]
-    return np.insert(symbols, places, values).astype(np.int32)
+    return np.insert(tokens, places, values).astype(np.int32)
 
 
 def _width(first: int) -> int:

@@ -1,7 +1,7 @@
 """How well a model predicts a text: loss, perplexity, and bits per byte, which compares across tokenizers.
 
-The state is carried and every symbol is counted once. To use the processor well a long text is read in several lanes
-side by side; each lane first reads `WARM` symbols of the lane before it, uncounted, so that no symbol is predicted
+The state is carried and every token is counted once. To use the processor well a long text is read in several lanes
+side by side; each lane first reads `WARM` tokens of the lane before it, uncounted, so that no token is predicted
 from a cold state. With one lane the text is read in one piece.
 """
 
@@ -144,7 +144,7 @@ def score_text(model: LanguageModel, sources: Sequence[Source], options: SourceO
 
 
 def for_model(model: LanguageModel, options: SourceOptions) -> SourceOptions:
-    """How a model reads files: one whose symbols are bytes takes them as they are."""
+    """How a model reads files: one whose tokens are bytes takes them as they are."""
     return replace(options, raw=model.tokenizer.level == "byte" and options.encoding is None)
 
 

@@ -1,6 +1,6 @@
 """Beam search: the likeliest text that can be found by keeping the N likeliest beginnings at each time step.
 
-A text's score is the mean log-probability of its symbols, the boundary that ends it included; so long texts are not
+A text's score is the mean log-probability of its tokens, the boundary that ends it included; so long texts are not
 worse for being long. One beam is greedy writing; with as many beams as there are beginnings the search is exact.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Beam:
-    """A text of `length` symbols by its last one and the beam before it, with the sum of its log-probabilities, and the
+    """A text of `length` tokens by its last one and the beam before it, with the sum of its log-probabilities, and the
     place (`textgen.writing.characters`) where it ends."""
 
     total: float = 0.0
@@ -38,16 +38,16 @@ class Beam:
 
     @property
     def score(self) -> float:
-        """Mean log-probability of a symbol, in nats."""
+        """Mean log-probability of a token, in nats."""
         return self.total / self.length
 
     def grown(self, logprob: float, choice: Choice, characters: CharacterGuard | None) -> Beam:
-        """The text with one more symbol."""
+        """The text with one more token."""
         place = BETWEEN if characters is None else int(characters.after[self.place, choice.id])
         return Beam(self.total + logprob, self.length + 1, choice, self, place)
 
     def choices(self) -> list[Choice]:
-        """All symbols of the text, in order."""
+        """All tokens of the text, in order."""
         found, beam = [], self
         while beam.before is not None and beam.choice is not None:
             found.append(beam.choice)
@@ -64,9 +64,9 @@ def search(
     characters: CharacterGuard | None = None,
     empty: bool = False,
 ) -> Beam:
-    """The best text of at most `max_new_tokens` symbols found after a prompt (T,), T >= 1, with `num_beams` beams.
+    """The best text of at most `max_new_tokens` tokens found after a prompt (T,), T >= 1, with `num_beams` beams.
 
-    A text ends at the boundary, or where it is as long as it may be. Symbols in `unsampled` are never written, nor
+    A text ends at the boundary, or where it is as long as it may be. Tokens in `unsampled` are never written, nor
     those that `characters` leaves out. With `empty` there is no prompt, and the text does not end at once.
     """
     barred_first = (*unsampled, boundary) if empty and boundary is not None else unsampled
@@ -83,18 +83,18 @@ def search(
         logits[barred & ~np.isfinite(logits)] = OUT
         require_choice(np.where(barred, OUT, logits))
         logprobs = np.where(barred, OUT, log_softmax(add_bias(logits, biases)))
-        parents, symbols = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
+        parents, tokens = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
         grown = [
-            live[row].grown(float(logprobs[row, symbol]), choice_of(symbol, logits[row], options.logprobs), characters)
-            for row, symbol in zip(parents, symbols, strict=True)
+            live[row].grown(float(logprobs[row, token]), choice_of(token, logits[row], options.logprobs), characters)
+            for row, token in zip(parents, tokens, strict=True)
         ]
-        going = [k for k, symbol in enumerate(symbols) if symbol != boundary]
-        ended = _best([ended, *(beam for beam, symbol in zip(grown, symbols, strict=True) if symbol == boundary)])
+        going = [k for k, token in enumerate(tokens) if token != boundary]
+        ended = _best([ended, *(beam for beam, token in zip(grown, tokens, strict=True) if token == boundary)])
         live = [grown[k] for k in going]
         if not live:
             break
         # Here y(t) becomes x(t+1), beside the state of the beam that it goes on from.
-        ids = np.array([symbols[k] for k in going], dtype=np.int32)
+        ids = np.array([tokens[k] for k in going], dtype=np.int32)
         state = _gathered(model, state, [parents[k] for k in going], len(logits))
     best = _best([ended, *live])
     assert best is not None

@@ -76,13 +76,13 @@ def character_guard(tokenizer: Tokenizer, unsampled: Collection[int], vocab_size
 
     None where every token is whole characters, and where the tokens cannot spell a single character.
     """
-    symbols = [*tokenizer.symbols, *[b""] * (vocab_size - tokenizer.vocab_size)]
+    tokens = [*tokenizer.symbols, *[b""] * (vocab_size - tokenizer.vocab_size)]
     after = np.full((PLACES, vocab_size), NOWHERE, dtype=np.int8)
-    for id, symbol in enumerate(symbols):
-        if id not in unsampled and (symbol or id == tokenizer.boundary):
-            places = range(PLACES) if symbol else [BETWEEN]
-            after[list(places), id] = [place_after(place, symbol) for place in places]
-    drawn = [id for id, symbol in enumerate(symbols) if symbol and id not in unsampled]
+    for id, token in enumerate(tokens):
+        if id not in unsampled and (token or id == tokenizer.boundary):
+            places = range(PLACES) if token else [BETWEEN]
+            after[list(places), id] = [place_after(place, token) for place in places]
+    drawn = [id for id, token in enumerate(tokens) if token and id not in unsampled]
     if (after[BETWEEN, drawn] == BETWEEN).all():
         return None
     guard = CharacterGuard(after)

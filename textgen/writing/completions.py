@@ -1,4 +1,4 @@
-"""One text in the making: from symbols to text that never splits a character and never shows a stop string."""
+"""One text in the making: from tokens to text that never splits a character and never shows a stop string."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 REMEMBERED = 1024
-"""So many symbols and characters are kept for penalties and for the search for copies, unless told otherwise."""
+"""So many tokens and characters are kept for penalties and for the search for copies, unless told otherwise."""
 
 
 @dataclass
 class Completion:
     """One text written by a model, growing while it is streamed. `finish_reason` is 'stop' or 'length' at its end.
 
-    `unavoidable` counts the symbols that had to copy more of the training text than `max_copy` allows.
+    `unavoidable` counts the tokens that had to copy more of the training text than `max_copy` allows.
     """
 
     prompt: str
@@ -71,7 +71,7 @@ class StopScanner:
 @dataclass(frozen=True)
 class OpenEnd:
     """What stands at the end of a text that is going on: the last characters written, the bytes of a character that
-    is begun, the text held back since it may begin a stop string, and the noise that symbols are drawn from."""
+    is begun, the text held back since it may begin a stop string, and the noise that tokens are drawn from."""
 
     tail: str = ""
     bytes: bytes = b""
@@ -80,7 +80,7 @@ class OpenEnd:
 
 
 class CompletionBuilder:
-    """One completion in the making, from the beginning or from what is `open`, with the sampler of its symbols.
+    """One completion in the making, from the beginning or from what is `open`, with the sampler of its tokens.
 
     With `keep_open` the end at `max_new_tokens` lets out nothing that what follows might still change.
     """
@@ -147,7 +147,7 @@ class CompletionBuilder:
         return self._grow(piece)
 
     def take(self, choice: Choice) -> str:
-        """The text that this symbol makes certain; sets `finish_reason` at the end."""
+        """The text that this token makes certain; sets `finish_reason` at the end."""
         if choice.id == self._boundary and not self._options.ignore_eos:
             return self.end("stop")
         self.empty = False

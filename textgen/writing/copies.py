@@ -126,16 +126,16 @@ def sorted_places(text: str) -> npt.NDArray[np.int32]:
 
 
 class CopyGuard:
-    """Leaves out symbols with which a text would copy more than `limit` characters in a row."""
+    """Leaves out tokens with which a text would copy more than `limit` characters in a row."""
 
     def __init__(self, index: CopyIndex, tokenizer: Tokenizer, limit: int) -> None:
         self._index, self._tokenizer, self.limit = index, tokenizer, limit
         self._known: dict[bytes, _Texts] = {}
 
     def steer(self, logits: Logits, before: str, held: bytes) -> tuple[Logits, bool]:
-        """The logits (V,) without those symbols, and True; `before` is the text so far, `held` as `Decoder.held` is.
+        """The logits (V,) without those tokens, and True; `before` is the text so far, `held` as `Decoder.held` is.
 
-        If none is left, False and the logits of the symbols whose copy is shortest.
+        If none is left, False and the logits of the tokens whose copy is shortest.
         """
         texts = self._texts(held)
         wrong = self._too_long(texts, before)
@@ -149,7 +149,7 @@ class CopyGuard:
         return steered, False
 
     def _too_long(self, texts: _Texts, before: str) -> list[int]:
-        """The symbols with which some span of `limit` + 1 characters, old and new ones, is a copy."""
+        """The tokens with which some span of `limit` + 1 characters, old and new ones, is a copy."""
         wrong = set(texts.copied)
         for size, beginnings in texts.by_beginning.items():
             kept = self.limit + 1 - size
@@ -167,7 +167,7 @@ class CopyGuard:
 
 
 class _Texts:
-    """What each symbol adds to a text: `texts` by id, the ids by each beginning of theirs, by its size."""
+    """What each token adds to a text: `texts` by id, the ids by each beginning of theirs, by its size."""
 
     def __init__(self, tokenizer: Tokenizer, held: bytes, index: CopyIndex, limit: int) -> None:
         self.texts = [_added(tokenizer, held, id) for id in range(tokenizer.vocab_size)]

@@ -1,7 +1,7 @@
 """The loop: y(t) comes back as x(t+1). Three storeys, each on the one below: ids, pieces of text, a string.
 
 Nothing here knows torch or a cell: the loop drives whatever has `initial_state`, `forward` and `step` on arrays of
-ids. Several rows run together without padding: a row that still has prompt left is fed from it (forced symbols)
+ids. Several rows run together without padding: a row that still has prompt left is fed from it (forced tokens)
 instead of from what was drawn.
 """
 

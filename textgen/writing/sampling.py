@@ -1,4 +1,4 @@
-"""From logits to a symbol: pure functions on arrays of logits, (..., V), composed by `Sampler`.
+"""From logits to a token: pure functions on arrays of logits, (..., V), composed by `Sampler`.
 
 A filter returns logits in which what is left out is -inf. The order: penalties, biases, top-k, top-p, min-p, then
 temperature. Noise comes from each row's own seed, so that no row depends on its neighbours.
@@ -24,7 +24,7 @@ OUT = -np.inf
 FEW_SYMBOLS = 512
 """Up to so many it takes longer to look for those that matter than to compute all."""
 NOISE_RANGE = 21
-"""Between the smallest and the largest noise that `draw` can add to a logit, -3.9 and 16.7: no symbol further below the
+"""Between the smallest and the largest noise that `draw` can add to a logit, -3.9 and 16.7: no token further below the
 likeliest is ever drawn."""
 _NOISE_NUMBERS = {"buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
 _NOISE_ARRAYS = {"counter": 4, "key": 2, "buffer": 4}
@@ -48,7 +48,7 @@ def log_softmax(logits: Logits) -> Logits:
 
 
 def without(logits: Logits, ids: Sequence[int] | npt.NDArray[np.intp]) -> Logits:
-    """Leave out these symbols."""
+    """Leave out these tokens."""
     if not len(ids):
         return logits
     logits = logits.copy()
@@ -57,7 +57,7 @@ def without(logits: Logits, ids: Sequence[int] | npt.NDArray[np.intp]) -> Logits
 
 
 def repetition_penalty(logits: Logits, recent: Iterable[int], penalty: float) -> Logits:
-    """Divide positive logits of recent symbols by the penalty and multiply negative ones (Keskar et al. 2019)."""
+    """Divide positive logits of recent tokens by the penalty and multiply negative ones (Keskar et al. 2019)."""
     used = [] if penalty == 1 else sorted(set(recent))
     if not used:
         return logits
@@ -68,7 +68,7 @@ def repetition_penalty(logits: Logits, recent: Iterable[int], penalty: float) ->
 
 
 def count_penalty(logits: Logits, recent: Iterable[int], presence: float, frequency: float) -> Logits:
-    """Take `presence` once and `frequency` once for each use off the logits of recent symbols, as OpenAI's API does:
+    """Take `presence` once and `frequency` once for each use off the logits of recent tokens, as OpenAI's API does:
     logit - presence - uses * frequency. Negative penalties favour them."""
     uses = Counter(() if presence == frequency == 0 else recent)
     if not uses:
@@ -79,7 +79,7 @@ def count_penalty(logits: Logits, recent: Iterable[int], presence: float, freque
 
 
 def add_bias(logits: Logits, biases: Mapping[int, float]) -> Logits:
-    """Add a bias to the logits of some symbols, by id. What is left out stays out."""
+    """Add a bias to the logits of some tokens, by id. What is left out stays out."""
     if not biases:
         return logits
     logits = logits.copy()
@@ -88,7 +88,7 @@ def add_bias(logits: Logits, biases: Mapping[int, float]) -> Logits:
 
 
 def top_k(logits: Logits, k: int) -> Logits:
-    """Keep the k likeliest symbols (and any that tie with the last of them)."""
+    """Keep the k likeliest tokens (and any that tie with the last of them)."""
     if not 0 < k < logits.shape[-1]:
         return logits
     threshold = np.partition(logits, -k, axis=-1)[..., -k, None]
@@ -96,7 +96,7 @@ def top_k(logits: Logits, k: int) -> Logits:
 
 
 def top_p(logits: Logits, p: float) -> Logits:
-    """Keep the fewest likeliest symbols whose probabilities add up to p (Holtzman et al. 2020), at least one."""
+    """Keep the fewest likeliest tokens whose probabilities add up to p (Holtzman et al. 2020), at least one."""
     if p >= 1:
         return logits
     if logits.ndim > 1:
@@ -108,9 +108,9 @@ def top_p(logits: Logits, p: float) -> Logits:
 
 
 def _nucleus(logits: Logits, p: float) -> npt.NDArray[np.intp]:
-    """The ids of the fewest likeliest symbols of logits (V,) that reach a share p.
+    """The ids of the fewest likeliest tokens of logits (V,) that reach a share p.
 
-    Of many symbols, only those with at least (1 - p) / V of the probability can be among them, which leaves few to be
+    Of many tokens, only those with at least (1 - p) / V of the probability can be among them, which leaves few to be
     sorted. Where the border is so close that the order of a sum decides, all are sorted.
     """
     weights: Logits = np.exp(logits.astype(np.float64) - logits.max())
@@ -127,14 +127,14 @@ def _nucleus(logits: Logits, p: float) -> npt.NDArray[np.intp]:
 
 
 def min_p(logits: Logits, share: float) -> Logits:
-    """Keep symbols at least `share` times as likely as the likeliest (Nguyen et al. 2024)."""
+    """Keep tokens at least `share` times as likely as the likeliest (Nguyen et al. 2024)."""
     if share <= 0:
         return logits
     return np.where(logits >= logits.max(axis=-1, keepdims=True) + np.log(share), logits, OUT)
 
 
 def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
-    """One symbol of logits (V,): the likeliest at temperature 0, else by probability (Gumbel's maximum)."""
+    """One token of logits (V,): the likeliest at temperature 0, else by probability (Gumbel's maximum)."""
     if temperature == 0:
         return int(logits.argmax())
     uniform = rng.random((logits.shape[-1],), dtype=np.float32)
@@ -155,7 +155,7 @@ def _gumbel(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A symbol drawn, with the model's own log-probability of it (before filters) and of the likeliest symbols."""
+    """A token drawn, with the model's own log-probability of it (before filters) and of the likeliest tokens."""
 
     id: int
     logprob: float | None = None
@@ -163,7 +163,7 @@ class Choice:
 
 
 def choice_of(id: int, logits: Logits, wanted: int | None) -> Choice:
-    """The choice of a symbol from logits (V,), with log-probabilities if any are wanted."""
+    """The choice of a token from logits (V,), with log-probabilities if any are wanted."""
     if wanted is None:
         return Choice(id)
     model = log_softmax(logits)
@@ -172,7 +172,7 @@ def choice_of(id: int, logits: Logits, wanted: int | None) -> Choice:
 
 
 def temperatures(options: SampleOptions) -> list[float]:
-    """The temperatures that symbols take in turn; one, if it is always the same."""
+    """The temperatures that tokens take in turn; one, if it is always the same."""
     if options.greedy:
         return [0.0]
     return options.temperature if isinstance(options.temperature, list) else [options.temperature]
@@ -191,7 +191,7 @@ def _are_words(value: Any, size: int) -> bool:
 
 
 class Sampler:
-    """Draws one row's symbols from noise of its own; those in `unsampled` never. Raises UsageError for bad options.
+    """Draws one row's tokens from noise of its own; those in `unsampled` never. Raises UsageError for bad options.
 
     `steer` may leave out more of them: it gets the logits (V,) of those that are left, in float64, and returns others.
     """
@@ -210,7 +210,7 @@ class Sampler:
         self._drawn = 0
 
     def see(self, ids: Iterable[int]) -> None:
-        """Let the penalties know of symbols that were not drawn: the prompt."""
+        """Let the penalties know of tokens that were not drawn: the prompt."""
         self._recent.extend(ids)
 
     def noise(self) -> dict[str, Any]:
@@ -247,7 +247,7 @@ class Sampler:
         return min_p(top_p(top_k(kept, o.top_k), o.top_p), o.min_p)
 
     def choose(self, logits: Logits) -> Choice:
-        """Draw the next symbol from logits (V,). Raises TextgenError if they hold none."""
+        """Draw the next token from logits (V,). Raises TextgenError if they hold none."""
         temperature = self._temperatures[self._drawn % len(self._temperatures)]
         chosen = draw(self.filtered(logits), temperature, self._rng)
         self._recent.append(chosen)

@@ -15,7 +15,7 @@ DRAWING = (
     *("temperature", "greedy", "top_k", "top_p", "min_p"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty", "max_copy"),
 )
-"""Options that say how a symbol is drawn: beam search, which draws none, goes with none of them."""
+"""Options that say how a token is drawn: beam search, which draws none, goes with none of them."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ def check_sampling(options: SampleOptions) -> None:
 
 
 def _check_bias(table: Mapping[int | str, float]) -> None:
-    for symbol, bias in table.items():
-        if not isinstance(symbol, str) and type(symbol) is not int:
-            raise UsageError(f"{named('logit_bias')} must name a symbol by its text or its id, not by {symbol!r}.")
-        check_value(f"{named('logit_bias')} {symbol!r}", bias, float, _BIAS)
+    for token, bias in table.items():
+        if not isinstance(token, str) and type(token) is not int:
+            raise UsageError(f"{named('logit_bias')} must name a token by its text or its id, not by {token!r}.")
+        check_value(f"{named('logit_bias')} {token!r}", bias, float, _BIAS)
 
 
 def check_beams(beams: int, given: Iterable[str]) -> None:

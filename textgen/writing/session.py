@@ -1,6 +1,6 @@
 """A text that is being written, as a value: write on, read on, fork, save, load.
 
-A recurrent model has read a text when it has its state. So a session is that state, the last symbol (still to be fed)
+A recurrent model has read a text when it has its state. So a session is that state, the last token (still to be fed)
 and the little that drawing and decoding remember. None of it grows with the text, and nothing is ever read again.
 """
 
@@ -40,7 +40,7 @@ _FIELDS = {"format": str, "version": int, "model": str, "pending": int, "seed": 
 class Session:
     """What a model needs to go on with a text. A value: every method returns another one and leaves this as it is.
 
-    `state` is the model's state before `pending`, the last symbol; `seed` that of the noise.
+    `state` is the model's state before `pending`, the last token; `seed` that of the noise.
 
     Example:
         >>> session = Session.begin(model, "Once upon", seed=1)                # doctest: +SKIP
@@ -63,7 +63,7 @@ class Session:
     ) -> Session:
         """A session that has read a prompt; without a seed it takes a random one.
 
-        `remember`: symbols and characters to keep; at least what `repeat_last_n` and `max_copy` are going to look at.
+        `remember`: tokens and characters to keep; at least what `repeat_last_n` and `max_copy` are going to look at.
         """
         model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
         remember = arguments.whole_number("remember", remember, 1, MOST_REMEMBERED)
@@ -74,7 +74,7 @@ class Session:
         return blank._fed(ids[1:])
 
     def _fed(self, ids: list[int]) -> Session:
-        """After these symbols too."""
+        """After these tokens too."""
         fed = [self.pending, *ids]
         state = read_on(self.model.stepper, np.array([fed[:-1]], dtype=np.int32), self.state)
         return replace(self, state=state, pending=fed[-1], recent=(*self.recent, *ids)[-self.remember :])
@@ -208,7 +208,7 @@ class Session:
     def _check(self) -> None:
         """Raises TextgenError for what no session is."""
         if not all(0 <= id < self.model.config.vocab_size for id in (self.pending, *self.recent)):
-            raise TextgenError("it names symbols that do not exist.")
+            raise TextgenError("it names tokens that do not exist.")
         if not 1 <= self.remember <= MOST_REMEMBERED or not 0 <= self.seed < 2**64:
             raise TextgenError("its numbers are out of range.")
         arrays = self.model.stepper.arrays(self.state)

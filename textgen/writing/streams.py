@@ -1,4 +1,4 @@
-"""Several texts written together, a symbol each at a time: they come and go between time steps, as a server's users do.
+"""Several texts written together, a token each at a time: they come and go between time steps, as a server's users do.
 
 All rows share one product with each matrix, so that 64 texts take little more time than a few. Each has options, noise
 and an end of its own, and no text depends on what the others say.
@@ -42,7 +42,7 @@ class _Text:
 
 class Streams:
     """Texts in the making. With `exact` each is bit for bit what `textgen.generate` gives alone, and speed suffers;
-    else how many texts are written beside it may decide between two symbols that are as likely to four digits.
+    else how many texts are written beside it may decide between two tokens that are as likely to four digits.
 
     Example:
         >>> streams = Streams(textgen.load("runs/demo"))                       # doctest: +SKIP
@@ -93,7 +93,7 @@ class Streams:
         return self._texts[key].row.completion
 
     def step(self) -> list[Piece]:
-        """Write one symbol of every text; what each has gained, in the order in which they came.
+        """Write one token of every text; what each has gained, in the order in which they came.
 
         A text that has come to its end is no longer written after that.
         """
@@ -109,7 +109,7 @@ class Streams:
         return pieces
 
     def _logits(self, texts: dict[int, _Text]) -> Iterator[Logits]:
-        """The logits (V,) of each text's next symbol, whose state then is the one after."""
+        """The logits (V,) of each text's next token, whose state then is the one after."""
         stepper = self._model.stepper
         if self._exact:
             for text in texts.values():

@@ -1,4 +1,4 @@
-"""A text's score symbol by symbol: what the model found likely, and what surprised it."""
+"""A text's score token by token: what the model found likely, and what surprised it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CHUNK = 256
 
 
 @dataclass(frozen=True)
-class SymbolScore:
-    """A symbol with its text, and its log-probability in nats given all that stands before it."""
+class TokenScore:
+    """A token with its text, and its log-probability in nats given all that stands before it."""
 
     symbol: str
     id: int
     logprob: float
 
 
-def symbol_scores(model: LanguageModel, text: str) -> list[SymbolScore]:
-    """Every symbol of a text with its log-probability; they add up to -`nats` of `textgen.evaluate(..., lanes=1)`.
+def token_scores(model: LanguageModel, text: str) -> list[TokenScore]:
+    """Every token of a text with its log-probability; they add up to -`nats` of `textgen.evaluate(..., lanes=1)`.
 
     Raises TextgenError for an empty text, and for a lone surrogate, which is no character.
     """
@@ -37,13 +37,13 @@ def symbol_scores(model: LanguageModel, text: str) -> list[SymbolScore]:
     if not text:
         raise TextgenError("there is no text to evaluate (0 bytes).")
     begin = np.array([model.tokenizer.boundary], dtype=np.int32)
-    return list(score_symbols(model, np.concatenate([begin, model.tokenizer.encode(text)])))
+    return list(score_tokens(model, np.concatenate([begin, model.tokenizer.encode(text)])))
 
 
-def score_symbols(model: LanguageModel, encoded: Ids) -> Iterator[SymbolScore]:
-    """The symbols of ids (N + 1,) after the first, read in one piece.
+def score_tokens(model: LanguageModel, encoded: Ids) -> Iterator[TokenScore]:
+    """The tokens of ids (N + 1,) after the first, read in one piece.
 
-    An unknown character is one symbol: its escape, and 8 bits for each of the raw bytes behind it.
+    An unknown character is one token: its escape, and 8 bits for each of the raw bytes behind it.
     """
     ids = model.in_context(encoded)
     places = np.append(np.flatnonzero(encoded < model.tokenizer.vocab_size), len(encoded))
@@ -54,11 +54,11 @@ def score_symbols(model: LanguageModel, encoded: Ids) -> Iterator[SymbolScore]:
         for at, logprob in enumerate(logprobs[0].tolist(), start + 1):
             raw = encoded[places[at] + 1 : places[at + 1]].tolist()
             id = int(ids[at])
-            yield SymbolScore(symbol_text(model.tokenizer, [id, *raw]), id, logprob - len(raw) * 8 * math.log(2))
+            yield TokenScore(token_text(model.tokenizer, [id, *raw]), id, logprob - len(raw) * 8 * math.log(2))
 
 
-def symbol_text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    """The text of a symbol; <17> if it has none, and <0xC3> for each byte of a part of a character."""
+def token_text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
+    """The text of a token; <17> if it has none, and <0xC3> for each byte of a part of a character."""
     ids = list(ids)
     data = tokenizer.decode_bytes(ids)
     try:
