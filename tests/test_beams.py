@@ -206,7 +206,7 @@ def test_a_search_and_a_way_to_draw_exclude_each_other(name):
 
 
 def test_a_search_needs_an_end_and_cannot_stream():
-    with pytest.raises(UsageError, match=r"^num_beams=4 needs an end, which max_new_tokens=-1 has not\.$"):
+    with pytest.raises(UsageError, match=r"^num_beams=4 needs an end, and max_new_tokens=-1 has none\.$"):
         check_sampling(SampleOptions(num_beams=4, max_new_tokens=-1))
     with pytest.raises(UsageError, match=r"^num_beams=4 cannot stream; textgen\.generate gives the whole text\.$"):
         textgen.stream(mock(), num_beams=4)

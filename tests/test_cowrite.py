@@ -130,7 +130,7 @@ def test_ctrl_c_ends_a_text_and_not_the_writing(sample, monkeypatch):
         (["--save-state", "s", "--num-samples", "2"], "--save-state keeps the state after one text, not after 2."),
         (["-i", "-p", "-"], "--interactive reads standard input itself; --prompt - cannot."),
         (["-i", "--json"], "--interactive and --json exclude each other."),
-        (["--save-state", "s", "--num-beams", "2"], "--num-beams 2 keeps no state and goes on from none."),
+        (["--save-state", "s", "--num-beams", "2"], "--num-beams 2 keeps no state and continues from none."),
     ],
 )
 def test_options_that_exclude_each_other(sample, arguments, says):
@@ -142,7 +142,7 @@ def test_a_state_that_is_none_is_said_in_a_sentence(sample, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.write_bytes(b"x" * 99)
     code, out, err = sample("--load-state", wrong)
-    assert code == 1 and out == "" and err == f"Error: {wrong} is damaged: it does not begin as a state does.\n"
+    assert code == 1 and out == "" and err == f"Error: {wrong} is damaged: it does not begin like a state.\n"
 
 
 def test_copies_are_reported_and_steered_away_from(sample, run):

@@ -602,7 +602,7 @@ def test_the_command_refuses_what_is_no_table_and_a_prompt_that_is_none(trained,
     columns = ["--prompt-column", "a", "--completion-column", "b"]
     assert "'words.txt' is not a table" in run("train", "words.txt", *columns).err
     assert "pairs are not read from the Hub ('hub:a/b')." in run("train", "hub:a/b", *columns).err
-    assert refusal(run("sample", "-m", trained), 2)[0] == "this model completes a prompt, and none is given."
+    assert refusal(run("sample", "-m", trained), 2)[0] == "this model completes prompts, and no prompt is given."
 
 
 def test_a_model_folder_with_another_separator_is_refused(trained, tmp_path):

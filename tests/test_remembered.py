@@ -244,7 +244,7 @@ def test_a_prompt_is_read_in_the_encoding_of_the_model_unless_told_otherwise(lat
     assert sampled(latin, "-p", "-", stdin="the café".encode("utf-8-sig")) == expected
     assert run("sample", "-m", latin, "-n", 1, "-p", "-", stdin=b"the fox").err == ""
     said, _ = refusal(run("sample", "-m", latin, "-p", "x", "--encoding", "utf-8"), 2)
-    assert said.startswith("--encoding utf-8 goes with a prompt that is read")
+    assert said.startswith("--encoding utf-8 applies to a prompt that is read")
 
 
 # --- columns ---

@@ -235,7 +235,7 @@ def test_a_file_of_another_model_or_version_or_kind_is_named(content, tmp_path):
     assert caught.value.hint == "model takes the folder of that one."
     assert "has format 2; this textgen reads up to 1." in refused(path, forged(content, version=2))
     assert "is not a state file of textgen." in refused(path, forged(content, format="other"))
-    assert "does not begin as a state does" in refused(path, b"\xff" * 100)
+    assert "does not begin like a state" in refused(path, b"\xff" * 100)
     with pytest.raises(sealed.DamagedError, match="is missing"):
         Session.load(CHARS, tmp_path / "none")
     with pytest.raises(sealed.DamagedError, match="is not a regular file"):

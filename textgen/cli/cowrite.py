@@ -1,7 +1,7 @@
-"""Writing together: a person's lines and a model's in turn, on a terminal or a pipe.
+"""Co-writing: a person and a model write lines in turn, on a terminal or through a pipe.
 
-The text is a list of places, each a session, which is a value: to take a turn back is to drop the last places, and
-another draft is a fork of the place before it. Nothing is ever read a second time.
+The text is a list of turns with a session before and after each. Sessions are values: undo drops the last turn, and
+another draft is a fork of the session before it. Nothing is ever read twice.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ OutputFiles = Callable[[str, str, Kind, bool], OutputFile]
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: where the text stood before it, what the person wrote, where the model began, what it wrote, and the
-    place after."""
+    """One turn: the session before it, what the person wrote, the session after that, what the model wrote, and the
+    session at the end."""
 
     before: Session
     read: str
@@ -59,10 +59,10 @@ class Turn:
 
 
 class CoWriting:
-    """A text and the turns in which it came about. `command` returns False to leave.
+    """A text and the turns in which it was written. `command` returns False to leave.
 
-    `text` is what stands there already. `output_file` checks a file that a command names, its kind, and whether it may
-    be replaced whatever it holds.
+    `text` is the text so far. `output_file` checks a file that a command names, by its kind and whether it may be
+    replaced regardless of its content.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CoWriting:
 
     @property
     def session(self) -> Session:
-        """Where the text stands now."""
+        """The session after the last turn."""
         return self._turns[-1].after if self._turns else self._start
 
     @property
@@ -87,7 +87,7 @@ class CoWriting:
         return self._start_text + "".join(turn.read + turn.text for turn in self._turns)
 
     def command(self, line: str) -> bool:
-        """Do what a line says. Raises TextgenError if that cannot be."""
+        """Carry out a line of input. Raises TextgenError if that is impossible."""
         drafts, self._drafts = self._drafts, []
         if drafts and line.strip().isdecimal():
             self._choose(drafts, line.strip())
@@ -130,7 +130,7 @@ class CoWriting:
         self._turns.append(self._written(before, read, begin))
 
     def _written(self, before: Session, read: str, begin: Session) -> Turn:
-        """What the model writes next, up to a line end or of a completion all, shown as it comes."""
+        """Generate and show the model's part of a turn: up to a line end, or a whole completion."""
         from textgen.writing.completions import Completion
 
         completion = Completion("", begin.seed)
@@ -220,7 +220,7 @@ class CoWriting:
 
 
 def _ended(text: str) -> str:
-    """A text with a line end after it."""
+    """A text that ends with a line end, unless it is empty."""
     return text if text.endswith("\n") or not text else text + "\n"
 
 
@@ -232,8 +232,7 @@ def cowrite(
     output_file: OutputFiles,
     raw: bool = False,
 ) -> None:
-    """Read lines from standard input and write with them until they end, or the terminal goes; then keep the state,
-    if that was asked for."""
+    """Read lines from standard input and write in turn, until the input ends; then save the state, if requested."""
     output = Output(raw)
     completing = bool(session.model.prompt_end) and bool(prompt)
     writing = CoWriting(session, options, output, prompt + "\n" if completing else prompt, output_file)
@@ -260,7 +259,7 @@ def cowrite(
 
 
 def _line(terminal: bool) -> str | None:
-    """The next line without its end, None where there is no more."""
+    """The next line without its line end; None at the end of input."""
     if sys.stdin is None:
         return None
     while True:
@@ -269,7 +268,7 @@ def _line(terminal: bool) -> str | None:
                 sys.stderr.write("> ")
                 sys.stderr.flush()
             line = sys.stdin.readline()
-        except KeyboardInterrupt:  # at the prompt there is nothing to end
+        except KeyboardInterrupt:  # at the prompt there is nothing to interrupt
             say(" (Ctrl-D or /quit leaves.)")
             continue
         except UnicodeDecodeError:

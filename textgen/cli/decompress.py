@@ -1,4 +1,4 @@
-"""textgen decompress: the file that `textgen compress` was given."""
+"""textgen decompress: restore the file that `textgen compress` was given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completions on standard output, in the form that was asked for."""
+"""Prints completions on standard output in the requested form."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Form:
-    """How completions are shown, what is said of them, and where the state after one goes."""
+    """How completions are printed, what is reported about them, and where the state after one is saved."""
 
     echo: bool | None
     stream: bool | None
@@ -52,10 +52,10 @@ class Writer:
         self._echo = (self._output.terminal if form.echo is None else form.echo) and not form.as_json
         self._stream = form.stream is not False and not form.as_json
         if form.report_copies or options.max_copy is not None:
-            model.training_text  # noqa: B018 - what is missing is said before anything is written
+            model.training_text  # noqa: B018 - raises before anything is written
 
     def write(self, samples: int) -> None:
-        """Write so many texts; sample k with the seed of the first plus k."""
+        """Write this many texts; sample k uses the first seed plus k."""
         from textgen.writing.completions import Completion
         from textgen.writing.generate import EXACT_ROWS, choose_seed, complete
 
@@ -165,7 +165,7 @@ class Writer:
 
 
 def describe(copy: Copy | None) -> str:
-    """The longest copy in a sentence; documents and characters count from 0."""
+    """The longest copy as a sentence; documents and characters count from 0."""
     if copy is None:
         return "longest copy: none"
     text = copy.text if len(copy.text) <= _SHOWN else copy.text[: _SHOWN - 3] + "..."

@@ -1,9 +1,9 @@
-"""Lossless compression by a model: its probabilities drive a range coder, so that a text takes about the bits that
-`evaluate` gives it.
+"""Lossless compression by a model: its probabilities drive a range coder, so a text takes about as many bits as
+`evaluate` reports.
 
-Both sides read the model through the same step, with the same number of rows on one thread, and so see the same bits.
-A long text is read in lanes side by side for speed. Each lane begins cold, and costs some bytes for that; so there is
-one for every 2,000 bytes of archive. What would not become smaller is stored as it is.
+Both sides run the same step with the same number of rows on one thread, and so compute the same bits. A long text is
+read in parallel lanes for speed. Each lane starts from the initial state, which costs some bytes, so there is one lane
+per 2,000 bytes of archive. Data that would not get smaller is stored as it is.
 
 Neural probabilities in an arithmetic coder: Schmidhuber and Heil 1996; Knoll 2014, lstm-compress.
 """
@@ -30,21 +30,21 @@ from textgen.threads import one_thread
 LANE_BYTES = 2000
 MOST_LANES = 64
 QUICK_LOOK = 65_536
-"""How many tokens tell how large the archive is going to be."""
+"""How many tokens are scored to estimate the size of the archive."""
 
 STRAY = (64, 192)
-"""The frequencies, of 256, that a byte which begins a character of several is no such beginning; below are the 64
-bytes that can follow it, each 8 bits as `evaluate` has it."""
+"""Start and size, out of 256, of the frequencies that say: this lead byte stands alone. Below them are the 64 bytes
+that can follow a lead byte, at 8 bits each, as `evaluate` counts them."""
 
 
 def compress(model: LanguageModel, data: bytes, progress: Progress = no_progress) -> bytes:
-    """The archive of any bytes. Raises TextgenError for a text of which the model's tokenizer loses something."""
+    """Compress any bytes. Raises TextgenError if the model's tokenizer is not lossless for them."""
     model, data = arguments.writer(model), arguments.content("data", data)
     tokenizer = model.tokenizer
     ids = np.concatenate([np.empty(0, np.int32), *tokenizer.encode_pieces([data])])
     if tokenizer.decode_bytes(ids) != data:
         raise TextgenError(
-            f"this text does not come back whole from tokens of level {tokenizer.level}.",
+            f"the {tokenizer.level} tokenizer of this model cannot reproduce this text exactly.",
             hint=f"a model trained with {named('tokenizer')} char, byte, bpe or unigram compresses any file.",
         )
     tokens = tokenizer.model_ids(ids)
@@ -59,10 +59,10 @@ def compress(model: LanguageModel, data: bytes, progress: Progress = no_progress
 def decompress(
     model: LanguageModel, archive: bytes, name: str = "the archive", progress: Progress = no_progress
 ) -> bytes:
-    """The bytes that `compress` was given. `name` is what messages call the archive.
+    """Restore the bytes that `compress` was given. `name` is what messages call the archive.
 
-    Raises DamagedError for a damaged archive, TextgenError for one of another model, or of a processor or versions of
-    libraries on which this model computes other probabilities.
+    Raises DamagedError for a damaged archive, and TextgenError for an archive of another model, or from a processor or
+    library versions on which the model computes other probabilities.
     """
     model, archive = arguments.writer(model), arguments.content("archive", archive)
     opened = Envelope.open(archive, arguments.text("name", name))
@@ -76,7 +76,7 @@ def decompress(
         content = model.tokenizer.decode_bytes(_decode(model, opened, progress))
     if not hashlib.sha256(content).digest().startswith(opened.content):
         raise TextgenError(
-            f"{name} does not come back: this model computes other probabilities here than where it was compressed.",
+            f"{name} cannot be restored: this model computes other probabilities here than where it was compressed.",
             hint="use the same versions of numpy and torch and the same kind of processor.",
         )
     return content
@@ -93,7 +93,7 @@ def model_digest(model: LanguageModel) -> bytes:
 
 
 def _choose_lanes(model: LanguageModel, tokens: Ids) -> int:
-    """One lane for every `LANE_BYTES` that the tokens will take, going by a quick look at them."""
+    """One lane per `LANE_BYTES` that the tokens are expected to take, judging by the first of them."""
     context = np.concatenate([[model.tokenizer.boundary], tokens]).astype(np.int32)
     nats, counted = score_ids(model.stepper, context, warm=0, most=QUICK_LOOK)
     expected = nats / math.log(2) / 8 * len(tokens) / max(1, counted)
@@ -156,11 +156,11 @@ def _decode(model: LanguageModel, opened: Envelope, progress: Progress) -> Ids:
     return _with_raw_units(tokenizer, rows.reshape(-1)[: opened.tokens], units)
 
 
-# --- characters that the model never saw: an escape, then their bytes ---
+# --- characters unknown to the model: an escape, then their bytes ---
 
 
 def _raw_units(tokenizer: Tokenizer, ids: Ids) -> dict[int, bytes]:
-    """The bytes behind each escape, by its place among the tokens that the model is shown."""
+    """The raw bytes after each escape, by its place among the tokens that the model reads."""
     units: dict[int, bytes] = {}
     raw = np.flatnonzero(ids >= tokenizer.vocab_size)
     places = raw - np.arange(1, len(raw) + 1)
@@ -177,7 +177,7 @@ def _with_raw_units(tokenizer: Tokenizer, tokens: Ids, units: dict[int, bytes]) 
 
 
 def _width(first: int) -> int:
-    """How many bytes a character of UTF-8 has that begins with this one; 1 if none of several can."""
+    """The number of bytes of a UTF-8 character with this first byte; 1 if it begins no longer character."""
     return 2 if 0xC2 <= first <= 0xDF else 3 if 0xE0 <= first <= 0xEF else 4 if 0xF0 <= first <= 0xF4 else 1
 
 

@@ -1,8 +1,8 @@
-"""The envelope of a compressed text: what has to be known to open it, and whether it is whole.
+"""The file format of an archive: what decompression needs to know, and checks that the archive is whole.
 
-Two bytes of magic, one of format, one for the number of lanes if there are several, the number of tokens (7 bits a
-byte, low first), the beginnings of two SHA-256, of the model and of the content (3 bytes each, or 8 with several
-lanes), the payload, and the CRC-32 of all that. A short text must not weigh more in its envelope than it has to.
+Two bytes of magic, one of format, one for the number of lanes if there are several, the number of tokens (7 bits per
+byte, low bits first), prefixes of two SHA-256, of the model and of the content (3 bytes each, or 8 with several lanes),
+the payload, and the CRC-32 of all that. It is compact because short texts are compressed, too.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from textgen.sealed import DamagedError
 MAGIC = b"\xd7g"
 FORMAT = 1
 STORED = 0x80
-"""Added to the format where the content stands in the archive as it is."""
+"""Added to the format if the payload is the content itself."""
 
 LONG = 0x40
-"""Added to the format where there are several lanes."""
+"""Added to the format if there are several lanes."""
 
 MOST_TOKENS = 1 << 40
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """The parts of an archive. `stored` says that the payload is the content as it is.
+    """The parts of an archive. `stored` says that the payload is the content itself.
 
-    `tokens` are those that the model is shown; `model` and `content` are SHA-256 or, once opened, their beginnings.
+    `tokens` is how many the model reads; `model` and `content` are SHA-256 digests or, once opened, their prefixes.
     """
 
     stored: bool
@@ -53,7 +53,7 @@ class Envelope:
 
     @classmethod
     def open(cls, archive: bytes, name: str) -> Envelope:
-        """The parts of an archive that is whole. Raises DamagedError, or TextgenError for one of a newer format."""
+        """Read an archive. Raises DamagedError for one that is not whole, and TextgenError for another format."""
         body, check = archive[:-4], archive[-4:]
         if not archive.startswith(MAGIC):
             raise DamagedError(f"{name} is not an archive that textgen compress wrote.")

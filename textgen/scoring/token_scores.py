@@ -1,4 +1,4 @@
-"""A text's score token by token: what the model found likely, and what surprised it."""
+"""A text's log-probability token by token: what the model expected, and what surprised it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token with its text, and its log-probability in nats given all that stands before it."""
+    """A token, its text, and its log-probability in nats given everything before it."""
 
     symbol: str
     id: int
@@ -31,7 +31,7 @@ class TokenScore:
 def token_scores(model: LanguageModel, text: str) -> list[TokenScore]:
     """Every token of a text with its log-probability; they add up to -`nats` of `textgen.evaluate(..., lanes=1)`.
 
-    Raises TextgenError for an empty text, and for a lone surrogate, which is no character.
+    Raises TextgenError for an empty text, and for a lone surrogate, which is not a character.
     """
     model, text = arguments.writer(model), arguments.text("text", text)
     if not text:
@@ -58,7 +58,7 @@ def score_tokens(model: LanguageModel, encoded: Ids) -> Iterator[TokenScore]:
 
 
 def token_text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    """The text of a token; <17> if it has none, and <0xC3> for each byte of a part of a character."""
+    """The text of a token; <17> if it has none, <0xC3> for each byte of an incomplete character."""
     ids = list(ids)
     data = tokenizer.decode_bytes(ids)
     try:

@@ -1,7 +1,7 @@
-"""Beam search: the likeliest text that can be found by keeping the N likeliest beginnings at each time step.
+"""Beam search: looks for the likeliest text by keeping the N likeliest prefixes at each time step.
 
-A text's score is the mean log-probability of its tokens, the boundary that ends it included; so long texts are not
-worse for being long. One beam is greedy writing; with as many beams as there are beginnings the search is exact.
+A text's score is the mean log-probability of its tokens, including the boundary that ends it, so that long texts are
+not penalized. One beam is greedy decoding; with as many beams as there are prefixes, the search is exact.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Beam:
-    """A text of `length` tokens by its last one and the beam before it, with the sum of its log-probabilities, and the
-    place (`textgen.writing.characters`) where it ends."""
+    """A text of `length` tokens, as its last token and the beam before it, with the sum of its log-probabilities and
+    the place (`textgen.writing.characters`) where it ends."""
 
     total: float = 0.0
     length: int = 0
@@ -66,8 +66,8 @@ def search(
 ) -> Beam:
     """The best text of at most `max_new_tokens` tokens found after a prompt (T,), T >= 1, with `num_beams` beams.
 
-    A text ends at the boundary, or where it is as long as it may be. Tokens in `unsampled` are never written, nor
-    those that `characters` leaves out. With `empty` there is no prompt, and the text does not end at once.
+    A text ends at the boundary or at its maximum length. Tokens in `unsampled`, and those that `characters` excludes,
+    are never written. With `empty` there is no prompt, and the text cannot end at once.
     """
     barred_first = (*unsampled, boundary) if empty and boundary is not None else unsampled
     state = model.initial_state(1)
@@ -93,7 +93,7 @@ def search(
         live = [grown[k] for k in going]
         if not live:
             break
-        # Here y(t) becomes x(t+1), beside the state of the beam that it goes on from.
+        # Here y(t) becomes x(t+1), with the state of the beam that it extends.
         ids = np.array([tokens[k] for k in going], dtype=np.int32)
         state = _gathered(model, state, [parents[k] for k in going], len(logits))
     best = _best([ended, *live])
@@ -104,7 +104,7 @@ def search(
 def _barred(
     live: list[Beam], vocab_size: int, ids: Sequence[int], characters: CharacterGuard | None
 ) -> npt.NDArray[np.bool_]:
-    """Which tokens of beams, (B, V), may not follow: these ids, and those that `characters` leaves out."""
+    """Which tokens may not follow each beam, (B, V): these ids, and those that `characters` excludes."""
     barred = np.zeros((len(live), vocab_size), dtype=bool)
     if characters is not None:
         barred |= characters.barred[[beam.place for beam in live]]
@@ -113,7 +113,7 @@ def _barred(
 
 
 def _likeliest(totals: Logits, wanted: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of the largest finite entries, largest first; of equals, the first."""
+    """Rows and columns of the largest finite entries, largest first; ties in order of position."""
     flat = totals.ravel()
     if wanted < len(flat):
         threshold = np.partition(flat, -wanted)[-wanted]
@@ -136,7 +136,7 @@ def _gathered(model: TokenStepper, state: object, parents: list[int], rows: int)
 def search_rows(
     model: LanguageModel, encoded: list[Ids], rows: list[CompletionBuilder], options: SampleOptions
 ) -> Iterator[tuple[int, str]]:
-    """The text found after each prompt, through its row; yields (row, piece of text). A stop string cuts it there."""
+    """Search after each prompt and feed the result to its row; yields (row, piece of text). Stop strings apply."""
     boundary = None if options.ignore_eos else model.tokenizer.boundary
     unsampled = (*model.unsampled, model.tokenizer.boundary) if options.ignore_eos else model.unsampled
     for number, (row, ids) in enumerate(zip(rows, encoded, strict=True)):

@@ -1,4 +1,4 @@
-"""Biases of tokens as people write them, {"e": -5, "#17": -100}, to biases of ids."""
+"""Turns biases as people write them, {"e": -5, "#17": -100}, into biases by id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One text in the making: from tokens to text that never splits a character and never shows a stop string."""
+"""One text in progress: turns tokens into text that never splits a character and never shows a stop string."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 REMEMBERED = 1024
-"""So many tokens and characters are kept for penalties and for the search for copies, unless told otherwise."""
+"""Tokens and characters kept for penalties and for finding copies, unless a caller asks for more."""
 
 
 @dataclass
@@ -35,9 +35,9 @@ class Completion:
 
 
 class StopScanner:
-    """Passes text on up to the stop string that is complete first, holding back what might be the beginning of one.
+    """Passes text on up to the first complete stop string, and holds back what might be the beginning of one.
 
-    What is passed on in all does not depend on how the text is cut into pieces.
+    The text passed on in total does not depend on how the input is cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ class StopScanner:
         self.stopped = False
 
     def feed(self, piece: str) -> str:
-        """The text that is certain to stand before any stop string."""
+        """The text that is certain to precede any stop string."""
         held = self.held + piece
         found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
         if found:
@@ -58,20 +58,20 @@ class StopScanner:
 
     @staticmethod
     def _overlap(text: str, stop: str) -> int:
-        """How many characters at the end of the text are a beginning of the stop string."""
+        """How many characters at the end of the text are a proper prefix of the stop string."""
         sizes = range(min(len(text), len(stop) - 1), 0, -1)
         return next((size for size in sizes if text.endswith(stop[:size])), 0)
 
     def finish(self) -> str:
-        """What was held back, when the text ends for another reason."""
+        """The text held back, once the text has ended for another reason."""
         held, self.held = self.held, ""
         return held
 
 
 @dataclass(frozen=True)
 class OpenEnd:
-    """What stands at the end of a text that is going on: the last characters written, the bytes of a character that
-    is begun, the text held back since it may begin a stop string, and the noise that tokens are drawn from."""
+    """The unfinished end of a text: the last characters written, the bytes of an incomplete character, the text held
+    back because it may begin a stop string, and the state of the noise that tokens are drawn from."""
 
     tail: str = ""
     bytes: bytes = b""
@@ -80,9 +80,9 @@ class OpenEnd:
 
 
 class CompletionBuilder:
-    """One completion in the making, from the beginning or from what is `open`, with the sampler of its tokens.
+    """Builds one completion token by token, and owns its sampler; starts afresh, or from an open end.
 
-    With `keep_open` the end at `max_new_tokens` lets out nothing that what follows might still change.
+    With `keep_open`, reaching `max_new_tokens` releases nothing that a continuation might still change.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class CompletionBuilder:
         if open is not None:
             self._go_on_from(open)
         self.empty = not (self._tail or self._decoder.held or self._scanner.held or model.prompt_end)
-        """Whether there is no text yet, not even a prompt: then the boundary is not drawn, since no text is empty."""
+        """Whether there is no text yet, not even a prompt: then the boundary is not drawn, so that no text is empty."""
 
     def _go_on_from(self, open: OpenEnd) -> None:
         self._decoder.restore(open.bytes)
@@ -120,8 +120,8 @@ class CompletionBuilder:
             self.sampler.restore(open.noise)
 
     def _steered(self, logits: Logits) -> Logits:
-        """The logits without tokens that would end an empty text, split a character or copy too much."""
-        if self.ended:  # and drawn on, beside others that go on
+        """The logits without the tokens that would end an empty text, split a character or copy too much."""
+        if self.ended:  # drawn from only because other rows of the batch continue
             return logits
         if self.empty:
             logits = without(logits, [self._boundary])
@@ -134,20 +134,20 @@ class CompletionBuilder:
 
     @property
     def ended(self) -> bool:
-        """Whether the text has come to its end."""
+        """Whether the text has ended."""
         return self.completion.finish_reason is not None
 
     def opened(self) -> OpenEnd:
-        """What is open now."""
+        """The open end of the text as it is now."""
         return OpenEnd(self._tail, self._decoder.held, self._scanner.held, self.sampler.noise())
 
     def ready(self) -> str:
-        """The text of before that is certain by now."""
+        """Earlier text that has become certain."""
         piece, self._ready = self._ready, ""
         return self._grow(piece)
 
     def take(self, choice: Choice) -> str:
-        """The text that this token makes certain; sets `finish_reason` at the end."""
+        """Add a token and return the text that it makes certain; sets `finish_reason` when the text ends."""
         if choice.id == self._boundary and not self._options.ignore_eos:
             return self.end("stop")
         self.empty = False
@@ -162,7 +162,7 @@ class CompletionBuilder:
         return self._grow(piece)
 
     def end(self, reason: str) -> str:
-        """Let out the text that was held back; for this reason, unless that completes a stop string."""
+        """Release the text held back; ends for this reason, unless the release completes a stop string."""
         self.completion.finish_reason = reason
         rest = self._scanner.feed(self._read(self._model.last_text(self._decoder)))
         if self._scanner.stopped:

@@ -1,8 +1,8 @@
-"""The loop: y(t) comes back as x(t+1). Three storeys, each on the one below: ids, pieces of text, a string.
+"""Generation in three layers, each built on the one before: ids (`rollout`), pieces of text (`stream`), and strings
+(`generate`).
 
-Nothing here knows torch or a cell: the loop drives whatever has `initial_state`, `forward` and `step` on arrays of
-ids. Several rows run together without padding: a row that still has prompt left is fed from it (forced tokens)
-instead of from what was drawn.
+Nothing here depends on torch or a cell: any `TokenStepper` will do. Several rows run together without padding: a row
+with prompt left is fed from its prompt (forced tokens), the others from what was drawn.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
 
 EXACT_ROWS = 8
-"""Up to this many samples run one by one, each bit for bit its own single run; more run together, faster."""
+"""Up to this many samples run one by one, each bit for bit as if alone; more run together, faster."""
 
 
-# --- first storey: ids ---
+# --- ids ---
 
 
 def read_on(model: TokenStepper, ids: Ids, state: Any) -> Any:
-    """The state after reading ids (B, T), T >= 0, and writing nothing."""
+    """The state after reading ids (B, T), T >= 0."""
     return model.forward(ids, state)[1] if ids.shape[1] else state
 
 
@@ -84,13 +84,13 @@ class _PromptedRows:
         return np.array(ids, dtype=np.int32)
 
 
-# --- second storey: pieces of text ---
+# --- pieces of text ---
 
 
 def stream_rows(
     model: LanguageModel, prompts: Sequence[str], options: SampleOptions, completions: Sequence[Completion]
 ) -> Iterator[tuple[int, str]]:
-    """Write all prompts' completions together; yields (row, piece of text) as they grow."""
+    """Write the completions of all prompts together; yields (row, piece of text) as they grow."""
     rows = [CompletionBuilder(model, completion, options) for completion in completions]
     if options.max_new_tokens == 0:
         for completion in completions:
@@ -111,9 +111,9 @@ def stream_rows(
 
 
 def stream(model: LanguageModel, prompt: str = "", **sampling: Any) -> Iterator[str]:
-    """Write on from a prompt, piece by piece; pieces joined are what `generate` returns with the same seed.
+    """Continue a prompt, piece by piece; the joined pieces are what `generate` returns with the same seed.
 
-    Sampling options are the fields of `textgen.settings.SampleOptions`. Raises UsageError for a bad one, at once.
+    Sampling options are the fields of `textgen.settings.SampleOptions`. Raises UsageError at once for an invalid one.
     """
     model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
     options = sampling_options(model, sampling)
@@ -126,13 +126,13 @@ def stream(model: LanguageModel, prompt: str = "", **sampling: Any) -> Iterator[
     return (piece for _, piece in pieces if piece)
 
 
-# --- third storey: strings ---
+# --- strings ---
 
 
 def complete(model: LanguageModel, prompts: Sequence[str], options: SampleOptions) -> list[Completion]:
     """One completion for each prompt; number k is drawn with seed + k.
 
-    Up to `EXACT_ROWS` are computed each alone, so that each is bit for bit what it would be without the others.
+    Up to `EXACT_ROWS` completions are computed one by one, so that each is bit for bit what it would be alone.
     """
     check_sampling(options)
     seed = choose_seed(options)
@@ -145,10 +145,10 @@ def complete(model: LanguageModel, prompts: Sequence[str], options: SampleOption
 
 
 def generate(model: LanguageModel, prompt: str = "", **sampling: Any) -> str:
-    """The text that follows a prompt (the prompt itself is not repeated).
+    """Generate the text that follows a prompt, without the prompt itself.
 
     Sampling options are the fields of `textgen.settings.SampleOptions`: temperature, top_p, max_new_tokens, seed,
-    stop, and so on. Raises UsageError for a bad one.
+    stop, and so on. Raises UsageError for an invalid one.
     """
     model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
     return complete(model, [prompt], sampling_options(model, sampling))[0].text

@@ -1,7 +1,8 @@
-"""A text that is being written, as a value: write on, read on, fork, save, load.
+"""A text in progress, as a value: write, read, fork, save, load.
 
-A recurrent model has read a text when it has its state. So a session is that state, the last token (still to be fed)
-and the little that drawing and decoding remember. None of it grows with the text, and nothing is ever read again.
+For a recurrent model, having read a text means having its state. So a session is that state, the last token (still to
+be fed), and the little that sampling and decoding remember. None of it grows with the text, and nothing is ever read
+twice.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ _FIELDS = {"format": str, "version": int, "model": str, "pending": int, "seed": 
 
 @dataclass(frozen=True)
 class Session:
-    """What a model needs to go on with a text. A value: every method returns another one and leaves this as it is.
+    """What a model needs to continue a text. A value: every method returns a new session and leaves this one unchanged.
 
-    `state` is the model's state before `pending`, the last token; `seed` that of the noise.
+    `state` is the model's state before `pending`, the last token; `seed` is the seed of the noise.
 
     Example:
         >>> session = Session.begin(model, "Once upon", seed=1)                # doctest: +SKIP
@@ -63,7 +64,7 @@ class Session:
     ) -> Session:
         """A session that has read a prompt; without a seed it takes a random one.
 
-        `remember`: tokens and characters to keep; at least what `repeat_last_n` and `max_copy` are going to look at.
+        `remember` is how many tokens and characters to keep: at least as many as `repeat_last_n` and `max_copy` need.
         """
         model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
         remember = arguments.whole_number("remember", remember, 1, MOST_REMEMBERED)
@@ -74,15 +75,15 @@ class Session:
         return blank._fed(ids[1:])
 
     def _fed(self, ids: list[int]) -> Session:
-        """After these tokens too."""
+        """The session after these tokens, too."""
         fed = [self.pending, *ids]
         state = read_on(self.model.stepper, np.array([fed[:-1]], dtype=np.int32), self.state)
         return replace(self, state=state, pending=fed[-1], recent=(*self.recent, *ids)[-self.remember :])
 
     @property
     def rest(self) -> str:
-        """The text that is written but not passed on, since it may yet become part of a stop string. Of a model that
-        learned raw bytes, a begun character counts too."""
+        """Text that is written but not passed on, since it may become part of a stop string. If the model learned raw
+        bytes, an incomplete character counts too."""
         return self.open.text + self._begun()
 
     def _begun(self) -> str:
@@ -91,7 +92,7 @@ class Session:
         return self.model.last_text(decoder)
 
     def read(self, text: str) -> Session:
-        """The session after a text that someone else has written; what is in `rest` now stands before it."""
+        """The session after a text that someone else wrote; `rest` becomes part of the text before it."""
         text = arguments.text("text", text)
         if not text:
             return self
@@ -101,20 +102,20 @@ class Session:
         return replace(self, open=opened)._fed(tokenizer.model_ids(tokenizer.encode(text)).tolist())
 
     def ask(self, prompt: str) -> Session:
-        """The session after a new prompt alone, of a model that completes prompts; only the noise goes on."""
+        """The session after a new prompt alone, for a model that completes prompts; only the noise continues."""
         asked = Session.begin(self.model, prompt, self.seed, self.remember)
         return replace(asked, open=replace(asked.open, noise=self.open.noise))
 
     def fork(self, seed: int | None = None) -> Session:
-        """The same place with other noise: what follows is independent of what follows here."""
+        """The same place with other noise: what follows it is independent of what follows here."""
         return replace(self, seed=_seed(seed), open=replace(self.open, noise=None))
 
     def pieces(
         self, options: SampleOptions, completion: Completion, keep_open: bool = True
     ) -> Iterator[tuple[str, Session]]:
-        """Write on: each symbol's piece of text and the session after it. Stop asking whenever you like.
+        """Continue: each token's piece of text and the session after it. Stop iterating at any time.
 
-        Without `keep_open` the end lets out all text that is held back, as the end of a text.
+        Without `keep_open`, the end releases all text that is held back, as the end of a text does.
         """
         if options.num_beams is not None:
             raise UsageError(f"{named('num_beams', options.num_beams)} starts from a prompt, not from a state.")
@@ -153,7 +154,7 @@ class Session:
         files.write_output(arguments.path("path", path), self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """The content of a state file: safetensors, with a digest of all of it."""
+        """The content of a state file: safetensors with a digest of everything in it."""
         from safetensors.numpy import save
 
         arrays = self.model.stepper.arrays(self.state)
@@ -166,12 +167,12 @@ class Session:
             "noise": self.open.noise,
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(about).encode() + save(tensors)).hexdigest()
-        content: bytes = save(tensors, {"about": json.dumps({**about, "sha256": digest})})  # one: several vary in order
+        content: bytes = save(tensors, {"about": json.dumps({**about, "sha256": digest})})  # one key: order varies
         return content
 
     @classmethod
     def load(cls, model: LanguageModel, path: str | os.PathLike[str]) -> Session:
-        """The session in a file. Raises TextgenError for a file of another model and one that is damaged."""
+        """The session in a file. Raises TextgenError for a file of another model and for a damaged one."""
         model, path = arguments.writer(model), arguments.path("path", path)
         room = sum(array.nbytes for array in model.stepper.arrays(model.stepper.initial_state(1)))
         with sealed.opened(path, room + 8 * MOST_REMEMBERED + _HEADER_LIMIT) as file:
@@ -184,8 +185,8 @@ class Session:
             raise TextgenError(f"{path} {error}", hint=error.hint) from None
         except TextgenError as error:
             raise sealed.DamagedError(f"{path} is damaged: {error}") from None
-        except ValueError:  # of bytes that are no text
-            raise sealed.DamagedError(f"{path} is damaged: what should be text in it is none.") from None
+        except ValueError:  # bytes that are not UTF-8
+            raise sealed.DamagedError(f"{path} is damaged: text in it is not UTF-8.") from None
 
     @classmethod
     def _from_bytes(cls, model: LanguageModel, content: bytes, name: str) -> Session:
@@ -206,14 +207,14 @@ class Session:
         return session
 
     def _check(self) -> None:
-        """Raises TextgenError for what no session is."""
+        """Raise TextgenError for values that no session has."""
         if not all(0 <= id < self.model.config.vocab_size for id in (self.pending, *self.recent)):
             raise TextgenError("it names tokens that do not exist.")
         if not 1 <= self.remember <= MOST_REMEMBERED or not 0 <= self.seed < 2**64:
             raise TextgenError("its numbers are out of range.")
         arrays = self.model.stepper.arrays(self.state)
         if any(np.isnan(array).any() for array in arrays):
-            raise TextgenError("its state is not a number.")
+            raise TextgenError("its state contains NaN.")
         self._begun()
         StopScanner([]).feed(self.open.text)
         if self.open.noise is not None:
@@ -221,19 +222,19 @@ class Session:
 
 
 def _seed(seed: int | None) -> int:
-    """A seed as it is given, or a random one. Raises UsageError for an invalid one."""
+    """The given seed, or a random one. Raises UsageError for an invalid one."""
     return choose_seed(from_mapping(SampleOptions, {"seed": seed}))
 
 
 class _OtherModelError(TextgenError):
-    """The file is in order, and is none for this model."""
+    """The file is intact, but does not belong to this model."""
 
 
 def _about(content: bytes, name: str) -> dict[str, Any]:
-    """What a state file says of itself. Raises TextgenError or DamagedError."""
+    """The metadata of a state file. Raises TextgenError or DamagedError."""
     size = int.from_bytes(content[:8], "little")
     if not 2 <= size <= min(_HEADER_LIMIT, len(content) - 8):
-        raise TextgenError("it does not begin as a state does.")
+        raise TextgenError("it does not begin like a state.")
     metadata = sealed.parse_json(content[8 : 8 + size], name).get("__metadata__")
     stored = metadata.get("about") if isinstance(metadata, dict) else None
     about = sealed.parse_json(stored.encode("utf-8", "replace"), name) if isinstance(stored, str) else {}
