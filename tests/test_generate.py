@@ -491,7 +491,7 @@ def test_what_is_no_model_folder_is_refused_with_a_hint(folder, tmp_path):
 
 def test_a_tokenizer_of_another_size_is_refused(folder):
     files.replace_in_folder(folder, "tokenizer_config.json", CharTokenizer("ab").files()["tokenizer_config.json"])
-    with pytest.raises(sealed.DamagedError, match=r"its tokenizer has 4 symbols, its model 10\.$"):
+    with pytest.raises(sealed.DamagedError, match=r"its tokenizer has 4 tokens, its model 10\.$"):
         load(folder)
 
 

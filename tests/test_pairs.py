@@ -610,5 +610,5 @@ def test_a_model_folder_with_another_separator_is_refused(trained, tmp_path):
     habits = json.loads((folder / GENERATION).read_text())
     for wrong in ([], [habits["prompt_end"][0] - 1], [*habits["prompt_end"], habits["prompt_end"][0] + 1], 7):
         files.replace_in_folder(folder, GENERATION, files.to_json({**habits, "prompt_end": wrong}))
-        with pytest.raises(sealed.DamagedError, match=r"is damaged: its tokenizer has 7 symbols.*, its model 8\.$"):
+        with pytest.raises(sealed.DamagedError, match=r"is damaged: its tokenizer has 7 tokens.*, its model 8\.$"):
             textgen.load(folder)
