@@ -1,4 +1,4 @@
-"""Laws of labels: neither neighbours nor padding nor the size of a window change an answer; figures are what a hand
+"""Laws of labels: neither neighbours nor padding nor the size of a window change an answer; metrics are what a hand
 counts; every label is held out and learned from; whatever says no label is refused by row and column."""
 
 import csv
@@ -27,7 +27,7 @@ from textgen.cli import group
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.labels.batches import Batches
-from textgen.labels.figures import LabelFigures, calibration_error
+from textgen.labels.figures import ClassificationMetrics, calibration_error
 from textgen.labels.pooling import Pool, log_softmax
 from textgen.labels.predict import Classifier
 from textgen.labels.read import chosen_columns, find_labelled, label_of, lines, read_labelled, read_texts
@@ -45,7 +45,7 @@ from textgen.training.train import resume, start
 
 READING = SourceOptions()
 
-# --- figures ---
+# --- metrics ---
 
 
 def test_figures_are_those_that_a_hand_counts():
@@ -53,20 +53,20 @@ def test_figures_are_those_that_a_hand_counts():
     told = np.array([0, 0, 1, 1, 2, 2])
     probabilities = np.full((6, 3), 0.1)
     probabilities[np.arange(6), told] = 0.8
-    figures = LabelFigures.of("abc", true, np.log(probabilities))
-    assert figures.confusion.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
-    assert figures.accuracy == pytest.approx(4 / 6)
+    metrics = ClassificationMetrics.of("abc", true, np.log(probabilities))
+    assert metrics.confusion.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert metrics.accuracy == pytest.approx(4 / 6)
     precision, recall = np.array([1, 1 / 2, 1 / 2]), np.array([2 / 3, 1 / 2, 1])
-    assert figures.f1 == pytest.approx(2 * precision * recall / (precision + recall))
-    assert figures.macro_f1 == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
-    assert figures.loss == pytest.approx(-(4 * np.log(0.8) + 2 * np.log(0.1)) / 6)
-    assert figures.calibration_error == pytest.approx(0.8 - 4 / 6)
-    assert json.loads(json.dumps(figures.to_json()))["texts"] == 6
+    assert metrics.f1 == pytest.approx(2 * precision * recall / (precision + recall))
+    assert metrics.macro_f1 == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
+    assert metrics.loss == pytest.approx(-(4 * np.log(0.8) + 2 * np.log(0.1)) / 6)
+    assert metrics.calibration_error == pytest.approx(0.8 - 4 / 6)
+    assert json.loads(json.dumps(metrics.to_json()))["texts"] == 6
 
 
 def test_a_label_that_neither_occurs_nor_is_told_is_left_out_of_macro_f1():
-    figures = LabelFigures.of("abc", np.array([0, 1]), np.log(np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1]])))
-    assert figures.macro_f1 == 1 and figures.to_json()["f1"] == [1, 1, None]
+    metrics = ClassificationMetrics.of("abc", np.array([0, 1]), np.log(np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1]])))
+    assert metrics.macro_f1 == 1 and metrics.to_json()["f1"] == [1, 1, None]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
@@ -85,14 +85,14 @@ def test_fewer_errors_are_better_whatever_the_loss(texts, data):
     few = data.draw(st.integers(0, texts - 1))
     losses = data.draw(st.tuples(st.floats(0, 700), st.floats(0, 700)))
     better, worse = (
-        LabelFigures(("a", "b"), np.array([[texts - wrong, wrong], [0, 0]]), loss * texts, 0.0)
+        ClassificationMetrics(("a", "b"), np.array([[texts - wrong, wrong], [0, 0]]), loss * texts, 0.0)
         for wrong, loss in zip((few, few + 1), losses, strict=True)
     )
     assert better.criterion < worse.criterion
 
 
 def test_of_equal_errors_the_lower_loss_is_better():
-    low, high = (LabelFigures(("a", "b"), np.array([[9, 1], [0, 0]]), nats, 0.0) for nats in (3.0, 4.0))
+    low, high = (ClassificationMetrics(("a", "b"), np.array([[9, 1], [0, 0]]), nats, 0.0) for nats in (3.0, 4.0))
     assert low.criterion < high.criterion
 
 

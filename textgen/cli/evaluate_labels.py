@@ -12,7 +12,7 @@ from textgen.wording import count, table
 
 if TYPE_CHECKING:
     from textgen.cli.evaluate import EvaluationRequest
-    from textgen.labels.figures import LabelFigures
+    from textgen.labels.figures import ClassificationMetrics
 
 MOST_COLUMNS = 20
 """With more labels than this the table of F1 is shown alone: the matrix is in --json."""
@@ -37,7 +37,7 @@ def evaluate(request: EvaluationRequest) -> int:
     return 0
 
 
-def _of_corpus(request: EvaluationRequest) -> LabelFigures:
+def _of_corpus(request: EvaluationRequest) -> ClassificationMetrics:
     from textgen.labels.predict import load
     from textgen.labels.read import find_labelled, read_labelled
 
@@ -46,7 +46,7 @@ def _of_corpus(request: EvaluationRequest) -> LabelFigures:
     return load(request.folder).figures(read_labelled(origins, reading.options, reading.label_column))
 
 
-def _of_held_out(folder: Path) -> LabelFigures:
+def _of_held_out(folder: Path) -> ClassificationMetrics:
     from textgen.labels.data import LabelsData
     from textgen.labels.evaluate import evaluate_encoded
     from textgen.labels.predict import load
@@ -67,7 +67,7 @@ def _of_held_out(folder: Path) -> LabelFigures:
     return evaluate_encoded(load(folder), held_out.texts, held_out.labels)
 
 
-def shown(figures: LabelFigures) -> str:
+def shown(figures: ClassificationMetrics) -> str:
     """The figures in a line, and a table with a row for each true label: how often each was told, and F1."""
     line = (
         f"accuracy {figures.accuracy:.2%} · macro F1 {figures.macro_f1:.4f} · {figures.loss:.4f} nats per text · "

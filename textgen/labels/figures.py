@@ -14,7 +14,7 @@ BINS = 15
 
 
 @dataclass(frozen=True)
-class LabelFigures:
+class ClassificationMetrics:
     """What became of a number of texts whose labels are known.
 
     `confusion` is (C, C) of counts: a row for each true label, a column for each that was told, in the order of
@@ -30,8 +30,8 @@ class LabelFigures:
     @classmethod
     def of(
         cls, labels: Sequence[str], true: npt.NDArray[np.integer[Any]], log_probabilities: npt.NDArray[np.floating[Any]]
-    ) -> LabelFigures:
-        """The figures of N texts: numbers of their labels (N,) and log-probabilities (N, C) in nats."""
+    ) -> ClassificationMetrics:
+        """The metrics of N texts: numbers of their labels (N,) and log-probabilities (N, C) in nats."""
         told = log_probabilities.argmax(axis=1)
         confusion = np.zeros((len(labels), len(labels)), np.int64)
         np.add.at(confusion, (true, told), 1)
@@ -73,7 +73,7 @@ class LabelFigures:
         return float(np.nanmean(self.f1)) if self.texts else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, by name; F1 is null for a label that neither occurs nor was told."""
+        """All metrics, by name; F1 is null for a label that neither occurs nor was told."""
         return {
             "texts": self.texts,
             "accuracy": self.accuracy,

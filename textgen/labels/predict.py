@@ -15,7 +15,7 @@ import numpy.typing as npt
 from textgen import arguments, files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.labels.figures import LabelFigures
+from textgen.labels.figures import ClassificationMetrics
 from textgen.labels.pooling import Pool, log_softmax
 from textgen.labels.read import Labelled, find_labelled, read_labelled
 from textgen.labels.settings import POOLINGS
@@ -76,7 +76,7 @@ class Classifier:
             found.append(answer)
         return found
 
-    def evaluate(self, corpus: Any, **reading: Any) -> LabelFigures:
+    def evaluate(self, corpus: Any, **reading: Any) -> ClassificationMetrics:
         """The figures of labelled texts: a path, a table in memory as `textgen.train` takes it, or a list of those.
 
         They are read as those of the training were; `reading` sets encoding, text_column, label_column or
@@ -87,7 +87,7 @@ class Classifier:
             origins = find_labelled(corpora("corpus", corpus), known.text_column, known.label_column)
             return self.figures(read_labelled(origins, known.options, known.label_column))
 
-    def figures(self, texts: Iterable[Labelled]) -> LabelFigures:
+    def figures(self, texts: Iterable[Labelled]) -> ClassificationMetrics:
         """The figures of labelled texts, which are read once.
 
         Raises TextgenError for a label that the model does not know, with its row, and if there is no text.
@@ -105,7 +105,7 @@ class Classifier:
         if not told:
             raise TextgenError("there is no text to evaluate.")
         smallest = np.finfo(np.float64).tiny
-        return LabelFigures.of(self.labels, np.array(true), np.log(np.maximum(np.array(told), smallest)))
+        return ClassificationMetrics.of(self.labels, np.array(true), np.log(np.maximum(np.array(told), smallest)))
 
     def stream(self, texts: Iterable[Iterable[bytes] | None]) -> Iterator[Prediction | None]:
         """The label of every text, in order, None for one that is empty; each comes in pieces, which are read before

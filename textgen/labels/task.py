@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from textgen.labels.batches import Batches
-from textgen.labels.figures import LabelFigures
+from textgen.labels.figures import ClassificationMetrics
 from textgen.labels.texts import Texts, log_probabilities
 from textgen.model import Model
 from textgen.tasks.task import Task
@@ -103,13 +103,13 @@ class Classification(Task):
         counted = self.counted(targets)
         return float(counted[lanes].sum() / counted.sum())
 
-    def evaluate(self, model: Model, quick: bool) -> LabelFigures | None:
+    def evaluate(self, model: Model, quick: bool) -> ClassificationMetrics | None:
         texts = len(self.held_out.labels)
         if not texts:
             return None
         chosen = np.unique(np.linspace(0, texts - 1, min(texts, QUICK_TEXTS) if quick else texts).astype(np.int64))
         told = log_probabilities(TorchStepper(model), self.held_out.texts, self.pooling, chosen)
-        return LabelFigures.of(self.labels, self.held_out.labels[chosen], told)
+        return ClassificationMetrics.of(self.labels, self.held_out.labels[chosen], told)
 
 
 def pooled(outputs: Tensor, last: Tensor, pooling: str) -> Tensor:
