@@ -32,7 +32,7 @@ from textgen.labels.pooling import Pool, log_softmax
 from textgen.labels.predict import Classifier
 from textgen.labels.read import chosen_columns, find_labelled, label_of, lines, read_labelled, read_texts
 from textgen.labels.settings import POOLINGS
-from textgen.labels.survey import hold_out, in_order, survey
+from textgen.labels.survey import hold_out, scan_labels, sorted_labels
 from textgen.labels.task import Classification, LabelledTexts, class_weights, pooled
 from textgen.labels.texts import CHUNK, Texts, log_probabilities
 from textgen.model import build_model
@@ -263,8 +263,8 @@ def test_numbers_and_truth_values_are_labels(value, label):
 
 
 def test_labels_that_are_numbers_are_in_their_order():
-    assert in_order({"10", "9", "-1"}) == ("-1", "9", "10")
-    assert in_order({"10", "9", "b"}) == ("10", "9", "b")
+    assert sorted_labels({"10", "9", "-1"}) == ("-1", "9", "10")
+    assert sorted_labels({"10", "9", "b"}) == ("10", "9", "b")
 
 
 @pytest.mark.parametrize(("rows", "said"), [
@@ -281,7 +281,7 @@ def test_labels_that_are_numbers_are_in_their_order():
 def test_what_says_no_label_is_refused_in_a_sentence(tmp_path, rows, said):
     path = csv_of(rows, tmp_path / "x.csv")
     with pytest.raises(TextgenError, match=f"^{re.escape(said).replace(re.escape('.*'), '.*')}$"):
-        survey(read_labelled(find_labelled([str(path)], None), READING), no_progress)
+        scan_labels(read_labelled(find_labelled([str(path)], None), READING), no_progress)
 
 
 @pytest.mark.parametrize(("value", "said"), [

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.labels.read import Labelled, Origin, find_labelled, read_labelled, reading_of
-from textgen.labels.survey import Survey, hold_out, survey
+from textgen.labels.survey import LabelScan, hold_out, scan_labels
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import write_examples
 from textgen.text.corpus import given_tokenizer
@@ -36,8 +36,8 @@ class LabelledCorpus:
     origins: list[Origin]
     validation: list[Origin]
     options: TrainOptions
-    found: Survey
-    found_validation: Survey | None
+    found: LabelScan
+    found_validation: LabelScan | None
     held_out: npt.NDArray[np.bool_]
     level: str
     vocab_size: int
@@ -48,11 +48,11 @@ class LabelledCorpus:
         """Find and read labelled texts once and decide what is held out and how they are cut."""
         reading, column = reading_of(options), options.label_column
         origins = find_labelled(paths, options.text_column, column)
-        found = survey(read_labelled(origins, reading, column), progress)
+        found = scan_labels(read_labelled(origins, reading, column), progress)
         validation, found_validation, share = [], None, options.validation_split
         if options.validation_file is not None:
             validation, share = find_labelled([options.validation_file], options.text_column, column), 0.0
-            found_validation = survey(read_labelled(validation, reading, column), progress, found.labels)
+            found_validation = scan_labels(read_labelled(validation, reading, column), progress, found.labels)
         given = given_tokenizer(options.tokenizer)
         level = given.level if given else options.tokenizer or _level(found)
         size = given.vocab_size if given else options.vocab_size or VOCABULARY
@@ -62,8 +62,8 @@ class LabelledCorpus:
     @property
     def key(self) -> str:
         """A digest of all that the stored texts depend on."""
-        surveys = [self.found, *([self.found_validation] if self.found_validation else [])]
-        read = [[each.scan.digest, each.scan.sizes, each.numbers.tolist()] for each in surveys]
+        scans = [self.found, *([self.found_validation] if self.found_validation else [])]
+        read = [[each.scan.digest, each.scan.sizes, each.numbers.tolist()] for each in scans]
         given = [hashlib.sha256(data).hexdigest() for data in (self.given.files() if self.given else {}).values()]
         content = [KIND, FORMAT_VERSION, read, self.found.labels, np.flatnonzero(self.held_out).tolist()]
         return hashlib.sha256(json.dumps([*content, self.level, self.vocab_size, given]).encode()).hexdigest()[:16]
@@ -98,7 +98,7 @@ class LabelledCorpus:
         write_examples(folder, KIND, self.key, arrays, about, tokenizer.files())
 
 
-def _level(found: Survey) -> str:
+def _level(found: LabelScan) -> str:
     """What texts are cut into unless told: words, where blanks divide them."""
     return "word" if found.characters <= LONG_WORDS * found.words else "char"
 

@@ -15,7 +15,7 @@ from textgen.labels.batches import Batches
 from textgen.labels.corpus import KIND, LabelledCorpus
 from textgen.labels.predict import LABELS, labels_file
 from textgen.labels.settings import LabelsOptions
-from textgen.labels.survey import named
+from textgen.labels.survey import listed
 from textgen.labels.task import Classification, LabelledTexts, class_weights, replacement
 from textgen.labels.texts import Texts
 from textgen.settings import TrainOptions
@@ -150,7 +150,7 @@ pipeline_tag: text-classification
 
 # {name}
 
-A recurrent model that tells the label of a text ({named(self.labels)}), made with textgen: {config.num_layers} x
+A recurrent model that tells the label of a text ({listed(self.labels)}), made with textgen: {config.num_layers} x
 {config.cell}, {config.hidden_size} units, {config.vocab_size:,} symbols ({self.tokenizer.level}), trained on
 {texts:,} texts.
 

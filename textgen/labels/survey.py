@@ -18,7 +18,7 @@ SHOWN_LABELS = 12
 
 
 @dataclass(frozen=True)
-class Survey:
+class LabelScan:
     """The labels in order, the number of each text's label (N,), what `textgen.text.split.scan` tells, and the number
     of characters and of words between blanks."""
 
@@ -29,7 +29,7 @@ class Survey:
     words: int
 
 
-def survey(texts: Iterable[Labelled], progress: Progress, known: Sequence[str] | None = None) -> Survey:
+def scan_labels(texts: Iterable[Labelled], progress: Progress, known: Sequence[str] | None = None) -> LabelScan:
     """Read labelled texts once; `known` are the labels that may occur, None for all.
 
     Raises TextgenError for a label that is not known, with its row; where all may occur, for fewer than two labels
@@ -61,9 +61,9 @@ def survey(texts: Iterable[Labelled], progress: Progress, known: Sequence[str] |
     found = list(places)
     if known is None:
         _refuse_few(found, first, np.bincount(numbers, minlength=len(found)))
-    labels = tuple(known) if known is not None else in_order(found)
+    labels = tuple(known) if known is not None else sorted_labels(found)
     renumber = np.array([labels.index(label) for label in found], dtype=np.int64)
-    return Survey(labels, renumber[np.array(numbers, dtype=np.int64)], scanned, characters, words)
+    return LabelScan(labels, renumber[np.array(numbers, dtype=np.int64)], scanned, characters, words)
 
 
 def _refuse_few(labels: Sequence[str], first: Sequence[str], counts: npt.NDArray[np.int64]) -> None:
@@ -80,19 +80,19 @@ def _refuse_few(labels: Sequence[str], first: Sequence[str], counts: npt.NDArray
 def unknown_label(where: str, label: str, known: Sequence[str]) -> TextgenError:
     """The error of a label that a model does not know."""
     return TextgenError(
-        f"{where} has the label {label!r}, which the model does not know; it knows {named(known)}."
+        f"{where} has the label {label!r}, which the model does not know; it knows {listed(known)}."
         f"{did_you_mean(label, known)}"
     )
 
 
-def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Labels in the order in which they are numbered and shown: whole numbers by value, else by name."""
     names = sorted(labels)
     whole = all(name.removeprefix("-").isascii() and name.removeprefix("-").isdigit() for name in names)
     return tuple(sorted(names, key=int) if whole else names)
 
 
-def named(labels: Sequence[str]) -> str:
+def listed(labels: Sequence[str]) -> str:
     """'neg', 'pos'; of many labels the first ones."""
     more = f" and {len(labels) - SHOWN_LABELS:,} more" if len(labels) > SHOWN_LABELS else ""
     return ", ".join(map(repr, labels[:SHOWN_LABELS])) + more
