@@ -17,7 +17,7 @@ from textgen.model import Model
 from textgen.model_folder import GENERATION
 from textgen.pairs.examples import Examples
 from textgen.pairs.read import Pair
-from textgen.pairs.survey import TOLD, Survey, open_pairs
+from textgen.pairs.survey import COUNTS, PairCorpus, open_pairs
 from textgen.pairs.task import Completing
 from textgen.settings import TrainOptions
 from textgen.tasks.examples import ExampleStore
@@ -57,9 +57,9 @@ class PairsData(ExampleData):
 
     @classmethod
     def prepare(cls, paths: list[str], options: TrainOptions, cache: Path, progress: Progress = no_progress) -> Self:
-        survey = Survey.of(paths, options, progress)
-        folder = cache / survey.key
-        return cls.kept(folder, lambda: survey.write(folder, progress))
+        corpus = PairCorpus.read(paths, options, progress)
+        folder = cache / corpus.key
+        return cls.kept(folder, lambda: corpus.write(folder, progress))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -81,9 +81,9 @@ class PairsData(ExampleData):
 
     def _examples(self, part: str) -> Examples:
         arrays = self.store.parts[part]
-        told = {name: self.store.about[part][name] for name in TOLD}
+        counts = {name: self.store.about[part][name] for name in COUNTS}
         sizes = arrays["sizes"].astype(np.int64)
-        return Examples(arrays["ids"], sizes, self.tokenizer.boundary, self.tokenizer.vocab_size, **told)
+        return Examples(arrays["ids"], sizes, self.tokenizer.boundary, self.tokenizer.vocab_size, **counts)
 
     def held_out_pairs(self) -> list[Pair]:
         """The held-out pairs as text."""

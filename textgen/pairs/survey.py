@@ -32,14 +32,14 @@ KIND = "pairs"
 FORMAT_VERSION = 1
 """Of what a store of pairs holds; another number asks for a new one."""
 
-TOLD = ("bytes", "characters", "raw", "unknown")
+COUNTS = ("bytes", "characters", "raw", "unknown")
 """What a store says of the completions of a part (`textgen.pairs.examples.Examples`)."""
 
 NOT_OURS = ("document_separator", "text_column")
 
 
 @dataclass(frozen=True)
-class Survey:
+class PairCorpus:
     """Sources of pairs, and what is made of them."""
 
     sources: list[Source]
@@ -54,7 +54,7 @@ class Survey:
     given: Tokenizer | None
 
     @classmethod
-    def of(cls, paths: Sequence[str], options: TrainOptions, progress: Progress) -> Survey:
+    def read(cls, paths: Sequence[str], options: TrainOptions, progress: Progress) -> PairCorpus:
         """Find and read tables of pairs and decide what is held out and what a symbol is, without storing anything.
 
         Raises TextgenError or UsageError for what cannot be read, naming file, row and column.
@@ -98,7 +98,7 @@ class Survey:
             progress("encoding", 0, self.scan.total)
             examples = encode_pairs(tokenizer, self.pairs(part))
             arrays[part] = {"ids": examples.ids.astype(dtype), "sizes": examples.sizes}
-            about[part] = {name: getattr(examples, name) for name in TOLD}
+            about[part] = {name: getattr(examples, name) for name in COUNTS}
         held = list(self.pairs(VALIDATION))
         text = b"".join(text for pair in held for text in pair)
         arrays[VALIDATION]["text"] = np.frombuffer(text, np.uint8)
@@ -118,7 +118,7 @@ def sources_of(paths: Sequence[str], options: ReadingOptions | Reading) -> list[
 
 
 def open_pairs(folder: Path) -> tuple[ExampleStore, Tokenizer]:
-    """What `Survey.write` wrote, with its tokenizer. Raises TextgenError for what is missing or damaged."""
+    """What `PairCorpus.write` wrote, with its tokenizer. Raises TextgenError for what is missing or damaged."""
     store, tokenizer = open_examples(folder, KIND), tokenizer_of(folder)
     if not all(_holds(store, part, tokenizer.vocab_size) for part in (TRAIN, VALIDATION)):
         raise sealed.DamagedError(f"{folder} is damaged: its pairs are not of the sizes that it says.")
@@ -129,7 +129,7 @@ def _holds(store: ExampleStore, part: str, symbols: int) -> bool:
     """Whether a part has the arrays and counts of pairs, and they agree."""
     arrays, about = store.parts[part], store.about.get(part)
     names = ("ids", "sizes", "text", "text_sizes")[: 2 if part == TRAIN else 4]
-    if set(arrays) != set(names) or not isinstance(about, dict) or set(about) != set(TOLD):
+    if set(arrays) != set(names) or not isinstance(about, dict) or set(about) != set(COUNTS):
         return False
     counted = all(type(value) is int or (value is None and name == "unknown") for name, value in about.items())
     whole = all(arrays[name].dtype.kind in "iu" and not (arrays[name] < 0).any() for name in names)
