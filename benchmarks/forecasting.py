@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import textgen
-from textgen.series.evaluate import LAST, MODEL, SEASONAL, Protocol
+from textgen.series.evaluate import LAST, MODEL, SEASONAL, ForecastRequest
 
 CELLS = ("rnn", "lstm", "gru")
 NAIVE = {"last value": LAST, "seasonal naive": SEASONAL}
@@ -109,8 +109,8 @@ def base_alone(rows, end):
 def scored(row, forecaster, rows, end, horizon):
     """The errors of the model and of the naive forecasts at one horizon."""
     number = 100 if horizon <= 24 else 0
-    protocol = Protocol(horizon, number=number)
-    report = forecaster.evaluate_rows(rows, [end] * len(rows), protocol)
+    request = ForecastRequest(horizon, number=number)
+    report = forecaster.evaluate_rows(rows, [end] * len(rows), request)
     found = {name: written(row, errors) for name, errors in report.errors.items()}
     found["coverage"] = report.errors[MODEL].mean("covered")
     if row.measure == "rse":

@@ -19,7 +19,7 @@ from textgen.model_folder import CONFIG
 from textgen.options import from_mapping
 from textgen.series.data import SeriesData
 from textgen.series.design import FILE, Design, rows_of
-from textgen.series.evaluate import MODEL, Protocol, evaluate_rows
+from textgen.series.evaluate import MODEL, ForecastRequest, evaluate_rows
 from textgen.series.head import law, student
 from textgen.series.loop import forecasts, paths, read
 from textgen.series.read import Series
@@ -313,11 +313,11 @@ def test_beyond_its_reach_a_model_leaves_it_to_the_naive_forecast(tmp_path, tabl
 def test_chunks_change_nothing(tmp_path, table, monkeypatch):
     data = prepared(table, tmp_path, horizon=7)
     stepper = TorchNumbers(shaken(model_for(data)))
-    protocol = Protocol(7, number=11)
-    whole = evaluate_rows(stepper, data.rows, data.design, [40], protocol).to_json()
+    request = ForecastRequest(7, number=11)
+    whole = evaluate_rows(stepper, data.rows, data.design, [40], request).to_json()
     monkeypatch.setattr("textgen.series.loop.MOST_CELLS", 1000)
     monkeypatch.setattr("textgen.series.evaluate.MOST_ORIGINS", 9)
-    pieces = evaluate_rows(stepper, data.rows, data.design, [40], protocol).to_json()
+    pieces = evaluate_rows(stepper, data.rows, data.design, [40], request).to_json()
     assert pieces["windows"] == whole["windows"] == 120 - 7 - 40 + 1
     for name in ("mae", "rmse", "coverage"):
         assert pieces["model"][name] == pytest.approx(whole["model"][name], rel=1e-4)
@@ -331,7 +331,9 @@ def test_naive_errors_are_those_computed_by_hand(tmp_path):
     values[100] = np.nan
     shown = ["" if math.isnan(v) else repr(float(v)) for v in values]
     data = prepared(write(tmp_path / "x.csv", month=months(120), y=shown), tmp_path, horizon=4, transform="none")
-    report = evaluate_rows(TorchNumbers(model_for(data)), data.rows, data.design, data.ends, Protocol(4, number=0))
+    report = evaluate_rows(
+        TorchNumbers(model_for(data)), data.rows, data.design, data.ends, ForecastRequest(4, number=0)
+    )
     filled = values.copy()
     filled[100] = filled[99]
     errors = {"last value": [], "seasonal naive": []}
@@ -359,7 +361,7 @@ def test_an_interval_holds_about_what_it_says(tmp_path):
     walk = np.cumsum(np.random.default_rng(4).normal(size=3000))
     data = prepared(write(tmp_path / "walk.csv", y=walk), tmp_path, horizon=3, transform="none")
     stepper = TorchNumbers(model_for(data))
-    report = evaluate_rows(stepper, data.rows, data.design, [2400], Protocol(3, number=200, level=80))
+    report = evaluate_rows(stepper, data.rows, data.design, [2400], ForecastRequest(3, number=200, level=80))
     assert report.errors[MODEL].mean("covered") == pytest.approx(0.8, abs=0.08)
 
 
@@ -402,7 +404,7 @@ def test_a_model_learns_what_the_naive_forecast_does_not_know(tmp_path):
         values.append(0.2 * values[-1] + draw.normal())
     path = write(tmp_path / "x.csv", y=np.array(values) + 10)
     folder = textgen.train(path, task="forecast", output_dir=str(tmp_path / "run"), threads=1, cell="gru", seed=1)
-    figures = textgen.load(folder).evaluate_rows(*held_out(path, tmp_path), Protocol(1, number=50)).to_json()
+    figures = textgen.load(folder).evaluate_rows(*held_out(path, tmp_path), ForecastRequest(1, number=50)).to_json()
     assert figures["model"]["rmse"] < 0.85 * figures["last_value"]["rmse"]
     assert 0.8 < figures["model"]["coverage"] < 0.97
 
@@ -506,7 +508,7 @@ def test_a_series_that_ends_before_the_part_to_score_is_passed_over(trained):
     folder, path = trained
     forecaster = textgen.load(folder)
     rows = forecaster.read(path)
-    report = forecaster.evaluate_rows(rows, [5000, 370], Protocol(24, number=0))
+    report = forecaster.evaluate_rows(rows, [5000, 370], ForecastRequest(24, number=0))
     assert report.windows == 400 - 370 - 24 + 1 and list(report.by_series) == ["south"]
 
 

@@ -21,7 +21,7 @@ from textgen.options import from_mapping
 from textgen.series import history
 from textgen.series.design import rows_of
 from textgen.series.division import piece
-from textgen.series.evaluate import MODEL, Protocol, evaluate_rows
+from textgen.series.evaluate import MODEL, ForecastRequest, evaluate_rows
 from textgen.series.forecaster import Forecaster
 from textgen.series.loop import forecasts, paths, read
 from textgen.series.metrics import Errors
@@ -129,7 +129,7 @@ def scaled_report(place, values, factor, transform, extra=None):
     path = write(place / "x.csv", month=months(len(values)), y=values * factor, **beside)
     data = prepared(path, place, horizon=4, transform=transform, **columns)
     stepper = TorchNumbers(shaken(model_for(data)))
-    report = evaluate_rows(stepper, data.rows, data.design, data.ends, Protocol(4, number=20)).to_json()
+    report = evaluate_rows(stepper, data.rows, data.design, data.ends, ForecastRequest(4, number=20)).to_json()
     (origin,) = read(stepper, data.rows, [len(values) - 1], 10)
     ahead = data.rows[0].restored(forecasts(stepper, data.rows, data.design, origin, 4), origin.steps)
     return report, ahead

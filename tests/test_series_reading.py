@@ -275,13 +275,13 @@ def test_one_time_step_is_singular(tmp_path):
 @pytest.mark.parametrize("level", [0.5, 0.9])
 def test_a_level_that_looks_like_a_fraction_is_questioned(level):
     from textgen.errors import TextgenWarning
-    from textgen.series.evaluate import Protocol
+    from textgen.series.evaluate import ForecastRequest
 
     with pytest.warns(
         TextgenWarning, match=rf"level={level} is less than one percent; did you mean level={100 * level:g}"
     ):
-        Protocol(1, level=level)
+        ForecastRequest(1, level=level)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Protocol(1, level=1)
-        Protocol(1, number=0, level=level)
+        ForecastRequest(1, level=1)
+        ForecastRequest(1, number=0, level=level)

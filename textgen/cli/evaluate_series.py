@@ -14,7 +14,7 @@ from textgen.wording import aligned, count, plural, table
 if TYPE_CHECKING:
     from textgen.cli.evaluate import EvaluationRequest
     from textgen.series.design import Rows
-    from textgen.series.evaluate import Report
+    from textgen.series.evaluate import BacktestReport
     from textgen.series.forecaster import Forecaster
 
 COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": "sMAPE", "scaled_mse": "MSE, scaled",
@@ -24,7 +24,7 @@ COUNTED = "without a time column, rows are counted, so the table must begin with
 
 def evaluate(asked: EvaluationRequest) -> int:
     """Score what comes after the training data in the tables; without tables, what training held out."""
-    from textgen.series.evaluate import Protocol
+    from textgen.series.evaluate import ForecastRequest
     from textgen.series.forecaster import load
     from textgen.text.bulk import usable_cores
     from textgen.threads import use_threads
@@ -35,7 +35,7 @@ def evaluate(asked: EvaluationRequest) -> int:
     use_threads(asked.threads or usable_cores())
     options = asked.forecasting
     horizon = options.horizon or forecaster.horizon
-    protocol = Protocol(horizon, number=options.paths, level=options.level, seed=options.seed)
+    request = ForecastRequest(horizon, number=options.paths, level=options.level, seed=options.seed)
     if asked.corpus:
         encoding, delimiter = asked.reading.asked("encoding"), asked.reading.asked("delimiter")
         rows = forecaster.read(asked.corpus, encoding, delimiter, options.decimal)
@@ -52,11 +52,11 @@ def evaluate(asked: EvaluationRequest) -> int:
             warn(f"the first {count(first[0])} rows are taken to be the training data; {COUNTED}")
     else:
         rows, first = _held_out(asked.folder)
-    report = forecaster.evaluate_rows(rows, first, protocol)
+    report = forecaster.evaluate_rows(rows, first, request)
     Output().write(json.dumps(report.to_json(), ensure_ascii=False) + "\n" if asked.as_json else _shown(report))
     if asked.plot is not None:
         asked.plot.check()
-        _draw(forecaster, rows, protocol, asked.plot.path)
+        _draw(forecaster, rows, request, asked.plot.path)
     return 0
 
 
@@ -78,7 +78,7 @@ def _held_out(folder: Path) -> tuple[list[Rows], list[int]]:
     return data.rows, data.ends
 
 
-def _shown(report: Report) -> str:
+def _shown(report: BacktestReport) -> str:
     """A table of the methods, and of how many series the model beats the naive forecasts."""
     found = {method: errors.to_json() for method, errors in report.errors.items()}
     shown = {label: aligned([each[name] for each in found.values()]) for name, label in COLUMNS.items()}
@@ -87,10 +87,10 @@ def _shown(report: Report) -> str:
     ]
     rows = [{"": method, **{label: shown[label][k] for label in shown}} for k, method in enumerate(found)]
     lines = [table(rows, ["", *COLUMNS.values()])]
-    protocol, number = report.protocol, len(report.by_series)
+    request, number = report.request, len(report.by_series)
     lines.append(
-        f"{plural(report.windows, 'window')} of {plural(protocol.horizon, 'step')} · {count(number)} series · "
-        f"season {report.season} · coverage is that of the {protocol.level:g}% interval"
+        f"{plural(report.windows, 'window')} of {plural(request.horizon, 'step')} · {count(number)} series · "
+        f"season {report.season} · coverage is that of the {request.level:g}% interval"
     )
     lines += _notes(report)
     if number > 1:
@@ -99,7 +99,7 @@ def _shown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: BacktestReport) -> list[str]:
     """What a reader has to know of the figures: where scoring begins, and why one does not exist."""
     number, lines = len(report.by_series), []
     if report.continued:
@@ -117,13 +117,13 @@ def _beats_naive(errors: dict[str, Any]) -> bool:
     return squares["model"] < min(value for method, value in squares.items() if method != "model")
 
 
-def _draw(forecaster: Forecaster, rows: list[Rows], protocol: Any, path: Path) -> None:
+def _draw(forecaster: Forecaster, rows: list[Rows], request: Any, path: Path) -> None:
     """The last horizon of each series, forecast, beside what came."""
     from textgen.series.design import rows_of
     from textgen.series.division import piece
     from textgen.series.plot import draw
 
-    cut = [piece(each.series, 0, len(each) - protocol.horizon) for each in rows]
-    found = forecaster.predict_rows([rows_of(each, forecaster.design) for each in cut], protocol)
-    draw(found, path, [each.series.values[-protocol.horizon :] for each in rows])
+    cut = [piece(each.series, 0, len(each) - request.horizon) for each in rows]
+    found = forecaster.predict_rows([rows_of(each, forecaster.design) for each in cut], request)
+    draw(found, path, [each.series.values[-request.horizon :] for each in rows])
     say(f"plot: {path} (the last forecasts and the actual values)")

@@ -29,7 +29,7 @@ MOST_PATH_STEPS = 2_000_000
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ForecastRequest:
     """What is forecast when: `horizon` steps from every `stride`-th origin on, with `number` sample paths of which the
     middle `level` percent are the interval; 0 paths measure no coverage."""
 
@@ -49,10 +49,10 @@ class Protocol:
 
 
 @dataclass
-class Report:
+class BacktestReport:
     """The errors of the model and of the naive forecasts, by method, in all and for each series."""
 
-    protocol: Protocol
+    request: ForecastRequest
     season: int
     windows: int = 0
     continued: int = 0
@@ -64,11 +64,11 @@ class Report:
         """Every figure, by method; where there are several series, of each of them too."""
         each = {name: _figures(errors) for name, errors in self.by_series.items()}
         return {
-            "horizon": self.protocol.horizon,
+            "horizon": self.request.horizon,
             "windows": self.windows,
             "continued_from_training": self.continued,
             "season": self.season,
-            "level": self.protocol.level,
+            "level": self.request.level,
             **_figures(self.errors),
             **({"series": each} if len(each) > 1 else {}),
         }
@@ -79,29 +79,27 @@ def _figures(errors: dict[str, Errors]) -> dict[str, Any]:
 
 
 def evaluate_rows(
-    stepper: Stepper, rows: Sequence[Rows], design: Design, first: Sequence[int], protocol: Protocol
-) -> Report:
+    stepper: Stepper, rows: Sequence[Rows], design: Design, first: Sequence[int], request: ForecastRequest
+) -> BacktestReport:
     """Forecast from every origin of each series whose first forecast value is number `first` or later and whose last
     is still there. Raises TextgenError if there is no such origin."""
-    report = Report(protocol, design.season)
-    counts = [max(0, len(r) - protocol.horizon - max(0, start - 1)) for r, start in zip(rows, first, strict=True)]
-    total = sum(-(-count // protocol.stride) for count in counts)
+    report = BacktestReport(request, design.season)
+    counts = [max(0, len(r) - request.horizon - max(0, start - 1)) for r, start in zip(rows, first, strict=True)]
+    total = sum(-(-count // request.stride) for count in counts)
     if not total:
         shorter = f", or a shorter {named('horizon')}"
         raise TextgenError(
-            f"no series has {plural(protocol.horizon, 'time step')} left to be forecast and compared.",
-            hint=f"give a longer series{shorter if protocol.horizon > 1 else ''}.",
+            f"no series has {plural(request.horizon, 'time step')} left to be forecast and compared.",
+            hint=f"give a longer series{shorter if request.horizon > 1 else ''}.",
         )
     report.continued = sum(each.series.trained > 0 for each in rows)
-    thin = max(1, -(-total * protocol.number * protocol.horizon // MOST_PATH_STEPS))
+    thin = max(1, -(-total * request.number * request.horizon // MOST_PATH_STEPS))
     begin = [max(0, start - 1) for start in first]
-    ends = [len(each) - protocol.horizon for each in rows]
+    ends = [len(each) - request.horizon for each in rows]
     for batch in read(stepper, rows, begin, MOST_ORIGINS, ends):
         past = batch.steps - np.array(begin)[batch.series]
-        chosen = np.flatnonzero(past % protocol.stride == 0)
-        _judge(
-            stepper, rows, design, taken(stepper, batch, chosen), report, past[chosen] // protocol.stride % thin == 0
-        )
+        chosen = np.flatnonzero(past % request.stride == 0)
+        _judge(stepper, rows, design, taken(stepper, batch, chosen), report, past[chosen] // request.stride % thin == 0)
     for errors in report.by_series.values():
         for method, found in errors.items():
             report.errors.setdefault(method, Errors()).include(found)
@@ -113,35 +111,35 @@ def _judge(
     rows: Sequence[Rows],
     design: Design,
     origins: Origins,
-    report: Report,
+    report: BacktestReport,
     drawn: np.ndarray[Any, np.dtype[np.bool_]],
 ) -> None:
     """Add up the errors of some origins, and coverage where paths are `drawn`."""
-    protocol = report.protocol
+    request = report.request
     if not len(origins):
         return
-    found = forecasts(stepper, rows, design, origins, protocol.horizon)
+    found = forecasts(stepper, rows, design, origins, request.horizon)
     report.windows += len(origins)
     for number in np.unique(origins.series):
         here = origins.series == number
         _compare(rows[number], origins.steps[here], found[here], design.season, report)
-    if not protocol.number or not drawn.any():
+    if not request.number or not drawn.any():
         return
     some = taken(stepper, origins, np.flatnonzero(drawn))
     low, high = interval(
-        paths(stepper, rows, design, some, protocol.horizon, protocol.number, protocol.seed), protocol.level
+        paths(stepper, rows, design, some, request.horizon, request.number, request.seed), request.level
     )
     for number in np.unique(some.series):
         here = some.series == number
         each = rows[number]
         steps = some.steps[here]
-        truth, known = _came(each, steps, protocol.horizon)
+        truth, known = _came(each, steps, request.horizon)
         errors = report.by_series[each.series.name][MODEL]
         errors.add_interval(truth, each.restored(low[here], steps), each.restored(high[here], steps), known)
 
 
-def _compare(rows: Rows, steps: np.ndarray[Any, Any], scaled: Floats, season: int, report: Report) -> None:
-    horizon, values = report.protocol.horizon, rows.series.values
+def _compare(rows: Rows, steps: np.ndarray[Any, Any], scaled: Floats, season: int, report: BacktestReport) -> None:
+    horizon, values = report.request.horizon, rows.series.values
     truth, known = _came(rows, steps, horizon)
     methods = {MODEL: rows.restored(scaled, steps), LAST: last_value(values, steps, horizon)}
     if season > 1:

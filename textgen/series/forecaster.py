@@ -18,7 +18,7 @@ from textgen.model_folder import read_config, require_model, require_weights
 from textgen.parameters import named
 from textgen.series import history
 from textgen.series.design import FILE, LARGEST, Design, Rows, rows_of
-from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
+from textgen.series.evaluate import BacktestReport, ForecastRequest, evaluate_rows, interval
 from textgen.series.history import continued
 from textgen.series.loop import Stepper, forecasts, paths, read
 from textgen.series.read import Series, read_series
@@ -124,14 +124,14 @@ class Forecaster:
             >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
             >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
         """
-        protocol = self._protocol(horizon, 1, number, level, seed)
-        return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), protocol)
+        request = self._request(horizon, 1, number, level, seed)
+        return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), request)
 
-    def _protocol(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> Protocol:
+    def _request(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> ForecastRequest:
         """What is asked for, held to the limits of the command's options. Raises UsageError naming the parameter."""
         chosen = self.horizon if horizon is None else horizon
         whole = arguments.whole_number
-        return Protocol(
+        return ForecastRequest(
             whole("horizon", chosen, 1, 100_000),
             whole("stride", stride, 1, LARGEST),
             whole("number", number, 0, 100_000),
@@ -144,28 +144,28 @@ class Forecaster:
         """Time steps that it was trained to forecast."""
         return self.design.horizon
 
-    def predict_rows(self, rows: Sequence[Rows], protocol: Protocol) -> list[Forecast]:
+    def predict_rows(self, rows: Sequence[Rows], request: ForecastRequest) -> list[Forecast]:
         """As `predict`, of series that are read already."""
-        design, horizon = self.design, protocol.horizon
+        design, horizon = self.design, request.horizon
         recent = [rows_of(each.series, design, horizon).since(self._begin(len(each))) for each in rows]
         origins = list(read(self.stepper, recent, [len(each) - 1 for each in recent], 1 << 20))
         found: dict[int, Forecast] = {}
         for some in origins:
             scaled = forecasts(self.stepper, recent, design, some, horizon)
             drawn = np.zeros((len(some), 0, horizon))
-            if protocol.number:
-                drawn = paths(self.stepper, recent, design, some, horizon, protocol.number, protocol.seed)
+            if request.number:
+                drawn = paths(self.stepper, recent, design, some, horizon, request.number, request.seed)
             for place, number in enumerate(some.series):
-                found[number] = self._forecast(rows[number], scaled[place], drawn[place], protocol)
+                found[number] = self._forecast(rows[number], scaled[place], drawn[place], request)
         return [found[number] for number in sorted(found)]
 
     def _begin(self, length: int) -> int:
         return max(0, length - self.design.context)
 
-    def _forecast(self, rows: Rows, scaled: Floats, drawn: Floats, protocol: Protocol) -> Forecast:
+    def _forecast(self, rows: Rows, scaled: Floats, drawn: Floats, request: ForecastRequest) -> Forecast:
         series, clock = rows.series, rows.series.clock
-        bounds = interval(drawn[None], protocol.level) if len(drawn) else None
-        stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + protocol.horizon))
+        bounds = interval(drawn[None], request.level) if len(drawn) else None
+        stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + request.horizon))
         last = np.array([len(series) - 1])
 
         def restored(scaled: Floats) -> Floats:
@@ -179,7 +179,7 @@ class Forecaster:
             None if bounds is None else restored(bounds[0][0]),
             None if bounds is None else restored(bounds[1][0]),
             restored(drawn),
-            protocol.level,
+            request.level,
             series,
             stamps[: len(series)],
             rows.scale,
@@ -196,15 +196,15 @@ class Forecaster:
         encoding: str | None = None,
         delimiter: str | None = None,
         decimal: str | None = None,
-    ) -> Report:
+    ) -> BacktestReport:
         """The errors of this model and of the naive forecasts, by rolling origin, on all that comes after what training
         saw; of series that it did not see, on their last tenth, at least one horizon.
 
         Raises TextgenError if there is nothing to forecast.
         """
-        protocol = self._protocol(horizon, stride, number, level, seed)
+        request = self._request(horizon, stride, number, level, seed)
         rows = self.read(corpus, encoding, delimiter, decimal)
-        return self.evaluate_rows(rows, [self.unseen(each, protocol.horizon) for each in rows], protocol)
+        return self.evaluate_rows(rows, [self.unseen(each, request.horizon) for each in rows], request)
 
     def unseen(self, rows: Rows, horizon: int) -> int:
         """The first step of a series that training did not see."""
@@ -213,14 +213,14 @@ class Forecaster:
             return max(1, len(rows) - max(horizon, len(rows) // 10))
         return max(1, -(-(scale.end - rows.series.start) // self.design.clock.step))
 
-    def evaluate_rows(self, rows: Sequence[Rows], first: Sequence[int], protocol: Protocol) -> Report:
+    def evaluate_rows(self, rows: Sequence[Rows], first: Sequence[int], request: ForecastRequest) -> BacktestReport:
         """As `evaluate`, of series that are read already, from the steps `first` of each on."""
         begin = [
             min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)
         ]
         recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
         after = [start - begun for start, begun in zip(first, begin, strict=True)]
-        return evaluate_rows(self.stepper, recent, self.design, after, protocol)
+        return evaluate_rows(self.stepper, recent, self.design, after, request)
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:

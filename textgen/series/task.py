@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 from textgen.model import Model
 from textgen.series.design import Design, Rows
-from textgen.series.evaluate import MODEL, Protocol, evaluate_rows
+from textgen.series.evaluate import MODEL, ForecastRequest, evaluate_rows
 from textgen.series.head import FREEDOM_AT_ZERO, LEAST_FREEDOM, LEAST_SCALE, SCALE_AT_ZERO
 from textgen.series.loop import forecasts, read
 from textgen.series.scaling import rounded
@@ -93,8 +93,8 @@ class Forecasting(Task):
         rows, first = self._held_out
         horizon, stepper = self.design.horizon, TorchNumbers(model)
         origins = sum(max(0, len(r) - horizon - start + 1) for r, start in zip(rows, first, strict=True))
-        protocol = Protocol(horizon, max(1, origins // QUICK_ORIGINS) if quick else 1, number=0)
-        report = evaluate_rows(stepper, rows, self.design, first, protocol)
+        request = ForecastRequest(horizon, max(1, origins // QUICK_ORIGINS) if quick else 1, number=0)
+        report = evaluate_rows(stepper, rows, self.design, first, request)
         square = report.errors[MODEL].mean("scaled_square")
         assert square is not None
         return ForecastFigures(held_out_loss(model, rows, first), math.sqrt(square), horizon)
