@@ -25,7 +25,7 @@ from textgen.series.loop import forecasts, paths, read
 from textgen.series.read import Series
 from textgen.series.scaling import CHANGE, LAST, SEASONAL, fit
 from textgen.series.task import negative_log_likelihood
-from textgen.series.torch_numbers import TorchNumbers
+from textgen.series.torch_numbers import TorchForecastStepper
 from textgen.settings import TrainOptions
 from textgen.strict_json import to_json
 from textgen.training.checkpoint import Run
@@ -107,7 +107,7 @@ def test_an_untrained_model_is_the_naive_forecast_that_it_corrects(tmp_path, kin
     (scale,) = data.design.scales.values()
     assert scale.base == kind
     rows, last = data.rows, len(values) - 1
-    stepper = TorchNumbers(model_for(data))
+    stepper = TorchForecastStepper(model_for(data))
     (origin,) = read(stepper, rows, [last], 10)
     found = scale.restored(forecasts(stepper, rows, data.design, origin, horizon)[0])
     ahead = np.arange(1, horizon + 1)
@@ -229,7 +229,7 @@ def test_the_loop_is_teacher_forcing_on_its_own_output(tmp_path, name):
     """What follows a forecast is what would follow had the forecast come true, one step at a time."""
     path = write(tmp_path / "x.csv", time=hours(200), load=wave(200, 24), fan=wave(200, 7))
     data = prepared(path, tmp_path, horizon=5, target_column=["load"], extra_column=["fan"])
-    stepper = TorchNumbers(shaken(model_for(data, CELLS[name])))
+    stepper = TorchForecastStepper(shaken(model_for(data, CELLS[name])))
     (origin,) = read(stepper, data.rows, [199], 10)
     whole = data.rows[0].scale.restored(forecasts(stepper, data.rows, data.design, origin, 5)[0])
     (series,) = data.series
@@ -246,7 +246,7 @@ def test_the_loop_is_teacher_forcing_on_its_own_output(tmp_path, name):
 def test_one_step_of_the_loop_is_what_the_model_says_of_the_next(tmp_path, table):
     data = prepared(table, tmp_path)
     model = shaken(model_for(data))
-    stepper = TorchNumbers(model)
+    stepper = TorchForecastStepper(model)
     (origins,) = read(stepper, data.rows, [60], 1000)
     ahead = forecasts(stepper, data.rows, data.design, origins, 1)[:, 0]
     with torch.no_grad():
@@ -260,7 +260,7 @@ def test_a_row_does_not_know_its_neighbours(tmp_path):
     """Forecasts and sample paths of a series are the same alone, among others, and in chunks."""
     both = write(tmp_path / "two.csv", month=months(120), a=wave(120), b=wave(120, seed=5) * 9)
     data = prepared(both, tmp_path, target_column=["all"], horizon=8)
-    stepper = TorchNumbers(shaken(model_for(data)))
+    stepper = TorchForecastStepper(shaken(model_for(data)))
     (origins,) = read(stepper, data.rows, [119, 119], 10)
     together = forecasts(stepper, data.rows, data.design, origins, 8)
     drawn = paths(stepper, data.rows, data.design, origins, 8, 20, seed=3)
@@ -275,7 +275,7 @@ def test_a_row_does_not_know_its_neighbours(tmp_path):
 def test_the_calendar_of_another_series_is_never_read(tmp_path):
     both = write(tmp_path / "two.csv", month=months(120), a=wave(120), b=wave(120, seed=5))
     data = prepared(both, tmp_path, target_column=["all"], horizon=2)
-    stepper = TorchNumbers(model_for(data))
+    stepper = TorchForecastStepper(model_for(data))
     (origins,) = read(stepper, data.rows, [119, 119], 10)
     with pytest.raises(ValueError, match="calendar"):
         forecasts(stepper, data.rows, data.design, origins, 4)
@@ -286,7 +286,7 @@ def test_a_loop_that_runs_away_is_held(tmp_path, table):
     model = model_for(data)
     with torch.no_grad():
         model.readout.linear.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
-    stepper, (scale,) = TorchNumbers(model), data.design.scales.values()
+    stepper, (scale,) = TorchForecastStepper(model), data.design.scales.values()
     (origin,) = read(stepper, data.rows, [119], 10)
     highest = max(scale.high, data.rows[0].scaled[-1]) + scale.room
     for values in (
@@ -300,7 +300,7 @@ def test_beyond_its_reach_a_model_leaves_it_to_the_naive_forecast(tmp_path, tabl
     data = prepared(table, tmp_path, horizon=40, season=10, transform="none")
     short = prepared(table, tmp_path, horizon=4, season=10, transform="none")
     assert (data.design.reach, short.design.reach) == (40, 10)
-    stepper = TorchNumbers(shaken(model_for(short)))
+    stepper = TorchForecastStepper(shaken(model_for(short)))
     rows = [rows_of(short.series[0], short.design, 40)]
     (origin,) = read(stepper, rows, [119], 10)
     found = forecasts(stepper, rows, short.design, origin, 40)[0]
@@ -312,7 +312,7 @@ def test_beyond_its_reach_a_model_leaves_it_to_the_naive_forecast(tmp_path, tabl
 
 def test_chunks_change_nothing(tmp_path, table, monkeypatch):
     data = prepared(table, tmp_path, horizon=7)
-    stepper = TorchNumbers(shaken(model_for(data)))
+    stepper = TorchForecastStepper(shaken(model_for(data)))
     request = ForecastRequest(7, number=11)
     whole = evaluate_rows(stepper, data.rows, data.design, [40], request).to_json()
     monkeypatch.setattr("textgen.series.loop.MOST_CELLS", 1000)
@@ -332,7 +332,7 @@ def test_naive_errors_are_those_computed_by_hand(tmp_path):
     shown = ["" if math.isnan(v) else repr(float(v)) for v in values]
     data = prepared(write(tmp_path / "x.csv", month=months(120), y=shown), tmp_path, horizon=4, transform="none")
     report = evaluate_rows(
-        TorchNumbers(model_for(data)), data.rows, data.design, data.ends, ForecastRequest(4, number=0)
+        TorchForecastStepper(model_for(data)), data.rows, data.design, data.ends, ForecastRequest(4, number=0)
     )
     filled = values.copy()
     filled[100] = filled[99]
@@ -360,7 +360,7 @@ def test_naive_errors_are_those_computed_by_hand(tmp_path):
 def test_an_interval_holds_about_what_it_says(tmp_path):
     walk = np.cumsum(np.random.default_rng(4).normal(size=3000))
     data = prepared(write(tmp_path / "walk.csv", y=walk), tmp_path, horizon=3, transform="none")
-    stepper = TorchNumbers(model_for(data))
+    stepper = TorchForecastStepper(model_for(data))
     report = evaluate_rows(stepper, data.rows, data.design, [2400], ForecastRequest(3, number=200, level=80))
     assert report.errors[MODEL].mean("covered") == pytest.approx(0.8, abs=0.08)
 

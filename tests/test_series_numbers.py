@@ -26,7 +26,7 @@ from textgen.series.forecaster import Forecaster
 from textgen.series.loop import forecasts, paths, read
 from textgen.series.metrics import Errors
 from textgen.series.scaling import fit, rounded
-from textgen.series.torch_numbers import TorchNumbers
+from textgen.series.torch_numbers import TorchForecastStepper
 from textgen.settings import TrainOptions
 from textgen.wording import aligned
 
@@ -57,7 +57,9 @@ def trained(tmp_path_factory):
 def run_of(data, model):
     """A forecaster of data that nothing was trained on."""
     kept = history.from_bytes(history.to_bytes(data.series, data.design.context), data.design, "history")
-    return Forecaster(data.config(from_mapping(TrainOptions, {**SIZES}), 4), data.design, TorchNumbers(model), kept)
+    return Forecaster(
+        data.config(from_mapping(TrainOptions, {**SIZES}), 4), data.design, TorchForecastStepper(model), kept
+    )
 
 
 def printed(capfd, *arguments):
@@ -128,7 +130,7 @@ def scaled_report(place, values, factor, transform, extra=None):
     columns = {"target_column": ["y"], "extra_column": list(beside)}
     path = write(place / "x.csv", month=months(len(values)), y=values * factor, **beside)
     data = prepared(path, place, horizon=4, transform=transform, **columns)
-    stepper = TorchNumbers(shaken(model_for(data)))
+    stepper = TorchForecastStepper(shaken(model_for(data)))
     report = evaluate_rows(stepper, data.rows, data.design, data.ends, ForecastRequest(4, number=20)).to_json()
     (origin,) = read(stepper, data.rows, [len(values) - 1], 10)
     ahead = data.rows[0].restored(forecasts(stepper, data.rows, data.design, origin, 4), origin.steps)

@@ -16,7 +16,7 @@ import numpy as np
 from textgen.errors import TextgenError, TextgenWarning
 from textgen.parameters import named
 from textgen.series.design import Design, Rows
-from textgen.series.loop import Floats, Origins, Stepper, forecasts, paths, read, taken
+from textgen.series.loop import Floats, ForecastStepper, Origins, forecasts, paths, read, taken
 from textgen.series.metrics import Errors, last_value, seasonal_naive
 from textgen.wording import plural
 
@@ -79,7 +79,7 @@ def _figures(errors: dict[str, Errors]) -> dict[str, Any]:
 
 
 def evaluate_rows(
-    stepper: Stepper, rows: Sequence[Rows], design: Design, first: Sequence[int], request: ForecastRequest
+    stepper: ForecastStepper, rows: Sequence[Rows], design: Design, first: Sequence[int], request: ForecastRequest
 ) -> BacktestReport:
     """Forecast from every origin of each series whose first forecast value is number `first` or later and whose last
     is still there. Raises TextgenError if there is no such origin."""
@@ -107,7 +107,7 @@ def evaluate_rows(
 
 
 def _judge(
-    stepper: Stepper,
+    stepper: ForecastStepper,
     rows: Sequence[Rows],
     design: Design,
     origins: Origins,

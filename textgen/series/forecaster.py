@@ -20,7 +20,7 @@ from textgen.series import history
 from textgen.series.design import FILE, LARGEST, Design, Rows, rows_of
 from textgen.series.evaluate import BacktestReport, ForecastRequest, evaluate_rows, interval
 from textgen.series.history import continued
-from textgen.series.loop import Stepper, forecasts, paths, read
+from textgen.series.loop import ForecastStepper, forecasts, paths, read
 from textgen.series.read import Series, read_series
 from textgen.series.scaling import Scale, rounded
 from textgen.series.settings import SeriesOptions
@@ -66,7 +66,7 @@ class Forecaster:
 
     config: ModelConfig
     design: Design
-    stepper: Stepper
+    stepper: ForecastStepper
     history: Mapping[str, Series]
     """The end of each series that training saw, by name."""
 
@@ -227,7 +227,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     """Open a model folder of the forecast task, by torch. Runs no code from it. Raises TextgenError for a missing or
     damaged folder, naming the file, UsageError for another backend."""
     require("torch", "running a forecaster")
-    from textgen.series.torch_numbers import TorchNumbers
+    from textgen.series.torch_numbers import TorchForecastStepper
     from textgen.weights import load_weights
 
     path = arguments.path("folder", folder)
@@ -244,4 +244,4 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
         raise sealed.DamagedError(f"{path / FILE} is damaged: its inputs are not those of the model.")
     require_weights(path, manifest)
     kept = history.from_bytes(sealed.verified(path, history.FILE, manifest), design, str(path / history.FILE))
-    return Forecaster(config, design, TorchNumbers(load_weights(path, manifest, config)), kept)
+    return Forecaster(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)

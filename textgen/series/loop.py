@@ -28,7 +28,7 @@ Floats32 = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]
 
 
-class Stepper(Protocol):
+class ForecastStepper(Protocol):
     """Something that makes a time step for many rows at once; the state is its own affair."""
 
     def initial_state(self, batch_size: int) -> Any:
@@ -59,7 +59,7 @@ class Origins:
 
 
 def read(
-    stepper: Stepper, rows: Sequence[Rows], first: Sequence[int], most: int, ends: Sequence[int] | None = None
+    stepper: ForecastStepper, rows: Sequence[Rows], first: Sequence[int], most: int, ends: Sequence[int] | None = None
 ) -> Iterator[Origins]:
     """Read every series from its beginning, side by side; every step of a series from `first` on, and before `ends`, is
     an origin. Yields them in batches of about `most`, in the order of time."""
@@ -81,13 +81,18 @@ def read(
         yield _together(stepper, kept)
 
 
-def _together(stepper: Stepper, kept: Sequence[Origins]) -> Origins:
+def _together(stepper: ForecastStepper, kept: Sequence[Origins]) -> Origins:
     parts = [np.concatenate(each) for each in zip(*((o.series, o.steps, o.outputs) for o in kept), strict=True)]
     return Origins(parts[0], parts[1], parts[2], stepper.joined([each.state for each in kept]))
 
 
 def roll_out(
-    stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, noise: Floats | None = None
+    stepper: ForecastStepper,
+    rows: Sequence[Rows],
+    design: Design,
+    origins: Origins,
+    horizon: int,
+    noise: Floats | None = None,
 ) -> Floats:
     """The next `horizon` values (R, horizon) after each origin, scaled: the location of each law, fed back; with
     `noise` (R, horizon, 2) of uniform numbers, draws from the laws. Raises ValueError where a calendar ends before."""
@@ -149,7 +154,9 @@ def _starts(lengths: Sequence[int] | Places) -> Places:
     return starts
 
 
-def chunks(stepper: Stepper, design: Design, origins: Origins, horizon: int, copies: int = 1) -> Iterator[Origins]:
+def chunks(
+    stepper: ForecastStepper, design: Design, origins: Origins, horizon: int, copies: int = 1
+) -> Iterator[Origins]:
     """The origins in pieces that fit into memory with so many paths each."""
     each = copies * (horizon * 3 + design.lags.farthest + 4 * design.width)
     size = max(1, MOST_CELLS // each)
@@ -158,7 +165,7 @@ def chunks(stepper: Stepper, design: Design, origins: Origins, horizon: int, cop
         yield taken(stepper, origins, place)
 
 
-def taken(stepper: Stepper, origins: Origins, place: Places) -> Origins:
+def taken(stepper: ForecastStepper, origins: Origins, place: Places) -> Origins:
     """Some of the origins, as often as they are named."""
     return Origins(
         origins.series[place], origins.steps[place], origins.outputs[place], stepper.rows(origins.state, place)
@@ -166,7 +173,13 @@ def taken(stepper: Stepper, origins: Origins, place: Places) -> Origins:
 
 
 def paths(
-    stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, number: int, seed: int
+    stepper: ForecastStepper,
+    rows: Sequence[Rows],
+    design: Design,
+    origins: Origins,
+    horizon: int,
+    number: int,
+    seed: int,
 ) -> Floats:
     """Sample paths (R, number, horizon), scaled. The noise of a row depends on the seed, its
     series' name and how far its origin is from the end."""
@@ -185,7 +198,7 @@ def _noise(seed: int, rows: Rows, step: int, number: int, horizon: int) -> Float
     return np.random.default_rng([seed, name, len(rows) - step]).random((horizon, number, 2)).swapaxes(0, 1)
 
 
-def forecasts(stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int) -> Floats:
+def forecasts(stepper: ForecastStepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int) -> Floats:
     """The likeliest paths (R, horizon), scaled."""
     parts = chunks(stepper, design, origins, horizon)
     return np.concatenate([roll_out(stepper, rows, design, part, horizon) for part in parts])

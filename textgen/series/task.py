@@ -19,7 +19,7 @@ from textgen.series.evaluate import MODEL, ForecastRequest, evaluate_rows
 from textgen.series.head import FREEDOM_AT_ZERO, LEAST_FREEDOM, LEAST_SCALE, SCALE_AT_ZERO
 from textgen.series.loop import forecasts, read
 from textgen.series.scaling import rounded
-from textgen.series.torch_numbers import TorchNumbers
+from textgen.series.torch_numbers import TorchForecastStepper
 from textgen.series.windows import Windows
 from textgen.tasks.task import Task
 
@@ -91,7 +91,7 @@ class Forecasting(Task):
         if not self.holds_out:
             return None
         rows, first = self._held_out
-        horizon, stepper = self.design.horizon, TorchNumbers(model)
+        horizon, stepper = self.design.horizon, TorchForecastStepper(model)
         origins = sum(max(0, len(r) - horizon - start + 1) for r, start in zip(rows, first, strict=True))
         request = ForecastRequest(horizon, max(1, origins // QUICK_ORIGINS) if quick else 1, number=0)
         report = evaluate_rows(stepper, rows, self.design, first, request)
@@ -110,7 +110,7 @@ class Forecasting(Task):
         """The next values of the first series."""
         whole = self.windows.rows[0]
         rows = [whole.since(max(0, len(whole) - self.design.context))]
-        stepper = TorchNumbers(model)
+        stepper = TorchForecastStepper(model)
         last = next(read(stepper, rows, [len(rows[0]) - 1], 1))
         ahead = forecasts(stepper, rows, self.design, last, min(SHOWN, self.design.horizon))
         values = rows[0].restored(ahead, last.steps)[0]
@@ -144,7 +144,7 @@ def held_out_loss(model: Model, rows: Sequence[Rows], first: Sequence[int]) -> f
             inputs[: len(each), lane] = each.inputs
             targets[: len(each), lane, 0] = each.residuals
             targets[begin : len(each), lane, 1] = each.counted[begin:]
-        with TorchNumbers(model).quiet():
+        with TorchForecastStepper(model).quiet():
             outputs, _ = model(torch.from_numpy(inputs).to(model.readout.linear.weight.device))
             losses = negative_log_likelihood(outputs.float().cpu(), torch.from_numpy(targets[..., 0])).double()
         nats += float((losses * torch.from_numpy(targets[..., 1])).sum())

@@ -12,8 +12,8 @@ from textgen.torch_stepper import TorchRows
 Floats32 = npt.NDArray[np.float32]
 
 
-class TorchNumbers(TorchRows):
-    """`textgen.series.loop.Stepper` over a torch model: inputs (B, features) to outputs (B, outputs)."""
+class TorchForecastStepper(TorchRows):
+    """`textgen.series.loop.ForecastStepper` over a torch model: inputs (B, features) to outputs (B, outputs)."""
 
     def step(self, inputs: Floats32, state: State) -> tuple[Floats32, State]:
         with self.quiet():
