@@ -64,7 +64,7 @@ def answers(model: Classifier, texts: Iterable[Unlabelled | None]) -> Iterator[t
         for text in texts:
             if text is not None:
                 places.append(text.where)
-            yield None if text is None else text.pieces
+            yield None if text is None else text.chunks
 
     for answer in model.stream(pieces()):
         yield places.popleft(), answer

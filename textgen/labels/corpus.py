@@ -80,7 +80,7 @@ class LabelledCorpus:
         """Learn the tokenizer from the training part, encode both, and commit them to a folder."""
         total = self.found.scan.total + (self.found_validation.scan.total if self.found_validation else 0)
         progress("learning the tokenizer", 0, total)
-        training = (text.pieces for part, text in self.texts() if part == TRAIN)
+        training = (text.chunks for part, text in self.texts() if part == TRAIN)
         tokenizer = self.given or train_tokenizer(self.level, training, self.vocab_size)
         parts: dict[str, list[npt.NDArray[np.int32]]] = {TRAIN: [], VALIDATION: []}
         labels: dict[str, list[int]] = {TRAIN: [], VALIDATION: []}
@@ -88,7 +88,7 @@ class LabelledCorpus:
         boundary = np.array([tokenizer.boundary], np.int32)
         done = 0
         for part, text in self.texts():
-            ids = np.concatenate([boundary, *tokenizer.encode_pieces(text.pieces)])
+            ids = np.concatenate([boundary, *tokenizer.encode_pieces(text.chunks)])
             parts[part].append(tokenizer.model_ids(ids))
             labels[part].append(numbers[text.label])
             done += len(ids)

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: a row for each true label, how often each label was predicted."""
+"""Plots a confusion matrix: rows are true labels, columns predicted ones. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from textgen.plots import to_png
 
 INK, PALE = "#333333", "#FFFFFF"
 MOST_NUMBERS = 30
-"""With more labels than this, squares are too small to hold numbers."""
+"""With more labels than this, the cells are too small for numbers."""
 
 
 def plot_confusion(metrics: ClassificationMetrics, path: Path) -> None:
-    """Write a PNG: shades are shares of the row, numbers are texts. Raises TextgenError without matplotlib."""
+    """Write a PNG: colours are shares of the row, numbers count texts. Raises TextgenError without matplotlib."""
     require("matplotlib")
     from matplotlib.figure import Figure
 

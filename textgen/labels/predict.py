@@ -16,17 +16,19 @@ from textgen import arguments, files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.labels.figures import ClassificationMetrics
-from textgen.labels.pooling import Pool, log_softmax
+from textgen.labels.pooling import Pool
 from textgen.labels.read import Labelled, find_labelled, read_labelled
 from textgen.labels.settings import POOLINGS
 from textgen.labels.survey import unknown_label
-from textgen.labels.texts import CHUNK, Reader, Texts, log_probabilities
+from textgen.labels.texts import CHUNK, Texts, log_probabilities
 from textgen.language_model import digest_of, opened, stepper_of, tokenizer_for
 from textgen.parameters import displayed, named
+from textgen.stepper import Stepper
 from textgen.text.memory import corpora
 from textgen.text.reading import Reading
 from textgen.text.symbols import Ids
 from textgen.text.tokenizer import Tokenizer
+from textgen.writing.sampling import log_softmax
 
 TASK, LABELS = "classify", "labels.json"
 TOGETHER = 256
@@ -52,7 +54,7 @@ class Classifier:
 
     config: ModelConfig
     tokenizer: Tokenizer
-    reader: Reader
+    reader: Stepper
     labels: tuple[str, ...]
     pooling: str
     digest: str = ""
@@ -155,7 +157,7 @@ class Classifier:
         for ids in chunks:
             outputs, state = self.reader.outputs(ids[None], state)
             pool.add(outputs, np.array([len(ids)]))
-        told: npt.NDArray[np.float64] = log_softmax(pool.answer())[0]
+        told: npt.NDArray[np.float64] = log_softmax(pool.pooled())[0]
         return told
 
     def _prediction(self, told: npt.NDArray[np.float64]) -> Prediction:

@@ -65,11 +65,11 @@ class Classification(Task):
 
     def fresh(self, step: int) -> Tensor:
         """Every lane before the first window of its text, none before another."""
-        return torch.full((self.batches.batch_size,), self.batches.place(step).window == 0)
+        return torch.full((self.batches.batch_size,), self.batches.batch(step).window == 0)
 
     def window(self, step: int) -> tuple[Tensor, Tensor]:
         """ids (T, B) and targets (2, B); T is the longest text's, or `seq_length`."""
-        place, batch = self.batches.place(step), self.batches.batch_size
+        place, batch = self.batches.batch(step), self.batches.batch_size
         found, own = self.train.texts.window(
             place.texts, place.window * self.batches.seq_length, self.batches.seq_length
         )
