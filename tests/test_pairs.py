@@ -1,4 +1,4 @@
-"""Laws of completing prompts: what is read, what counts, what is never written, and that every cell learns it."""
+"""Laws of completing prompts: what is read, what counts, what is never generated, and that every cell learns it."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from textgen.options import from_mapping
 from textgen.pairs.bleu import exact_matches
 from textgen.pairs.data import PairsData
 from textgen.pairs.evaluate import evaluate_pairs, write_completions
-from textgen.pairs.examples import IGNORED, Order, encode_pairs, side_by_side
+from textgen.pairs.examples import IGNORED, Order, encode_pairs, padded_batches
 from textgen.pairs.read import Pair, choose_held_out, read_pairs, scan_pairs
 from textgen.pairs.score import score_examples
 from textgen.pairs.settings import PairsOptions, columns_of
@@ -223,11 +223,11 @@ def test_batches_hold_pairs_of_nearly_one_size():
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
-def test_what_is_scored_side_by_side_is_everything_once(sizes, symbols):
+def test_padded_batches_hold_every_row_once(sizes, tokens):
     sizes = np.array(sizes, dtype=np.int64)
-    groups = list(side_by_side(sizes, np.arange(len(sizes)), symbols))
+    groups = list(padded_batches(sizes, np.arange(len(sizes)), tokens))
     assert sorted(row for group in groups for row in group.tolist()) == list(range(len(sizes)))
-    assert all(len(group) == 1 or len(group) * sizes[group].max() <= symbols for group in groups)
+    assert all(len(group) == 1 or len(group) * sizes[group].max() <= tokens for group in groups)
 
 
 # --- what counts ---
@@ -253,7 +253,7 @@ def test_only_completions_count_unless_prompts_are_given_a_weight(weight):
     assert torch.equal(felt, (targets.view(-1, length, targets.shape[1]) != IGNORED).any(dim=0))
     completions = targets[:length] != IGNORED
     assert completions.any() and (felt & ~completions).any() == bool(weight)
-    if weight:  # a symbol of a prompt weighs that much of one of a completion
+    if weight:  # the weight of a prompt token relative to a completion token
         logprobs, ids = outputs.detach().log_softmax(-1), targets.view(2, length, -1).clamp(min=0)
         each = -torch.gather(logprobs, -1, ids.permute(1, 2, 0)).permute(2, 0, 1)
         weights = torch.stack([completions.float(), weight * (targets[length:] != IGNORED).float()])
@@ -317,7 +317,7 @@ def test_long_pairs_are_counted_in_a_warning_each_and_none_is_dropped_silently()
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_learns_to_reverse_words(cell):
-    """The second letter is asked for first, and the first one has to be kept meanwhile."""
+    """The second letter comes first, so the first one has to be remembered."""
     task = completing(REVERSING, batch_size=25)
     tokenizer = tokenizer_for(REVERSING)
     model = model_of(cell, tokenizer.vocab_size + 1, hidden=24)
@@ -338,11 +338,11 @@ def habits_of(tokenizer):
             "suppress_tokens": list(tokenizer.unsampled), "sampling": {"max_new_tokens": 20}}  # fmt: skip
 
 
-# --- what is written ---
+# --- generation ---
 
 
 class Insisting:
-    """A stepper of stand-in logits: it wants the separator most of all, then what is to come next."""
+    """A stepper with fixed logits: the separator is the likeliest token, then the expected one."""
 
     def __init__(self, symbols, then):
         self.symbols, self.then, self.read = symbols, then, []
@@ -367,7 +367,7 @@ class Insisting:
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 2.0, "seed": 3}, {"num_beams": 3}])
-def test_the_separator_ends_the_prompt_and_is_never_written_and_the_boundary_ends_the_text(sampling):
+def test_the_separator_ends_the_prompt_and_is_never_generated_and_the_boundary_ends_the_text(sampling):
     tokenizer = tokenizer_for(REVERSING)
     then = [*tokenizer.encode("cab").tolist(), tokenizer.boundary]
     stepper = Insisting(tokenizer.vocab_size + 1, then)
@@ -428,11 +428,11 @@ def end_of(folder):
     sealed.verify(folder)
     last = folder / "checkpoint-7"
     metrics = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    told = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in metrics]
+    lines = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in metrics]
     return [
         (folder / WEIGHTS).read_bytes(),
         *((last / name).read_bytes() for name in (WEIGHTS, OPTIMIZER, STATE)),
-    ], told
+    ], lines
 
 
 @pytest.mark.parametrize("options", [
@@ -471,7 +471,7 @@ def test_both_runtimes_score_and_write_alike(trained):
     assert numpy.score.bytes == sum(len(pair.completion) for pair in pairs)
 
 
-def test_completions_written_together_are_those_written_alone(trained):
+def test_completions_generated_in_a_batch_are_those_generated_alone(trained):
     model = textgen.load(trained)
     prompts = [*WORDS, "a", "abc", *WORDS, *WORDS]
     assert write_completions(model, prompts) == [generate(model, prompt, temperature=0) for prompt in prompts]
@@ -545,7 +545,7 @@ def test_a_store_that_contradicts_itself_is_refused(trained, tmp_path, part, nam
     about = {key: tables["about"][key] for key in store.parts}
     others = {key: store.content(key) for key in store.about["files"] if key.startswith("tokenizer")}
     write_examples(tmp_path / "store", "pairs", "key", {key: tables[key] for key in store.parts}, about, others)
-    with pytest.raises(TextgenError, match=r" is damaged: its pairs are not of the sizes that it says\.$"):
+    with pytest.raises(TextgenError, match=r" is damaged: its pairs do not have the recorded sizes\.$"):
         PairsData.open(tmp_path / "store")
 
 
@@ -568,9 +568,9 @@ def test_the_command_samples_evaluates_and_tells(trained, tmp_path):
     assert together.out == b"ba\ndc\n"
     held = json.loads(run("evaluate", "-m", trained, "--json").out)
     assert held["pairs"] == 2 and 0 <= held["exact_match"] <= 1 and held["completion_loss"] == held["nats_per_token"]
-    told = run("evaluate", reversing(tmp_path), "-m", trained).out.decode()
+    printed = run("evaluate", reversing(tmp_path), "-m", trained).out.decode()
     found = re.fullmatch(r"[\d.]+ nats per token of the completions · [\d.]+ bits per byte · exact match ([\d.]+)% "
-                         r"\((\d+) of 25 pairs\) · BLEU [\d.]+\n", told)  # fmt: skip
+                         r"\((\d+) of 25 pairs\) · BLEU [\d.]+\n", printed)  # fmt: skip
     assert found and int(found[2]) >= 22 and float(found[1]) == int(found[2]) * 4
 
 

@@ -1,4 +1,4 @@
-"""Tables of pairs with everything decided about them, from which the store of a run is written."""
+"""Tables of pairs with every decision about them, from which the example store of a run is written."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from textgen.text.tokenizer import Tokenizer, train_tokenizer
 
 KIND = "pairs"
 FORMAT_VERSION = 1
-"""Of what a store of pairs holds; another number asks for a new one."""
+"""The version of the store's content; another number makes a new store."""
 
 COUNTS = ("bytes", "characters", "raw", "unknown")
-"""What a store says of the completions of a part (`textgen.pairs.examples.Examples`)."""
+"""What a store records about the completions of a part (see `textgen.pairs.examples.Examples`)."""
 
-NOT_OURS = ("document_separator", "text_column")
+TEXT_ONLY = ("document_separator", "text_column")
 
 
 @dataclass(frozen=True)
 class PairCorpus:
-    """Sources of pairs, and what is made of them."""
+    """Sources of pairs, their split and their tokenizer."""
 
     sources: list[Source]
     validation: list[Source]
@@ -55,9 +55,9 @@ class PairCorpus:
 
     @classmethod
     def read(cls, paths: Sequence[str], options: TrainOptions, progress: Progress) -> PairCorpus:
-        """Find and read tables of pairs and decide what is held out and what a symbol is, without storing anything.
+        """Read tables of pairs and choose the held-out part and the tokenizer, without storing anything.
 
-        Raises TextgenError or UsageError for what cannot be read, naming file, row and column.
+        Raises TextgenError or UsageError naming file, row and column of what cannot be read.
         """
         columns = columns_of(options)
         sources, reading = sources_of(paths, options), SourceOptions(options.encoding, delimiter=options.delimiter)
@@ -71,7 +71,7 @@ class PairCorpus:
 
     @property
     def key(self) -> str:
-        """A digest of all that the store depends on."""
+        """A digest of everything that the store depends on."""
         given = [hashlib.sha256(data).hexdigest() for data in (self.given.files() if self.given else {}).values()]
         held_out = hashlib.sha256(self.held_out.tobytes()).hexdigest()
         read = [self.scan.digest, self.validation_digest, held_out]
@@ -87,7 +87,7 @@ class PairCorpus:
             yield from read_pairs(self.validation, self.columns, self.reading)
 
     def write(self, folder: Path, progress: Progress) -> None:
-        """Learn the tokenizer from the training part, encode both parts, and write them."""
+        """Train the tokenizer on the training part, then encode and write both parts."""
         progress("learning the tokenizer", 0, self.scan.total)
         texts = ([text] for pair in self.pairs(TRAIN) for text in pair)
         tokenizer = self.given or train_tokenizer(self.level, texts, self.vocab_size)
@@ -107,8 +107,8 @@ class PairCorpus:
 
 
 def sources_of(paths: Sequence[str], options: ReadingOptions | Reading) -> list[Source]:
-    """The tables meant by paths. Raises UsageError for what is no table of pairs."""
-    for name in NOT_OURS:
+    """The tables that `paths` name. Raises UsageError for options and paths that do not fit pairs."""
+    for name in TEXT_ONLY:
         if getattr(options, name) is not None:
             raise UsageError(f"{named(name)} goes with a text, not with pairs.")
     on_hub = next((path for path in paths if path.startswith(PREFIX)), None)
@@ -118,15 +118,15 @@ def sources_of(paths: Sequence[str], options: ReadingOptions | Reading) -> list[
 
 
 def open_pairs(folder: Path) -> tuple[ExampleStore, Tokenizer]:
-    """What `PairCorpus.write` wrote, with its tokenizer. Raises TextgenError for what is missing or damaged."""
+    """What `PairCorpus.write` wrote, with its tokenizer. Raises TextgenError if it is missing or damaged."""
     store, tokenizer = open_examples(folder, KIND), tokenizer_of(folder)
-    if not all(_holds(store, part, tokenizer.vocab_size) for part in (TRAIN, VALIDATION)):
-        raise sealed.DamagedError(f"{folder} is damaged: its pairs are not of the sizes that it says.")
+    if not all(_is_consistent(store, part, tokenizer.vocab_size) for part in (TRAIN, VALIDATION)):
+        raise sealed.DamagedError(f"{folder} is damaged: its pairs do not have the recorded sizes.")
     return store, tokenizer
 
 
-def _holds(store: ExampleStore, part: str, symbols: int) -> bool:
-    """Whether a part has the arrays and counts of pairs, and they agree."""
+def _is_consistent(store: ExampleStore, part: str, vocab_size: int) -> bool:
+    """Whether a part has all arrays and counts, and they agree."""
     arrays, about = store.parts[part], store.about.get(part)
     names = ("ids", "sizes", "text", "text_sizes")[: 2 if part == TRAIN else 4]
     if set(arrays) != set(names) or not isinstance(about, dict) or set(about) != set(COUNTS):
@@ -139,4 +139,4 @@ def _holds(store: ExampleStore, part: str, symbols: int) -> bool:
     filled = all(
         int(arrays[sizes].sum()) == len(arrays[name]) for name, sizes in zip(names[::2], names[1::2], strict=True)
     )
-    return filled and not (arrays["ids"] >= symbols).any() and len({len(arrays[name]) for name in names[1::2]}) == 1
+    return filled and not (arrays["ids"] >= vocab_size).any() and len({len(arrays[name]) for name in names[1::2]}) == 1
