@@ -18,9 +18,9 @@ from textgen.model import build_model
 from textgen.model_folder import CONFIG
 from textgen.options import from_mapping
 from textgen.series.data import SeriesData
-from textgen.series.design import FILE, Design, rows_of
+from textgen.series.design import FILE, Design, prepare_series
 from textgen.series.evaluate import MODEL, ForecastRequest, evaluate_rows
-from textgen.series.head import law, student
+from textgen.series.head import sample_student_t, student_t
 from textgen.series.loop import forecasts, paths, read
 from textgen.series.read import Series
 from textgen.series.scaling import CHANGE, LAST, SEASONAL, fit
@@ -122,21 +122,21 @@ def test_an_untrained_model_is_the_naive_forecast_that_it_corrects(tmp_path, kin
 
 
 def test_the_law_of_an_untrained_model_has_the_usual_error_of_its_base():
-    location, scale, freedom = law(np.zeros((1, 3), dtype=np.float32))
+    location, scale, freedom = student_t(np.zeros((1, 3), dtype=np.float32))
     assert location == 0 and scale == pytest.approx(1, abs=2e-3) and freedom > 5
 
 
 def test_the_likelihood_is_that_of_students_law():
     outputs = torch.randn(50, 3)
     residuals = torch.randn(50) * 2
-    location, scale, freedom = (torch.from_numpy(each) for each in law(outputs.numpy()))
+    location, scale, freedom = (torch.from_numpy(each) for each in student_t(outputs.numpy()))
     wanted = -torch.distributions.StudentT(freedom, location, scale).log_prob(residuals.double())
     assert torch.allclose(negative_log_likelihood(outputs, residuals).double(), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("freedom", [2.5, 8.0, 60.0])
 def test_draws_have_the_quantiles_of_students_law(freedom):
-    drawn = student(np.random.default_rng(0).random((200_000, 2)), np.full(200_000, freedom))
+    drawn = sample_student_t(np.random.default_rng(0).random((200_000, 2)), np.full(200_000, freedom))
     spread = torch.distributions.StudentT(freedom).sample((200_000,)).numpy()
     for share in (0.05, 0.25, 0.5, 0.9):
         assert np.quantile(drawn, share) == pytest.approx(np.quantile(spread, share), abs=0.06)
@@ -237,7 +237,7 @@ def test_the_loop_is_teacher_forcing_on_its_own_output(tmp_path, name):
         values = np.concatenate([series.values, whole[:k]])
         extras = np.concatenate([series.extras, np.repeat(series.extras[-1:], k, axis=0)])
         longer = Series(series.name, series.start, values, np.zeros(200 + k, dtype=bool), extras)
-        rows = [rows_of(longer, data.design)]
+        rows = [prepare_series(longer, data.design)]
         (later,) = read(stepper, rows, [199 + k], 10)
         step = rows[0].scale.restored(forecasts(stepper, rows, data.design, later, 1)[0])
         assert step == pytest.approx(whole[k : k + 1], rel=1e-5)
@@ -301,7 +301,7 @@ def test_beyond_its_reach_a_model_leaves_it_to_the_naive_forecast(tmp_path, tabl
     short = prepared(table, tmp_path, horizon=4, season=10, transform="none")
     assert (data.design.reach, short.design.reach) == (40, 10)
     stepper = TorchForecastStepper(shaken(model_for(short)))
-    rows = [rows_of(short.series[0], short.design, 40)]
+    rows = [prepare_series(short.series[0], short.design, 40)]
     (origin,) = read(stepper, rows, [119], 10)
     found = forecasts(stepper, rows, short.design, origin, 40)[0]
     (scale,) = short.design.scales.values()

@@ -19,8 +19,7 @@ from textgen import files, sealed
 from textgen.cli import main
 from textgen.options import from_mapping
 from textgen.series import history
-from textgen.series.design import rows_of
-from textgen.series.division import piece
+from textgen.series.design import prepare_series
 from textgen.series.evaluate import MODEL, ForecastRequest, evaluate_rows
 from textgen.series.forecaster import Forecaster
 from textgen.series.loop import forecasts, paths, read
@@ -213,7 +212,9 @@ def test_a_history_below_zero_lifts_the_bound(tmp_path):
     winter = summer.copy()
     winter[100:] -= 5
     (series,) = data.series
-    cold = rows_of(piece(type(series)("y", series.start, winter, series.missing, series.extras), 0, 150), data.design)
+    cold = prepare_series(
+        type(series)("y", series.start, winter, series.missing, series.extras).slice(0, 150), data.design
+    )
     assert np.isfinite(cold.floor[:100]).all() and np.isinf(cold.floor[100:]).all()
     assert cold.restored(np.array([[-30.0]]), np.array([149]))[0, 0] < 0
     assert cold.restored(np.array([[-30.0]]), np.array([99]))[0, 0] == 0
@@ -307,7 +308,7 @@ def test_what_was_forgotten_still_counts_for_zero(tmp_path):
     kept = history.from_bytes(history.to_bytes([series], 20), design, "history")
     later = type(series)("y", series.start + 700, values[:9], np.zeros(9, dtype=bool), np.zeros((9, 0)))
     joined = history.continued(later, kept, design)
-    assert len(joined) == 29 and joined.trained == 20 and np.isinf(rows_of(joined, design).floor).all()
+    assert len(joined) == 29 and joined.trained == 20 and np.isinf(prepare_series(joined, design).floor).all()
 
 
 @pytest.mark.parametrize("change", ["lengths", "lowest", "extras", "values", None])

@@ -17,7 +17,7 @@ from test_series_reading import table_of
 import textgen
 from textgen.errors import TextgenError, UsageError
 from textgen.series.formats import DATES, TimeFormat
-from textgen.series.time_column import Cells, understood
+from textgen.series.time_column import TimeCells, parse_times
 from textgen.series.times import BUSINESS_DAYS, DAY_UNIT, EVERY_DAY, MONTH, SECOND, Clock, Moments
 
 CASES = Path(__file__).parent / "cases"
@@ -573,9 +573,9 @@ def test_business_days_know_their_weekday(tmp_path):
 @example(cells=["2020-01-01 00:00+99:99", "2020-01-02 00:00+99:99"], date_format=None)
 def test_any_cells_are_times_or_refused_in_a_sentence(cells, date_format):
     """What is read can be written, and counted again."""
-    times = Cells(cells, [f"row {k}" for k in range(len(cells))], [np.arange(len(cells))], "when")
+    times = TimeCells(cells, [f"row {k}" for k in range(len(cells))], [np.arange(len(cells))], "when")
     try:
-        found = understood(times, date_format)
+        found = parse_times(times, date_format)
     except TextgenError:
         return
     ahead = found.stamps.max() + found.clock.step * np.arange(1, 4)

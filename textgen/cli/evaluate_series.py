@@ -13,7 +13,7 @@ from textgen.wording import aligned, count, plural, table
 
 if TYPE_CHECKING:
     from textgen.cli.evaluate import EvaluationRequest
-    from textgen.series.design import Rows
+    from textgen.series.design import PreparedSeries
     from textgen.series.evaluate import BacktestReport
     from textgen.series.forecaster import Forecaster
 
@@ -60,7 +60,7 @@ def evaluate(asked: EvaluationRequest) -> int:
     return 0
 
 
-def _held_out(folder: Path) -> tuple[list[Rows], list[int]]:
+def _held_out(folder: Path) -> tuple[list[PreparedSeries], list[int]]:
     """The series of a run, and where the part begins that it holds out."""
     from textgen.series.data import SeriesData
     from textgen.training.checkpoint import Run
@@ -117,13 +117,12 @@ def _beats_naive(errors: dict[str, Any]) -> bool:
     return squares["model"] < min(value for method, value in squares.items() if method != "model")
 
 
-def _draw(forecaster: Forecaster, rows: list[Rows], request: Any, path: Path) -> None:
+def _draw(forecaster: Forecaster, rows: list[PreparedSeries], request: Any, path: Path) -> None:
     """The last horizon of each series, forecast, beside what came."""
-    from textgen.series.design import rows_of
-    from textgen.series.division import piece
+    from textgen.series.design import prepare_series
     from textgen.series.plot import draw
 
-    cut = [piece(each.series, 0, len(each) - request.horizon) for each in rows]
-    found = forecaster.predict_rows([rows_of(each, forecaster.design) for each in cut], request)
+    cut = [each.series.slice(0, len(each) - request.horizon) for each in rows]
+    found = forecaster.predict_rows([prepare_series(each, forecaster.design) for each in cut], request)
     draw(found, path, [each.series.values[-request.horizon :] for each in rows])
     say(f"plot: {path} (the last forecasts and the actual values)")

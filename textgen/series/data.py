@@ -15,8 +15,8 @@ from textgen.config import ModelConfig
 from textgen.errors import UsageError
 from textgen.parameters import named
 from textgen.series import history
-from textgen.series.design import FILE, OUTPUTS, Design, Rows, rows_of
-from textgen.series.division import divide
+from textgen.series.design import FILE, OUTPUTS, Design, PreparedSeries, prepare_series
+from textgen.series.division import split_series
 from textgen.series.formats import TimeFormat
 from textgen.series.preparing import arrays_of, design_of, key_of
 from textgen.series.read import Series, read_series
@@ -64,9 +64,9 @@ class SeriesData(ExampleData):
         if options.validation_file is not None:
             named = replace(options, target_column=list(table.columns.targets), time_column=list(table.columns.times))
             apart = read_series(find_sources([options.validation_file]), named, reading, window, table.clock)
-        divided = divide(table, apart, options)
-        design = design_of(divided, options)
-        parts = {TRAIN: arrays_of(divided.training), VALIDATION: arrays_of(divided.held_out)}
+        split = split_series(table, apart, options)
+        design = design_of(split, options)
+        parts = {TRAIN: arrays_of(split.training), VALIDATION: arrays_of(split.held_out)}
         content = to_json(design.to_json())
         key = key_of(parts, content, FORMAT_VERSION)
         about, others = {"version": FORMAT_VERSION}, {FILE: content}
@@ -108,9 +108,9 @@ class SeriesData(ExampleData):
         return found
 
     @cached_property
-    def rows(self) -> list[Rows]:
+    def rows(self) -> list[PreparedSeries]:
         """Every series as a model reads it, with the calendar of the horizon after it."""
-        return [rows_of(series, self.design, self.design.horizon) for series in self.series]
+        return [prepare_series(series, self.design, self.design.horizon) for series in self.series]
 
     @property
     def amount(self) -> int:

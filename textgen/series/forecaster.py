@@ -17,7 +17,7 @@ from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import read_config, require_model, require_weights
 from textgen.parameters import named
 from textgen.series import history
-from textgen.series.design import FILE, LARGEST, Design, Rows, rows_of
+from textgen.series.design import FILE, LARGEST, Design, PreparedSeries, prepare_series
 from textgen.series.evaluate import BacktestReport, ForecastRequest, evaluate_rows, interval
 from textgen.series.history import continued
 from textgen.series.loop import ForecastStepper, forecasts, paths, read
@@ -72,7 +72,7 @@ class Forecaster:
 
     def read(
         self, corpus: Any, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
-    ) -> list[Rows]:
+    ) -> list[PreparedSeries]:
         """The series of tables as the model reads them; a series that begins where training ended goes on from there.
 
         Encoding and delimiter are as in training unless they are given; what is before decimals is detected unless it
@@ -100,7 +100,7 @@ class Forecaster:
             hint = f"give the column of this table the name {error.column!r}."
             raise UsageError(f"{error} The model was trained on this column.", hint=hint) from None
         table.require_step(self.design.clock, sources[0].name, "the model's")
-        return [rows_of(continued(series, self.history, self.design), self.design) for series in table.series]
+        return [prepare_series(continued(series, self.history, self.design), self.design) for series in table.series]
 
     def predict(
         self,
@@ -144,10 +144,10 @@ class Forecaster:
         """Time steps that it was trained to forecast."""
         return self.design.horizon
 
-    def predict_rows(self, rows: Sequence[Rows], request: ForecastRequest) -> list[Forecast]:
+    def predict_rows(self, rows: Sequence[PreparedSeries], request: ForecastRequest) -> list[Forecast]:
         """As `predict`, of series that are read already."""
         design, horizon = self.design, request.horizon
-        recent = [rows_of(each.series, design, horizon).since(self._begin(len(each))) for each in rows]
+        recent = [prepare_series(each.series, design, horizon).since(self._begin(len(each))) for each in rows]
         origins = list(read(self.stepper, recent, [len(each) - 1 for each in recent], 1 << 20))
         found: dict[int, Forecast] = {}
         for some in origins:
@@ -162,7 +162,7 @@ class Forecaster:
     def _begin(self, length: int) -> int:
         return max(0, length - self.design.context)
 
-    def _forecast(self, rows: Rows, scaled: Floats, drawn: Floats, request: ForecastRequest) -> Forecast:
+    def _forecast(self, rows: PreparedSeries, scaled: Floats, drawn: Floats, request: ForecastRequest) -> Forecast:
         series, clock = rows.series, rows.series.clock
         bounds = interval(drawn[None], request.level) if len(drawn) else None
         stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + request.horizon))
@@ -206,14 +206,16 @@ class Forecaster:
         rows = self.read(corpus, encoding, delimiter, decimal)
         return self.evaluate_rows(rows, [self.unseen(each, request.horizon) for each in rows], request)
 
-    def unseen(self, rows: Rows, horizon: int) -> int:
+    def unseen(self, rows: PreparedSeries, horizon: int) -> int:
         """The first step of a series that training did not see."""
         scale = self.design.scales.get(rows.series.name)
         if scale is None:
             return max(1, len(rows) - max(horizon, len(rows) // 10))
         return max(1, -(-(scale.end - rows.series.start) // self.design.clock.step))
 
-    def evaluate_rows(self, rows: Sequence[Rows], first: Sequence[int], request: ForecastRequest) -> BacktestReport:
+    def evaluate_rows(
+        self, rows: Sequence[PreparedSeries], first: Sequence[int], request: ForecastRequest
+    ) -> BacktestReport:
         """As `evaluate`, of series that are read already, from the steps `first` of each on."""
         begin = [
             min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 from textgen.errors import TextgenError
 from textgen.parameters import named
 from textgen.series.columns import Columns, time_parts, typed
-from textgen.series.time_column import Cells
+from textgen.series.time_column import TimeCells
 from textgen.series.times import HOUR, SECOND, Clock, Integers, Places
 
 REVERSED, SORTED = "rows are newest first and were reversed", "rows were sorted by time"
@@ -17,7 +17,7 @@ SUNDAY_NIGHT = 4 * HOUR
 """Until this time on a Sunday clocks are set back, where they are."""
 
 
-def in_order(stamps: Integers, series: Sequence[Places]) -> tuple[list[Places], tuple[str, ...]]:
+def sort_rows(stamps: Integers, series: Sequence[Places]) -> tuple[list[Places], tuple[str, ...]]:
     """For each series the places (N,) that put its rows in the order of their times, and a note if that is not the
     order of the table."""
     apart = [np.diff(stamps[rows]) for rows in series]
@@ -27,7 +27,9 @@ def in_order(stamps: Integers, series: Sequence[Places]) -> tuple[list[Places], 
     return order, (REVERSED if all(np.all(each <= 0) for each in apart) else SORTED,)
 
 
-def refuse_twice(clock: Clock, stamps: Integers, cells: Cells, unused: Sequence[str], columns: Columns) -> None:
+def refuse_duplicates(
+    clock: Clock, stamps: Integers, cells: TimeCells, unused: Sequence[str], columns: Columns
+) -> None:
     """Raise TextgenError for the first time that a series has twice, with a hint that fits; `unused` are the columns of
     the table that nothing is read from."""
     twice: dict[int, int] = {}
@@ -50,7 +52,7 @@ def refuse_twice(clock: Clock, stamps: Integers, cells: Cells, unused: Sequence[
     raise TextgenError(f"{cells.where[row]}: column {cells.column!r} has {time} {what}", hint=hint)
 
 
-def _hint(clock: Clock, stamps: Integers, cells: Cells, unused: Sequence[str], columns: Columns) -> str:
+def _hint(clock: Clock, stamps: Integers, cells: TimeCells, unused: Sequence[str], columns: Columns) -> str:
     parts = time_parts([*columns.all(), *unused], columns.times)
     if len(parts) > len(columns.times):
         return f"{typed(parts)} reads a time that is spread over several columns."

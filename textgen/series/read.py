@@ -18,9 +18,9 @@ import numpy.typing as npt
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
 from textgen.parameters import named
 from textgen.series.columns import Columns, choose_columns
-from textgen.series.order import in_order, refuse_twice
+from textgen.series.order import refuse_duplicates, sort_rows
 from textgen.series.settings import SeriesOptions, check_series
-from textgen.series.time_column import Cells, joined, understood
+from textgen.series.time_column import TimeCells, join_time_columns, parse_times
 from textgen.series.times import ROWS, Clock, Integers
 from textgen.text.cells import name_in
 from textgen.text.header import Header, Row
@@ -39,10 +39,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Series:
-    """One series on a regular grid: `values` (N,) with gaps filled by the last value, `missing` (N,) where they were,
-    `extras` (N, E); `start` is the time of the first value, in units of the clock; `column` is where the values are.
-    The first `trained` values are not of the table but of the model, which keeps the end of what it was trained on, and
-    `lowest` is the least value before them."""
+    """One series on a regular grid: `values` (N,) with gaps filled by the last value, `missing` (N,) the gaps, `extras`
+    (N, E); `start` is the time of the first value, in units of the clock; `column` names the column of the values.
+
+    The first `trained` values come from the model, which keeps the end of its training data, not from the table;
+    `lowest` is the smallest value before them."""
 
     name: str
     start: int
@@ -57,10 +58,15 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
+    def slice(self, start: int, end: int | None = None) -> Series:
+        """The steps from `start` to before `end`; the start time stays that of the whole."""
+        part = slice(start, end)
+        return replace(self, values=self.values[part], missing=self.missing[part], extras=self.extras[part])
+
 
 @dataclass
 class _Rows:
-    """The rows of one series as they come: their numbers in the whole table, and what they hold."""
+    """The rows of one series in table order: their indices in the whole table, and their numbers."""
 
     rows: list[int] = field(default_factory=list)
     values: list[list[float]] = field(default_factory=list)
@@ -140,7 +146,7 @@ class _Gathered:
             group.rows.append(len(self.where))
             pairs = zip(rest, columns.numbers, strict=True)
             group.values.append([form.number(cell, place, column) for cell, column in pairs])
-            self.times.append(joined(columns.times, stamp) if stamp else None)
+            self.times.append(join_time_columns(columns.times, stamp) if stamp else None)
             self.where.append(place)
 
 
@@ -170,9 +176,9 @@ def _regular(
     groups = gathered.groups
     _refuse_same_names(groups, columns)
     rows_of_series = [np.array(group.rows) for group in groups.values()]
-    cells = Cells(gathered.times, gathered.where, rows_of_series, " ".join(columns.times))
+    cells = TimeCells(gathered.times, gathered.where, rows_of_series, " ".join(columns.times))
     clock, stamps, notes = _timed(cells, columns, unused, options, known)
-    order, moved = in_order(stamps, cells.series)
+    order, moved = sort_rows(stamps, cells.series)
     limit = gap_limit(options.season or clock.season()) if window is None else window
     series: list[Series] = []
     empty: list[TextgenError] = []
@@ -194,7 +200,7 @@ def _regular(
 
 
 def _timed(
-    cells: Cells, columns: Columns, unused: list[str], options: SeriesOptions, known: Clock | None
+    cells: TimeCells, columns: Columns, unused: list[str], options: SeriesOptions, known: Clock | None
 ) -> tuple[Clock, Integers, tuple[str, ...]]:
     """The clock of a table, the time of each row (N,), and what is worth saying of them."""
     if not columns.times:
@@ -202,8 +208,8 @@ def _timed(
         for rows in cells.series:
             stamps[rows] = np.arange(1, len(rows) + 1)
         return ROWS, stamps, ()
-    found = understood(cells, options.date_format, known)
-    refuse_twice(found.clock, found.stamps, cells, unused, columns)
+    found = parse_times(cells, options.date_format, known)
+    refuse_duplicates(found.clock, found.stamps, cells, unused, columns)
     return found.clock, found.stamps, found.notes
 
 

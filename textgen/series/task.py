@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from textgen.model import Model
-from textgen.series.design import Design, Rows
+from textgen.series.design import Design, PreparedSeries
 from textgen.series.evaluate import MODEL, ForecastRequest, evaluate_rows
 from textgen.series.head import FREEDOM_AT_ZERO, LEAST_FREEDOM, LEAST_SCALE, SCALE_AT_ZERO
 from textgen.series.loop import forecasts, read
@@ -100,7 +100,7 @@ class Forecasting(Task):
         return ForecastFigures(held_out_loss(model, rows, first), math.sqrt(square), horizon)
 
     @cached_property
-    def _held_out(self) -> tuple[list[Rows], list[int]]:
+    def _held_out(self) -> tuple[list[PreparedSeries], list[int]]:
         """The series from some steps before their held-out part on, and where that begins."""
         starts = [max(0, end - self.design.context) for end in self.windows.ends]
         rows = [rows.since(start) for rows, start in zip(self.windows.rows, starts, strict=True)]
@@ -128,7 +128,7 @@ def negative_log_likelihood(outputs: Tensor, residuals: Tensor) -> Tensor:
     return half * torch.log1p(distance**2 / freedom) - level
 
 
-def held_out_loss(model: Model, rows: Sequence[Rows], first: Sequence[int]) -> float:
+def held_out_loss(model: Model, rows: Sequence[PreparedSeries], first: Sequence[int]) -> float:
     """The mean loss of the steps from `first` of each series on, each series read from its beginning."""
     nats = counted = 0.0
     order = np.argsort([len(each) for each in rows])

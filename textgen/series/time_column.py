@@ -1,4 +1,4 @@
-"""A column of times understood: in which format it is written, which clock it keeps, and the numbers of that clock.
+"""A column of times parse_times: in which format it is written, which clock it keeps, and the numbers of that clock.
 
 The whole table decides. Of the formats that read every time, the one is right whose times are regular: 01/02/2012 after
 01/01/2012 is a month later if the table goes on so.
@@ -50,7 +50,7 @@ class _Reading:
 
 
 @dataclass(frozen=True)
-class Cells:
+class TimeCells:
     """The cells of a time column (N,), where each row stands, the rows of each series, and the name of the column."""
 
     values: Sequence[object]
@@ -59,7 +59,7 @@ class Cells:
     column: str
 
 
-def understood(cells: Cells, date_format: str | None = None, known: Clock | None = None) -> TimeColumn:
+def parse_times(cells: TimeCells, date_format: str | None = None, known: Clock | None = None) -> TimeColumn:
     """The times of a table: in the format that was asked for, or in that of the clock that is known from training, or
     in the one that makes them regular. Raises TextgenError naming the row of what is no time."""
     moments = _typed(cells.values)
@@ -96,7 +96,7 @@ def _typed_option(pattern: str) -> str:
     return f"'{plain}'" if " " in plain else plain
 
 
-def _counter(texts: Sequence[str], cells: Cells) -> TimeColumn:
+def _counter(texts: Sequence[str], cells: TimeCells) -> TimeColumn:
     """Whole numbers that count, and are no dates."""
     stamps = np.array([int(text) for text in texts], dtype=np.int64)
     distances = [np.diff(np.unique(stamps[rows])) for rows in cells.series]
@@ -167,7 +167,7 @@ def _read(form: TimeFormat, texts: Sequence[str]) -> Moments | None:
     return Moments(local, offsets)
 
 
-def _readings(texts: Sequence[str], cells: Cells) -> list[_Reading]:
+def _readings(texts: Sequence[str], cells: TimeCells) -> list[_Reading]:
     """The texts in every format that reads them all."""
     found = []
     for pattern in DATES:
@@ -178,7 +178,7 @@ def _readings(texts: Sequence[str], cells: Cells) -> list[_Reading]:
     return found
 
 
-def _reading(form: TimeFormat, moments: Moments, cells: Cells) -> _Reading:
+def _reading(form: TimeFormat, moments: Moments, cells: TimeCells) -> _Reading:
     series, backward = [], 0
     for rows in cells.series:
         absolute = moments.absolute[rows]
@@ -189,7 +189,7 @@ def _reading(form: TimeFormat, moments: Moments, cells: Cells) -> _Reading:
     return _Reading(form, moments, fitting_clock(series, form.coarse), backward)
 
 
-def _asked(date_format: str, texts: Sequence[str], cells: Cells) -> _Reading:
+def _asked(date_format: str, texts: Sequence[str], cells: TimeCells) -> _Reading:
     form = TimeFormat.asked(date_format)
     moments = _read(form, texts)
     if moments is None:
@@ -201,7 +201,7 @@ def _asked(date_format: str, texts: Sequence[str], cells: Cells) -> _Reading:
     return _reading(form.as_in(texts), moments, cells)
 
 
-def _unreadable(texts: Sequence[str], cells: Cells) -> TextgenError:
+def _unreadable(texts: Sequence[str], cells: TimeCells) -> TextgenError:
     """The error for the first time that goes against the format of those before it."""
     wrong = 0
     for form in map(TimeFormat, DATES):
@@ -224,7 +224,7 @@ def _shown(text: str) -> str:
     return f"the time {text!r}" if text else "an empty cell"
 
 
-def _on_clock(reading: _Reading, cells: Cells, known: Clock | None) -> TimeColumn:
+def _on_clock(reading: _Reading, cells: TimeCells, known: Clock | None) -> TimeColumn:
     """The times of a reading by the known clock if they suit it, else by their own."""
     moments, clock = reading.moments, reading.fit.clock
     if known is not None and known.unit != ROW:
@@ -241,7 +241,7 @@ def _on_clock(reading: _Reading, cells: Cells, known: Clock | None) -> TimeColum
     return TimeColumn(clock, counted)
 
 
-def joined(names: Sequence[str], cells: Sequence[object]) -> object:
+def join_time_columns(names: Sequence[str], cells: Sequence[object]) -> object:
     """The cells of several time columns as one value: by their names year, month, day ..., else a date and a time."""
     lower = [name.strip().lower() for name in names]
     if len(names) == 1:
