@@ -369,7 +369,7 @@ def test_a_first_row_that_may_be_a_text_is_reported(tmp_path, first):
 def test_numbers_without_names_of_columns_are_refused(tmp_path, content):
     (tmp_path / "x.csv").write_text(content)
     error = refusal(lambda: series(tmp_path / "x.csv"), UsageError)
-    assert "holds no names of columns" in str(error) and "add a first line" in error.hint
+    assert "has no column names" in str(error) and "add a first line" in error.hint
 
 
 # --- JSON ---

@@ -142,11 +142,11 @@ def spoiled(place, column, value, length=120):
 WRONG = {
     "a date that does not parse": (
         spoiled(4, "month", "1990-13"),
-        "row 5 of 'x.csv': column 'month' has the time '1990-13', which is no date that can be read.",
+        "row 5 of 'x.csv': column 'month' has the time '1990-13', which cannot be read as a date.",
     ),
     "an empty date": (
         spoiled(4, "month", ""),
-        "row 5 of 'x.csv': column 'month' has an empty cell, which is no date that can be read.",
+        "row 5 of 'x.csv': column 'month' has an empty cell, which cannot be read as a date.",
     ),
     "a target with text in it": (
         spoiled(7, "sales", "closed"), "row 8 of 'x.csv': column 'sales' holds 'closed', which is no number."
@@ -162,7 +162,7 @@ WRONG = {
         "column 'sales' is constant: it holds 4.5 in all 48 rows of the training part.",
     ),
     "a column without a number": (
-        {"month": months(60), "sales": ["NA"] * 60, "price": [1] * 60}, "column 'sales' holds no number at all."
+        {"month": months(60), "sales": ["NA"] * 60, "price": [1] * 60}, "column 'sales' has no numbers."
     ),
     "a gap longer than the window": (
         {"month": [*months(100)[:20], *months(100)[60:]], "sales": wave(60), "price": wave(60)},

@@ -372,19 +372,19 @@ HALF_HOURS = [f"2020-10-25 {h:02}:{m}" for h in (0, 1, 2, 2, 3, 4) for m in ("00
 TWICE = {
     "several series": (
         {"date": ["2020-01-01", "2020-01-01", "2020-01-02", "2020-01-02"], "y": range(4), "shop": list("abab")},
-        "series_column=NAME says which of several series a row belongs to ('shop'?); else leave out one of the rows.",
+        "series_column=NAME says which of several series a row belongs to ('shop'?); otherwise remove one of the rows.",
     ),
     "a date and a time": (
         {"date": ["2020-01-01"] * 2, "time": ["10:00", "11:00"], "y": range(2)},
-        "--time-column date --time-column time reads a time that is spread over several columns.",
+        "--time-column date --time-column time combines several columns into one time.",
     ),
     "a date and an hour": (
         {"date": ["2020-01-01"] * 2, "hour": [1, 2], "y": range(2)},
-        "--time-column date --time-column hour reads a time that is spread over several columns.",
+        "--time-column date --time-column hour combines several columns into one time.",
     ),
     "a year and a month": (
         {"year": [2020, 2020], "month": [1, 1], "y": range(2)},
-        "--time-column year --time-column month reads a time that is spread over several columns.",
+        "--time-column year --time-column month combines several columns into one time.",
     ),
     "clocks set back": (
         {"date": HALF_HOURS, "y": range(12)},
@@ -405,14 +405,14 @@ def test_a_time_twice_in_one_of_many_series(tmp_path):
     path = write(tmp_path / "x.csv", date=["2020-01-01", "2020-01-01", "2020-01-01"], shop=list("aba"), y=range(3))
     with pytest.raises(TextgenError, match=r"row 3 of .*a second time; the first is in row 1 of") as caught:
         table_of(path, series_column="shop")
-    assert caught.value.hint == "leave out one of the rows, or add them up."
+    assert caught.value.hint == "remove one of the rows, or add them up."
 
 
 def test_columns_that_a_time_is_spread_over_are_named(tmp_path):
     path = write(tmp_path / "x.csv", date=["2020-01-01"] * 2, time=["10:00", "11:00"], y=range(2))
     with pytest.raises(UsageError, match="more than one column") as caught:
         table_of(path)
-    assert "If a time is spread over columns: --time-column date --time-column time." in caught.value.hint
+    assert "If a time has several columns: --time-column date --time-column time." in caught.value.hint
 
 
 SPREAD = {
