@@ -69,7 +69,7 @@ def documents(path, **options):
 
 def labelled(path, **options):
     rows = read_labelled(find_labelled([str(path)], None), SourceOptions(**options))
-    return [(b"".join(row.pieces).decode(), row.label) for row in rows]
+    return [(b"".join(row.chunks).decode(), row.label) for row in rows]
 
 
 def series(path, delimiter=None, **options):
@@ -177,7 +177,7 @@ def test_the_text_that_a_label_table_means_is_the_column_with_text(tmp_path):
     (tmp_path / "x.csv").write_text("code,label\n0049,a\n0033,b\n")
     assert labelled(tmp_path / "x.csv") == [("0049", "a"), ("0033", "b")]
     unlabelled = read_texts(find_sources([str(tmp_path / "x.csv")]), SourceOptions())
-    assert [b"".join(row.pieces) for row in unlabelled] == [b"0049", b"0033"]
+    assert [b"".join(row.chunks) for row in unlabelled] == [b"0049", b"0033"]
 
 
 def test_a_model_of_one_format_knows_the_labels_of_another(tmp_path):
@@ -670,7 +670,7 @@ def test_one_constant_series_does_not_stop_the_others(tmp_path):
     [
         ([3] * 60, "is constant"),
         ([1, 2, 3], "has 3 time steps"),
-        ([""] * 60, "holds no number"),
+        ([""] * 60, "has no numbers"),
         ([0.0] * 60, "constant"),
     ],
 )
