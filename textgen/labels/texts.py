@@ -69,5 +69,4 @@ def log_probabilities(
             outputs, state = stepper.outputs(ids.T, state)
             pool.add(outputs, counts)
         batches.append(log_softmax(pool.pooled()))
-    found: npt.NDArray[np.float64] = np.concatenate(batches)[np.argsort(by_length)]
-    return found
+    return np.concatenate(batches)[np.argsort(by_length)].astype(np.float64, copy=False)

@@ -76,7 +76,8 @@ class Examples:
     def written(self) -> Ids:
         """The ids of all completions, concatenated."""
         in_completion = np.repeat(np.tile([False, True], len(self)), self.sizes.ravel())
-        return np.asarray(self.ids)[in_completion].astype(np.int32)
+        found: Ids = np.asarray(self.ids)[in_completion].astype(np.int32)
+        return found
 
     def example(self, row: int) -> Ids:
         """The ids of one example: (read + 1,)."""
