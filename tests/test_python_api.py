@@ -339,6 +339,11 @@ def test_a_comparison_reads_a_table_in_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pandas.DataFrame({"text": [TEXT] * 3})
     options = {"batch_size": 2, "seq_length": 8, "threads": 1, "device": "cpu", "tokenizer": "char"}
-    own = {"cells": ("gru",), "budget": ["params=1500", "tokens=200"], "seeds": np.int64(1), "learning_rates": [0.01]}
-    (row,) = compare(table, output_dir=tmp_path / "out", **own, **options)
-    assert row.name == "gru" and (tmp_path / "out").is_dir()
+    own = {
+        "cells": ("gru", "rnn"),
+        "budget": ["params=1500", "tokens=200"],
+        "seeds": np.int64(1),
+        "learning_rates": [0.01],
+    }
+    results = compare(table, output_dir=tmp_path / "out", **own, **options)
+    assert {result.name for result in results} == {"gru", "rnn"} and (tmp_path / "out").is_dir()

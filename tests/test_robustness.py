@@ -245,7 +245,7 @@ def test_whoever_stops_reading_is_left_in_peace(name):
 
 
 @pytest.mark.slow
-def test_whoever_stops_reading_a_contest_is_left_in_peace_and_its_table_is_kept():
+def test_whoever_stops_reading_a_comparison_is_left_in_peace_and_its_table_is_kept():
     reading, writing = os.pipe()
     os.close(reading)
     budget = ["--budget", "params=2k", "--budget", "tokens=3k", "--learning-rates", "0.01", "--seeds", "1"]

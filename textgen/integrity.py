@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from textgen import sealed
 from textgen.errors import TextgenError
@@ -80,6 +82,15 @@ def log_lines(path: Path) -> list[bytes]:
         return []
     with sealed.opened(path, sys.maxsize) as file:
         return file.readlines()
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`; invalid ones are skipped. Raises DamagedError if it is no regular file."""
+    lines = []
+    for line in log_lines(run / METRICS):
+        with suppress(ValueError):
+            lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def _damaged_lines(path: Path) -> Iterator[str]:

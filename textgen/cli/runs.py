@@ -11,7 +11,7 @@ import click
 from textgen import integrity, sealed
 from textgen.cli.screen import Output
 from textgen.errors import TextgenError
-from textgen.integrity import ARGUMENTS, METRICS, log_lines
+from textgen.integrity import ARGUMENTS, metrics
 from textgen.model_folder import CONFIG
 from textgen.wording import count, figure, plural, table
 
@@ -72,20 +72,6 @@ def summary(run: Path) -> dict[str, Any]:
         if loss is not None and (line.get("final") or row["best_loss"] is None or loss < row["best_loss"]):
             row |= {"best_loss": loss, "bits_per_byte": line.get("eval_bits_per_byte")}
     return row
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last one that is cut short is passed over. Raises DamagedError if the log
-    is no regular file."""
-    lines = []
-    for line in log_lines(run / METRICS):
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(content, dict):
-            lines.append(content)
-    return lines
 
 
 @command.command("show", context_settings=HELP)
@@ -169,7 +155,7 @@ def verify(runs: tuple[str, ...], as_json: bool) -> None:
 
 def _committed(root: Path) -> list[Path]:
     """The runs and other committed folders in a folder. Raises TextgenError if there is none."""
-    places = (f"*/{ARGUMENTS}", f"*/{sealed.MANIFEST}", f"*/*/{ARGUMENTS}")  # the last are the runs of a contest
+    places = (f"*/{ARGUMENTS}", f"*/{sealed.MANIFEST}", f"*/*/{ARGUMENTS}")  # the last are the runs of a comparison
     found = {path.parent for place in places for path in root.glob(place) if ".tmp-" not in str(path)}
     if not found:
         raise TextgenError(f"no run in {root}/.", hint="train one: textgen train FILE")
