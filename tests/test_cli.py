@@ -130,7 +130,7 @@ CHEAP = [
     ("sample --prompt \udc80", 1, r"the prompt is not UTF-8 text \(character 0\)\.$", None),
     ("sample --greedy --temperature 0.7", 2, r"--greedy and --temperature 0\.7 exclude each other\.$", None),
     ("sample --logprobs 3", 2, r"--logprobs goes with --json\.$", None),
-    ("sample --stop ''", 2, r"--stop must be text, not ''\.$", None),
+    ("sample --stop ''", 2, r"--stop is empty; it must be the text to stop at\.$", None),
     ("sample", 1, r"no run in runs/\.$", r"train one: textgen train FILE$"),
     ("evaluate strory.txt", 2, r"corpus 'strory\.txt' does not exist\. Did you mean 'story\.txt'\?$", None),
     ("evaluate --encoding latin-1", 2, r"--encoding goes with a corpus\.$", None),

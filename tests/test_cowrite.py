@@ -138,11 +138,19 @@ def test_options_that_exclude_each_other(sample, arguments, says):
     assert code == 2 and out == "" and f"Error: {says}\n" in err
 
 
-def test_a_state_that_is_none_is_said_in_a_sentence(sample, tmp_path):
+def test_a_file_that_is_not_a_state_is_named(sample, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.write_bytes(b"x" * 99)
     code, out, err = sample("--load-state", wrong)
-    assert code == 1 and out == "" and err == f"Error: {wrong} is damaged: it does not begin as a state does.\n"
+    assert (
+        code == 1
+        and out == ""
+        and err.splitlines()
+        == [
+            f"Error: {wrong} is not a saved state.",
+            "Hint: textgen sample --save-state FILE saves one.",
+        ]
+    )
 
 
 def test_copies_are_reported_and_steered_away_from(sample, run):

@@ -313,7 +313,7 @@ def test_without_logprobs_none_are_computed(monkeypatch):
     ("options", "sentence"),
     [
         ({"greedy": True, "temperature": 0.5}, "--greedy and --temperature 0.5 exclude each other."),
-        ({"stop": ["a", ""]}, "--stop must be text, not ''."),
+        ({"stop": ["a", ""]}, "--stop is empty; it must be the text to stop at."),
         ({"stop": [3]}, "--stop must be a list of texts, but holds 3."),
         ({"stop": ["a", "b\ud800"]}, "--stop must be UTF-8 text, not 'b\\ud800' (character 1)."),
         ({"stop": "ab"}, "--stop must be a list, not 'ab'."),

@@ -109,8 +109,8 @@ def check_sampling(options: SampleOptions) -> None:
             f"{named('greedy')} and {named('temperature', shown(options.temperature))} exclude each other."
         )
     for text in options.stop:
-        if not isinstance(text, str) or not text:
-            raise UsageError(f"{named('stop')} must be text, not {text!r}.")
+        if not text:
+            raise UsageError(f"{named('stop')} is empty; it must be the text to stop at.")
         bad = next((i for i, c in enumerate(text) if 0xD800 <= ord(c) <= 0xDFFF), None)
         if bad is not None:
             raise UsageError(f"{named('stop')} must be UTF-8 text, not {text!r} (character {bad}).")

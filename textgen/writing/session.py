@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from textgen import arguments, files, sealed
 from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
-from textgen.outputs import STATE_FORMAT
+from textgen.outputs import STATE, STATE_FORMAT
 from textgen.parameters import named
 from textgen.writing.generate import choose_seed, read_on, rollout, sampling_options
 from textgen.writing.rows import REMEMBERED, Completion, Open, Row, StopScanner
@@ -174,8 +175,8 @@ class Session:
         """The session in a file. Raises TextgenError for a file of another model and one that is damaged."""
         model, path = arguments.writer(model), arguments.path("path", path)
         room = sum(array.nbytes for array in model.stepper.arrays(model.stepper.initial_state(1)))
-        with sealed.opened(path, room + 8 * MOST_REMEMBERED + _HEADER_LIMIT) as file:
-            content = file.read()
+        with sealed.opened(path, sys.maxsize) as file:  # whose beginning says what it is, however long it is
+            content = file.read(room + 8 * MOST_REMEMBERED + _HEADER_LIMIT + 1)
         try:
             return cls._from_bytes(model, content, str(path))
         except sealed.DamagedError:
@@ -185,7 +186,7 @@ class Session:
         except TextgenError as error:
             raise sealed.DamagedError(f"{path} is damaged: {error}") from None
         except ValueError:  # of bytes that are no text
-            raise sealed.DamagedError(f"{path} is damaged: what should be text in it is none.") from None
+            raise sealed.DamagedError(f"{path} is damaged: its text is invalid.") from None
 
     @classmethod
     def _from_bytes(cls, model: LanguageModel, content: bytes, name: str) -> Session:
@@ -231,14 +232,14 @@ class _OtherModelError(TextgenError):
 
 def _about(content: bytes, name: str) -> dict[str, Any]:
     """What a state file says of itself. Raises TextgenError or DamagedError."""
+    if not STATE.matches(content):
+        raise _OtherModelError("is not a saved state.", hint="textgen sample --save-state FILE saves one.")
     size = int.from_bytes(content[:8], "little")
     if not 2 <= size <= min(_HEADER_LIMIT, len(content) - 8):
-        raise TextgenError("it does not begin as a state does.")
+        raise TextgenError("its header is incomplete.")
     metadata = sealed.parse_json(content[8 : 8 + size], name).get("__metadata__")
     stored = metadata.get("about") if isinstance(metadata, dict) else None
     about = sealed.parse_json(stored.encode("utf-8", "replace"), name) if isinstance(stored, str) else {}
-    if about.get("format") != STATE_FORMAT:
-        raise _OtherModelError("is not a state file of textgen.", hint="textgen sample --save-state FILE makes one.")
     if type(about.get("version")) is int and about["version"] > FORMAT_VERSION:
         raise _OtherModelError(f"has format {about['version']}; this textgen reads up to {FORMAT_VERSION}.")
     for field, kind in _FIELDS.items():
