@@ -119,8 +119,8 @@ def test_a_text_names_every_symbol_that_has_it_and_biases_of_one_id_add_up():
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("E", "logit_bias: no symbol of this model is 'E'."),
-        ("ab", "logit_bias: no symbol of this model is 'ab'. Did you mean 'b'?"),
+        ("E", "logit_bias: no symbol of this model is 'E'. Did you mean 'e'?"),
+        ("ab", "logit_bias: no symbol of this model is 'ab'."),
         ("", "logit_bias: no symbol of this model is ''."),
         ("#9", "logit_bias: id 9 is not between 0 and 8."),
         (-1, "logit_bias: id -1 is not between 0 and 8."),
