@@ -553,7 +553,7 @@ def test_a_corpus_that_gives_other_tokens_is_refused():
 
 def test_every_damaged_file_is_named_and_only_those(desk):
     done = run("runs", "verify")
-    assert done.code == 0 and done.err == "" and done.text.count("all whole") == done.text.count("\n") == 4
+    assert done.code == 0 and done.err == "" and done.text.count("all intact") == done.text.count("\n") == 4
     everything = [
         p for p in Path("runs").rglob("*") if p.is_file() and p.name not in (".lock", "latest", "metrics.jsonl")
     ]
