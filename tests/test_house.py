@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from importing import at_import
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = {
@@ -36,16 +37,6 @@ HEAVY = {"torch", "numpy", "datasets", "sentencepiece", "safetensors", "pyarrow"
 @cache
 def tree(name):
     return ast.parse(SHIPPED[name].read_text())
-
-
-def at_import(body):
-    """The statements that run when a module is imported."""
-    for node in body:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            yield from at_import(node.orelse)
-        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            yield node
-            yield from at_import(ast.iter_child_nodes(node))
 
 
 def imported(nodes):

@@ -4,6 +4,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+from importing import at_import
+
 ROOT = Path(__file__).parents[1]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -67,16 +69,6 @@ def imports(name):
     """Every module of ours that a module imports anywhere: lazily and for types too."""
     found = set().union(*(named(node) for node in ast.walk(statements(name))))
     return frozenset(found & MODULES.keys() - {name, "textgen"})
-
-
-def at_import(body):
-    """The statements that run as soon as a module is imported."""
-    for node in body:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            yield from at_import(node.orelse)
-        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            yield node
-            yield from at_import(ast.iter_child_nodes(node))
 
 
 @cache

@@ -246,7 +246,7 @@ def bomb(folder: Folder, chance: random.Random, where: Path) -> None:
 
 
 def links(folder: Folder, chance: random.Random, where: Path) -> None:
-    """Names that lead elsewhere, and things that are not regular files. `secret.txt` beside the folder must not be opened."""
+    """Names that lead elsewhere, and things that are no regular files. `secret.txt` next to it must not be opened."""
     secret, name = where.parent / "secret.txt", chance.choice([sealed.MANIFEST, *folder.contents])
     folder.write(where)
     content = (where / name).read_bytes()
