@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from textgen import Cell
-from textgen.testing import LAWS, examine
+from textgen.testing import LAWS, run_laws
 from textgen.tracing.recorder import Untraceable
 from textgen.tracing.trace import trace
 
@@ -114,8 +114,8 @@ CELLS = [Window, Convolved, Flat, Rolled, Several, Ring, Scattered]
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
 def test_a_cell_that_keeps_the_last_inputs_keeps_every_law(cell):
-    laws = {law.name for law in LAWS if not law.slow} - {"memory_flat", "cost_flat", "finite"}
-    results = list(examine(cell, laws=laws))
+    laws = {law.name for law in LAWS if not law.slow} - {"constant_memory", "constant_time", "finite"}
+    results = list(run_laws(cell, laws=laws))
     assert {(r.law, r.detail) for r in results if r.status == "failed"} == set()
     assert next(r for r in results if r.law == "stored_step").status == "passed"
 

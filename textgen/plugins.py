@@ -35,7 +35,7 @@ _LAWS = {
     "__init__": "sizes",
     "backward": "gradcheck",
     "__deepcopy__": "copied",
-    "forward": "forward_is_steps",
+    "forward": "forward_matches_step",
     **dict.fromkeys(("step", "activate", "coefficients", "readout"), "state_structure"),
 }
 """The law of `textgen.testing` that tries a method of a cell first."""

@@ -18,10 +18,10 @@ LONGEST_IMPORT = 10.0
 READY = b"ready\n"
 """The first line of the answer: what all plugins need is imported."""
 UNTOUCHED = (
-    *("the default dtype", "the default device", "the number of threads", "the grad mode", "the working folder"),
+    *("the default dtype", "the default device", "the number of threads", "the grad mode", "the current directory"),
     *("the precision of matrix products", "the recursion limit", "the signal handlers"),
 )
-"""What importing a plugin must leave as it is, of what `textgen.testing.room.settings` knows."""
+"""What importing a plugin must leave as it is, of what `textgen.testing.room.process_settings` knows."""
 
 
 def problem_with(entry: Entry) -> str | None:
@@ -47,10 +47,10 @@ def surroundings() -> dict[str, Any]:
     """What is the same for all in this process, by name."""
     import torch
 
-    from textgen.testing.room import settings
+    from textgen.testing.room import process_settings
 
     return {
-        **{name: settings()[name] for name in UNTOUCHED},
+        **{name: process_settings()[name] for name in UNTOUCHED},
         "the random numbers of torch": torch.random.get_rng_state().tolist(),
     }
 
