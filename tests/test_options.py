@@ -315,7 +315,7 @@ def test_what_may_be_trained_may_be_stored():
         ],
         (
             {"format_version": FORMAT_VERSION + 1},
-            f"the model has format {FORMAT_VERSION + 1}; this textgen reads up to {FORMAT_VERSION}.",
+            f"the model has format version {FORMAT_VERSION + 1}; this textgen reads version {FORMAT_VERSION}.",
         ),
     ],
     ids=str,

@@ -40,8 +40,8 @@ HEADINGS = {
     "none": "",
 }
 LAWS_OF_THE_GUIDE = [
-    *("state_structure", "forward_matches_step", "split_sequence", "empty_sequence", "rows_independent", "gradients_match_step"),
-    *("all_parameters_used", "no_mutation", "options_json", "meta_device", "parameter_groups"),
+    *("state_structure", "forward_matches_step", "split_sequence", "empty_sequence", "rows_independent"),
+    *("gradients_match_step", "all_parameters_used", "no_mutation", "options_json", "meta_device", "parameter_groups"),
 ]
 TINY = ["--hidden-size", "4", "--max-steps", "2", "--batch-size", "2", "--seq-length", "8", "--threads", "1"]
 

@@ -17,6 +17,7 @@ from textgen import GatedCell, plugins, testing
 from textgen.errors import TextgenError, UsageError
 from textgen.testing import LAWS, LawBroken, check_cell, parametrize_with_checks, run_laws
 from textgen.testing.examination import SIZES, accepted_sizes, case_configs, representative_sizes
+from textgen.testing.laws import MODULES
 from textgen.testing.parametrize import Check, checks, expectation
 from textgen.testing.room import isolated, other_rng_states, process_settings
 from textgen.testing.trial import Case, CaseConfig
@@ -331,6 +332,11 @@ def test_the_public_names_are_there_and_import_nothing_until_used():
         assert getattr(testing, name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         testing.nothing
+
+
+def test_every_module_of_laws_is_listed():
+    found = {path.stem for path in Path(testing.__file__).parent.glob("laws_*.py")}
+    assert {module.__name__.rpartition(".")[2] for module in MODULES} == found
 
 
 def test_the_page_has_every_law_as_it_is():

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from textgen import Cell
 from textgen.testing import LAWS, run_laws
-from textgen.tracing.recorder import Untraceable
+from textgen.tracing.notes import Untraceable
 from textgen.tracing.trace import trace
 
 K = 4
@@ -166,7 +166,7 @@ REFUSED = {
         lambda self, w: w.sum(1) * F.one_hot((w[:, 0] > 0).long(), 2).float().sum(-1),
         r"compare with torch\.arange and choose with torch\.where instead",
     ),
-    "rows by number": (lambda self, w: w[torch.arange(len(w)), 0], r"gather and scatter take a place of each row"),
+    "rows by number": (lambda self, w: w[torch.arange(len(w)), 0], r"gather and scatter select within each row"),
     "as_strided": (lambda self, w: w.as_strided((len(w), 6), (w.stride(0), 1)), "use slices, unfold or reshape"),
     "a mask as an index": (lambda self, w: w.sum(1) + w[w > 0].sum(), r"choose with torch\.where, gather or"),
 }

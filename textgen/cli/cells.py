@@ -1,4 +1,4 @@
-"""textgen cells: what can be trained, and who brings it."""
+"""textgen cells: the installed cells and their packages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def list_command(before: bool, as_json: bool) -> None:
 
 
 def _list(as_json: bool) -> None:
-    """Every cell by name, from installed metadata: no plugin is imported."""
+    """Every cell by name, from package metadata: no plugin is imported."""
     rows = []
     for name in plugins.entries():
         try:

@@ -1,4 +1,4 @@
-"""textgen plugins new: a package of your own, ready to install, train and publish."""
+"""textgen plugins new: create a plugin package, ready to install, train and publish."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def command(name: str | None, list_kinds: bool, **values: Any) -> None:
 
 
 def next_steps(package: Package) -> list[str]:
-    """The commands that install a new package, check, train and try its cell."""
+    """Commands that install the package, then check, train and sample its cell."""
     cell, folder = package.names.cell, package.folder
     place = shlex.quote(str(folder) if folder.is_absolute() else f"./{folder}")
     return [

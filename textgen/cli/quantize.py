@@ -1,4 +1,4 @@
-"""textgen quantize: a model folder with weights in eight bits."""
+"""textgen quantize: write a model folder with int8 weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from textgen.outputs import check_folder
 @click.argument("output")
 @overwrite_option("--overwrite-output-dir")
 def command(model: str, output: str, overwrite: bool) -> int:
-    """Write MODEL to folder OUTPUT with weights in eight bits: a quarter of the size, to share or to sample from faster
-    (with onnxruntime: pip install 'textgen-lm[int8]')."""
+    """Write MODEL to folder OUTPUT with int8 weights: a quarter of the size, and faster sampling with onnxruntime
+    (pip install 'textgen-lm[int8]')."""
     from textgen.cli.sample import model_folder
     from textgen.runtime.quantize import quantize
 
@@ -27,6 +27,6 @@ def command(model: str, output: str, overwrite: bool) -> int:
         Path(output), "OUTPUT", "a model folder", lambda manifest: STEP in manifest["files"], [folder], overwrite
     )
     before, after = quantize(folder, Path(output), overwrite)
-    say(f"{before / 1e6:,.2f} MB of weights · {after / 1e6:,.2f} MB in eight bits")
+    say(f"{before / 1e6:,.2f} MB of weights · {after / 1e6:,.2f} MB in int8")
     Output().write(f"{output}\n")
     return 0

@@ -16,11 +16,7 @@ STEP = 1e-6
 NUMERICAL_TOLERANCE = 1e-6
 
 
-@law(
-    "Training would optimize another model than the one that is sampled.",
-    shapes=LENGTHS,
-    dtypes=BOTH,
-)
+@law("Training would optimize another model than the one that is sampled.", shapes=LENGTHS, dtypes=BOTH)
 def gradients_match_step(case: Case) -> None:
     """forward has the gradients of a loop of step: with respect to inputs, state and every parameter."""
     xs, state = case.sequence(), case.state()
@@ -67,11 +63,7 @@ def slope(case: Case, wanted: Tensors, state: State, leaf: Tensor, direction: Te
     return (values[0] - values[1]) / (2 * STEP)
 
 
-@law(
-    "Gradients would depend on how a sequence is split.",
-    shapes=((2, 1), (7, 5), (4, 3), (11, 2)),
-    least=(2, 1, 1),
-)
+@law("Gradients would depend on how a sequence is split.", shapes=((2, 1), (7, 5), (4, 3), (11, 2)), least=(2, 1, 1))
 def split_gradients(case: Case) -> None:
     """Two windows, with the state carried over and not detached, have the gradients of the whole sequence."""
     xs, state = case.sequence(), case.state()
@@ -106,12 +98,7 @@ def trainable(cell: Cell) -> dict[str, Tensor]:
     return {name: p for name, p in cell.named_parameters() if p.requires_grad}
 
 
-@law(
-    "The cell could not learn what to remember.",
-    shapes=((3, 2),),
-    least=(2, 1, 2),
-    one_size=True,
-)
+@law("The cell could not learn what to remember.", shapes=((3, 2),), least=(2, 1, 2), one_size=True)
 def gradient_flow(case: Case) -> None:
     """The last output has a gradient with respect to the first input and the initial state."""
     reached: set[str] = set()

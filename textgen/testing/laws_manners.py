@@ -27,11 +27,7 @@ LONG, WINDOW, BACKWARD_STEPS = 10_000, 1_000, 200
 STEPS, INTERVALS = 1_000, 5
 
 
-@law(
-    "Training runs could not be reproduced.",
-    shapes=((1, 2), (5, 3)),
-    least=(1, 2, 1),
-)
+@law("Training runs could not be reproduced.", shapes=((1, 2), (5, 3)), least=(1, 2, 1))
 def reproducible(case: Case) -> None:
     """The same torch seed gives the same weights, and in training mode the same outputs; no other random generator
     is used.
@@ -131,12 +127,7 @@ def gradient_norms(cell: Cell, xs: Tensor, state: State, weights: Mapping[str, T
     return {name: gradient.double().norm().item() for name, gradient in zip(weights, found.values(), strict=True)}
 
 
-@law(
-    "Long texts and servers would run out of memory.",
-    shapes=((1, 2),),
-    dtypes=(torch.float32,),
-    one_size=True,
-)
+@law("Long texts and servers would run out of memory.", shapes=((1, 2),), dtypes=(torch.float32,), one_size=True)
 def constant_memory(case: Case) -> None:
     """Memory does not grow over 1,000 steps: neither Python objects nor tensors."""
     x, state = case.sequence()[0], case.state()
@@ -196,11 +187,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-@law(
-    "The longer the text, the slower each token.",
-    shapes=((1, 2),),
-    one_size=True,
-)
+@law("The longer the text, the slower each token.", shapes=((1, 2),), one_size=True)
 def constant_time(case: Case) -> None:
     """A late step costs no more than an early one, counted in operations and elements."""
     x, state = case.sequence()[0], case.cell.initial_state(case.config.batch)

@@ -53,12 +53,7 @@ def one_row(results: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     return {name: value[:, row] if name == "ys" else value[row] for name, value in results.items()}
 
 
-@law(
-    "A model would give different answers in a batch.",
-    shapes=((1, 2), (6, 3), (3, 5)),
-    least=(1, 2, 1),
-    dtypes=BOTH,
-)
+@law("A model would give different answers in a batch.", shapes=((1, 2), (6, 3), (3, 5)), least=(1, 2, 1), dtypes=BOTH)
 def batch_invariance(case: Case) -> None:
     """A row gives the same results alone, in a batch, and at another position in it."""
     xs, state = case.sequence(), case.state()

@@ -20,7 +20,7 @@ from textgen.testing.trial import Case, Violation, both, distance, named
 
 @law("A model of the requested sizes could not be built.")
 def sizes(case: Case) -> None:
-    """The constructor takes (input_size, hidden_size, **options); it makes a Cell of these sizes or raises ValueError."""
+    """The constructor takes (input_size, hidden_size, **options) and makes such a Cell, or raises ValueError."""
     cell = case.cell
     case.require(isinstance(cell, Cell), f"the constructor makes a {type(cell).__name__}, not a textgen.Cell")
     for name in ("input_size", "hidden_size"):
@@ -124,10 +124,7 @@ def calling_line() -> str:
     return "an unknown line"
 
 
-@law(
-    "Part of the model would switch to another precision: slower, larger, or a dtype error.",
-    dtypes=BOTH,
-)
+@law("Part of the model would switch to another precision: slower, larger, or a dtype error.", dtypes=BOTH)
 def dtype_preserved(case: Case) -> None:
     """Outputs and state have the dtype of the weights, float32 or float64, whatever torch's default dtype is."""
     cell, dtype = case.cell, case.config.dtype

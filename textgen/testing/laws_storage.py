@@ -48,10 +48,7 @@ def options_json(case: Case) -> None:
     case.require(False, "an unknown option is silently accepted")
 
 
-@law(
-    "A saved model would differ from the one that was trained.",
-    dtypes=BOTH,
-)
+@law("A saved model would differ from the one that was trained.", dtypes=BOTH)
 def save_and_load(case: Case) -> None:
     """A cell that loads the saved weights of another (safetensors, strict) gives bit-identical outputs."""
     from safetensors.torch import load, save
@@ -74,7 +71,7 @@ def save_and_load(case: Case) -> None:
 )
 def stored_step(case: Case) -> None:
     """The step of a model with this cell can be stored and run by the numpy runtime, with the same results."""
-    from textgen.tracing.recorder import Untraceable
+    from textgen.tracing.notes import Untraceable
     from textgen.tracing.trace import trace
 
     cell = case.cell
@@ -82,13 +79,10 @@ def stored_step(case: Case) -> None:
     try:
         trace(Model(encoder, Stack([cell]), Readout(cell.output_size, VOCAB_SIZE)))
     except Untraceable as reason:
-        case.require(False, f"not supported by the numpy runtime: {str(reason).rstrip('.')}")
+        case.require(False, f"the step cannot be stored: {str(reason).rstrip('.')}")
 
 
-@law(
-    "safetensors could not store them, and the optimizer would update one weight twice.",
-    dtypes=(torch.float32,),
-)
+@law("safetensors could not store them, and the optimizer would update one weight twice.", dtypes=(torch.float32,))
 def no_shared_weights(case: Case) -> None:
     """No two parameters or buffers share memory."""
     seen: dict[int, str] = {}

@@ -158,10 +158,7 @@ def no_grad(case: Case) -> None:
     case.close(found, expected, "under inference_mode")
 
 
-@law(
-    "Weight-drop would raise an error or have no effect.",
-    shapes=((1, 1), (5, 2), (9, 2)),
-)
+@law("Weight-drop would raise an error or have no effect.", shapes=((1, 1), (5, 2), (9, 2)))
 def recurrent_mask(case: Case) -> None:
     """A GatedCell's forward accepts recurrent_mask and multiplies R, and only R, by it."""
     cell = case.cell

@@ -79,13 +79,7 @@ class Step(nn.Module):
         return self.cell.step(x, state)
 
 
-@law(
-    "Other runtimes could not run the model.",
-    shapes=((1, 3),),
-    least=(1, 3, 1),
-    one_size=True,
-    slow=True,
-)
+@law("Other runtimes could not run the model.", shapes=((1, 3),), least=(1, 3, 1), one_size=True, slow=True)
 def exports(case: Case) -> None:
     """torch.export exports step with a dynamic batch size; the program gives the same results at any batch size."""
     from torch.export import Dim, export
@@ -109,12 +103,7 @@ sys.stderr.write(f"seconds {time.perf_counter() - begin}")
 """
 
 
-@law(
-    "Everyone who has the plugin installed would wait for its import.",
-    one_size=True,
-    slow=True,
-    shapes=((1, 1),),
-)
+@law("Everyone who has the plugin installed would wait for its import.", one_size=True, slow=True, shapes=((1, 1),))
 def imports_fast(case: Case) -> None:
     """Importing the cell's module takes at most 0.5 s in addition to torch."""
     module = type(case.cell).__module__

@@ -6,7 +6,7 @@ import json
 
 from textgen.model import Model
 from textgen.model_folder import STEP
-from textgen.tracing.recorder import Untraceable
+from textgen.tracing.notes import Untraceable
 from textgen.tracing.trace import trace
 
 
