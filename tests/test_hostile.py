@@ -213,7 +213,7 @@ def test_a_step_works_no_more_than_its_weights_ask_for(parents, program, op, inp
     nodes = content[program]["nodes"]
     inputs = [each.format(f"node.{len(nodes)}") for each in inputs]
     nodes += repeated(op, inputs, shape, options, times)
-    with pytest.raises(DamagedError, match=f"its {program} program works more than a model of"):
+    with pytest.raises(DamagedError, match=f"its {program} program does more work than a model of"):
         StepGraph.from_json(content)
 
 
