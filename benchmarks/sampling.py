@@ -194,7 +194,7 @@ def of_eight_bits(folder, floats, rounds, what, results):
 
 def matrices(stepper):
     """The matrices that a step multiplies by, (K, N) each, as they lie in memory."""
-    blank = stepper._step.blank()
+    blank = stepper._step.new_values()
     return [blank[call.sources[1]] for call in stepper._step._calls if call.op == "product"]
 
 
