@@ -1,12 +1,12 @@
-"""Feeding the trainer: how soon a second start on the same corpus has its first batch, and what feeding costs a step.
+"""Data loading: how soon a second start on the same corpus has its first batch, and what loading costs per step.
 
     python benchmarks/feeding.py [--megabytes 1,300] [--tokenizers char,bpe] [--hidden-size 256] [--starts 3]
 
-For each corpus (the bundled stories over and over, each time in another order) tokens are made once. Then, in fresh
-processes, medians of: seconds until torch is imported, with the part of it that its optimizers load when first used;
-from there until the first batch is there when only the corpus is opened, and as `textgen train` does it, with its model
-built, its step stored and its run committed; and the share of a training step that is spent on reading its window.
-Seconds are those that the process was at work, so that others on the machine matter less.
+For each corpus (the bundled stories repeated, each time in another order), tokens are stored once. Then fresh processes
+measure: the seconds until torch is imported, including the part that its optimizers load on first use; from there, the
+seconds until the first batch, if only the corpus is opened, and as `textgen train` does it, with the model built, its
+step stored and its run created; and the share of a training step that is spent on reading its window. Results are
+medians. Seconds are CPU seconds, so that other work on the machine matters less.
 """
 
 import argparse

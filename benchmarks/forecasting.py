@@ -1,9 +1,9 @@
-"""Forecasts of eleven well-known series beside the two naive ones: python benchmarks/forecasting.py DATA_FOLDER
+"""Forecasts of eleven well-known series next to two naive ones: python benchmarks/forecasting.py DATA_FOLDER
 
-Each series has the protocol under which others have published results: what is trained on, what is forecast from
-where, and which error counts. Every run is `textgen.train` with one seed and the sizes that it chooses by itself, one
-model for all horizons or, with --each-horizon, one for each; what is scored is never read in training. Results go to a
-file of JSON lines as they come, of which the table is made.
+Each series has the protocol of published results: the training part, the forecast origins, and the error. Every run is
+`textgen.train` with one seed and the default sizes, with one model for all horizons or, with --each-horizon, one for
+each. Nothing that is scored is read in training. Results are written to a file of JSON lines as they arrive, from which
+the table is made.
 """
 
 import argparse

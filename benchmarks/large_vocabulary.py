@@ -1,11 +1,11 @@
-"""Training a word model with the whole softmax and with a sampled one (`--sampled-softmax N`), for the same time.
+"""Training a word model with the full softmax and with a sampled softmax (`--sampled-softmax N`), for the same time.
 
     python benchmarks/large_vocabulary.py CORPUS --validation-file FILE [--vocab-size 10000] [--hidden-size 512]
         [--num-layers 1] [--counts 0,1000] [--seconds 200]
 
-Each contestant (0 is the whole softmax) gets as many steps as fit into so many seconds of one processor, by its own
-speed, each with the whole cosine of learning rates; then the whole of the held-out text is scored with the whole
-softmax. Seconds are those that the process was at work, so that others on the machine matter less.
+For each count (0 is the full softmax), the model gets as many steps as fit into the given CPU seconds at its measured
+speed, with a full cosine schedule of the learning rate. The whole held-out text is then scored with the full softmax.
+CPU seconds are used so that other work on the machine matters less.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def seconds_of_a_step(session, options):
     return (time.process_time() - began) / TIMED
 
 
-def contestant(session, count, seconds):
+def trained(session, count, seconds):
     options = replace(session.options, sampled_softmax=count or None)
     step = seconds_of_a_step(session, options)
     steps = max(1, round(seconds / step))
@@ -53,8 +53,8 @@ def contestant(session, count, seconds):
     took = time.process_time() - began
     score = trainer.task.evaluate(trainer.model, quick=False)
     words = steps * options.batch_size * options.seq_length
-    name = f"{count:,} sampled" if count else "whole softmax"
-    print(f"  {name:14}  {words / took:7,.0f} words a second  {steps:6,} steps  {words / 1e6:5.2f} million words in "
+    name = f"{count:,} sampled" if count else "full softmax"
+    print(f"  {name:14}  {words / took:7,.0f} words per second  {steps:6,} steps  {words / 1e6:5.2f} million words in "
           f"{took:4.0f} s  held-out perplexity {score.perplexity:7.2f}", flush=True)  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def main():
         print(f"{date.today()}, {platform.machine()}, one thread, torch {torch.__version__}: {config.cell}, "
               f"{config.num_layers} x {config.hidden_size}, {config.vocab_size:,} words, tied, 20 x 35")  # fmt: skip
         for count in given.counts.split(","):
-            contestant(session, int(count), given.seconds)
+            trained(session, int(count), given.seconds)
 
 
 if __name__ == "__main__":
