@@ -1,10 +1,10 @@
-# `make demo` and `make test` are all a newcomer needs; both build .venv when it is missing or out of date.
+# Start with `make demo` or `make test`. Both build .venv if it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_MINUTES ?= 1.5
 
-# Tiny Shakespeare, as a file or by its name; then it is downloaded.
+# Tiny Shakespeare: a file, or the name of the corpus, which is then downloaded.
 CORPUS ?= tiny-shakespeare
 
 .PHONY: demo test test-slow test-machines test-everywhere bench torture torture-ci mutate lint clean
@@ -18,7 +18,7 @@ demo: $(VENV)/ready
 	$(BIN)/textgen train corpora/stories --minutes $(DEMO_MINUTES) --output-dir runs/demo --overwrite-output-dir
 	$(BIN)/textgen sample -m runs/demo --prompt "Mina" --num-samples 3 --seed 1 --echo
 
-# The worked packages, as anyone would install them; not needed to train, so `make demo` does without.
+# The example packages, installed like third-party plugins. `make demo` does not need them.
 $(VENV)/worked: $(VENV)/ready $(wildcard plugins/textgen-*/pyproject.toml)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(addprefix -e ,$(dir $(filter plugins/%,$^)))
 	touch $@
@@ -29,26 +29,26 @@ test: $(VENV)/worked
 test-slow: $(VENV)/ready
 	$(BIN)/pytest -n 2 -q -m slow
 
-# The numeric tests under other BLAS kernels, instruction sets, threads, locales and zones (tests/machines.py).
+# Numeric tests under other BLAS kernels, instruction sets, threads, locales and time zones (tests/machines.py).
 test-machines: $(VENV)/worked
 	$(BIN)/python -m tests.machines
 
-# The whole suite under five rows of such settings, one in random order (five times as long as `make test`).
+# The whole suite under five such combinations, one in random order (five times as long as `make test`).
 test-everywhere: $(VENV)/worked
 	$(BIN)/python -m tests.machines --whole
 
-# What the documentation promises, tried thousands of times; the figures go to tests/torture/RESULTS.md.
+# Tests the guarantees of the documentation thousands of times; results go to tests/torture/RESULTS.md.
 torture: $(VENV)/ready
 	$(BIN)/python -m tests.torture --output tests/torture/RESULTS.md
 
 torture-ci: $(VENV)/ready
 	$(BIN)/python -m tests.torture --ci
 
-# Each fault put into a copy of the code must be caught by the test that is named for it.
+# Puts faults into a copy of the code; the test named for each must fail.
 mutate: $(VENV)/ready
 	$(BIN)/python -m tests.torture.mutate --unmutated --output tests/torture/MUTATIONS.md
 
-# Nothing else should run on the machine meanwhile (some twelve minutes).
+# Nothing else should run on the machine meanwhile (about ten minutes).
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench.py $(CORPUS)
 

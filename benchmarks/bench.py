@@ -1,9 +1,9 @@
-"""Every benchmark in a short form, and one table of what is asked beside what was found; some twelve minutes.
+"""A short form of every benchmark, and a table of targets next to results; about ten minutes.
 
     python benchmarks/bench.py [CORPUS]          (or: make bench CORPUS=path/to/tinyshakespeare.txt)
 
 CORPUS is Tiny Shakespeare, as a file or as the name of the corpus, which is then downloaded. Nothing else should run on
-the machine. The hour-long and ten-minute trainings and the grid of benchmarks/planner.py are not part of it.
+the machine. The trainings of ten minutes and an hour and the grid of benchmarks/planner.py are not included.
 """
 
 import json
@@ -52,7 +52,7 @@ def main():
         print(shown(row))
     print(f"{sum(row['met'] for row in rows)} of {len(rows)} met")
     if failed:
-        sys.exit(f"could not be run: {', '.join(failed)}")
+        sys.exit(f"these scripts failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

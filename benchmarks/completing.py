@@ -1,14 +1,14 @@
-"""Completing prompts: three sets of pairs, every cell, beside the completion of the most similar prompt of training.
+"""Completing prompts: three data sets, every cell, compared with a look-up of the most similar training prompt.
 
     python benchmarks/completing.py DATA_FOLDER [--sets conala,pystdlib,stories] [--cells rnn,lstm,gru]
 
-DATA_FOLDER holds code/conala (CoNaLa: a question to a line of Python; with rewritten questions where there are some,
-its last 200 pairs of training held out), code/pystdlib (the first paragraph of a docstring to the function, of the
-standard library of Python, functions of at most 240 characters, modules divided) and stories (TinyStories: the first
-sentence to the rest of the story; a tenth for testing, a tenth held out). Everything is learned on the training part,
-weights are chosen on the held-out part, and the table tells of the test part alone. BLEU and exact matches are those
-of `textgen evaluate`. Models have one layer of 256 units; --passes 0.1 makes a tenth of the passes of `OPTIONS`, to
-try this out.
+DATA_FOLDER contains code/conala (CoNaLa: from a question to a line of Python, with rewritten questions where available;
+the last 200 training pairs are held out), code/pystdlib (from the first paragraph of a docstring to the function, in
+Python's standard library; functions of at most 240 characters, split by module) and stories (TinyStories: from the
+first sentence to the rest of the story; a tenth for testing, a tenth held out). Models are trained on the training
+part, weights are selected on the held-out part, and the table shows results on the test part alone. BLEU and exact
+matches are those of `textgen evaluate`. Models have one layer of 256 units. --passes 0.1 trains for a tenth of the
+epochs in `OPTIONS`, to try the script.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import torch
 
 import textgen
 from textgen.pairs.bleu import bleu, exact_matches
-from textgen.pairs.evaluate import evaluate_pairs
+from textgen.pairs.quality import evaluate_pairs
 from textgen.pairs.read import Pair
 
 COLUMNS = {"prompt_column": "prompt", "completion_column": "completion"}
@@ -157,7 +157,7 @@ def main():
             table = [["published", "", "", "", PUBLISHED.get(name, "-"), ""], compared(parts)]
             for cell in asked.cells.split(","):
                 table.append([cell, *measured(name, cell, parts, Path(scratch), asked.passes, options)])
-            print("\n" + row(name, "nats a symbol", "bits a byte", "exact", "BLEU", "processor seconds"))
+            print("\n" + row(name, "nats per token", "bits per byte", "exact", "BLEU", "CPU seconds"))
             print(row("---", *["--:"] * 5))
             for cells in table:
                 print(row(*cells), flush=True)

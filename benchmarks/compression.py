@@ -1,10 +1,10 @@
-"""How small files become: a model beside bzip2 and xz, and random bytes; each archive is opened again and compared.
+"""Compressed sizes: a model next to bzip2 and xz, and random bytes. Each archive is decompressed again and compared.
 
     textgen train corpora/stories --tokenizer byte --threads 1 --minutes 3 --output-dir runs/bytes
     python benchmarks/compression.py runs/bytes [FILE ...]
 
-Without files, those of the Canterbury corpus in $TEXTGEN_DATA/canterbury (or ../shared/data). `law` is the archive's
-size over the bits that `textgen evaluate` gives the file; it should be at most 1.01, and 16 bytes.
+Without files, those of the Canterbury corpus in $TEXTGEN_DATA/canterbury are compressed. `ratio` is the size of the
+archive over the bits that `textgen evaluate` reports for the file. It should be at most 1.01, plus 16 bytes.
 """
 
 import argparse
@@ -24,9 +24,8 @@ from textgen.scoring.compression import compress, decompress
 
 
 def files(named):
-    """Name and content of what is compressed."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("TEXTGEN_DATA", beside)) / "canterbury"
+    """Names and contents of the files to compress."""
+    folder = Path(os.environ.get("TEXTGEN_DATA", ".")) / "canterbury"
     paths = [Path(name) for name in named] or sorted(folder.glob("*.txt"))
     yield from ((path.name, path.read_bytes()) for path in paths)
     yield "random bytes", random.Random(0).randbytes(20_000)
@@ -41,7 +40,7 @@ def main():
     model = textgen.load(options.model)
     print(f"torch {torch.__version__}, {platform.machine()}, 1 thread; {model.config.cell} {model.config.hidden_size}")
     sizes = f"{'bytes':>9} {'textgen':>9} {'bzip2':>9} {'xz':>9}"
-    print(f"{'file':14} {sizes} {'bits/byte':>10} {'law':>9} {'in, out (s)':>11}")
+    print(f"{'file':14} {sizes} {'bits/byte':>10} {'ratio':>9} {'in, out (s)':>11}")
     for name, data in files(options.file):
         began = time.perf_counter()
         archive = compress(model, data)
@@ -49,12 +48,12 @@ def main():
         assert decompress(model, archive) == data, name
         unpacked = time.perf_counter()
         expected = textgen.evaluate(model, data).nats / math.log(2) / 8
-        law = f"{len(archive) / expected:.4f}"
+        ratio = f"{len(archive) / expected:.4f}"
         seconds = f"{packed - began:.0f}, {unpacked - packed:.0f}"
         rate = 8 * len(archive) / len(data)
         print(
             f"{name:14} {len(data):>9,} {len(archive):>9,} {len(bz2.compress(data, 9)):>9,} "
-            f"{len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)):>9,} {rate:>10.3f} {law:>9} {seconds:>11}",
+            f"{len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)):>9,} {rate:>10.3f} {ratio:>9} {seconds:>11}",
             flush=True,
         )
 

@@ -1,12 +1,12 @@
-"""Feeding the trainer: how soon a second start on the same corpus has its first batch, and what feeding costs a step.
+"""Data loading: how soon a second start on the same corpus has its first batch, and what loading costs per step.
 
     python benchmarks/feeding.py [--megabytes 1,300] [--tokenizers char,bpe] [--hidden-size 256] [--starts 3]
 
-For each corpus (the bundled stories over and over, each time in another order) tokens are made once. Then, in fresh
-processes, medians of: seconds until torch is imported, with the part of it that its optimizers load when first used;
-from there until the first batch is there when only the corpus is opened, and as `textgen train` does it, with its model
-built, its step stored and its run committed; and the share of a training step that is spent on reading its window.
-Seconds are those that the process was at work, so that others on the machine matter less.
+For each corpus (the bundled stories repeated, each time in another order), tokens are stored once. Then fresh processes
+measure: the seconds until torch is imported, including the part that its optimizers load on first use; from there, the
+seconds until the first batch, if only the corpus is opened, and as `textgen train` does it, with the model built, its
+step stored and its run created; and the share of a training step that is spent on reading its window. Results are
+medians. Seconds are CPU seconds, so that other work on the machine matters less.
 """
 
 import argparse
@@ -28,33 +28,34 @@ import json, sys, time
 import torch, torch._dynamo
 imported = time.process_time()
 from pathlib import Path
+from textgen.tasks.base import options_for
 from textgen.options import from_mapping
 from textgen.settings import TrainOptions
 from textgen.text.split import no_progress
-from textgen.tasks.language import LanguageData, stored_corpus
+from textgen.tasks.language.data import LanguageData, stored_corpus
 from textgen.training.train import CACHE, start
 path, given, whole = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "whole"
-options = from_mapping(TrainOptions, given)
+options = options_for( given)
 found = {"torch": imported}
 if whole:
     session = start([path], options, time.monotonic())
-    task = session.trainer.task
+    task = session.trainer.objective
 else:
     torch.set_num_threads(options.threads)
     store = stored_corpus([path], options, Path(options.output_dir).parent / CACHE, no_progress)
-    task = LanguageData(store).task(options)
+    task = LanguageData(store).objective(options)
 task.window(0)
 found["batch"] = time.process_time() - imported
 if whole:
     trainer, windows, steps = session.trainer, [], []
-    read = trainer.task.window
+    read = trainer.objective.window
     class Watched(type(task)):
         def window(self, step):
             began = time.process_time()
             result = super().window(step)
             windows.append(time.process_time() - began)
             return result
-    trainer.task = Watched(**vars(task))
+    trainer.objective = Watched(**vars(task))
     for step in range(23):
         began = time.process_time()
         trainer._step(step)

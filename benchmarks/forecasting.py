@@ -1,9 +1,9 @@
-"""Forecasts of eleven well-known series beside the two naive ones: python benchmarks/forecasting.py DATA_FOLDER
+"""Forecasts of eleven well-known series next to two naive ones: python benchmarks/forecasting.py DATA_FOLDER
 
-Each series has the protocol under which others have published results: what is trained on, what is forecast from
-where, and which error counts. Every run is `textgen.train` with one seed and the sizes that it chooses by itself, one
-model for all horizons or, with --each-horizon, one for each; what is scored is never read in training. Results go to a
-file of JSON lines as they come, of which the table is made.
+Each series has the protocol of published results: the training part, the forecast origins, and the error. Every run is
+`textgen.train` with one seed and the default sizes, with one model for all horizons or, with --each-horizon, one for
+each. Nothing that is scored is read in training. Results are written to a file of JSON lines as they arrive, from which
+the table is made.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import textgen
-from textgen.series.evaluate import LAST, MODEL, SEASONAL, Protocol
+from textgen.series.rolling import LAST, MODEL, SEASONAL, ForecastRequest
 
 CELLS = ("rnn", "lstm", "gru")
 NAIVE = {"last value": LAST, "seasonal naive": SEASONAL}
@@ -109,8 +109,8 @@ def base_alone(rows, end):
 def scored(row, forecaster, rows, end, horizon):
     """The errors of the model and of the naive forecasts at one horizon."""
     number = 100 if horizon <= 24 else 0
-    protocol = Protocol(horizon, number=number)
-    report = forecaster.evaluate_rows(rows, [end] * len(rows), protocol)
+    request = ForecastRequest(horizon, number=number)
+    report = forecaster.evaluate_rows(rows, [end] * len(rows), request)
     found = {name: written(row, errors) for name, errors in report.errors.items()}
     found["coverage"] = report.errors[MODEL].mean("covered")
     if row.measure == "rse":

@@ -1,11 +1,11 @@
-"""Training a word model with the whole softmax and with a sampled one (`--sampled-softmax N`), for the same time.
+"""Training a word model with the full softmax and with a sampled softmax (`--sampled-softmax N`), for the same time.
 
     python benchmarks/large_vocabulary.py CORPUS --validation-file FILE [--vocab-size 10000] [--hidden-size 512]
         [--num-layers 1] [--counts 0,1000] [--seconds 200]
 
-Each contestant (0 is the whole softmax) gets as many steps as fit into so many seconds of one processor, by its own
-speed, each with the whole cosine of learning rates; then the whole of the held-out text is scored with the whole
-softmax. Seconds are those that the process was at work, so that others on the machine matter less.
+For each count (0 is the full softmax), the model gets as many steps as fit into the given CPU seconds at its measured
+speed, with a full cosine schedule of the learning rate. The whole held-out text is then scored with the full softmax.
+CPU seconds are used so that other work on the machine matters less.
 """
 
 import argparse
@@ -20,8 +20,7 @@ from pathlib import Path
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 import torch
 
-from textgen.options import from_mapping
-from textgen.settings import TrainOptions
+from textgen.tasks.base import options_for
 from textgen.training.checkpoint import Run
 from textgen.training.machine import keep_memory
 from textgen.training.train import initial_model, start
@@ -32,7 +31,7 @@ WARM, TIMED = 3, 12
 
 def seconds_of_a_step(session, options):
     model, _ = initial_model(session.config, session.data.tokenizer, options)
-    trainer = Trainer(session.run, session.data.task(options), model, options)
+    trainer = Trainer(session.run, session.data.objective(options), model, options)
     for step in range(WARM + TIMED):
         if step == WARM:
             began = time.process_time()
@@ -40,21 +39,21 @@ def seconds_of_a_step(session, options):
     return (time.process_time() - began) / TIMED
 
 
-def contestant(session, count, seconds):
+def trained(session, count, seconds):
     options = replace(session.options, sampled_softmax=count or None)
     step = seconds_of_a_step(session, options)
     steps = max(1, round(seconds / step))
     options = replace(options, max_steps=steps, warmup_steps=min(200, steps // 20))
     model, _ = initial_model(session.config, session.data.tokenizer, options)
-    trainer = Trainer(session.run, session.data.task(options), model, options)
+    trainer = Trainer(session.run, session.data.objective(options), model, options)
     began = time.process_time()
     for number in range(steps):
         trainer._step(number)
     took = time.process_time() - began
-    score = trainer.task.evaluate(trainer.model, quick=False)
+    score = trainer.objective.evaluate(trainer.model, quick=False)
     words = steps * options.batch_size * options.seq_length
-    name = f"{count:,} sampled" if count else "whole softmax"
-    print(f"  {name:14}  {words / took:7,.0f} words a second  {steps:6,} steps  {words / 1e6:5.2f} million words in "
+    name = f"{count:,} sampled" if count else "full softmax"
+    print(f"  {name:14}  {words / took:7,.0f} words per second  {steps:6,} steps  {words / 1e6:5.2f} million words in "
           f"{took:4.0f} s  held-out perplexity {score.perplexity:7.2f}", flush=True)  # fmt: skip
 
 
@@ -71,7 +70,7 @@ def main():
     torch.set_num_threads(1)
     keep_memory()
     with tempfile.TemporaryDirectory() as scratch:
-        options = from_mapping(TrainOptions, {
+        options = options_for( {
             "tokenizer": "word", "vocab_size": given.vocab_size, "validation_file": given.validation_file,
             "hidden_size": given.hidden_size, "num_layers": given.num_layers, "max_steps": 1, "threads": 1,
             "dropout": 0.0, "batch_size": 20, "seq_length": 35, "output_dir": str(Path(scratch) / "run"),
@@ -83,7 +82,7 @@ def main():
         print(f"{date.today()}, {platform.machine()}, one thread, torch {torch.__version__}: {config.cell}, "
               f"{config.num_layers} x {config.hidden_size}, {config.vocab_size:,} words, tied, 20 x 35")  # fmt: skip
         for count in given.counts.split(","):
-            contestant(session, int(count), given.seconds)
+            trained(session, int(count), given.seconds)
 
 
 if __name__ == "__main__":

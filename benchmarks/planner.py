@@ -1,13 +1,14 @@
-"""The plan of `--minutes N` beside a grid of ten choices made by hand, each with the steps that N minutes buy it.
+"""The plan of `--minutes N` compared with a grid of ten models chosen by hand, each with the steps that fit N minutes.
 
     GOMP_SPINCOUNT=2000 python benchmarks/planner.py CORPUS [--minutes 1] [--cell lstm] [--tokenizer char] [--choices K]
 
-Runs the command `textgen train CORPUS --minutes N` with nothing else chosen, for its wall time and its choice. The grid
-is half, once and twice the planned size (one layer) with half, once and twice the planned rate, and the planned size
-in two layers; the planned choice is one of them. A step of each shape is measured in turns, in both precisions, so that
-a machine that is busy for a while is so for all; each choice then trains as many steps as fit the training time of the
-plan. Since only steps count then, two trainings run at a time, a thread each. Prints bits per byte of everything that
-is held out, and by how much the plan misses the best of the grid. Takes some ten times N minutes, less with K choices.
+This runs `textgen train CORPUS --minutes N` with no other choices, to measure its wall time and get its plan. The grid
+is half, once and twice the planned size (one layer) with half, once and twice the planned learning rate, and two layers
+of the planned size; it includes the plan itself. A step of each shape is timed in turns, in both precisions, so that
+other work on the machine affects all of them alike. Each model then trains for as many steps as fit the training time
+of the plan. Since only the number of steps matters then, two trainings run at once, with one thread each. The script
+prints bits per byte of the whole held-out part, and by how much the plan misses the best of the grid. It takes about
+ten times N minutes, less with K choices.
 """
 
 import argparse
@@ -92,8 +93,8 @@ def main():
         train(asked.corpus, folder / "first", "--minutes", 0.2, *common)  # the text is tokenized here, for all alike
         bits, wall, arguments = train(asked.corpus, folder / "plan", "--minutes", asked.minutes, *common)
         plan, budget = arguments["options"], arguments["forecast"]["train_seconds"]
-        print(f"--minutes {asked.minutes:g}: {wall:.0f} s ({wall / (60 * asked.minutes) - 1:+.1%}; asked: within 5 %), "
-              f"{plan['num_layers']} x {plan['hidden_size']}, rate {plan['learning_rate']:g}, {plan['max_steps']:,} "
+        print(f"--minutes {asked.minutes:g}: {wall:.0f} s ({wall / (60 * asked.minutes) - 1:+.1%}; target: within 5 %)"
+              f", {plan['num_layers']} x {plan['hidden_size']}, rate {plan['learning_rate']:g}, {plan['max_steps']:,} "
               f"steps, {bits:.4f} bits/byte", flush=True)  # fmt: skip
         choices = grid(plan)[: asked.choices]
         shapes = sorted({choice[:2] for choice in choices})
@@ -116,7 +117,7 @@ def main():
 
         with ThreadPoolExecutor(2) as two:
             found = list(two.map(trained, choices))
-    print(f"plan over best of grid: {found[0] / min(found) - 1:+.1%} bits (asked: at most +3 %)")
+    print(f"plan over best of grid: {found[0] / min(found) - 1:+.1%} bits (target: at most +3 %)")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How many samples of a model are no text: blank, empty, or with U+FFFD.
+"""How many samples of a model are not text: blank, empty, or with U+FFFD.
 
     python benchmarks/sample_quality.py MODEL... [--samples 100] [--tokens 100] [--min-p X --temperature X]
     python benchmarks/sample_quality.py --train CORPUS [--max-steps 314] [--hidden-size 192]
 
-For each prompt (none, one that ends in a line end or a blank line, one within a line) so many samples are drawn with
-the model's own settings. Printed are how many are more than half whitespace, how many are nothing but whitespace, how
-many are empty and how many hold U+FFFD; the share of whitespace among all characters, beside that of the training text;
-and the share of words that the training text does not have.
+For each prompt (none, one that ends in a line end or a blank line, one within a line), samples are drawn with the
+model's generation config. The table shows how many are more than half whitespace, only whitespace, empty, or contain
+U+FFFD; the share of whitespace among all characters, next to that of the training text; and the share of words that do
+not occur in the training text.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Sampling from a two-layer LSTM, one text and 64, on one thread: the stored step by numpy beside what torch offers.
+"""Sampling from a two-layer LSTM, one text and 64, on one thread: the stored step in numpy next to loops in torch.
 
     python benchmarks/sampling.py [--sizes 512x65,1024x65,512x8000,1024x8000] [--rounds 9]
 
-For each size (units x symbols) symbols a second of the whole loop, with temperature 0.8 and top-p 0.9: `ours`;
-`torch.nn.LSTM` called a step at a time, as most people write it; the same with oneDNN off; `LSTMCell`; and the model's
-own torch step (`textgen sample --backend torch`). All in turns, medians of the rounds. Then the bare step, and the
-share it reaches of the speed at which a matrix of as many bytes is multiplied by a vector; 64 texts at once, and the
-share of the speed of their matrix products alone; weights in eight bits (`--backend int8`, where onnxruntime is
-installed) in turns with floats, with one text and 64; and the command: seconds to the first character, and memory.
+For each size (units x vocabulary), this measures tokens per second of the whole loop, with temperature 0.8 and top-p
+0.9: `ours`; `torch.nn.LSTM` called step by step, as most people write it; the same without oneDNN; `LSTMCell`; and the
+model's own step in torch (`textgen sample --backend torch`). All take turns; results are medians over the rounds. Then:
+the bare step, as a share of the speed of a matrix-vector product over the same number of bytes; 64 texts at once, as a
+share of the speed of their matrix products alone; 8-bit weights (`--backend int8`, if onnxruntime is installed) in
+turns with floats, for one text and 64; and the command: seconds to the first character, and memory.
 """
 
 import argparse
@@ -151,10 +151,10 @@ def of_one_size(hidden, symbols, rounds, scratch, results):
     loop = {name: lambda n, m=m: textgen.generate(m, "", max_new_tokens=n, **SAMPLING) for name, m in rivals.items()}
     speeds = in_turns(loop, rounds, 0.12)
     best = max(speeds[name] for name in rivals if name not in ("ours", "--backend torch"))
-    print(f"\n{hidden} units, {symbols:,} symbols: the loop, symbols a second")
+    print(f"\n{hidden} units, {symbols:,} tokens: the loop, tokens per second")
     print("  " + " · ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items()))
     print(f"  ours is {speeds['ours'] / best:.1f} times the best of torch's three")
-    what = f"2 x {hidden}, {symbols:,} symbols:"
+    what = f"2 x {hidden}, {symbols:,} tokens:"
     results.add(f"{what} sampling / best torch loop", speeds["ours"] / best, at_least=4)
     weights = matrices(ours.stepper)
     size = sum(weight.nbytes for weight in weights)
@@ -163,11 +163,11 @@ def of_one_size(hidden, symbols, rounds, scratch, results):
                    rounds, 0.12)  # fmt: skip
     limit = size * max(few["vector"], few["turned"]) / 1e9
     print(f"  bare step {1e6 / few['step']:,.0f} µs: {size / 1e6:.1f} MB at {size * few['step'] / 1e9:.1f} GB/s, "
-          f"{size * few['step'] / 1e9 / limit:.0%} of the {limit:.1f} GB/s of a product with a vector")  # fmt: skip
+          f"{size * few['step'] / 1e9 / limit:.0%} of the {limit:.1f} GB/s of a matrix-vector product")  # fmt: skip
     results.add(f"{what} share of the memory limit", size * few["step"] / 1e9 / limit, at_least=0.6)
     many = in_turns({"step": steps(ours.stepper, STREAMS), "products": products(weights, STREAMS)}, rounds, 0.12)
     speed = 2 * STREAMS * size / 4 * many["step"] / 1e9
-    print(f"  {STREAMS} texts: {STREAMS * many['step']:,.0f} symbols a second, {speed:.0f} GFLOP/s, "
+    print(f"  {STREAMS} texts: {STREAMS * many['step']:,.0f} tokens per second, {speed:.0f} GFLOP/s, "
           f"{many['step'] / many['products']:.0%} of its matrix products alone")  # fmt: skip
     results.add(f"{what} {STREAMS} texts, share of the products alone", many["step"] / many["products"], at_least=0.7)
     of_eight_bits(folder, ours, rounds, what, results)
@@ -186,7 +186,7 @@ def of_eight_bits(folder, floats, rounds, what, results):
     loop = in_turns(one, rounds, 0.2)
     many = in_turns({name: steps(model.stepper, STREAMS) for name, model in models.items()}, rounds, 0.2)
     before, after = quantize(folder, folder.parent / f"{folder.name}-small")
-    print(f"  eight bits: {loop['eight bits']:,.0f} symbols a second beside {loop['floats']:,.0f} in floats, "
+    print(f"  eight bits: {loop['eight bits']:,.0f} tokens per second beside {loop['floats']:,.0f} in floats, "
           f"{loop['eight bits'] / loop['floats']:.1f} times; {STREAMS} texts {STREAMS * many['eight bits']:,.0f} "
           f"beside {STREAMS * many['floats']:,.0f}; {after / 1e6:.1f} MB instead of {before / 1e6:.1f}")  # fmt: skip
     results.add(f"{what} eight bits / floats", loop["eight bits"] / loop["floats"], at_least=1.3)
@@ -194,7 +194,7 @@ def of_eight_bits(folder, floats, rounds, what, results):
 
 def matrices(stepper):
     """The matrices that a step multiplies by, (K, N) each, as they lie in memory."""
-    blank = stepper._step.blank()
+    blank = stepper._step.new_values()
     return [blank[call.sources[1]] for call in stepper._step._calls if call.op == "product"]
 
 
@@ -231,7 +231,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="512x65,1024x65,512x8000,1024x8000")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--eight-bits-only", action="store_true", help="only floats and eight bits, in turns")
+    parser.add_argument("--eight-bits-only", action="store_true", help="only float and 8-bit weights, in turns")
     parser.add_argument("--results", help="append the figures to this file")
     options = parser.parse_args()
     results = Results()
@@ -245,7 +245,7 @@ def main():
             if options.eight_bits_only:
                 folder = Path(scratch) / size
                 made(folder, hidden, symbols)
-                print(f"\n{hidden} units, {symbols:,} symbols", flush=True)
+                print(f"\n{hidden} units, {symbols:,} tokens", flush=True)
                 of_eight_bits(folder, textgen.load(folder, "numpy"), options.rounds, f"{size}:", results)
             else:
                 of_one_size(hidden, symbols, options.rounds, scratch, results)

@@ -1,17 +1,17 @@
-"""Labels of sentences on the usual sets of sentiment, without outside vectors: accuracy beside what was published.
+"""Sentiment classification on standard data sets, without pretrained vectors, next to published accuracies.
 
     python benchmarks/sentiment.py DATA_FOLDER [--sets sst2,sst3,rt,cr,fpb] [--cells rnn,lstm,gru] [--folds 3]
         [--seed 1] [--with NAME=VALUE]... [--natural] [--pretrain] [--plot FILE]
 
-DATA_FOLDER holds `sst/` (trees `train.txt`; sentences `stsa.fine.dev`, `stsa.fine.test`), `rt-polarity/`
+DATA_FOLDER contains `sst/` (trees `train.txt`; sentences `stsa.fine.dev`, `stsa.fine.test`), `rt-polarity/`
 (`rt-polarity.neg`, `rt-polarity.pos`), `customer-reviews/custrev.all` and `financial-phrasebank/Sentences_50Agree.txt`.
-SST is learned from every different phrase of the training trees, as in the literature, and the weights are chosen on
-its dev sentences. The other sets have no test part: of ten parts, drawn by seed 0 with every label alike, the first
-`--folds` are tested on in turn; a tenth of the other nine is held out, to choose the weights on. Nothing is ever chosen
-on a test part. Seconds are of one processor, training and testing together. With --pretrain a language model first
-learns the texts to train on, without their labels, and the classifier starts from it. --with changes an option of
-training; with --natural punctuation stands at its word, as people write, not between blanks; with --plot the confusion
-matrix of the last model is drawn.
+SST models are trained on every distinct phrase of the training trees, as in the literature, and the weights are
+selected on its dev sentences. The other sets have no test part: they are split into ten stratified folds with seed 0,
+and the first `--folds` are tested in turn; a tenth of the other nine is held out to select the weights. Nothing is ever
+selected on a test part. Seconds are CPU seconds of training and testing together. With --pretrain, a language model is
+first trained on the training texts without their labels, and the classifier starts from it. --with changes a training
+option. With --natural, punctuation is attached to words, as people write it. --plot draws the confusion matrix of the
+last model.
 """
 
 import argparse
@@ -205,7 +205,7 @@ def main():
           f"{given.folds} of {PARTS} folds{', from a language model of the texts' if given.pretrain else ''}"
           f"{', natural punctuation' if given.natural else ''}{''.join(f', {k} {v}' for k, v in given.changed)}: "
           "test accuracy in percent (macro F1, calibration error, seconds of one processor)\n")  # fmt: skip
-    print(f"| set | published, without (CNN) or with outside vectors | {' | '.join(cells)} |")
+    print(f"| set | published, without (CNN) or with pretrained vectors | {' | '.join(cells)} |")
     print(f"|---|---|{'--:|' * len(cells)}", flush=True)
     for name in given.sets.split(","):
         title, published, *_ = SETS[name]

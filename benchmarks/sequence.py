@@ -1,12 +1,13 @@
-"""One layer over a sequence, forward and backward: our cells beside torch.nn's of the same kind and sizes, in one run.
+"""One layer over a sequence, forward and backward: textgen's cells next to those of torch.nn, with the same sizes.
 
     python benchmarks/sequence.py [--threads 2] [--rounds 11] [--cells rnn,lstm,gru,linear]
 
-`compiled` is the cell's equations through GatedCell's engine, compiled; `engine` the same without a compiler; `loop`
-the plain step loop; `own` the cell as it ships where that is something else; `torch` the module of torch.nn. For each
-the GFLOP/s of the products (median), and in brackets torch's time divided by its own, paired round by round: lower
-quartile, median, upper quartile. Above 1 is faster than torch. The time of compiling stands last. For `linear`, a small
-LinearCell: its time divided by that of the products of its input alone, forward and backward.
+`compiled` is the cell's equations run by GatedCell's engine, compiled; `engine` the same without a compiler; `loop` the
+plain loop over steps; `own` the cell as it ships, if that is something else; `torch` the torch.nn module. For each, the
+script prints the GFLOP/s of the matrix products (median) and, in brackets, torch's time divided by its own, paired
+round by round: lower quartile, median, upper quartile. Above 1 is faster than torch. The last column is the compile
+time. For `linear`, a small LinearCell, it prints its time divided by that of the products of its input alone, forward
+and backward.
 """
 
 import argparse

@@ -2,10 +2,11 @@
 
     python benchmarks/thread_pool.py [--units 512] [--symbols 2000] [--tokens 100] [--busy 2] [--workers 1,2,4,8]
 
-A text is generated on the main thread, then as many texts as there are workers by a pool of so many; all alone, then
-beside busy processes. Printed are milliseconds a text, the time of all divided by their number (medians of the
-rounds), and the ratio to the main thread. Sampling takes one BLAS thread on every Python thread, so the ratio should
-not be above 1: with more, the threads of BLAS wait for each other, spinning, while the busy processes have the cores.
+A text is generated on the main thread, and then one text per worker by a pool of workers; first on an idle machine,
+then next to busy processes. The script prints milliseconds per text (total time divided by the number of texts, median
+over the rounds), and the ratio to the main thread. Sampling uses one BLAS thread on every Python thread, so the ratio
+should not be above 1. With more, the BLAS threads spin while they wait for each other, and the busy processes occupy
+the cores.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def main():
             for process in processes:
                 process.kill()
                 process.wait()
-        print(f"beside {busy} busy processes: main thread {1000 * alone:.0f} ms a text", end="")
+        print(f"beside {busy} busy processes: main thread {1000 * alone:.0f} ms per text", end="")
         for number, seconds in pools.items():
             print(f" · {number} workers {1000 * seconds:.0f} ms ({seconds / alone:.2f} times)", end="")
         print(flush=True)

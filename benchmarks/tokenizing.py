@@ -1,10 +1,10 @@
-"""Speed of reading and tokenizing, in MB of text a second on one core, beside sentencepiece's own bulk encoding.
+"""Speed of reading and tokenizing, in MB of text per second on one core, next to sentencepiece's own bulk encoding.
 
     python benchmarks/tokenizing.py [--megabytes 20] [--vocab-size 4000] [--rounds 3] [FILE ...]
 
-Without FILE the bundled stories are repeated to the size asked for; text with more different words is slower.
-`bpe` and `unigram` are textgen's encoding; `sentencepiece` is one call of its `encode` for all lines of the same text,
-with the same model; `workers` is textgen's in as many processes as there are cores, with the time they take to start.
+Without FILE, the bundled stories are repeated to the requested size; text with more distinct words is slower. `bpe` and
+`unigram` are textgen's encoding; `sentencepiece` is one call of its `encode` for all lines of the same text, with the
+same model; `workers` is textgen's encoding in one process per core, including the time to start them.
 """
 
 import argparse
@@ -76,8 +76,8 @@ def main():
         theirs, rows = best(lambda: processor.encode(lines, num_threads=1), 1)  # noqa: B023
         several, again = best(lambda: in_workers(tokenizer, pieces), options.rounds)  # noqa: B023
         assert np.array_equal(ids, again)
-        show(level, own, f"{theirs / own:.2f} x sentencepiece, {(len(ids) - 1) / (size * 1e6):.3f} symbols a byte")
-        show(f"  sentencepiece {level}", theirs, f"{(sum(map(len, rows)) + len(lines) - 1) / (size * 1e6):.3f} symbols")
+        show(level, own, f"{theirs / own:.2f} x sentencepiece, {(len(ids) - 1) / (size * 1e6):.3f} tokens per byte")
+        show(f"  sentencepiece {level}", theirs, f"{(sum(map(len, rows)) + len(lines) - 1) / (size * 1e6):.3f} tokens")
         show(f"  {bulk.usable_cores()} workers", several)
 
 

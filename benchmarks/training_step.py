@@ -1,10 +1,10 @@
-"""A whole training step of a real model: how fast its products are beside this machine's best, and where the time goes.
+"""A whole training step: the speed of its matrix products next to the machine's best, and where the time goes.
 
     python benchmarks/training_step.py [--cell gru] [--threads 2] [--compile] [--plain-memory]
 
-Two layers of 512, 16 x 64 symbols, for vocabularies of 65, 2,000 and 10,000, through the trainer itself: GFLOP/s of
-all matrix products over the time of the whole step (median, and the share of the best product measured in the same
-run), then the operations of torch that take most of the processor's time by themselves, products marked with *.
+Two layers of 512 units, 16 x 64 tokens, for vocabularies of 65, 2,000 and 10,000, through the trainer itself: GFLOP/s
+of all matrix products over the time of the whole step (median, and the share of the best product measured in the same
+run), then the torch operations that take most of the CPU time themselves, with products marked by *.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from textgen.config import ModelConfig
 from textgen.settings import TrainOptions
-from textgen.tasks.task import Task
+from textgen.tasks.objective import Objective
 from textgen.training.checkpoint import Run
 from textgen.training.machine import compilable, keep_memory
 from textgen.training.trainer import Trainer
@@ -50,10 +50,10 @@ def work_of(model, vocab_size):
     return 3 * 2 * LENGTH * BATCH * (sum(p.numel() for p in matrices) + vocab_size * HIDDEN) / 1e9
 
 
-class AnySymbols(Task):
+class AnySymbols(Objective):
     """Predict symbols that were drawn at random, the state carried from step to step."""
 
-    steps_per_epoch, symbols_per_step = NEVER, LENGTH * BATCH
+    steps_per_epoch, tokens_per_step = NEVER, LENGTH * BATCH
 
     def __init__(self, vocab_size):
         self._ids = torch.randint(vocab_size, (LENGTH + 1, BATCH))
@@ -122,8 +122,8 @@ def main():
     for vocab_size in (65, 2000, 10_000):
         speed, operations = measure(options.cell, vocab_size, options.compile, options.rounds)
         best = best_product()
-        print(f"{vocab_size:6,} symbols: {speed:4.0f} GFLOP/s of {best:.0f} ({speed / best:.0%})  {shown(operations)}")
-        results.add(f"{options.cell} 2 x 512, {vocab_size:,} symbols: step / best product", speed / best, at_least=0.7)
+        print(f"{vocab_size:6,} tokens: {speed:4.0f} GFLOP/s of {best:.0f} ({speed / best:.0%})  {shown(operations)}")
+        results.add(f"{options.cell} 2 x 512, {vocab_size:,} tokens: step / best product", speed / best, at_least=0.7)
     results.close(options.results)
 
 

@@ -1,4 +1,4 @@
-"""Throw-away packages with cells, installed into a folder as pip would install them."""
+"""Throw-away packages with plugins of any kind, installed into a folder as pip would install them."""
 
 import os
 import sys
@@ -27,8 +27,35 @@ def register_cells(register):
 '''
 
 
-def registering(*names):
-    return "".join([LEAKY, *(f"    register({name!r}, Leaky)\n" for name in names)])
+HOOK = """
+@textgen.hookimpl
+def register_{kind}(register):
+    pass
+"""
+OFFERED = {  # kind: a module that offers one, and what it registers
+    "cells": (LEAKY, "Leaky"),
+    "tasks": (
+        '"""A task of its own."""\nimport textgen\nfrom textgen.tasks.base import Task\n\n\n'
+        "class Nothing(Task):\n    data = load = evaluate = None\n\n\nTASK = Nothing()\n" + HOOK.format(kind="tasks"),
+        "TASK",
+    ),
+    "models": (
+        '"""A model that knows English."""\nfrom pathlib import Path\nimport textgen\n\nHERE = Path(__file__).parent\n'
+        + HOOK.format(kind="models"),
+        "HERE",
+    ),
+    "commands": (
+        '"""A command that greets."""\nimport click\nimport textgen\n\n'
+        '@click.command()\n@click.option("--name", default="you")\n'
+        'def greet(name):\n    click.echo(f"Hello, {name}!")\n' + HOOK.format(kind="commands"),
+        "greet",
+    ),
+}
+
+
+def registering(*names, kind="cells"):
+    source, thing = OFFERED[kind]
+    return "".join([source, *(f"    register({name!r}, {thing})\n" for name in names)])
 
 
 class Packages:
@@ -37,14 +64,16 @@ class Packages:
     def __init__(self, folder, patch):
         self.folder, self._patch, self._made = folder, patch, []
 
-    def install(self, package, source, names=(), version="1.0", folder=None):
+    def install(self, package, source, names=(), version="1.0", folder=None, kind="cells", summary=""):
         folder = folder or self.folder
         module = f"textgen_try_{package.replace('-', '_')}"
         info = folder / f"textgen_{package.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
         (folder / f"{module}.py").write_text(source)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: textgen-{package}\nVersion: {version}\n")
-        points = "".join(f"{name} = {module}\n" for name in names or [package])
+        about = f"Metadata-Version: 2.1\nName: textgen-{package}\nVersion: {version}\n"
+        (info / "METADATA").write_text(about + (f"Summary: {summary}\n" if summary else ""))
+        prefix = "" if kind == "cells" else f"{kind}."
+        points = "".join(f"{prefix}{name} = {module}\n" for name in names or [package])
         (info / "entry_points.txt").write_text(f"[textgen]\n{points}")
         self._made.append(f"textgen-{package}")
         self._patch.setenv("TEXTGEN_LOAD_PLUGINS", ",".join(self._made))
@@ -61,4 +90,4 @@ def site(folder):
         yield Packages(folder, patch)
     for name in [name for name in sys.modules if name.startswith("textgen_try_")]:
         del sys.modules[name]
-    plugins.load_module.cache_clear()
+    plugins.forget()

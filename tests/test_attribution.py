@@ -116,7 +116,7 @@ LINES = {place: 1 + SICK[: SICK.index(f'fail("{place}")')].count("\n") for place
 RAISED = 1 + SICK[: SICK.index("        raise {")].count("\n")
 LAWS = {
     "__init__": "sizes", "initial_state": "initial_state", "parameter_groups": "parameter_groups",
-    "step": "forward_is_steps", "forward": "forward_is_steps", "backward": "gradcheck",
+    "step": "forward_matches_step", "forward": "forward_matches_step", "backward": "gradcheck",
 }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class Hashed:
             logits, state = self.step(column, state)
         return logits, state
 
-    def rows(self, state, indices):
+    def select(self, state, indices):
         return state[indices]
 
 
@@ -151,11 +151,11 @@ def test_rows_of_a_torch_state_are_those_rows_and_change_nothing():
     ids = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.int32)
     _, state = stepper.forward(ids, stepper.initial_state(3))
     before = [part.clone() for part in state]
-    chosen = stepper.rows(state, np.array([2, 0, 2, 1]))
+    chosen = stepper.select(state, np.array([2, 0, 2, 1]))
     assert all((a == b).all() for a, b in zip(state, before, strict=True))
     next_ids = np.array([1, 1, 1, 1], dtype=np.int32)
     after, _ = stepper.step(next_ids, chosen)
-    alone = [stepper.step(next_ids[:1], stepper.rows(state, np.array([k])))[0][0] for k in (2, 0, 2, 1)]
+    alone = [stepper.step(next_ids[:1], stepper.select(state, np.array([k])))[0][0] for k in (2, 0, 2, 1)]
     np.testing.assert_allclose(after, alone, atol=1e-6)
     assert not np.allclose(after[0], after[1], atol=1e-4)
 
@@ -182,10 +182,10 @@ def test_a_character_of_several_symbols_is_whole():
 # --- what excludes what ---
 
 
-@pytest.mark.parametrize("habit", ["temperature", "greedy"])
-def test_a_search_replaces_the_ways_to_draw_among_the_habits_and_they_it(habit):
-    habits = {"temperature": {"temperature": 0.7, "min_p": 0.1}, "greedy": {"greedy": True}}[habit]
-    model = LanguageModel(**{**vars(mock()), "defaults": {**habits, "max_new_tokens": 5}})
+@pytest.mark.parametrize("option", ["temperature", "greedy"])
+def test_a_search_replaces_the_ways_to_draw_among_the_defaults_and_they_it(option):
+    defaults = {"temperature": {"temperature": 0.7, "min_p": 0.1}, "greedy": {"greedy": True}}[option]
+    model = LanguageModel(**{**vars(mock()), "defaults": {**defaults, "max_new_tokens": 5}})
     assert sampling_options(model, {"num_beams": 3}) == SampleOptions(num_beams=3, max_new_tokens=5)
     model = LanguageModel(**{**vars(mock()), "defaults": {"num_beams": 3}})
     assert sampling_options(model, {"top_k": 3}) == SampleOptions(top_k=3)
@@ -206,7 +206,7 @@ def test_a_search_and_a_way_to_draw_exclude_each_other(name):
 
 
 def test_a_search_needs_an_end_and_cannot_stream():
-    with pytest.raises(UsageError, match=r"^num_beams=4 needs an end, which max_new_tokens=-1 has not\.$"):
+    with pytest.raises(UsageError, match=r"^num_beams=4 needs an end, and max_new_tokens=-1 has none\.$"):
         check_sampling(SampleOptions(num_beams=4, max_new_tokens=-1))
     with pytest.raises(UsageError, match=r"^num_beams=4 cannot stream; textgen\.generate gives the whole text\.$"):
         textgen.stream(mock(), num_beams=4)

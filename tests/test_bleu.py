@@ -1,4 +1,4 @@
-"""BLEU against cases worked out by hand, and its laws."""
+"""BLEU against cases computed by hand, and its laws."""
 
 import math
 
@@ -13,24 +13,24 @@ CORPUS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=6)
 
 
 @pytest.mark.parametrize(
-    ("written", "expected", "value"),
+    ("generated", "expected", "value"),
     [
-        # 5 of 6, 4 of 5, 3 of 4 and 2 of 3 runs agree, and the sizes are the same
+        # 5 of 6, 4 of 5, 3 of 4 and 2 of 3 n-grams agree, and the sizes are the same
         (["a b c d e f"], ["a b c d e g"], 100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** (1 / 4)),
-        # all runs agree, but 5 tokens stand where 7 should: exp(1 - 7/5)
+        # all n-grams agree, but there are 5 tokens instead of 7: exp(1 - 7/5)
         (["a b c d e"], ["a b c d e f g"], 100 * math.exp(-2 / 5)),
-        # longer than the reference is not rewarded: 5 of 7, 4 of 6, 3 of 5 and 2 of 4 runs agree
+        # longer than the reference is not rewarded: 5 of 7, 4 of 6, 3 of 5 and 2 of 4 n-grams agree
         (["a b c d e f g"], ["a b c d e"], 100 * (5 / 7 * 4 / 6 * 3 / 5 * 2 / 4) ** (1 / 4)),
         # a token counts as often as the reference has it: 4 of 6, 3 of 5, 2 of 4, 1 of 3
         (["a a a a a a"], ["a a a a"], 100 * (4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** (1 / 4)),
-        # counts add up over the corpus, and are not averaged: 4 + 4 of 8, 6 of 6, 4 of 4, 2 of 2 runs
+        # counts add up over the corpus, and are not averaged: 4 + 4 of 8, 6 of 6, 4 of 4, 2 of 2 n-grams
         (["a b c d", "e f g h"], ["a b c d", "e f g h"], 100.0),
         # one text of two is wrong: 4 of 8, 3 of 6, 2 of 4, 1 of 2
         (["a b c d", "x x x x"], ["a b c d", "e f g h"], 50.0),
     ],
 )
-def test_cases_worked_out_by_hand(written, expected, value):
-    assert bleu(written, expected) == pytest.approx(value)
+def test_cases_computed_by_hand(generated, expected, value):
+    assert bleu(generated, expected) == pytest.approx(value)
 
 
 @given(st.lists(WORDS, min_size=1, max_size=6))
@@ -42,8 +42,8 @@ def test_the_same_is_a_hundred_and_nothing_in_common_is_zero(texts):
 
 @given(CORPUS, st.randoms())
 def test_the_order_of_the_corpus_does_not_matter(corpus, random):
-    turned = random.sample(corpus, len(corpus))
-    assert bleu(*zip(*corpus, strict=True)) == pytest.approx(bleu(*zip(*turned, strict=True)))
+    shuffled = random.sample(corpus, len(corpus))
+    assert bleu(*zip(*corpus, strict=True)) == pytest.approx(bleu(*zip(*shuffled, strict=True)))
 
 
 @given(CORPUS)
@@ -74,5 +74,5 @@ def test_what_does_not_fit_is_refused():
         bleu([], [])
 
 
-def test_exact_matches_leave_white_space_at_the_ends_out():
+def test_exact_matches_ignore_white_space_at_both_ends():
     assert exact_matches(["a b\n", "a  b", "c"], ["a b", "a b", "C"]) == 1

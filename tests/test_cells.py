@@ -96,7 +96,7 @@ def test_a_stack_is_a_cell(residual, layer_norm):
 
 
 def test_dropout_masks_depend_on_seed_and_step_alone():
-    rates = DropoutRates(units=0.5, symbols=0.3, weights=0.2)
+    rates = DropoutRates(units=0.5, tokens=0.3, weights=0.2)
     stack = Stack([CELLS["gru"](I, H), CELLS["gru"](H, H)])
     xs = torch.randn(6, 3, I)
 

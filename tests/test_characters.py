@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import textgen
 from textgen.config import ModelConfig
-from textgen.language_model import LanguageModel, generation_habits, with_habits
+from textgen.language_model import LanguageModel, generation_config, with_generation_config
 from textgen.settings import SampleOptions
-from textgen.text.corpus import CorpusOptions, survey, tokenize
+from textgen.text.corpus import CorpusOptions, scan_corpus, tokenize
 from textgen.text.tokenizer import ByteTokenizer, train_tokenizer
 from textgen.writing.characters import BETWEEN, NOWHERE, PLACES, CharacterGuard, character_guard, place_after
 from textgen.writing.copies import CopyGuard, CopyIndex
@@ -44,10 +44,10 @@ class Random:
             logits, state = self.step(column, state)
         return logits, state
 
-    def rows(self, state, indices):
+    def select(self, state, indices):
         return state[indices]
 
-    def joined(self, states):
+    def concat(self, states):
         return np.concatenate(states)
 
     def arrays(self, state):
@@ -203,12 +203,12 @@ def test_tokens_that_are_whole_characters_need_no_guard():
 )
 def test_the_corpus_decides_whether_a_model_may_write_raw_bytes(content, raw, tmp_path):
     (tmp_path / "a.txt").write_bytes(content)
-    corpus = survey([str(tmp_path / "a.txt")], CorpusOptions(tokenizer="byte", validation_split=0), 0)
+    corpus = scan_corpus([str(tmp_path / "a.txt")], CorpusOptions(tokenizer="byte", validation_split=0), 0)
     store = tokenize(corpus, tmp_path / "tokens")
-    habits = generation_habits(store)
-    assert store.holds_text != raw and habits["raw_bytes"] == raw
+    stored = generation_config(store)
+    assert store.holds_text != raw and stored["raw_bytes"] == raw
     tokenizer = store.tokenizer
-    model = with_habits(ModelConfig(tokenizer.vocab_size), tokenizer, Random(tokenizer.vocab_size), habits)
+    model = with_generation_config(ModelConfig(tokenizer.vocab_size), tokenizer, Random(tokenizer.vocab_size), stored)
     texts = [textgen.generate(model, seed=seed, max_new_tokens=40) for seed in range(5)]
     assert any("\ufffd" in text for text in texts) == raw
 
@@ -216,7 +216,7 @@ def test_the_corpus_decides_whether_a_model_may_write_raw_bytes(content, raw, tm
 def test_a_document_that_ends_inside_a_character_is_raw(tmp_path):
     for name, content in {"a.txt": b"ab\xc3", "b.txt": b"\xa9cd"}.items():
         (tmp_path / name).write_bytes(content)
-    corpus = survey([str(tmp_path)], CorpusOptions(tokenizer="byte", validation_split=0), 0)
+    corpus = scan_corpus([str(tmp_path)], CorpusOptions(tokenizer="byte", validation_split=0), 0)
     assert not tokenize(corpus, tmp_path / "tokens").holds_text
 
 

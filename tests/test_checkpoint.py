@@ -88,8 +88,8 @@ def assert_same(one, other):
     assert same(one.weights, other.weights)
     assert sorted(one.optimizer) == sorted(other.optimizer)
     assert all(torch.equal(one.optimizer[name], other.optimizer[name]) for name in one.optimizer)
-    assert len(one.carry) == len(other.carry)
-    assert all(map(torch.equal, one.carry, other.carry))
+    assert len(one.hidden) == len(other.hidden)
+    assert all(map(torch.equal, one.hidden, other.hidden))
 
 
 # --- weights ---

@@ -18,7 +18,7 @@ import pytest
 import torch
 from terminal import refusal, run
 
-from textgen.cli import VERBS, group, main
+from textgen.cli import COMMANDS, group, main
 from textgen.cli.params import Value
 from textgen.errors import LONGEST_END
 from textgen.escapes import visible
@@ -76,7 +76,7 @@ def weights(folder):
 
 LEAN = [
     [], ["--help"], ["-h"], ["--version"], ["cells"], ["cells", "list", "--json"], ["env"], ["env", "--json"],
-    ["train", "--help-all"], *([verb, "--help"] for verb in VERBS),
+    ["train", "--help-all"], *([verb, "--help"] for verb in COMMANDS),
     *(["completion", shell] for shell in ("bash", "zsh", "fish")),
 ]  # fmt: skip
 DRIVER = """
@@ -94,7 +94,7 @@ print(json.dumps([main([]), sorted({"torch", "numpy", "datasets"} & sys.modules.
 
 # --- mistakes: what is typed, the exit code, the sentence, the hint (as patterns that match from the beginning) ---
 
-HELP = r"textgen.* --help(-all)? lists what there is\.$"
+HELP = r"textgen.* --help(-all)? lists all (options|commands)\.$"
 CHEAP = [
     ("trian story.txt", 2, r"No such command 'trian'\. Did you mean 'train'\?$", HELP),
     ("xyzzy", 2, r"No such command 'xyzzy'\.$", HELP),
@@ -115,7 +115,7 @@ CHEAP = [
     ("train story.txt --optimizer adamm", 2, r"--optimizer must be .*, not 'adamm'\. Did you mean 'adamw'\?$", None),
     ("train story.txt -o a 1 -o a 2", 2, r"cell option 'a' is given twice\.$", None),
     ("train story.txt -o a-b 1 -o a_b 2", 2, r"cell option 'a_b' is given twice\.$", None),
-    ("train story.txt --resume", 2, r"--resume takes the corpus of the run; leave 'story\.txt' out",
+    ("train story.txt --resume", 2, r"--resume uses the corpus of the run; omit 'story\.txt'",
      r"textgen train story\.txt --init-from RUN"),
     ("train --resume nowhere", 1, r"there is no run 'nowhere' here or in runs/\.$", None),
     ("train --resume", 1, r"no run in runs/\.$", r"train one: textgen train FILE$"),
@@ -130,7 +130,7 @@ CHEAP = [
     ("sample --prompt \udc80", 1, r"the prompt is not UTF-8 text \(character 0\)\.$", None),
     ("sample --greedy --temperature 0.7", 2, r"--greedy and --temperature 0\.7 exclude each other\.$", None),
     ("sample --logprobs 3", 2, r"--logprobs goes with --json\.$", None),
-    ("sample --stop ''", 2, r"--stop must be text, not ''\.$", None),
+    ("sample --stop ''", 2, r"--stop is empty; it must be the text to stop at\.$", None),
     ("sample", 1, r"no run in runs/\.$", r"train one: textgen train FILE$"),
     ("evaluate strory.txt", 2, r"corpus 'strory\.txt' does not exist\. Did you mean 'story\.txt'\?$", None),
     ("evaluate --encoding latin-1", 2, r"--encoding goes with a corpus\.$", None),
@@ -148,14 +148,14 @@ DEAR = [
     ("train story.txt --device tpu", 2, r"--device must be auto, cpu or cuda, not 'tpu'\.$", None),
     ("train story.txt --device cuda", 1, r"--device cuda: this torch .* (is built without CUDA|sees no GPU)\.$",
      r"--device auto uses cpu here\.$"),
-    ("train story.txt --encoding nope", 2, r"no encoding is named 'nope'\.", None),
+    ("train story.txt --encoding nope", 2, r"unknown encoding 'nope'\.", None),
     ("train story.txt --tokenizer letter", 2, r"--tokenizer must be .* that holds a tokenizer, not 'letter'\.$", None),
-    ("train story.txt --output-dir .", 1, r"'\.' exists already\.$", r"--resume \. goes on with it, --overwrite"),
-    ("train story.txt --output-dir . --overwrite-output-dir", 1, r"'\.' is not a run of textgen and is not", None),
+    ("train story.txt --output-dir .", 1, r"'\.' exists already\.$", r"--resume \. continues it, --overwrite"),
+    ("train story.txt --output-dir . --overwrite-output-dir", 1, r"'\.' is not a run of textgen, so it is not", None),
     ("train empty.txt", 1, r"corpus 'empty\.txt' has no text \(0 bytes\)\.$", None),
     ("train binary.bin", 1, r"'binary\.bin' is not UTF-8 text \(byte 0xff at offset 4\)\.$",
-     r"--encoding auto finds the encoding of 'binary\.bin'"),
-    ("train pipe", 1, r"'pipe' is a named pipe, not a file\.$", r"send it to standard input and name it -\.$"),
+     r"--encoding auto detects the encoding of 'binary\.bin'"),
+    ("train pipe", 1, r"'pipe' is a named pipe, not a file\.$", r"pipe it to standard input and name it -\.$"),
     ("train nothing", 1, r"no \.txt, .* file in 'nothing'\.$", None),
     ("sample -m nowhere", 1, r"there is no model folder 'nowhere'\.$", r"train one: textgen train FILE$"),
     ("sample -m nothing", 1, r"'nothing' is not a model folder \(it has no manifest\.json\)\.$", None),
@@ -465,7 +465,7 @@ def test_tokenizing_first_trains_the_same_model_and_remembers_what_was_held_out(
     assert scores[0] == scores[1] != b""
     for option in (["--tokenizer", "char"], ["--encoding", "utf-8"], ["--validation-file", "story.txt"]):
         said, _ = refusal(run("train", "tokens", *option), 2)
-        assert said == f"{option[0]} was decided when 'tokens' was tokenized; leave it out here."
+        assert said == f"{option[0]} was decided when 'tokens' was tokenized; omit it here."
 
 
 def test_the_held_out_part_is_found_again_when_its_tokens_are_gone():
@@ -591,8 +591,6 @@ def test_an_occupied_folder_is_kept_unless_it_may_be_replaced():
 LONG = ["story.txt", "--max-steps", "12", "--save-steps", "5", "--dropout", "0.2", *TINY]
 STOPPING = """
 import os, signal, sys
-from textgen.cli import main
-from textgen.training.trainer import Trainer
 step = Trainer._step
 def step_and_stop(self, number):
     if number == 6:
@@ -636,7 +634,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_going_on_ends_with_the_same_bytes():
     [
         ([signal.SIGTERM], 143, "Continue: textgen train --resume runs/a"),
         ([signal.SIGINT], 130, "Continue: textgen train --resume runs/a"),
-        ([signal.SIGINT, signal.SIGINT], 130, "Leaving at once; runs/a keeps its last checkpoint."),
+        ([signal.SIGINT, signal.SIGINT], 130, "Stopped without saving; runs/a keeps its last checkpoint."),
     ],
 )
 def test_a_signal_ends_with_its_own_code_and_gives_the_handlers_back(signals, code, last):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgen.errors import TextgenError
-from textgen.scoring.coder import TOTAL, Decoder, Encoder, cumulative
+from textgen.scoring.coder import TOTAL, RangeDecoder, RangeEncoder, cumulative
 
 law = settings(deadline=None, max_examples=300)
 SIZES = st.lists(st.integers(1, 9) | st.integers(1, TOTAL // 40), min_size=1, max_size=20)
@@ -15,7 +15,7 @@ MESSAGES = st.lists(st.tuples(SIZES, st.integers(0, 10**6)), max_size=120)
 
 def encoded(message):
     """The bytes of (frequencies, symbol) pairs, and the bits that theory gives them."""
-    encoder, bits = Encoder(), 0.0
+    encoder, bits = RangeEncoder(), 0.0
     for sizes, symbol in message:
         encoder.encode(sum(sizes[:symbol]), sizes[symbol], sum(sizes))
         bits -= np.log2(sizes[symbol] / sum(sizes))
@@ -23,7 +23,7 @@ def encoded(message):
 
 
 def decoded(data, tables):
-    decoder, found = Decoder(data), []
+    decoder, found = RangeDecoder(data), []
     for sizes in tables:
         target, symbol, start = decoder.target(sum(sizes)), 0, 0
         while target >= start + sizes[symbol]:
@@ -50,7 +50,7 @@ def test_symbols_come_back_and_take_no_more_room_than_theory_asks(message):
 )
 def test_a_carry_runs_back_through_any_number_of_full_bytes(widths, above, rest):
     """The interval closes in on the middle of the whole, so that bytes 7F FF FF ... wait, and then goes above it."""
-    total, encoder, spans = 1 << 16, Encoder(), []
+    total, encoder, spans = 1 << 16, RangeEncoder(), []
     middle = encoder._range // 2  # seen from the interval's low end
     for width in widths:
         unit = encoder._range // total
@@ -66,7 +66,7 @@ def test_a_carry_runs_back_through_any_number_of_full_bytes(widths, above, rest)
         spans.append(span)
     data = encoder.finish()
     assert data[0] in (0x7F, 0x80)
-    decoder = Decoder(data)
+    decoder = RangeDecoder(data)
     for start, width in spans:
         assert start <= decoder.target(total) < start + width
         decoder.take(start, width)
@@ -81,11 +81,11 @@ def test_any_bytes_decode_to_something(data):
 def test_equally_likely_symbols_take_their_bits():
     rng = np.random.default_rng(0)
     values = rng.integers(0, 256, 1000).tolist()
-    encoder = Encoder()
+    encoder = RangeEncoder()
     for value in values:
         encoder.encode(value, 1, 256)
     data = encoder.finish()
-    decoder = Decoder(data)
+    decoder = RangeDecoder(data)
     assert [decoder.uniform(256) for _ in values] == values and len(data) <= 1001
 
 

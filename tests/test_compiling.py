@@ -16,9 +16,10 @@ from zoo import CELLS, WRITTEN
 
 from textgen import Cell, GatedCell, activation, compiling, files, products
 from textgen.errors import CompilerError, TextgenError, UsageError
-from textgen.options import from_mapping
 from textgen.settings import TrainOptions
-from textgen.tasks.sizing import TextPlan
+from textgen.tasks.base import options_for
+from textgen.tasks.language.data import LanguageData
+from textgen.tasks.sizing import model_config
 from textgen.training.plan import plan
 from textgen.training.train import resume, start
 
@@ -78,10 +79,21 @@ def test_large_products_are_the_step_loop(name):
         torch.testing.assert_close(cell(xs, state), Cell.forward(cell, xs, state), rtol=1e-4, atol=1e-4)
 
 
+def test_a_processor_without_bfloat16_is_warned_about(monkeypatch):
+    from textgen.settings import TrainOptions
+    from textgen.training import machine
+
+    asked = TrainOptions(dtype="bfloat16")
+    said = "dtype=bfloat16: this processor has no bfloat16 products; training uses float32."
+    for has in (False, True):
+        monkeypatch.setattr(machine, "has_bfloat16", lambda has=has: has)
+        assert machine.precision_missed(asked, "cpu") == ([] if has else [said])
+        assert machine.precision_missed(asked, "cuda:0") == machine.precision_missed(TrainOptions(), "cpu") == []
+
+
 def test_a_processor_without_bfloat16_is_not_asked_for_it():
     code = """
 import torch
-from textgen import products
 from textgen.training.machine import ThisMachine
 assert ThisMachine(None, "cpu").can_round() is products.has_bfloat16()
 with products.reduced_precision("cpu", "bfloat16"):
@@ -248,7 +260,7 @@ def begin(monkeypatch, tmp_path):
 
     def begin(name, **options):
         given = {**TINY, "output_dir": str(tmp_path / name), **options}
-        return start([str(tmp_path / "text.txt")], from_mapping(TrainOptions, given), time.monotonic())
+        return start([str(tmp_path / "text.txt")], options_for(given), time.monotonic())
 
     return begin
 
@@ -304,7 +316,20 @@ def test_a_compiler_that_does_not_work_is_named_and_training_goes_on(begin, monk
     )
 
 
-LEARNED = TextPlan("char", 60, 10**6, 10**4)
+class Text:
+    """What the planner asks of a corpus of a million characters."""
+
+    training_tokens, held_out_tokens, characters_per_token, most_epochs = 10**6, 10**4, 1.0, None
+    tokens_per_step = LanguageData.tokens_per_step
+
+    def with_defaults(self, options):
+        return replace(options, batch_size=options.batch_size or 16, seq_length=options.seq_length or 64)
+
+    def config(self, options, hidden_size):
+        return model_config(options, "char", 60, hidden_size)
+
+
+LEARNED = Text()
 
 
 class Slow:

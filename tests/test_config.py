@@ -89,7 +89,7 @@ def test_the_arguments_of_a_run_repeat_it(corpus):
         ("[train]\nhidden-sise = 5\n", "train has no option 'hidden-sise'. Did you mean 'hidden_size'?"),
         ("[train]\nhidden-size = 2.7\n", "--hidden-size must be a whole number from 1 to 65,536, not 2.7."),
         ("[train]\ndropout = nan\n", "--dropout must be a number from 0 to 0.95, not nan."),
-        ("[trian]\nhidden-size = 2\n", "there is no verb 'trian'. Did you mean 'train'?"),
+        ("[trian]\nhidden-size = 2\n", "unknown command 'trian'. Did you mean 'train'?"),
         ("train = 5\n", "'train' must be a table of options, not 5."),
     ],
 )
@@ -102,7 +102,7 @@ def test_a_config_file_that_is_missing_or_no_toml_is_named(corpus, capsys):
     assert "'c.toml' does not exist" in refused(capsys, ["-c", "c.toml", "train", "notes.txt"])
     (corpus / "c.toml").write_text("[train\n")
     assert main(["-c", "c.toml", "train", "notes.txt"]) == 1
-    assert "'c.toml' is not what it should be" in capsys.readouterr().err
+    assert "'c.toml' is invalid" in capsys.readouterr().err
 
 
 def test_runs_lists_and_shows_every_run(corpus, capsys):

@@ -1,4 +1,4 @@
-"""Laws of a contest: equal sizes, equal text, the same cell under two names ties; stopped anywhere, it goes on."""
+"""Laws of a comparison: equal sizes, equal text, the same cell under two names ties; stopped anywhere, it goes on."""
 
 import json
 import math
@@ -23,23 +23,24 @@ from zoo import INSTALLED
 from textgen import Cell, GatedCell, files, plugins, sealed
 from textgen.cli.contest_display import show_plan
 from textgen.contest import compare, measures, plot, rates, sizes
-from textgen.contest.events import Inside, Ran, Stopped, Tried
-from textgen.contest.planning import counter, refuse_nothing_to_judge
+from textgen.contest.events import ComparisonStopped, InTraining, RateTried, RunEnded
+from textgen.contest.planning import counter, require_both_parts
 from textgen.contest.prepare import prepare
-from textgen.contest.record import CONTEST, load
-from textgen.contest.results import interval, rows, t_quantile, table, to_json
-from textgen.contest.settings import DECIDED, ContestOptions, budget, request
+from textgen.contest.record import COMPARISON, load
+from textgen.contest.results import interval, ranked, t_quantile, table, to_json
+from textgen.contest.settings import DECIDED, CompareOptions, budget, request
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import WEIGHTS
 from textgen.options import declared, from_mapping, value_type
 from textgen.settings import TrainOptions
+from textgen.tasks.base import options_for
 from textgen.tasks.sizing import embedding_for
 from textgen.training.machine import ThisMachine
 from textgen.weights import unpack
 
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 40
 TINY = {"tokenizer": "char", "batch_size": 4, "seq_length": 8, "threads": 1, "device": "cpu", "eval_steps": 4}
-CONTEST_OF_THREE = {
+THREE_CELLS = {
     "cells": ["rnn,elman,gru"], "budget": ["params=1500", "tokens=500"], "seeds": 2, "learning_rates": [0.01, 0.03],
 }  # fmt: skip
 MEASURED = ("seconds", "train_speed", "sample_speed", "peak_bytes")
@@ -62,28 +63,28 @@ def hurry(patch, disk):
 
 
 def asked(**options):
-    own = {name: value for name, value in options.items() if name in ContestOptions.__dataclass_fields__}
+    own = {name: value for name, value in options.items() if name in CompareOptions.__dataclass_fields__}
     rest = {name: value for name, value in options.items() if name not in own}
-    return request(from_mapping(ContestOptions, own), from_mapping(TrainOptions, {**TINY, **rest}))
+    return request(from_mapping(CompareOptions, own), options_for({**TINY, **rest}))
 
 
 def begin(folder, **options):
-    """A contest on the text, in a folder beside it."""
+    """A comparison on the text, in a folder beside it."""
     folder.parent.mkdir(exist_ok=True)
     text = folder.parent / "text.txt"
     if not text.exists():
         text.write_text(TEXT)
-    return prepare([str(text)], asked(**{**CONTEST_OF_THREE, **options}), str(folder))
+    return prepare([str(text)], asked(**{**THREE_CELLS, **options}), str(folder))
 
 
 def figures(record):
     """All that came out, without what a clock and a meter say, and the decisions."""
     runs = {
-        (entrant.name, seed): [value for name, value in vars(outcome).items() if name not in MEASURED]
-        for entrant in record.entrants
-        for seed, outcome in entrant.runs.items()
+        (candidate.name, seed): [value for name, value in vars(result).items() if name not in MEASURED]
+        for candidate in record.candidates
+        for seed, result in candidate.runs.items()
     }
-    return runs, [(e.name, e.parameters, e.options, e.rate, e.tried, e.failed) for e in record.entrants]
+    return runs, [(e.name, e.parameters, e.options, e.rate, e.tried, e.failed) for e in record.candidates]
 
 
 def weights(folder):
@@ -92,10 +93,10 @@ def weights(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A contest that was never stopped, and what happened in it."""
-    folder = tmp_path_factory.mktemp("whole") / "contest"
-    contest = begin(folder)
-    return SimpleNamespace(folder=folder, events=list(contest.events()), record=load(folder))
+    """A comparison that was never stopped, and what happened in it."""
+    folder = tmp_path_factory.mktemp("whole") / "comparison"
+    comparison = begin(folder)
+    return SimpleNamespace(folder=folder, events=list(comparison.events()), record=load(folder))
 
 
 # --- what is equal ---
@@ -139,26 +140,26 @@ def test_sizes_that_a_cell_refuses_are_passed_over(divisor, linear, target, gues
 
 
 def test_what_is_trained_is_what_was_counted(whole):
-    for entrant in whole.record.entrants:
-        folder = whole.folder / f"{entrant.slug}-seed1"
+    for candidate in whole.record.candidates:
+        folder = whole.folder / f"{candidate.slug}-seed1"
         stored = unpack((folder / WEIGHTS).read_bytes(), WEIGHTS)
-        assert sum(tensor.numel() for tensor in stored.values()) == entrant.parameters
-        assert abs(entrant.parameters / 1500 - 1) <= 0.02
+        assert sum(tensor.numel() for tensor in stored.values()) == candidate.parameters
+        assert abs(candidate.parameters / 1500 - 1) <= 0.02
 
 
 def test_the_same_cell_under_two_names_ties_to_the_bit(whole):
-    rnn, elman, _ = whole.record.entrants
+    rnn, elman, _ = whole.record.candidates
     assert rnn.tried == elman.tried and rnn.rate == elman.rate
     for seed in whole.record.seeds:
         assert rnn.runs[seed].bits_per_byte == elman.runs[seed].bits_per_byte
         assert weights(whole.folder)[f"rnn-seed{seed}"] == weights(whole.folder)[f"elman-seed{seed}"]
-    made = {row.name: row for row in rows(whole.record)}
-    assert made["rnn"].mean == made["elman"].mean and made["rnn"].place == made["elman"].place
+    made = {row.name: row for row in ranked(whole.record)}
+    assert made["rnn"].mean == made["elman"].mean and made["rnn"].rank == made["elman"].rank
     assert rnn.runs[1].bits_per_byte != rnn.runs[2].bits_per_byte
 
 
 def test_everything_but_the_cell_and_its_rate_is_equal(whole):
-    plans = [vars(entrant.plan) for entrant in whole.record.entrants]
+    plans = [vars(candidate.plan) for candidate in whole.record.candidates]
     differ = {name for name in plans[0] if len({repr(plan[name]) for plan in plans}) > 1}
     assert differ <= {"cell", "cell_options", "hidden_size", "learning_rate"}
     assert all(plan["max_steps"] == round(500 / 32) for plan in plans)
@@ -167,15 +168,15 @@ def test_everything_but_the_cell_and_its_rate_is_equal(whole):
 def test_minutes_give_faster_cells_more_steps_and_the_same_cell_the_same(monkeypatch, tmp_path):
     measured = iter([0.01, 0.04])  # for rnn and gru; elman is rnn, and is not measured again
     monkeypatch.setattr(ThisMachine, "step_seconds", lambda *_, **__: next(measured))
-    contest = begin(tmp_path / "contest", budget=["params=1500,minutes=0.5"])
-    rnn, elman, gru = (entrant.plan.max_steps for entrant in contest.record.entrants)
+    comparison = begin(tmp_path / "comparison", budget=["params=1500,minutes=0.5"])
+    rnn, elman, gru = (candidate.plan.max_steps for candidate in comparison.record.candidates)
     assert rnn == elman and 3 * gru < rnn < 5 * gru
 
 
 def test_cells_take_turns(whole):
-    ran = [(event.seed, event.name) for event in whole.events if isinstance(event, Ran)]
+    ran = [(event.seed, event.name) for event in whole.events if isinstance(event, RunEnded)]
     assert ran == [(seed, name) for seed in (1, 2) for name in ("rnn", "elman", "gru")]
-    tried = [event.name for event in whole.events if isinstance(event, Tried)]
+    tried = [event.name for event in whole.events if isinstance(event, RateTried)]
     assert tried == ["rnn", "elman", "gru"] * 2
 
 
@@ -212,13 +213,13 @@ def test_rates_that_are_given_are_tried_and_no_others():
 # --- going on ---
 
 
-def test_a_contest_stopped_after_any_number_of_events_ends_the_same(tmp_path, whole):
-    folder, draw, stops = tmp_path / "contest", random.Random(5), 0
+def test_a_comparison_stopped_after_any_number_of_events_ends_the_same(tmp_path, whole):
+    folder, draw, stops = tmp_path / "comparison", random.Random(5), 0
     while True:
-        contest, left, stopped = begin(folder), draw.randint(20, 90), False
-        for number, event in enumerate(contest.events()):
-            contest.stop = contest.stop or number >= left
-            stopped = isinstance(event, Stopped)
+        comparison, left, stopped = begin(folder), draw.randint(20, 90), False
+        for number, event in enumerate(comparison.events()):
+            comparison.stop = comparison.stop or number >= left
+            stopped = isinstance(event, ComparisonStopped)
         stops += stopped
         if not stopped:
             break
@@ -228,23 +229,23 @@ def test_a_contest_stopped_after_any_number_of_events_ends_the_same(tmp_path, wh
 
 
 def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint(tmp_path):
-    folder, alone = tmp_path / "contest", {"cells": ["gru"], "learning_rates": [0.01], "seeds": 1}
-    contest = begin(folder, **alone)
-    for event in contest.events():
-        contest.stop = contest.stop or (isinstance(event, Inside) and event.event.step == 9)
-    steps = [event.event.step for event in begin(folder, **alone).events() if isinstance(event, Inside)]
-    assert steps[0] == 10 and sorted(set(steps)) == [*range(10, 17)]
+    folder, alone = tmp_path / "comparison", {"cells": ["gru,rnn"], "learning_rates": [0.01], "seeds": 1}
+    comparison = begin(folder, **alone)
+    for event in comparison.events():
+        comparison.stop = comparison.stop or (isinstance(event, InTraining) and event.event.step == 9)
+    steps = [event.event.step for event in begin(folder, **alone).events() if isinstance(event, InTraining)]
+    assert steps[0] == 10 and sorted(set(steps[: steps.index(1)])) == [*range(10, 17)]
 
 
 def go_on(folder, calls=0):
-    """Go on with a contest in a process that dies at a call of the disk (0: never)."""
+    """Go on with a comparison in a process that dies at a call of the disk (0: never)."""
     hurry(pytest.MonkeyPatch(), Dying(calls))
     for _ in begin(folder).events():
         pass
 
 
-def test_a_contest_killed_at_random_ends_the_same(tmp_path, whole):
-    folder, draw = tmp_path / "contest", random.Random(2)
+def test_a_comparison_killed_at_random_ends_the_same(tmp_path, whole):
+    folder, draw = tmp_path / "comparison", random.Random(2)
     begin(folder)
     ends = [in_child(go_on, folder, draw.randint(30, 150)) for _ in range(4)]
     assert ends[0] == -signal.SIGKILL
@@ -256,7 +257,7 @@ def test_a_contest_killed_at_random_ends_the_same(tmp_path, whole):
     }
 
 
-def test_a_contest_that_is_done_repeats_nothing(whole):
+def test_a_comparison_that_is_done_repeats_nothing(whole):
     before = tree(whole.folder)
     assert list(begin(whole.folder).events()) == []
     assert tree(whole.folder) == before
@@ -265,11 +266,11 @@ def test_a_contest_that_is_done_repeats_nothing(whole):
 @pytest.mark.parametrize(
     "change, names",
     [
-        ({"seeds": 3}, r"seeds is not .*: 3, not 2\.$"),
-        ({"cells": ["rnn,gru"]}, r"cells is not .*: rnn,gru, not rnn,elman,gru\.$"),
-        ({"budget": ["params=1500", "tokens=600"]}, r"budget is not .*: params=1500,tokens=600, not params=1500,tok"),
-        ({"learning_rates": []}, r"learning_rates is not .*: none, not 0\.01,0\.03\.$"),
-        ({"dropout": 0.1}, r"dropout is not .*: 0\.1, not the default\.$"),
+        ({"seeds": 3}, r"^seeds is 3, but the comparison in .* has 2\.$"),
+        ({"cells": ["rnn,gru"]}, r"^cells is rnn,gru, but the comparison in .* has rnn,elman,gru\.$"),
+        ({"budget": ["params=1500", "tokens=600"]}, r"^budget is params=1500,tokens=600, but .* has params=1500,tok"),
+        ({"learning_rates": []}, r"^learning_rates is none, but .* has 0\.01,0\.03\.$"),
+        ({"dropout": 0.1}, r"^dropout is 0\.1, but .* has the default\.$"),
     ],
 )
 def test_another_command_line_is_refused_by_what_differs(whole, change, names):
@@ -278,25 +279,25 @@ def test_another_command_line_is_refused_by_what_differs(whole, change, names):
 
 
 def test_another_text_is_refused(tmp_path):
-    begin(tmp_path / "contest")
+    begin(tmp_path / "comparison")
     (tmp_path / "text.txt").write_text(TEXT * 2)
-    with pytest.raises(UsageError, match="the corpus is not the one of the contest"):
-        begin(tmp_path / "contest")
+    with pytest.raises(UsageError, match="the corpus is not that of the comparison"):
+        begin(tmp_path / "comparison")
 
 
-def test_without_a_folder_the_same_contest_is_found_and_another_is_new(tmp_path, monkeypatch):
+def test_without_a_folder_the_same_comparison_is_found_and_another_is_new(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
-    first = prepare(["text.txt"], asked(**CONTEST_OF_THREE))
-    again = prepare(["text.txt"], asked(**CONTEST_OF_THREE))
-    other = prepare(["text.txt"], asked(**{**CONTEST_OF_THREE, "seeds": 1}))
-    assert [c.folder.name for c in (first, again, other)] == ["contest-text-1", "contest-text-1", "contest-text-2"]
+    first = prepare(["text.txt"], asked(**THREE_CELLS))
+    again = prepare(["text.txt"], asked(**THREE_CELLS))
+    other = prepare(["text.txt"], asked(**{**THREE_CELLS, "seeds": 1}))
+    assert [c.folder.name for c in (first, again, other)] == ["compare-text-1", "compare-text-1", "compare-text-2"]
 
 
-def test_a_damaged_contest_is_named(tmp_path):
-    folder = begin(tmp_path / "contest").folder
-    (folder / CONTEST).write_bytes((folder / CONTEST).read_bytes().replace(b"gru", b"gro"))
-    with pytest.raises(sealed.DamagedError, match=r"contest\.json is damaged"):
+def test_a_damaged_comparison_is_named(tmp_path):
+    folder = begin(tmp_path / "comparison").folder
+    (folder / COMPARISON).write_bytes((folder / COMPARISON).read_bytes().replace(b"gru", b"gro"))
+    with pytest.raises(sealed.DamagedError, match=r"comparison\.json is damaged"):
         begin(folder)
 
 
@@ -340,7 +341,7 @@ class Wears(GatedCell):
 
 
 FAILING = {
-    "refuses": (Refuses, "it takes no hidden size"),
+    "refuses": (Refuses, "it accepts no hidden size"),
     "raises": (Raises, "its training failed at every learning rate|RuntimeError: it cannot step"),
     "twin": (Raises, "its training failed at every learning rate|RuntimeError: it cannot step"),
     "overflows": (Overflows, "its training failed at every learning rate"),
@@ -360,24 +361,29 @@ def failing(monkeypatch):
             raise plugins.PluginError(f"cell {name!r} comes from nowhere, which failed to load.")
         return FAILING[name][0] if name in FAILING else cell(name)
 
-    monkeypatch.setattr(plugins, "entries", lambda: entries() | {name: [entry] for name, entry in mine.items()})
-    monkeypatch.setattr(plugins, "owner", lambda name: mine.get(name) or owner(name))
+    added = {name: [entry] for name, entry in mine.items()}
+    monkeypatch.setattr(
+        plugins, "entries", lambda kind="cells": entries() | added if kind == "cells" else entries(kind)
+    )
+    monkeypatch.setattr(
+        plugins, "owner", lambda name, kind="cells": (kind == "cells" and mine.get(name)) or owner(name, kind)
+    )
     monkeypatch.setattr(plugins, "cell", load_cell)
 
 
 def test_a_cell_that_fails_stops_no_other(tmp_path, failing):
-    contest = begin(tmp_path / "contest", cells=[*FAILING, "gru"])
-    for event in contest.events():
-        assert not isinstance(event, Stopped)
-        Wears.worn_out = Wears.worn_out or isinstance(event, Ran)
-    made = rows(contest.record)
+    comparison = begin(tmp_path / "comparison", cells=[*FAILING, "gru"])
+    for event in comparison.events():
+        assert not isinstance(event, ComparisonStopped)
+        Wears.worn_out = Wears.worn_out or isinstance(event, RunEnded)
+    made = ranked(comparison.record)
     assert made[0].name == "gru" and made[0].seeds == 2 and made[0].note is None
     for row in made[1:]:
         assert re.search(FAILING[row.name][1], row.note), row
-        assert (row.mean is None) == (row.place is None) == (row.seeds == 0)
-    shown = table(contest.record)
+        assert (row.mean is None) == (row.rank is None) == (row.seeds == 0)
+    shown = table(comparison.record)
     assert all(f"{row.name}: {row.note}" in shown for row in made[1:])
-    assert list(begin(contest.folder, cells=[*FAILING, "gru"]).events()) == []
+    assert list(begin(comparison.folder, cells=[*FAILING, "gru"]).events()) == []
 
 
 @pytest.mark.parametrize("cells", ["raises,gru", "raises,twin,gru"])
@@ -388,21 +394,30 @@ def test_a_cell_that_fails_while_it_is_planned_may_come_first(tmp_path, failing,
         return 0.01
 
     monkeypatch.setattr(ThisMachine, "step_seconds", step_seconds)
-    contest = begin(tmp_path / "contest", cells=cells.split(","))
-    show_plan(contest)
-    to_json(contest.record)
-    assert [entrant.cell for entrant in contest.record.running] == ["gru"]
+    comparison = begin(tmp_path / "comparison", cells=cells.split(","))
+    show_plan(comparison)
+    to_json(comparison.record)
+    assert [candidate.cell for candidate in comparison.record.running] == ["gru"]
 
 
 def test_the_part_that_is_held_out_may_be_chosen(tmp_path):
-    held_out = [begin(tmp_path / f"{share}", cells=["gru"], validation_split=share).store.about["bytes"]["validation"]
-                for share in (0.1, 0.3)]  # fmt: skip
+    chosen = [begin(tmp_path / f"{share}", cells=["gru,rnn"], validation_split=share) for share in (0.1, 0.3)]
+    held_out = [comparison.store.about["bytes"]["validation"] for comparison in chosen]
     assert held_out[1] > 2 * held_out[0]
 
 
-def test_a_contest_in_which_nobody_can_run_is_refused(tmp_path, failing):
+def test_options_of_the_corpus_are_used_once(tmp_path):
+    """The runs read the tokens of the comparison, to which every option of the corpus belongs."""
+    table = tmp_path / "table.csv"
+    table.write_text("id;text\n" + "".join(f"{k};{TEXT}\n" for k in range(4)))
+    own = {**THREE_CELLS, "cells": ["rnn,gru"], "delimiter": ";", "text_column": "text", "document_separator": "dog"}
+    comparison = prepare([str(table)], asked(**own), str(tmp_path / "comparison"))
+    assert comparison.record.request["delimiter"] == ";" and len(comparison.record.running) == 2
+
+
+def test_a_comparison_in_which_nobody_can_run_is_refused(tmp_path, failing):
     with pytest.raises(TextgenError, match=r"no cell can run: broken: .* failed to load"):
-        begin(tmp_path / "contest", cells=["broken,refuses"])
+        begin(tmp_path / "comparison", cells=["broken,refuses"])
 
 
 # --- results ---
@@ -426,32 +441,32 @@ def test_nineteen_of_twenty_intervals_hold_the_mean():
 def test_the_table_and_the_json_agree(whole):
     made, content = table(whole.record).splitlines(), to_json(whole.record)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
-    for line, row in zip(made[1:], content["rows"], strict=False):
-        place, name, parameters, hidden, rate, loss, between, *_ = line.split()
-        assert (place.rstrip("="), name) == (str(row["place"]), row["name"])
+    for line, row in zip(made[1:], content["results"], strict=False):
+        rank, name, parameters, hidden, rate, loss, between, *_ = line.split()
+        assert (rank.rstrip("="), name) == (str(row["rank"]), row["name"])
         assert (int(parameters.replace(",", "")), int(hidden)) == (row["parameters"], row["hidden_size"])
         assert float(loss) == round(row["mean"], 4) and float(rate) == pytest.approx(row["learning_rate"], rel=0.05)
         assert between == f"{row['low']:.4f}-{row['high']:.4f}"
         runs = [run["bits_per_byte"] for run in content["runs"][name]]
         assert row["mean"] == statistics.fmean(runs) and all(run["peak_bytes"] for run in content["runs"][name])
-    assert [row["mean"] for row in content["rows"]] == sorted(row["mean"] for row in content["rows"])
+    assert [row["mean"] for row in content["results"]] == sorted(row["mean"] for row in content["results"])
 
 
 def test_runs_are_ordinary_runs(whole):
-    entrant = whole.record.entrants[2]
+    candidate = whole.record.candidates[2]
     done = run("evaluate", "-m", whole.folder / "gru-seed2", "--json", "--threads", "1")
-    assert json.loads(done.out)["bits_per_byte"] == pytest.approx(entrant.runs[2].bits_per_byte, rel=1e-5)
+    assert json.loads(done.out)["bits_per_byte"] == pytest.approx(candidate.runs[2].bits_per_byte, rel=1e-5)
     assert run("sample", "-m", whole.folder / "gru-seed1", "--max-new-tokens", "5").code == 0
     listed = json.loads(run("runs", "list", whole.folder, "--json").out)
     assert len(listed) == 6 and all(row["step"] == row["steps"] for row in listed)
 
 
 def test_one_seed_has_no_interval_and_ties_only_when_equal(tmp_path):
-    contest = begin(tmp_path / "contest", seeds=1, learning_rates=[0.02])
-    assert not any(isinstance(event, Tried) for event in contest.events())
-    by_name = {row.name: row for row in rows(contest.record)}
-    assert by_name["rnn"].low is None and by_name["rnn"].place == by_name["elman"].place
-    assert " - " in table(contest.record)
+    comparison = begin(tmp_path / "comparison", seeds=1, learning_rates=[0.02])
+    assert not any(isinstance(event, RateTried) for event in comparison.events())
+    by_name = {row.name: row for row in ranked(comparison.record)}
+    assert by_name["rnn"].low is None and by_name["rnn"].rank == by_name["elman"].rank
+    assert " - " in table(comparison.record)
 
 
 # --- the plot ---
@@ -470,7 +485,7 @@ def test_labels_keep_their_order_and_their_distance(wanted, gap):
 
 def test_the_plot_shows_every_cell(whole, tmp_path):
     pytest.importorskip("matplotlib")
-    folder = shutil.copytree(whole.folder, tmp_path / "contest")
+    folder = shutil.copytree(whole.folder, tmp_path / "comparison")
     found = plot.curves(folder, whole.record)
     assert {curve.name for curve in found} == {"rnn", "elman", "gru"}
     for curve in found:
@@ -490,7 +505,7 @@ def desk(tmp_path, monkeypatch):
 
 
 COMMAND = [
-    *("text.txt", "--cells", "gru", "--budget", "params=1500", "--budget", "tokens=500", "--seeds", "1"),
+    *("text.txt", "--cells", "gru,rnn", "--budget", "params=1500", "--budget", "tokens=500", "--seeds", "1"),
     *("--learning-rates", "0.02", "--tokenizer", "char", "--batch-size", "4", "--seq-length", "8", "--threads", "1"),
 ]
 
@@ -499,39 +514,41 @@ def test_the_command_writes_a_table_and_then_the_same_as_json(desk, monkeypatch)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     shown = run("compare", *COMMAND)
     assert shown.code == 0, shown.err
-    assert shown.text.splitlines()[1].split()[:2] == ["1", "gru"]
     assert "textgen-lm[plot]" in shown.err and "run     gru  seed 1" in shown.err
     again = run("compare", *COMMAND, "--json", "--quiet")
     content = json.loads(again.out)
-    assert shown.text.split()[content["rows"][0]["place"] :] and content["rows"][0]["name"] == "gru"
-    assert f"{content['rows'][0]['mean']:.4f}" in shown.text
-    assert [path.name for path in desk.glob("runs/contest-*")] == ["contest-text-1"]
+    names = [result["name"] for result in content["results"]]
+    assert [line.split()[:2] for line in shown.text.splitlines()[1:3]] == [["1", names[0]], ["2", names[1]]]
+    assert sorted(names) == ["gru", "rnn"]
+    assert f"{content['results'][0]['mean']:.4f}" in shown.text
+    assert [path.name for path in desk.glob("runs/compare-*")] == ["compare-text-1"]
 
 
 def test_the_command_takes_a_folder_and_goes_on_there(desk):
     shown = run("compare", *COMMAND, "--output-dir", "mine")
     assert shown.code == 0, shown.err
-    assert (desk / "mine" / "contest.json").is_file()
+    assert (desk / "mine" / "comparison.json").is_file()
     again = run("compare", *COMMAND, "--output-dir", "mine", "--seeds", "2")
     assert again.code == 2 and "seeds" in again.err
 
 
-def test_a_dry_run_shows_the_plan_and_makes_no_contest(desk):
+def test_a_dry_run_shows_the_plan_and_makes_no_comparison(desk):
     shown = run("compare", *COMMAND, "--dry-run")
     assert (shown.code, shown.out) == (0, b"")
-    assert "1 cell x 1 seed" in shown.err and re.search(r"gru +1,\d\d\d +\d+\.\d%", shown.err)
-    assert list(desk.glob("runs/contest-*")) == []
+    assert "2 cells x 1 seed" in shown.err and re.search(r"gru +1,\d\d\d +\d+\.\d%", shown.err)
+    assert list(desk.glob("runs/compare-*")) == []
 
 
 MISTAKES = [
     ("", r"no corpus given\.$"),
     ("txet.txt", r"corpus 'txet\.txt' does not exist"),
-    ("text.txt --cells lsmt", r"no cell named 'lsmt'\. Did you mean 'lstm'\?$"),
+    ("text.txt --cells rnn,lsmt", r"no cell named 'lsmt'\. Did you mean 'lstm'\?$"),
     ("text.txt --cells ,", r"--cells names no cell\.$"),
+    ("text.txt --cells gru", r"--cells names only 'gru'; a comparison needs at least two cells\.$"),
     ("text.txt --cells rnn,gru,rnn", r"--cells names 'rnn' twice\.$"),
-    ("text.txt --cells lstm:forget_bias", r"--cells 'lstm:forget_bias' must be NAME or NAME:OPTION=VALUE"),
-    ("text.txt --cells lstm:forget=1", r"cell 'lstm' has no option 'forget'\. Did you mean 'forget_bias'\?$"),
-    ("text.txt --cells rnn:nonlinearity=tan", r"cell option nonlinearity must be 'tanh' or 'relu', not 'tan'\.$"),
+    ("text.txt --cells rnn,lstm:forget_bias", r"--cells 'lstm:forget_bias' must be NAME or NAME:OPTION=VALUE"),
+    ("text.txt --cells rnn,lstm:forget=1", r"cell 'lstm' has no option 'forget'\. Did you mean 'forget_bias'\?$"),
+    ("text.txt --cells rnn:nonlinearity=tan,gru", r"cell option nonlinearity must be 'tanh' or 'relu', not 'tan'\.$"),
     ("text.txt --budget param=1M", r"--budget must be params=N, .* not 'param=1M'\. Did you mean 'params'\?$"),
     ("text.txt --budget params=many", r"--budget params must be a number such as 200k or 1\.5M, not 'many'\.$"),
     ("text.txt --budget params=0", r"--budget params must be a number such as"),
@@ -544,9 +561,9 @@ MISTAKES = [
     ("text.txt --budget tokens=1k --budget tokens=2k", r"--budget tokens is given twice\.$"),
     ("text.txt --seeds 0", r"--seeds must be a whole number from 1 to 1,000, not 0\.$"),
     ("text.txt --learning-rates 0.1,zero", r"--learning-rates must be numbers above 0 and at most 100, not 'zero'\.$"),
-    ("text.txt --validation-split 0", r"--validation-split 0 holds out nothing"),
+    ("text.txt --validation-split 0", r"--validation-split 0 holds nothing out, so cells cannot"),
     ("text.txt --hidden-size 8", r"No such option '--hidden-size'"),
-    ("text.txt --weight-drop 0.1 --cells rnn --budget tokens=100,params=2k --dropout 2", r"--dropout must be"),
+    ("text.txt --weight-drop 0.1 --cells rnn,gru --budget tokens=100,params=2k --dropout 2", r"--dropout must be"),
 ]
 
 
@@ -554,26 +571,26 @@ MISTAKES = [
 def test_mistakes_are_a_sentence(desk, typed, said):
     sentence, _ = refusal(run("compare", *typed.split()), 2)
     assert re.match(said, sentence), sentence
-    assert list(desk.glob("runs/contest-*")) == []
+    assert list(desk.glob("runs/compare-*")) == []
 
 
 def test_a_text_too_short_to_compare_on_is_refused(desk):
     with pytest.raises(TextgenError, match="nothing is held out of this corpus"):
-        refuse_nothing_to_judge(SimpleNamespace(model_tokens=lambda part: [3]))
+        require_both_parts(SimpleNamespace(model_tokens=lambda part: [3]))
     (desk / "short.txt").write_text("ab")
     sentence, _ = refusal(run("compare", "short.txt", "--budget", "params=1k", "--budget", "tokens=100"), 1)
     assert sentence.startswith("no cell can run: rnn: the training part has 2 tokens")
 
 
-@pytest.mark.parametrize("name", sorted({*DECIDED} - {*ContestOptions.__dataclass_fields__}))
-def test_what_the_contest_decides_cannot_be_given(name):
+@pytest.mark.parametrize("name", sorted({*DECIDED} - {*CompareOptions.__dataclass_fields__}))
+def test_what_the_comparison_decides_cannot_be_given(name):
     other = {"cell": "gru", "cell_options": {"a": 1}, "report_to": ["tensorboard"], "overwrite_output_dir": True,
              "size": "tiny", "init_from": "x"}  # fmt: skip
     its = {f.name: declaration for f, declaration in declared(TrainOptions)}[name]
     kind, default = value_type(TrainOptions, name)[0], getattr(TrainOptions(), name)
     usual = {str: "x", list: ["x"], int: default + 1 if isinstance(default, int) else 1}.get(kind, 1)
     fitting = next((each for each in its.choices if each != default), usual)
-    with pytest.raises(UsageError, match=rf"^{name} is decided by the contest"):
+    with pytest.raises(UsageError, match=rf"^{name} is set by the comparison"):
         asked(**{name: other.get(name, fitting)})
 
 
@@ -585,8 +602,9 @@ def test_budgets_are_read_as_people_write_them():
 def test_from_python(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
-    own = {"cells": ["gru"], "budget": ["params=1500", "tokens=500"], "seeds": 1}
-    (row,) = compare("text.txt", **own, **TINY)
-    assert row.name == "gru" and row.mean > 0 and row.place == 1
-    (entrant,) = load(tmp_path / "runs" / "contest-text-1").entrants
-    assert {0.005, 0.01, 0.02} <= entrant.tried.keys() and row.learning_rate == rates.best(entrant.tried)
+    own = {"cells": ["gru", "rnn"], "budget": ["params=1500", "tokens=500"], "seeds": 1}
+    row, other = compare("text.txt", **own, **TINY)
+    assert {row.name, other.name} == {"gru", "rnn"} and 0 < row.mean < other.mean and (row.rank, other.rank) == (1, 2)
+    stored = load(tmp_path / "runs" / "compare-text-1").candidates
+    candidate = next(each for each in stored if each.name == row.name)
+    assert {0.005, 0.01, 0.02} <= candidate.tried.keys() and row.learning_rate == rates.best(candidate.tried)

@@ -15,6 +15,7 @@ from textgen.cli.writer import Form, Writer
 from textgen.errors import TextgenError, UsageError
 from textgen.settings import SampleOptions
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer, train_tokenizer
+from textgen.training.train import training_ids_of
 from textgen.writing import copies
 from textgen.writing.copies import BREAK, Copy, CopyIndex, index_of, sorted_places
 from textgen.writing.generate import complete, sampling_options
@@ -200,11 +201,27 @@ def test_the_guard_goes_on_with_a_session(tmp_path):
         assert text == whole and longest_by_hand([TEXT], "abc" + text, 3) <= 4
 
 
+@pytest.mark.parametrize("documents", [[], ["abcab"], ["ab", "", "bca"]])
+def test_the_training_text_is_read_from_the_ids_on_demand(documents):
+    tokenizer, reads = CHARS.tokenizer, []
+
+    def training_ids():
+        reads.append(1)
+        return np.array([i for d in documents for i in (tokenizer.boundary, *tokenizer.encode(d))], dtype=np.int32)
+
+    model = replace(CHARS, training_ids=training_ids)
+    assert model == CHARS and not reads
+    assert model.training_text is model.training_text and len(reads) == 1
+    spans = [d[a:b] for d in ["xabcabx", *documents] for b in range(len(d) + 1) for a in range(b)]
+    for span in spans:
+        assert (span in model.training_text) == any(span in d for d in documents)
+
+
 def test_a_model_without_its_training_text_says_so(tmp_path):
-    with pytest.raises(TextgenError, match=r"^this model is in no folder, so that its training text is not known\.$"):
+    with pytest.raises(TextgenError, match=r"^the training text of this model is not known\.$"):
         textgen.generate(CHARS, max_copy=5)
     with pytest.raises(TextgenError, match=r"^the training text of '.*none' is not available: .*\.$"):
-        copies.index_of_run(tmp_path / "none")
+        training_ids_of(tmp_path / "none")
     with pytest.raises(UsageError, match=r"^max_copy must be a whole number from 1 to 1,000,000, not 0\.$"):
         sampling_options(CHARS, {"max_copy": 0})
     with pytest.raises(UsageError, match="max_copy"):

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from hypothesis import strategies as st
 
 from textgen.errors import TextgenError
 from textgen.files import replace_in_folder
-from textgen.sealed import DamagedError
+from textgen.sealed import MANIFEST, DamagedError, read_manifest, seal
 from textgen.text import bulk, encoding, split, subword
-from textgen.text.corpus import survey, text_of, tokenize
+from textgen.text.corpus import cached_store, scan_corpus, text_of, tokenize
 from textgen.text.corpus_settings import CorpusOptions
 from textgen.text.encoding import count_characters, encode_documents
 from textgen.text.split import TRAIN, VALIDATION, Split, choose_split, scan
@@ -163,10 +162,10 @@ def test_a_script_without_a_main_guard_may_encode_in_processes(tmp_path):
     (tmp_path / "text.txt").write_text(SAMPLE * 20)
     script = tmp_path / "script.py"
     script.write_text(
-        "from textgen.text import bulk\nbulk.WORTHWHILE_BYTES = 0\nbulk.usable_cores = lambda: 2\n"
-        "from pathlib import Path\nfrom textgen.text.corpus import survey, tokenize\n"
+        "from textgen.text import bulk, encoding\nbulk.WORTHWHILE_BYTES = 0\nencoding.usable_cores = lambda: 2\n"
+        "from pathlib import Path\nfrom textgen.text.corpus import scan_corpus, tokenize\n"
         "from textgen.text.corpus_settings import CorpusOptions\n"
-        "corpus = survey(['text.txt'], CorpusOptions(vocab_size=330), 1)\n"
+        "corpus = scan_corpus(['text.txt'], CorpusOptions(vocab_size=330), 1)\n"
         "print(tokenize(corpus, Path('store')).about['tokens']['train'])\n"
     )
     done = subprocess.run(
@@ -186,7 +185,7 @@ def test_a_store_holds_each_document_once_and_opens_as_it_was(tmp_path, level):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     sized = {"vocab_size": 300} if level in ("bpe", "unigram", "word") else {}
-    made = tokenize(survey([str(path)], CorpusOptions(tokenizer=level, **sized), 1), tmp_path / "store")
+    made = tokenize(scan_corpus([str(path)], CorpusOptions(tokenizer=level, **sized), 1), tmp_path / "store")
     store = open_store(tmp_path / "store")
     assert store.about == made.about and store.about["documents"] == {TRAIN: 18, VALIDATION: 2}
     found = []
@@ -222,25 +221,35 @@ def test_symbols_are_counted_as_they_are_encoded(tmp_path, level):
     options = CorpusOptions(
         tokenizer=level, vocab_size=None if level in ("char", "byte") else 330, validation_split=0.5
     )
-    store = tokenize(survey([str(tmp_path / "text.txt")], options, seed=1), tmp_path / "store")
+    store = tokenize(scan_corpus([str(tmp_path / "text.txt")], options, seed=1), tmp_path / "store")
     expected = np.bincount(store.model_tokens(TRAIN), minlength=store.tokenizer.vocab_size)
     np.testing.assert_array_equal(store.frequencies, expected)
-    older = {name: entry for name, entry in store.about["files"].items() if name != COUNTS}
-    np.testing.assert_array_equal(replace(store, about={**store.about, "files": older}).frequencies, expected)
 
 
 def test_counts_that_fit_no_tokenizer_are_damage(tmp_path):
     (tmp_path / "text.txt").write_text(SAMPLE)
-    tokenize(survey([str(tmp_path / "text.txt")], CorpusOptions(tokenizer="char"), seed=1), tmp_path / "store")
+    tokenize(scan_corpus([str(tmp_path / "text.txt")], CorpusOptions(tokenizer="char"), seed=1), tmp_path / "store")
     replace_in_folder(tmp_path / "store", COUNTS, b"\0" * 16)
     with pytest.raises(DamagedError, match=rf"{COUNTS} is damaged"):
         open_store(tmp_path / "store").frequencies
 
 
+def test_a_store_without_counts_is_damaged_and_written_anew(tmp_path):
+    (tmp_path / "text.txt").write_text(SAMPLE)
+    corpus = scan_corpus([str(tmp_path / "text.txt")], CorpusOptions(tokenizer="char"), seed=1)
+    folder = cached_store(corpus, tmp_path).folder
+    manifest = read_manifest(folder)
+    del manifest["files"][COUNTS]
+    (folder / MANIFEST).write_bytes(seal(manifest))
+    with pytest.raises(DamagedError, match=COUNTS):
+        open_store(folder)
+    assert cached_store(corpus, tmp_path).frequencies.sum() > 0
+
+
 def test_any_bytes_go_with_a_byte_level_tokenizer_from_a_folder_too(tmp_path):
     raw = tmp_path / "raw.bin"
     raw.write_bytes(bytes(range(256)) * 40)
-    first = survey([str(raw)], CorpusOptions(tokenizer="byte"), 0)
+    first = scan_corpus([str(raw)], CorpusOptions(tokenizer="byte"), 0)
     tokenize(first, tmp_path / "store")
-    again = survey([str(raw)], CorpusOptions(tokenizer=str(tmp_path / "store")), 0)
+    again = scan_corpus([str(raw)], CorpusOptions(tokenizer=str(tmp_path / "store")), 0)
     assert (again.level, again.total) == (first.level, first.total)

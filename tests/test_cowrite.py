@@ -1,4 +1,4 @@
-"""Writing together, driven through a pipe; and the state and copies options of `textgen sample`."""
+"""Co-writing, driven through a pipe; and the state and copies options of `textgen sample`."""
 
 import io
 import json
@@ -76,7 +76,7 @@ def test_undo_is_a_fork(sample, tmp_path):
     talk(sample, "the cat", "the dog", "", "/undo", "/undo", f"/save {files[1]}")
     assert files[0].read_bytes() == files[1].read_bytes()
     _, err = talk(sample, "a", "/keep", "/undo", "/again")
-    assert err.count("there is no turn to take back.") == 2
+    assert err.count("there is no turn to undo.") == 2
 
 
 def test_another_draft_comes_from_the_same_place(sample, tmp_path):
@@ -89,7 +89,7 @@ def test_another_draft_comes_from_the_same_place(sample, tmp_path):
     assert len(numbered) == 2 and numbered[0][3:] != numbered[1][3:] and "Type a number" in err
     talk(sample, "the cat", "/alternatives 3", "2", f"/save {two}", **options)
     assert one.read_bytes() == two.read_bytes()
-    assert "none has the number 9" in talk(sample, "/alternatives 2", "9", "1", **options)[1]
+    assert "no number 9" in talk(sample, "/alternatives 2", "9", "1", **options)[1]
 
 
 def test_a_line_may_be_gone_on_with_or_begin_with_a_slash(sample, tmp_path):
@@ -104,7 +104,7 @@ def test_commands_say_what_is_wrong_and_go_on(sample):
     assert "there is no command '/agin'. Did you mean 'again'?" in err
     assert "--temperature must be" in err and "'hot'" in err
     assert "/alternatives takes a whole number from 1 to 100, not 'x'." in err
-    assert "/save needs the name of a file." in err and "take the last turn back" in err
+    assert "/save needs the name of a file." in err and "undo the last turn" in err
     assert len(lines) == 1
 
 
@@ -130,7 +130,7 @@ def test_ctrl_c_ends_a_text_and_not_the_writing(sample, monkeypatch):
         (["--save-state", "s", "--num-samples", "2"], "--save-state keeps the state after one text, not after 2."),
         (["-i", "-p", "-"], "--interactive reads standard input itself; --prompt - cannot."),
         (["-i", "--json"], "--interactive and --json exclude each other."),
-        (["--save-state", "s", "--num-beams", "2"], "--num-beams 2 keeps no state and goes on from none."),
+        (["--save-state", "s", "--num-beams", "2"], "--num-beams 2 keeps no state and continues from none."),
     ],
 )
 def test_options_that_exclude_each_other(sample, arguments, says):
@@ -138,11 +138,19 @@ def test_options_that_exclude_each_other(sample, arguments, says):
     assert code == 2 and out == "" and f"Error: {says}\n" in err
 
 
-def test_a_state_that_is_none_is_said_in_a_sentence(sample, tmp_path):
+def test_a_file_that_is_not_a_state_is_named(sample, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.write_bytes(b"x" * 99)
     code, out, err = sample("--load-state", wrong)
-    assert code == 1 and out == "" and err == f"Error: {wrong} is damaged: it does not begin as a state does.\n"
+    assert (
+        code == 1
+        and out == ""
+        and err.splitlines()
+        == [
+            f"Error: {wrong} is not a saved state.",
+            "Hint: textgen sample --save-state FILE saves one.",
+        ]
+    )
 
 
 def test_copies_are_reported_and_steered_away_from(sample, run):

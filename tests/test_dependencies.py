@@ -59,7 +59,7 @@ def test_without_torch_a_sentence_says_what_is_missing(desk):
     wanted = {
         f"train notes.txt {TINY}": "training",
         "train --resume runs/lstm-notes-1": "training",
-        "compare notes.txt --cells rnn --budget params=1k,tokens=64": "training",
+        "compare notes.txt --cells rnn,gru --budget params=1k,tokens=64": "training",
         "plugins": "loading plugins",
         "plugins check rnn": "checking a cell",
         "cells show gru": "describing a cell",

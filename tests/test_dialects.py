@@ -25,9 +25,9 @@ from textgen.options import from_mapping
 from textgen.pairs.read import read_pairs
 from textgen.parameters import as_flags, spelled_as
 from textgen.series.data import SeriesData
+from textgen.series.options import ForecastingOptions
 from textgen.series.read import read_series
-from textgen.series.settings import SeriesOptions
-from textgen.settings import TrainOptions
+from textgen.tasks.base import options_for
 from textgen.text import csv_table
 from textgen.text.csv_table import delimiter_of
 from textgen.text.json_table import json_form
@@ -69,12 +69,12 @@ def documents(path, **options):
 
 def labelled(path, **options):
     rows = read_labelled(find_labelled([str(path)], None), SourceOptions(**options))
-    return [(b"".join(row.pieces).decode(), row.label) for row in rows]
+    return [(b"".join(row.chunks).decode(), row.label) for row in rows]
 
 
 def series(path, delimiter=None, **options):
     reading = SourceOptions(delimiter=delimiter)
-    return read_series(find_sources([str(path)]), from_mapping(SeriesOptions, options), reading).series
+    return read_series(find_sources([str(path)]), from_mapping(ForecastingOptions, options), reading).series
 
 
 def values(path, **options):
@@ -177,7 +177,7 @@ def test_the_text_that_a_label_table_means_is_the_column_with_text(tmp_path):
     (tmp_path / "x.csv").write_text("code,label\n0049,a\n0033,b\n")
     assert labelled(tmp_path / "x.csv") == [("0049", "a"), ("0033", "b")]
     unlabelled = read_texts(find_sources([str(tmp_path / "x.csv")]), SourceOptions())
-    assert [b"".join(row.pieces) for row in unlabelled] == [b"0049", b"0033"]
+    assert [b"".join(row.chunks) for row in unlabelled] == [b"0049", b"0033"]
 
 
 def test_a_model_of_one_format_knows_the_labels_of_another(tmp_path):
@@ -189,7 +189,7 @@ def test_a_model_of_one_format_knows_the_labels_of_another(tmp_path):
     assert model.labels == ("false", "true")
     for form in ("a.parquet", "a.jsonl", "semicolon.csv"):
         origins = find_labelled([str(written(tmp_path / form, rows))], None)
-        assert model.figures(read_labelled(origins, SourceOptions())).texts == 20
+        assert model.metrics(read_labelled(origins, SourceOptions())).texts == 20
 
 
 def grouped(number, decimals, mark, group):
@@ -253,7 +253,7 @@ def test_what_divides_columns_is_detected(tmp_path, content, mark):
     else:
         assert documents(path) == texts
         said = {"semicolon": "';'", "tab": "tabs", "bar": "'|'", None: None}[note]
-        expected = [f"{str(path)!r} is read with {said} between its columns."] if said else []
+        expected = [f"{str(path)!r} is read with {said} as the delimiter."] if said else []
         assert notices(lambda: documents(path)) == expected
 
 
@@ -369,7 +369,7 @@ def test_a_first_row_that_may_be_a_text_is_reported(tmp_path, first):
 def test_numbers_without_names_of_columns_are_refused(tmp_path, content):
     (tmp_path / "x.csv").write_text(content)
     error = refusal(lambda: series(tmp_path / "x.csv"), UsageError)
-    assert "holds no names of columns" in str(error) and "add a first line" in error.hint
+    assert "has no column names" in str(error) and "add a first line" in error.hint
 
 
 # --- JSON ---
@@ -433,12 +433,12 @@ def test_an_array_may_have_any_encoding(tmp_path, encoding):
     ("content", "message"),
     [
         ('[{"text": "a"}', "is not JSON: the file ends after row 1"),
-        ('[{"text": "a"} {"text": "b"}]', "is not JSON: '{' comes after row 1"),
-        ('[{"text": "a"}, 7]', "row 2 of 'x.json' is not a row"),
+        ('[{"text": "a"} {"text": "b"}]', "is not JSON: '{' follows row 1"),
+        ('[{"text": "a"}, 7]', "row 2 of 'x.json' is not a JSON object"),
         ('[{"text": "a"}, {"text": }]', "row 2 of 'x.json' is not JSON"),
         ('[{"text": "a"},]', "row 2 of 'x.json' is not JSON"),
-        ('[{"text": "a"}] x', "'x' comes after the end of the array"),
-        ('[{"text": "a", "n": NaN}]', "row 1 of 'x.json' is not JSON (NaN is no number)"),
+        ('[{"text": "a"}] x', "'x' follows the end of the array"),
+        ('[{"text": "a", "n": NaN}]', "row 1 of 'x.json' is not JSON (NaN is not a number)"),
         ('[{"text": "a", "text": "b"}]', "row 1 of 'x.json' has two columns named 'text'"),
         ("[]", "has no text"),
     ],
@@ -503,7 +503,7 @@ def test_tables_without_text_are_left_out_of_a_folder_and_named(tmp_path):
     (tmp_path / "more.csv").write_text("id,text\n1,more words\n")
     assert documents(tmp_path) == ["words", "more words"]
     said = notices(lambda: documents(tmp_path))
-    assert [name in each and "is left out" in each for name, each in zip(
+    assert [name in each and "is skipped" in each for name, each in zip(
         ("numbers.csv", "one.csv", "rows.json", "stores.csv"), said, strict=True
     )] == [True] * 4  # fmt: skip
     assert documents(tmp_path / "*.csv") == ["more words", "A", "B"]
@@ -513,7 +513,7 @@ def test_a_folder_of_tables_is_read_like_its_tables(tmp_path):
     (tmp_path / "a.csv").write_text("id,story\n1,One\n")
     (tmp_path / "b.csv").write_text("y\n5\n")
     assert documents(tmp_path) == ["One"]
-    assert any("b.csv" in each and "left out" in each for each in notices(lambda: documents(tmp_path)))
+    assert any("b.csv" in each and "is skipped" in each for each in notices(lambda: documents(tmp_path)))
     (tmp_path / "c.csv").write_text("title,story\nOne,Two\n")
     assert "c.csv' has no column 'text'" in str(refusal(lambda: documents(tmp_path), UsageError))
 
@@ -550,7 +550,7 @@ def test_numbers_have_one_grammar(text, point, comma):
 def test_what_is_no_number_is_refused_by_row_and_column(tmp_path, cell):
     (tmp_path / "x.csv").write_text(f'y\n1\n"{cell}"\n')
     message = str(refusal(lambda: series(tmp_path / "x.csv")))
-    assert "row 2 of" in message and f"column 'y' holds {cell!r}, which is no number." in message
+    assert "row 2 of" in message and f"column 'y' holds {cell!r}, which is not a number." in message
 
 
 @pytest.mark.parametrize("cell", ["1e200", "-1e200", "9" * 400, "1e999", "1" + "0" * 5000])
@@ -564,7 +564,7 @@ def test_numbers_that_are_too_large_are_refused_by_row_and_column(tmp_path, form
     (tmp_path / form).write_text(rows[form])
     message = str(refusal(lambda: series(tmp_path / form)))
     assert (" 2 of" in message) and "column 'y' holds" in message and len(message) < 400
-    assert "too large" in message or "no number" in message
+    assert "too large" in message or "not a number" in message
 
 
 @pytest.mark.parametrize("kind", [pyarrow.timestamp("s"), pyarrow.timestamp("us", "UTC")])
@@ -585,7 +585,7 @@ def test_huge_numbers_are_no_fault_of_the_program():
 def test_numbers_of_any_size_are_learned_or_refused(tmp_path, scale):
     path = tmp_path / "x.csv"
     path.write_text("y\n" + "".join(f"{(k % 7 + k / 10) * scale!r}\n" for k in range(60)))
-    options = from_mapping(TrainOptions, {"task": "forecast"})
+    options = options_for({"task": "forecast"})
     try:
         data = SeriesData.prepare([str(path)], options, tmp_path / "cache", lambda *_: None)
     except TextgenError as error:
@@ -599,7 +599,7 @@ def test_decimal_commas_are_detected():
     (found,) = series(path)
     assert found.name == "Wert" and found.values[:3].tolist() == [20.12, 23.69, 24.74]
     assert notices(lambda: series(path)) == [
-        f"{str(path)!r} is read with ';' between its columns.", f"{str(path)!r} is read with decimal commas."
+        f"{str(path)!r} is read with ';' as the delimiter.", f"{str(path)!r} is read with decimal commas."
     ]  # fmt: skip
 
 
@@ -642,7 +642,7 @@ def test_a_decimal_comma_after_the_head_is_refused_with_the_option(tmp_path, mon
 
 
 def forecast_data(path, folder, **options):
-    given_options = from_mapping(TrainOptions, {"task": "forecast", **options})
+    given_options = options_for({"task": "forecast", **options})
     return SeriesData.prepare([str(path)], given_options, folder, lambda *_: None)
 
 
@@ -670,7 +670,7 @@ def test_one_constant_series_does_not_stop_the_others(tmp_path):
     [
         ([3] * 60, "is constant"),
         ([1, 2, 3], "has 3 time steps"),
-        ([""] * 60, "holds no number"),
+        ([""] * 60, "has no numbers"),
         ([0.0] * 60, "constant"),
     ],
 )
@@ -735,7 +735,7 @@ def test_notes_and_warnings_are_shown_once_and_notes_not_when_quiet(tmp_path, mo
     Path("x.csv").write_text("id;story\n" + "".join(f"{k};some words {k}\n" for k in range(40)))
     plain = ("train", "x.csv", "--max-steps", 1, "--hidden-size", 4, "--threads", 1, "--dry-run")
     shown = run(*plain).stderr
-    assert shown.count("Note: 'x.csv' is read with ';' between its columns.") == 1
+    assert shown.count("Note: 'x.csv' is read with ';' as the delimiter.") == 1
     assert shown.count("Note: 'story' is the only column") == 1
     assert "Note" not in run(*plain, "--quiet").stderr
     Path("y.jsonl").write_text('{"text": "some words"}\n' * 20 + '{"Text": "x"}\n')
@@ -746,7 +746,7 @@ def test_notes_and_warnings_are_shown_once_and_notes_not_when_quiet(tmp_path, mo
 
 def test_python_gets_warnings_of_its_own_kind(tmp_path):
     (tmp_path / "x.csv").write_text("a;text\n1;x\n")
-    with pytest.warns(TextgenNote, match="between its columns"):
+    with pytest.warns(TextgenNote, match="as the delimiter"):
         documents(tmp_path / "x.csv")
 
 

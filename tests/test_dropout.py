@@ -17,7 +17,7 @@ def test_a_seed_depends_on_every_part_of_its_key_and_fits_a_generator():
 def test_a_dropped_symbol_is_gone_wherever_it_stands():
     ids = torch.randint(0, 50, (40, 6))
     embedded = torch.rand(50, 3)[ids] + 1
-    dropped = DropoutRates(symbols=0.4).window(1, 2).symbols(embedded, ids, 50)
+    dropped = DropoutRates(tokens=0.4).window(1, 2).tokens(embedded, ids, 50)
     for symbol in range(50):
         kept = (dropped[ids == symbol] / embedded[ids == symbol]).unique()
         assert len(kept) <= 1 or torch.allclose(kept, kept[0])
@@ -37,9 +37,9 @@ def test_masks_keep_the_mean_and_each_draw_is_another():
 
 def test_masks_do_not_touch_or_read_the_random_numbers_of_others():
     def draw():
-        dropout = DropoutRates(units=0.3, symbols=0.3, weights=0.3).window(5, 6)
+        dropout = DropoutRates(units=0.3, tokens=0.3, weights=0.3).window(5, 6)
         ones, ids = torch.ones(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)
-        return [dropout.units(ones), dropout.symbols(ones, ids, 9), dropout.weights(ones)]
+        return [dropout.units(ones), dropout.tokens(ones, ids, 9), dropout.weights(ones)]
 
     torch.manual_seed(1)
     first, after = draw(), torch.rand(1)
@@ -60,4 +60,4 @@ def test_a_rate_of_zero_draws_nothing():
     assert DropoutRates().window(0, 0) is None
     dropout = DropoutRates(units=0.5).window(0, 0)
     xs, ids = torch.ones(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)
-    assert dropout.weights(xs) is None and dropout.symbols(xs, ids, 9) is xs
+    assert dropout.weights(xs) is None and dropout.tokens(xs, ids, 9) is xs

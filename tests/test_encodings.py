@@ -134,7 +134,7 @@ def test_a_folder_of_mixed_encodings_trains_and_says_what_it_chose(mixed):
     strict = run("train", "books", *TINY, "--output-dir", "strict")
     assert strict.code == 1
     assert refused(strict, 1)[0].startswith("'books/b.txt' is not UTF-8 text (byte 0xe7")
-    assert "--encoding auto finds the encoding of 'books/b.txt'" in strict.err
+    assert "--encoding auto detects the encoding of 'books/b.txt'" in strict.err
     done = run("train", "books", *TINY, "--output-dir", "run", "--encoding", "auto")
     assert done.code == 0, done.err
     assert text_of("books") == mixed

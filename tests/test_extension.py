@@ -12,8 +12,8 @@ from textgen import sealed
 from textgen.cli import main
 from textgen.cli.train import _judge
 from textgen.errors import UsageError
-from textgen.options import from_mapping
 from textgen.settings import TrainOptions
+from textgen.tasks.base import options_for
 from textgen.training.checkpoint import ARGUMENTS, METRICS
 from textgen.training.events import Evaluated, Logged, Saved, Tick
 from textgen.training.extension import Part, next_part, rate_at
@@ -28,7 +28,7 @@ TINY = {"cell": "gru", "hidden_size": 6, "batch_size": 4, "seq_length": 8, "max_
 def begin(folder, **options):
     (folder / "text.txt").write_text("the cat sat on the mat. " * 40 + "a dog ran.\n" * 20)
     options = {**TINY, "output_dir": str(folder / "run"), **options}
-    return start([str(folder / "text.txt")], from_mapping(TrainOptions, options), time.monotonic())
+    return start([str(folder / "text.txt")], options_for(options), time.monotonic())
 
 
 def finished(folder, **options):
@@ -125,7 +125,7 @@ def test_epochs_are_those_of_the_whole_run_and_minutes_count_from_now(tmp_path, 
         expected = round(3 * session.data.amount / 32)
         assert session.options.max_steps == expected
     else:
-        assert session.options.max_steps >= STEPS + 10 and session.forecast.step_seconds
+        assert session.options.max_steps >= STEPS + 10 and session.estimate.step_seconds
     stored = session.extension.arguments["options"]
     assert {name: stored[name] for name in ("minutes", "epochs")} == {"minutes": None, "epochs": None, **given}
 
@@ -133,7 +133,7 @@ def test_epochs_are_those_of_the_whole_run_and_minutes_count_from_now(tmp_path, 
 @pytest.mark.parametrize("given", [{"max_steps": 5}, {"epochs": 0.01}])
 def test_an_extension_without_a_step_is_refused_with_a_way_on(tmp_path, given):
     folder, _ = finished(tmp_path)
-    with pytest.raises(UsageError, match="is not more than this run has: it has 12 steps") as caught:
+    with pytest.raises(UsageError, match="does not extend this run: it has 12 steps") as caught:
         resume(folder, given)
     assert "max_steps=24" in caught.value.hint
     assert resume(folder, {"max_steps": STEPS}).extension is None, "the same number is no change"
@@ -237,5 +237,5 @@ def test_an_early_best_and_divergence_are_said(tmp_path, capsys, monkeypatch):
     assert "No evaluation was better than guessing: training diverged." in err and "best" not in err
     progress = SimpleNamespace(best_step=302, best_loss=2.0, step=3018)
     _judge(SimpleNamespace(trainer=SimpleNamespace(progress=progress)), 2.5)
-    said = "best at step 302 of 3,018: shorter or more regularized training would do better\n"
+    said = "best at step 302 of 3,018: shorter training or more regularization would give a better model\n"
     assert capsys.readouterr().err == said

@@ -10,6 +10,7 @@ import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from faults import Disk, Dying, Failing, Quick, Short, Watched, plant, tree
 from hypothesis import given, settings
@@ -489,3 +490,40 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_called_damaged(tmp_path
     (tmp_path / "folder" / "name").write_bytes(b"damaged")
     with pytest.raises(sealed.DamagedError):
         sealed.verified(tmp_path / "folder", "name", manifest)
+
+
+def test_a_cached_folder_is_written_once_and_again_if_it_is_damaged(tmp_path):
+    folder, written = tmp_path / "cache" / "key", []
+
+    def write():
+        written.append(folder)
+        with files.new_folder(folder) as new:
+            new.write("name", b"content")
+
+    def read():
+        return files.cached(folder, lambda found: sealed.verified(found, "name"), write)
+
+    assert (read(), read(), len(written)) == (b"content", b"content", 1)
+    (folder / "name").write_bytes(b"damaged")
+    assert (read(), read(), len(written)) == (b"content", b"content", 2)
+
+
+def test_a_folder_that_another_process_cached_meanwhile_is_opened(tmp_path):
+    folder = tmp_path / "key"
+
+    def write():
+        for _ in range(2):
+            with files.new_folder(folder) as new:
+                new.write("name", b"content")
+
+    assert files.cached(folder, lambda found: sealed.verified(found, "name"), write) == b"content"
+
+
+def test_a_cache_key_depends_on_every_value_and_shape():
+    arrays = [np.zeros(4, dtype) for dtype in ("<i4", "<i8", "<f8", "?")]
+    parts = [(), ("a",), ("b",), (["a"],), ("a", None), (b"a",), (b"b",), ({"a": b"b"},), ({"a": b"c"},)]
+    parts += [(array,) for array in [*arrays, arrays[0].reshape(2, 2), arrays[0][:0], arrays[0] + 1]]
+    keys = [files.cache_key(*each) for each in parts]
+    assert len(set(keys)) == len(keys)
+    assert keys == [files.cache_key(*each) for each in parts]
+    assert files.cache_key(np.arange(6).reshape(2, 3).T) == files.cache_key(np.arange(6).reshape(2, 3).T.copy())

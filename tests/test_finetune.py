@@ -67,7 +67,7 @@ def test_what_cannot_be_taken_over_is_named(tmp_path):
     ):
         train(tmp_path, OLD, "relu", init_from=str(elman), cell_options={"nonlinearity": "relu"})
     train(tmp_path, OLD, "tanh", init_from=str(elman), cell_options={"nonlinearity": "tanh"}, max_steps=1)
-    with pytest.raises(TextgenError, match="char tokenizer; byte symbols"):
+    with pytest.raises(TextgenError, match="char tokenizer; byte tokens"):
         train(tmp_path, OLD, "bytes", init_from=str(base), tokenizer="byte")
     with pytest.raises(TextgenError, match="no model folder 'nowhere'"):
         train(tmp_path, OLD, "lost", init_from="nowhere")

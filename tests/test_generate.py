@@ -18,15 +18,15 @@ import textgen
 from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import FEW_DOCUMENTS, LanguageModel, generation_habits, load, with_habits
+from textgen.language_model import FEW_DOCUMENTS, LanguageModel, generation_config, load, with_generation_config
 from textgen.model_folder import CONFIG, GENERATION
 from textgen.settings import SampleOptions
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
 from textgen.torch_stepper import TorchStepper
 from textgen.training.checkpoint import Run
 from textgen.weights import make_model
+from textgen.writing.completions import StopScanner
 from textgen.writing.generate import EXACT_ROWS, choose_seed, complete, rollout, sampling_options, stream
-from textgen.writing.rows import StopScanner
 from textgen.writing.sampling import Sampler, log_softmax
 
 law = settings(deadline=None)
@@ -372,7 +372,7 @@ def test_no_prompts_no_completions():
     assert complete(mock(), [], SampleOptions()) == []
 
 
-def test_habits_are_defaults_and_what_is_given_comes_first():
+def test_the_generation_config_has_defaults_and_what_is_given_comes_first():
     model = mock(defaults={"max_new_tokens": 3, "seed": 1, "temperature": 0.5})
     assert sampling_options(model, {}) == SampleOptions(max_new_tokens=3, seed=1, temperature=0.5)
     assert sampling_options(model, {"seed": 2, "stop": "a"}).stop == ["a"]
@@ -445,8 +445,8 @@ def test_samples_of_a_torch_model_are_bit_for_bit_their_single_runs(language_mod
 def folder(small, tmp_path):
     config, tokenizer, model = small
     path = tmp_path / "run"
-    habits = {"begin": [0], "suppress_tokens": [1, 9], "sampling": {"max_new_tokens": 7}}
-    contents = {CONFIG: config.to_json(), GENERATION: habits}
+    stored = {"begin": [0], "suppress_tokens": [1, 9], "sampling": {"max_new_tokens": 7}}
+    contents = {CONFIG: config.to_json(), GENERATION: stored}
     run = Run.create(path, {**{n: files.to_json(c) for n, c in contents.items()}, **tokenizer.files()})
     run.publish(model)
     return path
@@ -491,7 +491,7 @@ def test_what_is_no_model_folder_is_refused_with_a_hint(folder, tmp_path):
 
 def test_a_tokenizer_of_another_size_is_refused(folder):
     files.replace_in_folder(folder, "tokenizer_config.json", CharTokenizer("ab").files()["tokenizer_config.json"])
-    with pytest.raises(sealed.DamagedError, match=r"its tokenizer has 4 symbols, its model 10\.$"):
+    with pytest.raises(sealed.DamagedError, match=r"its tokenizer has 4 tokens, its model 10\.$"):
         load(folder)
 
 
@@ -505,7 +505,7 @@ def test_a_run_without_weights_yet_says_how_to_go_on(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "habits",
+    "stored",
     [
         {"begin": [10]},
         {"begin": [-1]},
@@ -520,13 +520,13 @@ def test_a_run_without_weights_yet_says_how_to_go_on(small, tmp_path):
         {"sampling": [1]},
     ],
 )
-def test_nonsense_among_the_habits_is_damage(small, habits):
+def test_an_invalid_generation_config_is_damage(small, stored):
     config, tokenizer, model = small
     with pytest.raises(sealed.DamagedError, match=r"^generation_config\.json is damaged: .*\.$"):
-        with_habits(config, tokenizer, TorchStepper(model), habits)
+        with_generation_config(config, tokenizer, TorchStepper(model), stored)
 
 
-def test_a_prompt_begins_as_the_habits_say_and_is_never_empty():
+def test_a_prompt_begins_as_the_generation_config_says_and_is_never_empty():
     assert mock(begin=(0,)).encode_prompt("ab").tolist() == [0, 2, 3]
     assert mock(begin=(5, 2)).encode_prompt("").tolist() == [5, 2]
     assert mock().encode_prompt("").tolist() == [0]
@@ -541,7 +541,7 @@ def test_characters_that_the_model_never_saw_are_named_once_in_order():
 
 
 class Store:
-    """As much of a token store as the habits ask for."""
+    """As much of a token store as `generation_config` reads."""
 
     def __init__(self, documents):
         self.tokenizer = CharTokenizer("\nabc")
@@ -552,13 +552,13 @@ class Store:
 
 
 def test_a_model_begins_at_a_boundary_and_never_writes_what_it_never_read():
-    def habits(*texts):
-        found = generation_habits(Store(texts))
+    def stored(*texts):
+        found = generation_config(Store(texts))
         return found["begin"], found["suppress_tokens"]
 
-    assert habits(*["a\n"] * FEW_DOCUMENTS) == ([0], [1, 4, 5])
-    assert habits(*["a\n"] * (FEW_DOCUMENTS - 1)) == ([0], [0, 1, 4, 5])  # too few ends to know what they mean
-    assert habits("cac") == ([0], [0, 1, 2, 4])
+    assert stored(*["a\n"] * FEW_DOCUMENTS) == ([0], [1, 4, 5])
+    assert stored(*["a\n"] * (FEW_DOCUMENTS - 1)) == ([0], [0, 1, 4, 5])  # too few ends to know what they mean
+    assert stored("cac") == ([0], [0, 1, 2, 4])
 
 
 def test_writing_needs_no_torch():

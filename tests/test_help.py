@@ -5,7 +5,7 @@ import re
 import click
 import pytest
 
-from textgen.cli import VERBS, group, main
+from textgen.cli import COMMANDS, group, main
 
 LAYERED = ("train", "sample", "compare", "evaluate")
 MOST = 20
@@ -25,7 +25,7 @@ def options(verb):
     return [each for each in command.get_params(context) if isinstance(each, click.Option)]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_no_help_is_long(verb, capsys):
     assert 1 <= len(spellings(capsys, verb, "-h")) <= MOST
 
@@ -50,4 +50,4 @@ def test_short_help_shows_known_options_without_aliases(verb, capsys):
 @pytest.mark.parametrize("verb", LAYERED)
 def test_an_unknown_option_is_answered_by_the_whole_help(verb, capsys):
     assert main([verb, "--no-such-option"]) == 2
-    assert f"textgen {verb} --help-all lists what there is." in capsys.readouterr().err
+    assert f"textgen {verb} --help-all lists all options." in capsys.readouterr().err

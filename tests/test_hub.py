@@ -67,7 +67,7 @@ def test_spelling():
     assert hub.parse("hub:o/n:small") == ("o/n", "small", "train")
     assert hub.parse("hub:o/n::test") == ("o/n", None, "test")
     for wrong in ("hub:", "hub:a/b/c", "hub:a/b:c:d:e", "hub:a b", "hub:/etc/passwd", "hub:../x/y"):
-        with pytest.raises(UsageError, match="does not name a data set of the Hub"):
+        with pytest.raises(UsageError, match="is not the name of a Hub data set"):
             hub.parse(wrong)
 
 
@@ -75,7 +75,7 @@ def test_a_plain_name_of_the_hub_gets_a_hint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"^corpus 'owner/name' does not exist\.") as caught:
         find_sources(["owner/name"])
-    assert caught.value.hint == "a data set of the Hub is hub:owner/name."
+    assert caught.value.hint == "to read a data set of the Hub, write hub:owner/name."
 
 
 def test_the_library_is_imported_only_when_a_data_set_is_named(tmp_path):

@@ -17,13 +17,14 @@ from zoo import CELLS
 import textgen
 from textgen import files, sealed
 from textgen.cli import main
+from textgen.config import FORMAT_VERSION
 from textgen.errors import TextgenError
 from textgen.language_model import load
 from textgen.model_folder import STEP, WEIGHTS
 from textgen.runtime import plan as planning
 from textgen.runtime import stepper as stepping
 from textgen.runtime.int8 import SCALE, SMALLEST, Int8Rows, in_int8, suits
-from textgen.runtime.nodes import Kind
+from textgen.runtime.nodes import TensorSpec
 from textgen.runtime.quantize import quantize
 from textgen.runtime.stepper import NumpyStepper
 from textgen.sealed import DamagedError
@@ -83,15 +84,15 @@ def test_rows_have_scales_of_their_own_and_zeros_stay():
 
 
 def test_what_is_not_finite_is_refused():
-    with pytest.raises(TextgenError, match="weight 'w' has numbers that are not finite"):
+    with pytest.raises(TextgenError, match="weight 'w' contains NaN or infinity"):
         Int8Rows.of(np.array([[1, np.inf]], np.float32), "w")
 
 
 def test_biases_norms_and_small_matrices_stay():
-    assert suits(Kind("float32", (64, 64))) and suits(Kind("float32", (2, 64, 32)))
+    assert suits(TensorSpec("float32", (64, 64))) and suits(TensorSpec("float32", (2, 64, 32)))
     for shape in ((SMALLEST,), (63, 64)):
-        assert not suits(Kind("float32", shape))
-    assert not suits(Kind("int64", (64, 64)))
+        assert not suits(TensorSpec("float32", shape))
+    assert not suits(TensorSpec("int64", (64, 64)))
 
 
 def test_a_table_is_looked_up_as_its_floats():
@@ -105,7 +106,7 @@ def test_a_table_is_looked_up_as_its_floats():
 
 def test_a_small_folder_is_a_quarter_and_plain_data(folder, small):
     tensors = tensors_of((folder / WEIGHTS).read_bytes())
-    numbers = sum(array.nbytes / (4 if suits(Kind("float32", array.shape)) else 1) for array in tensors.values())
+    numbers = sum(array.nbytes / (4 if suits(TensorSpec("float32", array.shape)) else 1) for array in tensors.values())
     rows = sum(len(array) for array in tensors.values())
     assert (small / WEIGHTS).stat().st_size < numbers + 4 * rows + 4096
     big, codes = (tensors_of((each / WEIGHTS).read_bytes()) for each in (folder, small))
@@ -116,7 +117,7 @@ def test_a_small_folder_is_a_quarter_and_plain_data(folder, small):
         else:
             np.testing.assert_array_equal(codes[name], array)
     sealed.verify(small)
-    assert json.loads((small / STEP).read_bytes())["version"] == 2
+    assert json.loads((small / STEP).read_bytes())["version"] == FORMAT_VERSION
 
 
 def test_floats_of_a_small_folder_need_no_onnxruntime(folder, small, monkeypatch):
@@ -130,12 +131,12 @@ def test_floats_of_a_small_folder_need_no_onnxruntime(folder, small, monkeypatch
 
 
 def test_torch_says_that_it_cannot(small, tmp_path):
-    with pytest.raises(TextgenError, match="holds weights in eight bits, which torch does not run"):
+    with pytest.raises(TextgenError, match="has int8 weights, which torch cannot run"):
         load(small, "torch")
 
 
 def test_what_cannot_be_made_is_said(folder, small, tmp_path):
-    with pytest.raises(TextgenError, match="eight bits already"):
+    with pytest.raises(TextgenError, match="already has int8 weights"):
         quantize(small, tmp_path / "again")
     with pytest.raises(TextgenError, match="exists already"):
         quantize(folder, small)
@@ -144,12 +145,12 @@ def test_what_cannot_be_made_is_said(folder, small, tmp_path):
 
 LIES = {
     "a negative scale": (lambda t: t["readout.linear.weight" + SCALE].__setitem__(0, -1), "negative"),
-    "no number": (lambda t: t["readout.linear.weight" + SCALE].__setitem__(0, np.nan), "no number"),
+    "too large or NaN": (lambda t: t["readout.linear.weight" + SCALE].__setitem__(0, np.nan), "too large or NaN"),
     "infinity": (lambda t: t["readout.linear.weight" + SCALE].__setitem__(0, np.inf), "too large"),
     "more than floats hold": (lambda t: t["readout.linear.weight" + SCALE].__setitem__(0, 1e38), "too large"),
-    "no scale": (lambda t: t.pop("readout.linear.weight" + SCALE), "on one side only"),
+    "no scale": (lambda t: t.pop("readout.linear.weight" + SCALE), "only one of them has"),
     "one scale too few": (lambda t: t.update({S: t[S][:-1] for S in ["readout.linear.weight" + SCALE]}), r"not \[12\]"),
-    "codes of another shape": (lambda t: t.update(w=t.pop("readout.linear.weight")), "on one side only"),
+    "codes of another shape": (lambda t: t.update(w=t.pop("readout.linear.weight")), "only one of them has"),
     "floats for codes": (lambda t: t.update({n: a.astype(np.float32) for n, a in t.items()}), "of int8"),
     "fewer columns": (lambda t: t.update({N: t[N][:, 1:] for N in ["readout.linear.weight"]}), "of int8"),
 }
@@ -198,7 +199,7 @@ def onnxruntime():
 @pytest.mark.parametrize("cell", CELLS)
 def test_eight_bits_are_near_the_floats_of_the_same_weights(onnxruntime, monkeypatch, cell):
     """From the same state, step by step: over many, random weights would drift apart whatever rounds them."""
-    monkeypatch.setattr(planning, "MOST_SYMBOLS", 0)
+    monkeypatch.setattr(planning, "MAX_TABLE_ROWS", 0)
     floats, small = steppers(cell)
     state, differ = floats.initial_state(3), False
     for ids in np.random.default_rng(0).integers(0, 12, (6, 3)).astype(np.int32):
@@ -226,9 +227,9 @@ def test_a_product_is_near_and_its_rows_know_nothing_of_each_other(onnxruntime, 
     assert product(x[:0]).shape == (0, 33)
 
 
-@pytest.mark.parametrize("most", [0, planning.MOST_SYMBOLS])
+@pytest.mark.parametrize("most", [0, planning.MAX_TABLE_ROWS])
 def test_one_matrix_that_reads_and_writes_symbols_is_looked_up_and_multiplied(onnxruntime, monkeypatch, most):
-    monkeypatch.setattr(planning, "MOST_SYMBOLS", most)
+    monkeypatch.setattr(planning, "MAX_TABLE_ROWS", most)
     plans = []
     monkeypatch.setattr(stepping, "in_int8", lambda weights: watched(in_int8(weights), plans))
     floats, small = (
@@ -265,7 +266,7 @@ def test_texts_are_repeatable(onnxruntime, small):
 def test_the_command_writes_and_reads_small_folders(onnxruntime, folder, tmp_path, capfd):
     assert main(["quantize", str(folder), str(tmp_path / "small")]) == 0
     out, err = capfd.readouterr()
-    assert out == f"{tmp_path / 'small'}\n" and "MB in eight bits" in err
+    assert out == f"{tmp_path / 'small'}\n" and "MB (int8)" in err
     texts = []
     for given in ([str(tmp_path / "small")], [str(folder), "--backend", "int8"]):
         assert main(["sample", "-n", "40", "--seed", "2", "--ignore-eos", "-m", *given]) == 0

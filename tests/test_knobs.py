@@ -16,7 +16,7 @@ import textgen
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.language_model import LanguageModel
-from textgen.scoring.symbol_scores import symbol_scores, symbol_text
+from textgen.scoring.token_scores import token_scores, token_text
 from textgen.settings import SampleOptions, check_sampling
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, train_tokenizer
 from textgen.torch_stepper import TorchStepper
@@ -119,9 +119,9 @@ def test_a_text_names_every_symbol_that_has_it_and_biases_of_one_id_add_up():
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("E", "logit_bias: no symbol of this model is 'E'."),
-        ("ab", "logit_bias: no symbol of this model is 'ab'. Did you mean 'b'?"),
-        ("", "logit_bias: no symbol of this model is ''."),
+        ("E", "logit_bias: no token of this model is 'E'. Did you mean 'e'?"),
+        ("ab", "logit_bias: no token of this model is 'ab'."),
+        ("", "logit_bias: no token of this model is ''."),
         ("#9", "logit_bias: id 9 is not between 0 and 8."),
         (-1, "logit_bias: id -1 is not between 0 and 8."),
     ],
@@ -138,8 +138,8 @@ def test_an_unknown_symbol_is_named_in_a_sentence(key, sentence):
         ({"logit_bias": {"e": 101}}, "logit_bias 'e' must be a number from -100 to 100, not 101."),
         ({"logit_bias": {3: math.nan}}, "logit_bias 3 must be a number from -100 to 100, not nan."),
         ({"logit_bias": {3: "1"}}, "logit_bias 3 must be a number from -100 to 100, not '1'."),
-        ({"logit_bias": {2.5: 1}}, "logit_bias must name a symbol by its text or its id, not by 2.5."),
-        ({"logit_bias": {True: 1}}, "logit_bias must name a symbol by its text or its id, not by True."),
+        ({"logit_bias": {2.5: 1}}, "logit_bias must name a token by its text or its id, not by 2.5."),
+        ({"logit_bias": {True: 1}}, "logit_bias must name a token by its text or its id, not by True."),
         ({"presence_penalty": 2.5}, "presence_penalty must be a number from -2 to 2, not 2.5."),
         ({"temperature": [0.5, 101]}, "temperature must be a number from 0 to 100, not 101."),
         ({"temperature": [0.5, "1"]}, "temperature must be a number from 0 to 100, not '1'."),
@@ -200,7 +200,7 @@ def model():
 @pytest.mark.parametrize("begin", [(), (0,), (7, 5)])
 def test_the_symbols_of_a_text_add_up_to_its_score(model, text, begin):
     model = dataclasses.replace(model, begin=begin)
-    scores = symbol_scores(model, text)
+    scores = token_scores(model, text)
     whole = textgen.evaluate(model, text, lanes=1)
     assert len(scores) == whole.tokens and "".join(score.symbol for score in scores) == text
     assert -math.fsum(score.logprob for score in scores) == pytest.approx(whole.nats, rel=1e-9)
@@ -208,7 +208,7 @@ def test_the_symbols_of_a_text_add_up_to_its_score(model, text, begin):
 
 def test_a_symbol_has_the_score_of_its_place(model):
     text = "the cat é sat " * 30
-    scores = symbol_scores(model, text)
+    scores = token_scores(model, text)
     for end in (1, 9, 10, 300):
         before = textgen.evaluate(model, text[: end - 1], lanes=1).nats if end > 1 else 0.0
         after = textgen.evaluate(model, text[:end], lanes=1).nats
@@ -217,14 +217,14 @@ def test_a_symbol_has_the_score_of_its_place(model):
 
 @pytest.mark.parametrize(("ids", "shown"), [([256], "<256>"), ([0xC3, 0xA9], "é"), ([0xC3], "<0xC3>"), ([97], "a")])
 def test_a_symbol_without_text_of_its_own_is_shown_as_what_it_is(ids, shown):
-    assert symbol_text(ByteTokenizer(), ids) == shown
+    assert token_text(ByteTokenizer(), ids) == shown
 
 
 def test_nothing_and_half_a_character_are_refused(model):
     with pytest.raises(TextgenError, match=r"^there is no text to evaluate \(0 bytes\)\.$"):
-        symbol_scores(model, "")
+        token_scores(model, "")
     with pytest.raises(TextgenError, match="lone surrogate"):
-        symbol_scores(model, "a\ud83d")
+        token_scores(model, "a\ud83d")
 
 
 # --- the command ---
@@ -269,7 +269,7 @@ def test_the_command_searches_biases_and_takes_turns(trained):
         ("--logit-bias =5", "--logit-bias must be NAME=NUMBER, such as 'e=-5', not '=5'."),
         ("--logit-bias e=inf", "--logit-bias must be NAME=NUMBER, such as 'e=-5', not 'e=inf'."),
         ("--logit-bias e=1 --logit-bias e=2", "--logit-bias 'e' is given twice."),
-        ("--logit-bias Q=1", "--logit-bias: no symbol of this model is 'Q'."),
+        ("--logit-bias Q=1", "--logit-bias: no token of this model is 'Q'."),
         ("--temperature 0.5,", "--temperature must be a number from 0 to 100, not ''."),
         ("--temperature 0.5,x", "--temperature must be a number from 0 to 100, not 'x'."),
         ("--temperature 1,500", "--temperature must be a number from 0 to 100, not 500.0."),

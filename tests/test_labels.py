@@ -1,5 +1,5 @@
-"""Laws of labels: neither neighbours nor padding nor the size of a window change an answer; figures are what a hand
-counts; every label is held out and learned from; whatever says no label is refused by row and column."""
+"""Laws of classification: neither neighbours nor padding nor window size change a prediction; metrics are those
+computed by hand; every label is trained on and held out; a missing label is reported with its row and column."""
 
 import csv
 import json
@@ -27,46 +27,46 @@ from textgen.cli import group
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.labels.batches import Batches
-from textgen.labels.figures import LabelFigures, calibration_error
-from textgen.labels.pooling import Pool, log_softmax
-from textgen.labels.predict import Classifier
+from textgen.labels.classifier import Classifier
+from textgen.labels.figures import ClassificationMetrics, calibration_error
+from textgen.labels.objective import ClassificationObjective, LabelledTexts, class_weights, pooled
+from textgen.labels.options import POOLINGS
+from textgen.labels.pooling import Pool
 from textgen.labels.read import chosen_columns, find_labelled, label_of, lines, read_labelled, read_texts
-from textgen.labels.settings import POOLINGS
-from textgen.labels.survey import hold_out, in_order, survey
-from textgen.labels.task import Classification, LabelledTexts, class_weights, pooled
+from textgen.labels.survey import hold_out, scan_labels, sorted_labels
 from textgen.labels.texts import CHUNK, Texts, log_probabilities
 from textgen.model import build_model
-from textgen.options import from_mapping
-from textgen.settings import TrainOptions
+from textgen.tasks.base import options_for
 from textgen.text.sources import SourceOptions, find_sources
 from textgen.text.split import no_progress
 from textgen.text.tokenizer import ByteTokenizer, train_tokenizer
 from textgen.training.train import resume, start
+from textgen.writing.sampling import log_softmax
 
 READING = SourceOptions()
 
-# --- figures ---
+# --- metrics ---
 
 
-def test_figures_are_those_that_a_hand_counts():
+def test_metrics_are_those_counted_by_hand():
     true = np.array([0, 0, 0, 1, 1, 2])
-    told = np.array([0, 0, 1, 1, 2, 2])
+    predicted = np.array([0, 0, 1, 1, 2, 2])
     probabilities = np.full((6, 3), 0.1)
-    probabilities[np.arange(6), told] = 0.8
-    figures = LabelFigures.of("abc", true, np.log(probabilities))
-    assert figures.confusion.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
-    assert figures.accuracy == pytest.approx(4 / 6)
+    probabilities[np.arange(6), predicted] = 0.8
+    metrics = ClassificationMetrics.of("abc", true, np.log(probabilities))
+    assert metrics.confusion.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert metrics.accuracy == pytest.approx(4 / 6)
     precision, recall = np.array([1, 1 / 2, 1 / 2]), np.array([2 / 3, 1 / 2, 1])
-    assert figures.f1 == pytest.approx(2 * precision * recall / (precision + recall))
-    assert figures.macro_f1 == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
-    assert figures.loss == pytest.approx(-(4 * np.log(0.8) + 2 * np.log(0.1)) / 6)
-    assert figures.calibration_error == pytest.approx(0.8 - 4 / 6)
-    assert json.loads(json.dumps(figures.to_json()))["texts"] == 6
+    assert metrics.f1 == pytest.approx(2 * precision * recall / (precision + recall))
+    assert metrics.macro_f1 == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
+    assert metrics.loss == pytest.approx(-(4 * np.log(0.8) + 2 * np.log(0.1)) / 6)
+    assert metrics.calibration_error == pytest.approx(0.8 - 4 / 6)
+    assert json.loads(json.dumps(metrics.to_json()))["texts"] == 6
 
 
-def test_a_label_that_neither_occurs_nor_is_told_is_left_out_of_macro_f1():
-    figures = LabelFigures.of("abc", np.array([0, 1]), np.log(np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1]])))
-    assert figures.macro_f1 == 1 and figures.to_json()["f1"] == [1, 1, None]
+def test_a_label_that_neither_occurs_nor_is_predicted_is_left_out_of_macro_f1():
+    metrics = ClassificationMetrics.of("abc", np.array([0, 1]), np.log(np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1]])))
+    assert metrics.macro_f1 == 1 and metrics.to_json()["f1"] == [1, 1, None]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
@@ -85,14 +85,14 @@ def test_fewer_errors_are_better_whatever_the_loss(texts, data):
     few = data.draw(st.integers(0, texts - 1))
     losses = data.draw(st.tuples(st.floats(0, 700), st.floats(0, 700)))
     better, worse = (
-        LabelFigures(("a", "b"), np.array([[texts - wrong, wrong], [0, 0]]), loss * texts, 0.0)
+        ClassificationMetrics(("a", "b"), np.array([[texts - wrong, wrong], [0, 0]]), loss * texts, 0.0)
         for wrong, loss in zip((few, few + 1), losses, strict=True)
     )
     assert better.criterion < worse.criterion
 
 
 def test_of_equal_errors_the_lower_loss_is_better():
-    low, high = (LabelFigures(("a", "b"), np.array([[9, 1], [0, 0]]), nats, 0.0) for nats in (3.0, 4.0))
+    low, high = (ClassificationMetrics(("a", "b"), np.array([[9, 1], [0, 0]]), nats, 0.0) for nats in (3.0, 4.0))
     assert low.criterion < high.criterion
 
 
@@ -100,19 +100,19 @@ def test_of_equal_errors_the_lower_loss_is_better():
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 8), st.integers(1, 12))
-def test_an_epoch_reads_every_symbol_once_in_order(lengths, batch, window):
+def test_an_epoch_reads_every_token_once_in_order(lengths, batch, window):
     batches = Batches(np.array(lengths), batch, window, seed=3)
     for epoch in range(2):
         read = {text: [] for text in range(len(lengths))}
         for step in range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch):
-            place = batches.place(step)
-            assert len(place.texts) <= batch and len(set(place.texts)) == len(place.texts)
+            found = batches.batch(step)
+            assert len(found.texts) <= batch and len(set(found.texts)) == len(found.texts)
             counted = 0
-            for text in place.texts:
-                begin = place.window * window
-                symbols = range(begin, min(begin + window, lengths[text]))
-                counted += len(symbols)
-                read[int(text)] += symbols
+            for text in found.texts:
+                begin = found.window * window
+                tokens = range(begin, min(begin + window, lengths[text]))
+                counted += len(tokens)
+                read[int(text)] += tokens
             assert counted, "a step that reads nothing would teach nothing"
         assert read == {text: list(range(length)) for text, length in enumerate(lengths)}
 
@@ -121,11 +121,11 @@ def test_order_depends_on_seed_and_step_alone():
     lengths = np.arange(1, 200) % 37 + 1
     one, other = Batches(lengths, 8, 16, 5), Batches(lengths, 8, 16, 5)
     steps = range(3 * one.steps_per_epoch)
-    there = {step: one.place(step) for step in steps}
+    there = {step: one.batch(step) for step in steps}
     for step in reversed(steps):
-        assert other.place(step).window == there[step].window
-        assert other.place(step).texts.tolist() == there[step].texts.tolist()
-    assert any(Batches(lengths, 8, 16, 6).place(step).texts.tolist() != there[step].texts.tolist() for step in steps)
+        assert other.batch(step).window == there[step].window
+        assert other.batch(step).texts.tolist() == there[step].texts.tolist()
+    assert any(Batches(lengths, 8, 16, 6).batch(step).texts.tolist() != there[step].texts.tolist() for step in steps)
     first, second = (sorted(there[k].texts.tolist()) for k in (0, one.steps_per_epoch))
     assert first != second
 
@@ -145,9 +145,9 @@ def test_pooling_by_windows_is_pooling_at_once(pooling, lengths, window, padding
     for lane, length in enumerate(lengths):
         own = outputs[:length, lane].astype(np.float64)
         wanted = {"last": own[-1], "mean": own.mean(axis=0), "max": own.max(axis=0)}[pooling]
-        assert pool.answer()[lane] == pytest.approx(wanted, abs=1e-9)
+        assert pool.pooled()[lane] == pytest.approx(wanted, abs=1e-9)
     trained = pooled(torch.from_numpy(outputs), torch.tensor(lengths) - 1, pooling).numpy()
-    assert trained == pytest.approx(pool.answer(), abs=1e-5)
+    assert trained == pytest.approx(pool.pooled(), abs=1e-5)
 
 
 def test_the_mean_of_outputs_is_the_readout_of_the_mean_state():
@@ -158,12 +158,12 @@ def test_the_mean_of_outputs_is_the_readout_of_the_mean_state():
 
 
 def test_probabilities_add_up_to_one():
-    told = np.exp(log_softmax(np.array([[1000.0, 0.0, -1000.0], [1.0, 1.0, 1.0]])))
-    assert told.sum(axis=1) == pytest.approx([1, 1]) and told[1] == pytest.approx([1 / 3] * 3)
+    probabilities = np.exp(log_softmax(np.array([[1000.0, 0.0, -1000.0], [1.0, 1.0, 1.0]])))
+    assert probabilities.sum(axis=1) == pytest.approx([1, 1]) and probabilities[1] == pytest.approx([1 / 3] * 3)
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 11), st.integers(1, 6))
-def test_a_window_of_texts_holds_their_symbols(lengths, start, length):
+def test_a_window_of_texts_holds_their_tokens(lengths, start, length):
     arrays = [np.arange(n, dtype=np.int32) + 100 * k for k, n in enumerate(lengths)]
     if start >= max(lengths):
         return
@@ -214,7 +214,7 @@ def csv_of(rows, path, header=("text", "label")):
 def labelled(paths, text=None, label=None):
     origins = find_labelled([str(path) for path in paths], text)
     reading = SourceOptions(text_column=text)
-    return [(b"".join(t.pieces).decode(), t.label) for t in read_labelled(origins, reading, label)]
+    return [(b"".join(t.chunks).decode(), t.label) for t in read_labelled(origins, reading, label)]
 
 
 def test_tables_of_every_kind_say_the_same(tmp_path):
@@ -238,7 +238,7 @@ def test_a_data_set_of_the_hub_is_a_table(tmp_path, monkeypatch):
     rows = [{"id": k, "sentence": text, "kind": len(label)} for k, (text, label) in enumerate(ROWS)]
     (tmp_path / "owner" / "name" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     origins = find_labelled(["hub:owner/name"], None, "kind")
-    found = [(b"".join(t.pieces).decode(), t.label) for t in read_labelled(origins, READING, "kind")]
+    found = [(b"".join(t.chunks).decode(), t.label) for t in read_labelled(origins, READING, "kind")]
     assert found == [(text, "3") for text, _ in ROWS]
 
 
@@ -263,8 +263,8 @@ def test_numbers_and_truth_values_are_labels(value, label):
 
 
 def test_labels_that_are_numbers_are_in_their_order():
-    assert in_order({"10", "9", "-1"}) == ("-1", "9", "10")
-    assert in_order({"10", "9", "b"}) == ("10", "9", "b")
+    assert sorted_labels({"10", "9", "-1"}) == ("-1", "9", "10")
+    assert sorted_labels({"10", "9", "b"}) == ("10", "9", "b")
 
 
 @pytest.mark.parametrize(("rows", "said"), [
@@ -272,8 +272,8 @@ def test_labels_that_are_numbers_are_in_their_order():
     ([*ROWS, ("so so", "  ")], r"row 5 of '.*x.csv' has no label (column 'label' is empty)."),
     ([*ROWS, ("", "pos")], r"row 5 of '.*x.csv' has no text (column 'text' is empty)."),
     ([*ROWS, (" ", "pos")], r"row 5 of '.*x.csv' has no text (column 'text' is empty)."),
-    ([*ROWS, ("so so", "meh")], r"only one text has the label 'meh' (row 5 of '.*x.csv'); a label needs one to learn "
-                                r"from and one to hold out."),
+    ([*ROWS, ("so so", "meh")], r"only one text has the label 'meh' (row 5 of '.*x.csv'); a label needs one to train "
+                                r"on and one to hold out."),
     ([("a", "pos"), ("b", "pos")], r"every text has the label 'pos'; at least two labels are needed."),
     ([*ROWS, ("so so", "x" * 201)], r"row 5 of '.*x.csv': column 'label' holds 201 characters, which are no label."),
     ([], r"corpus '.*x.csv' has no rows."),
@@ -281,7 +281,7 @@ def test_labels_that_are_numbers_are_in_their_order():
 def test_what_says_no_label_is_refused_in_a_sentence(tmp_path, rows, said):
     path = csv_of(rows, tmp_path / "x.csv")
     with pytest.raises(TextgenError, match=f"^{re.escape(said).replace(re.escape('.*'), '.*')}$"):
-        survey(read_labelled(find_labelled([str(path)], None), READING), no_progress)
+        scan_labels(read_labelled(find_labelled([str(path)], None), READING), no_progress)
 
 
 @pytest.mark.parametrize(("value", "said"), [
@@ -315,7 +315,7 @@ def test_columns_are_found(columns, text, label, chosen):
 
 def test_plain_text_says_no_label(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UsageError, match=r"'.*notes.txt' is plain text that lies in no label's folder"):
+    with pytest.raises(UsageError, match=r"'.*notes.txt' is plain text, but no folder names its label"):
         find_labelled([str(tmp_path)], None)
 
 
@@ -326,7 +326,7 @@ def test_an_empty_file_in_a_labels_folder_is_named(tmp_path):
 
 
 @given(st.text(alphabet="ab\n", max_size=40), st.integers(1, 7))
-def test_lines_do_not_depend_on_the_pieces(text, size):
+def test_lines_do_not_depend_on_the_chunks(text, size):
     data = text.encode()
     found = list(lines(data[start : start + size] for start in range(0, len(data), size)))
     whole = data.split(b"\n")
@@ -337,9 +337,9 @@ def test_lines_files_and_columns_are_texts(tmp_path):
     (tmp_path / "a.txt").write_text("one\r\n\ntwo\n")
     csv_of([("x", "pos"), ("", "neg")], tmp_path / "b.csv")
     sources = find_sources([str(tmp_path / "a.txt"), str(tmp_path / "b.csv")])
-    found = [(t.where.split(" of")[0], b"".join(t.pieces)) for t in read_texts(sources, READING)]
+    found = [(t.where.split(" of")[0], b"".join(t.chunks)) for t in read_texts(sources, READING)]
     assert found == [("line 1", b"one"), ("line 2", b""), ("line 3", b"two"), ("row 1", b"x"), ("row 2", b"")]
-    whole = [b"".join(t.pieces) for t in read_texts(sources[:1], READING, whole_files=True)]
+    whole = [b"".join(t.chunks) for t in read_texts(sources[:1], READING, whole_files=True)]
     assert whole == [b"one\r\n\ntwo\n"]
 
 
@@ -391,9 +391,9 @@ def models(table, tmp_path_factory):
 def test_every_pooling_learns(models, pooling):
     model = textgen.load(models[pooling])
     texts = sayings(60, seed=1)
-    told = model.classify(text for text, _ in texts)
-    assert np.mean([answer.label == label for answer, (_, label) in zip(told, texts, strict=True)]) > 0.9
-    assert all(sum(answer.probabilities.values()) == pytest.approx(1) for answer in told)
+    predictions = model.classify(text for text, _ in texts)
+    assert np.mean([answer.label == label for answer, (_, label) in zip(predictions, texts, strict=True)]) > 0.9
+    assert all(sum(answer.probabilities.values()) == pytest.approx(1) for answer in predictions)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -405,7 +405,7 @@ def test_every_cell_learns_labels(name):
     texts = Texts.of([tokenizer.encode(text) for text, _ in rows])
     labels = np.array([int(label == "pos") for _, label in rows])
     parts = LabelledTexts(texts, labels)
-    task = Classification(
+    task = ClassificationObjective(
         parts, parts, ("neg", "pos"), Batches(texts.lengths, 16, 12, 0), "mean", np.ones(2, np.float32), None,
         np.zeros(tokenizer.vocab_size, np.float32),
     )  # fmt: skip
@@ -439,7 +439,7 @@ def test_neither_neighbours_nor_padding_change_an_answer(models, pooling, backen
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_numpy_tells_what_torch_tells(models, pooling):
+def test_numpy_predicts_what_torch_predicts(models, pooling):
     texts = [text for text, _ in sayings(30, seed=3)]
     one, other = (textgen.load(models[pooling], backend).classify(texts) for backend in ("numpy", "torch"))
     for a, b in zip(one, other, strict=True):
@@ -461,7 +461,7 @@ def test_a_text_is_read_in_windows_as_it_is_at_once(models):
 
 
 class Watched:
-    """A reader that says nothing, and remembers the most symbols it was given at once."""
+    """A reader that gives zeros and remembers the most tokens it read at once."""
 
     longest = 0
 
@@ -474,7 +474,7 @@ class Watched:
 
 
 def test_memory_does_not_grow_with_a_text():
-    """Sixteen million symbols take no more of it than four."""
+    """Sixteen million tokens take no more memory than four."""
     model = Classifier(ModelConfig(257), ByteTokenizer(), Watched(), ("neg", "pos"), "last")
     peaks = []
     for megabytes in (4, 16):
@@ -489,9 +489,9 @@ def test_memory_does_not_grow_with_a_text():
 
 
 def test_what_is_padded_has_no_gradient(table, tmp_path):
-    """Symbols behind the end of a text reach neither the loss nor the gradient."""
-    session = start([str(table)], from_mapping(TrainOptions, {**TINY, "output_dir": str(tmp_path / "run")}), 0.0)
-    task, model = session.trainer.task, session.trainer.model
+    """Tokens after the end of a text reach neither the loss nor the gradient."""
+    session = start([str(table)], options_for({**TINY, "output_dir": str(tmp_path / "run")}), 0.0)
+    task, model = session.trainer.objective, session.trainer.model
     windows = (task.window(step) for step in range(task.steps_per_epoch))
     ids, targets = next(each for each in windows if (each[1][1] < len(each[0]) - 1).any())
     padded = torch.arange(len(ids))[:, None] > targets[1]
@@ -506,21 +506,21 @@ def test_what_is_padded_has_no_gradient(table, tmp_path):
 
 def test_training_windows_with_the_state_carried_are_the_whole_text(table, tmp_path):
     """The outputs of a step's windows, one after another, are those of its texts read at once."""
-    session = start([str(table)], from_mapping(TrainOptions, {**TINY, "output_dir": str(tmp_path / "run")}), 0.0)
-    task, model = replace(session.trainer.task, escape=None), session.trainer.model
+    session = start([str(table)], options_for({**TINY, "output_dir": str(tmp_path / "run")}), 0.0)
+    task, model = replace(session.trainer.objective, escape=None), session.trainer.model
     carry, seen, longest = (), [], 0
     for step in range(task.steps_per_epoch):
-        place = task.batches.place(step)
+        found = task.batches.batch(step)
         ids, targets = task.window(step)
         carry = task.carried(step, model.initial_state(ids.shape[1]), carry)
         outputs, carry = model(ids, carry)
-        seen = [*seen, outputs] if place.window else [outputs]
-        longest = max(longest, place.window + 1)
-        for lane, text in enumerate(place.texts):
+        seen = [*seen, outputs] if found.window else [outputs]
+        longest = max(longest, found.window + 1)
+        for lane, text in enumerate(found.texts):
             if targets[0, lane] >= 0:
                 begin, end = task.train.texts.ends[text] - task.train.texts.lengths[text], task.train.texts.ends[text]
                 whole, _ = model(torch.from_numpy(task.train.texts.ids[begin:end].astype(np.int64))[:, None])
-                read = place.window * task.batches.seq_length + int(targets[1, lane]) + 1
+                read = found.window * task.batches.seq_length + int(targets[1, lane]) + 1
                 assert torch.allclose(torch.cat(seen)[:read, lane], whole[:read, 0], atol=1e-5)
                 assert int(targets[0, lane]) == task.train.labels[text]
     assert longest > 1
@@ -528,8 +528,8 @@ def test_training_windows_with_the_state_carried_are_the_whole_text(table, tmp_p
 
 def test_parts_of_a_batch_add_up_to_the_whole(table, tmp_path):
     options = {**TINY, "class_weights": "balanced", "batch_size": 7}
-    session = start([str(table)], from_mapping(TrainOptions, {**options, "output_dir": str(tmp_path / "run")}), 0.0)
-    task = session.trainer.task
+    session = start([str(table)], options_for({**options, "output_dir": str(tmp_path / "run")}), 0.0)
+    task = session.trainer.objective
     ragged = next(step for step in range(task.steps_per_epoch) if (task.window(step)[1][0] < 0).any())
     for step in (0, ragged):
         ids, targets = task.window(step)
@@ -540,7 +540,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(table, tmp_path):
         assert summed.item() == pytest.approx(whole.item(), abs=1e-6)
 
 
-def test_a_script_without_blanks_is_cut_into_characters(tmp_path):
+def test_a_script_without_spaces_is_cut_into_characters(tmp_path):
     rows = [
         (f"这部电影很{word}我们都{word}极了今天晚上", label)
         for word, label in (("好", "pos"), ("坏", "neg"))
@@ -548,7 +548,7 @@ def test_a_script_without_blanks_is_cut_into_characters(tmp_path):
     ]
     session = start(
         [str(csv_of(rows, tmp_path / "x.csv"))],
-        from_mapping(TrainOptions, {**TINY, "output_dir": str(tmp_path / "r")}),
+        options_for({**TINY, "output_dir": str(tmp_path / "r")}),
         0.0,
     )
     assert session.data.tokenizer.level == "char"
@@ -561,9 +561,9 @@ def test_a_script_without_blanks_is_cut_into_characters(tmp_path):
 def test_a_run_stopped_after_any_step_goes_on_with_the_same_bits(table, tmp_path, cell):
     options = {**TINY, "cell": cell, "dropout": 0.3, "max_steps": 13, "eval_steps": 3, "save_steps": 5,
                "gradient_accumulation_steps": 2}  # fmt: skip
-    whole = start([str(table)], from_mapping(TrainOptions, {**options, "output_dir": str(tmp_path / "whole")}), 0.0)
+    whole = start([str(table)], options_for({**options, "output_dir": str(tmp_path / "whole")}), 0.0)
     list(whole.events())
-    session = start([str(table)], from_mapping(TrainOptions, {**options, "output_dir": str(tmp_path / "cut")}), 0.0)
+    session = start([str(table)], options_for({**options, "output_dir": str(tmp_path / "cut")}), 0.0)
     reasons = []
     while reasons[-1:] != ["done"]:
         session.trainer.stop = True
@@ -592,7 +592,7 @@ def test_a_model_starts_from_one_that_writes(table, tmp_path):
     )  # fmt: skip
     options = {name: value for name, value in TINY.items() if name not in ("hidden_size", "embedding_size")}
     options |= {"init_from": str(language), "output_dir": str(tmp_path / "run")}
-    session = start([str(table)], from_mapping(TrainOptions, options), 0.0)
+    session = start([str(table)], options_for(options), 0.0)
     before = load_file(language / "model.safetensors")
     now = dict(session.trainer.model.named_parameters())
     assert all(torch.equal(now[name], before[name]) for name in before if not name.startswith("readout."))
@@ -632,8 +632,8 @@ def test_evaluate_shows_the_confusion(models, table, tmp_path):
     found = json.loads(run("evaluate", "-m", models["last"], table, "--json").stdout)
     held = json.loads(run("evaluate", "-m", models["last"], "--json").stdout)
     assert found["texts"] == 120 and held["texts"] == 30
-    told = textgen.load(models["last"]).classify(text for text, _ in labelled([table]))
-    right = np.mean([answer.label == label for answer, (_, label) in zip(told, labelled([table]), strict=True)])
+    predictions = textgen.load(models["last"]).classify(text for text, _ in labelled([table]))
+    right = np.mean([answer.label == label for answer, (_, label) in zip(predictions, labelled([table]), strict=True)])
     assert found["accuracy"] == pytest.approx(right)
 
 
@@ -656,7 +656,7 @@ def test_what_does_not_go_with_labels_is_said(models, tmp_path, arguments, said)
     assert isinstance(result.exception, TextgenError) and said in str(result.exception)
 
 
-def test_lines_of_a_pipe_are_told_as_they_come(models):
+def test_lines_of_a_pipe_are_classified_as_they_arrive(models):
     """A line is answered before the next one is sent."""
     command = [sys.executable, "-m", "textgen", "predict", "-m", str(models["last"]), "-", "--threads", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:

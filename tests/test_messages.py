@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from terminal import Terminal, refusal, run
 
 import textgen
-from textgen import escapes
-from textgen.cli import group, main, screen
+from textgen import escapes, screen
+from textgen.cli import group, main
 from textgen.cli.cowrite import CoWriting
 from textgen.errors import TextgenError
 from textgen.options import declared, flag
 from textgen.settings import SampleOptions
-from textgen.tasks.language import DOCUMENT_BREAK
+from textgen.tasks.language.objective import DOCUMENT_BREAK
 from textgen.text import decoding, signatures
 
 NAMES = (
@@ -158,7 +158,7 @@ def test_a_file_of_another_format_is_called_by_its_name(name):
 def test_raw_bytes_of_any_format_can_be_learned():
     Path("paper.pdf").write_bytes(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj" * 20)
     _, hint = refusal(run("train", "paper.pdf", *TINY, "--max-steps", "1"), 1)
-    assert hint.endswith("--tokenizer byte learns its raw bytes.")
+    assert hint.endswith("--tokenizer byte reads its raw bytes.")
     assert run("train", "paper.pdf", *TINY, "--max-steps", "1", "--tokenizer", "byte", "-q").code == 0
 
 
@@ -187,7 +187,7 @@ def test_bytes_that_are_no_text_in_any_encoding_get_no_encoding_to_try():
     older = "Étienne a bien mangé. ".encode("latin-1") * 9
     with pytest.raises(TextgenError) as caught:
         list(decoding.to_utf8(iter([older]), older, "x.txt", decoding.Decoding()))
-    assert caught.value.hint == "encoding=auto finds the encoding of 'x.txt'."
+    assert caught.value.hint == "encoding=auto detects the encoding of 'x.txt'."
 
 
 # --- too little text ---
@@ -280,7 +280,7 @@ def lines_of(shown):
 
 SLOW = """
 import sys
-from textgen.cli import main, training_display
+from textgen.cli import training_display
 def watch(self, session):
     self._planned, self._slow = 1e12, 0
 training_display._SpeedWatch.__init__ = watch
@@ -335,7 +335,7 @@ def test_a_mistake_while_a_corpus_is_read_stands_on_a_line_of_its_own(monkeypatc
         screen.rewrite_line("reading 12.0 of 99.0 megabytes of text")
         raise TextgenError("it is damaged.")
 
-    monkeypatch.setattr("textgen.text.corpus.survey", reading)
+    monkeypatch.setattr("textgen.text.corpus.scan_corpus", reading)
     shown = shown_by(lambda: main(["tokenize", "names.txt", "--output-dir", "tokens"]))
     assert lines_of(shown)[1:] == ["Error: it is damaged."]
 

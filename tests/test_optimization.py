@@ -10,10 +10,10 @@ from zoo import CELLS
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model, build_model
-from textgen.options import from_mapping
 from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions
-from textgen.tasks.task import Task
+from textgen.tasks.base import options_for
+from textgen.tasks.objective import Objective
 from textgen.training.checkpoint import Run
 from textgen.training.checks import check_training
 from textgen.training.events import Evaluated, Logged
@@ -31,10 +31,10 @@ from textgen.training.trainer import Trainer
 SYMBOLS, LANES = 11, 6
 
 
-class Noise(Task):
+class Noise(Objective):
     """Windows of random symbols, a function of the step alone; nothing is held out."""
 
-    steps_per_epoch, symbols_per_step = 5, 7 * LANES
+    steps_per_epoch, tokens_per_step = 5, 7 * LANES
 
     def fresh(self, step):
         return torch.arange(LANES) == step % self.steps_per_epoch
@@ -53,7 +53,7 @@ class Noise(Task):
 def trained(folder, cell="lstm", steps=7, **options):
     planned = {"batch_size": LANES, "seq_length": 7, "max_steps": 7, "learning_rate": 0.02, "warmup_steps": 2}
     every = {"logging_steps": 100, "eval_steps": 100, "save_steps": 100, "dropout": 0.3, "embedding_dropout": 0.1}
-    settings = from_mapping(TrainOptions, {**planned, **every, **options})
+    settings = options_for({**planned, **every, **options})
     torch.manual_seed(1)
     config = ModelConfig(vocab_size=SYMBOLS, hidden_size=6, embedding_size=6, num_layers=2)
     trainer = Trainer(
@@ -74,7 +74,7 @@ def test_a_batch_in_parts_is_the_batch(tmp_path, cell, parts):
     whole = trained(tmp_path, cell, weight_drop=0.2)
     split = trained(tmp_path, cell, weight_drop=0.2, gradient_accumulation_steps=parts)
     torch.testing.assert_close(split.model.state_dict(), whole.model.state_dict(), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(split.update.carry, whole.update.carry, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(split.update.state, whole.update.state, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}, {"features": 3, "outputs": 2},
@@ -89,7 +89,7 @@ def test_every_weight_of_a_model_is_learned_once(config):
 def test_bfloat16_trains_and_keeps_weights_and_state_in_their_type(tmp_path):
     torch.set_default_dtype(torch.float32)
     trainer = trained(tmp_path, dtype="bfloat16")
-    assert {t.dtype for t in (*trainer.model.parameters(), *trainer.update.carry)} == {torch.float64}
+    assert {t.dtype for t in (*trainer.model.parameters(), *trainer.update.state)} == {torch.float64}
 
 
 def test_plateau_divides_by_four_for_each_reduction():

@@ -26,13 +26,15 @@ from textgen.options import (
 )
 from textgen.parameters import as_flags, spelled_as
 from textgen.settings import SampleOptions, TrainOptions, check_sampling
+from textgen.tasks.base import options_for, tasks
+from textgen.tasks.language.options import LanguageOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.training.checks import check_training
 
-CLASSES = [CorpusOptions, TrainOptions, SampleOptions]
+CLASSES = [CorpusOptions, TrainOptions, SampleOptions, *(task.options for task in tasks())]
 ALL = [
     pytest.param(options, field, declaration, *value_type(options, field.name), id=f"{options.__name__}.{field.name}")
-    for options in (TrainOptions, SampleOptions)
+    for options in CLASSES
     for field, declaration in declared(options)
 ]
 every_option = pytest.mark.parametrize(("options", "field", "declaration", "kind", "optional"), ALL)
@@ -120,7 +122,7 @@ def test_a_name_like_no_other_gets_no_suggestion():
 
 def test_a_wrong_choice_is_answered_with_the_choices_and_the_nearest():
     with pytest.raises(UsageError) as caught:
-        from_mapping(TrainOptions, {"lr_scheduler": "cosin"})
+        options_for({"lr_scheduler": "cosin"})
     allowed = "cosine, constant or plateau"
     assert str(caught.value) == f"lr_scheduler must be {allowed}, not 'cosin'. Did you mean 'cosine'?"
 
@@ -237,7 +239,7 @@ def test_a_whole_number_may_stand_for_a_number():
     ],
 )
 def test_options_that_exclude_each_other(refuse, options, sentence):
-    made = {check_reading: CorpusOptions, check_training: TrainOptions, check_sampling: SampleOptions}[refuse](
+    made = {check_reading: CorpusOptions, check_training: LanguageOptions, check_sampling: SampleOptions}[refuse](
         **options
     )
     with spelled_as(as_flags), pytest.raises(UsageError) as caught:
@@ -259,7 +261,7 @@ def test_the_command_line_spells_a_parameter_as_a_flag(options, field, declarati
 
 def test_options_that_go_together():
     check_reading(CorpusOptions(vocab_size=300))
-    check_training(TrainOptions(vocab_size=300, tokenizer="bpe", minutes=1))
+    check_training(LanguageOptions(vocab_size=300, tokenizer="bpe", minutes=1))
     check_sampling(SampleOptions(greedy=True, temperature=0))
 
 
@@ -315,7 +317,7 @@ def test_what_may_be_trained_may_be_stored():
         ],
         (
             {"format_version": FORMAT_VERSION + 1},
-            f"the model has format {FORMAT_VERSION + 1}; this textgen reads up to {FORMAT_VERSION}.",
+            f"the model has format version {FORMAT_VERSION + 1}; this textgen reads version {FORMAT_VERSION}.",
         ),
     ],
     ids=str,

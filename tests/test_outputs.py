@@ -183,11 +183,11 @@ def test_an_output_that_appears_during_the_work_stays(name, monkeypatch):
 def test_the_table_has_every_output_option():
     import click
 
-    from textgen.cli import VERBS, group
+    from textgen.cli import COMMANDS, group
 
     context = click.Context(group)
     named = set()
-    for verb in VERBS:
+    for verb in COMMANDS:
         for parameter in group.get_command(context, verb).params:
             if set(parameter.opts) & {"-o", "--output", "--plot", "--save-state"} and parameter.name != "cell_options":
                 named.add((verb, max(parameter.opts, key=len)))

@@ -1,4 +1,4 @@
-"""Laws of completing prompts: what is read, what counts, what is never written, and that every cell learns it."""
+"""Laws of completing prompts: what is read, what counts, what is never generated, and that every cell learns it."""
 
 import json
 import re
@@ -19,20 +19,19 @@ import textgen
 from textgen import files, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import with_habits
+from textgen.language_model import with_generation_config
 from textgen.model import build_model
 from textgen.model_folder import GENERATION, WEIGHTS
-from textgen.options import from_mapping
 from textgen.pairs.bleu import exact_matches
-from textgen.pairs.data import PairsData
-from textgen.pairs.evaluate import evaluate_pairs, write_completions
-from textgen.pairs.examples import IGNORED, Order, encode_pairs, side_by_side
+from textgen.pairs.data import CompletionData
+from textgen.pairs.examples import IGNORED, Order, encode_pairs, padded_batches
+from textgen.pairs.objective import CompletionObjective
+from textgen.pairs.options import CompletionOptions, columns_of
+from textgen.pairs.quality import evaluate_pairs, write_completions
 from textgen.pairs.read import Pair, choose_held_out, read_pairs, scan_pairs
 from textgen.pairs.score import score_examples
-from textgen.pairs.settings import PairsOptions, columns_of
-from textgen.pairs.task import Completing
-from textgen.settings import TrainOptions
-from textgen.tasks.examples import write_examples
+from textgen.tasks.base import options_for
+from textgen.tasks.data import write_examples
 from textgen.text.lanes import parts
 from textgen.text.sources import SourceOptions, find_sources
 from textgen.text.store import tokenizer_of
@@ -115,10 +114,13 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (PairsOptions(prompt_column="a"), "prompt_column=a goes with completion_column, which is missing."),
-        (PairsOptions(completion_column="b"), "completion_column=b goes with prompt_column, which is missing."),
-        (PairsOptions(), "the task complete needs pairs of two columns."),
-        (PairsOptions("a", "a"), "prompt_column and completion_column are both 'a'; a pair has two columns."),
+        (CompletionOptions(prompt_column="a"), "prompt_column=a goes with completion_column, which is missing."),
+        (CompletionOptions(completion_column="b"), "completion_column=b goes with prompt_column, which is missing."),
+        (CompletionOptions(), "the task complete needs pairs of two columns."),
+        (
+            CompletionOptions(prompt_column="a", completion_column="a"),
+            "prompt_column and completion_column are both 'a'; a pair has two columns.",
+        ),
     ],
 )
 def test_both_columns_are_named_or_none(options, sentence):
@@ -223,11 +225,11 @@ def test_batches_hold_pairs_of_nearly_one_size():
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
-def test_what_is_scored_side_by_side_is_everything_once(sizes, symbols):
+def test_padded_batches_hold_every_row_once(sizes, tokens):
     sizes = np.array(sizes, dtype=np.int64)
-    groups = list(side_by_side(sizes, np.arange(len(sizes)), symbols))
+    groups = list(padded_batches(sizes, np.arange(len(sizes)), tokens))
     assert sorted(row for group in groups for row in group.tolist()) == list(range(len(sizes)))
-    assert all(len(group) == 1 or len(group) * sizes[group].max() <= symbols for group in groups)
+    assert all(len(group) == 1 or len(group) * sizes[group].max() <= tokens for group in groups)
 
 
 # --- what counts ---
@@ -235,7 +237,7 @@ def test_what_is_scored_side_by_side_is_everything_once(sizes, symbols):
 
 def completing(pairs=SENTENCES, batch_size=4, seq_length=64, prompt_weight=0.0, level="char"):
     examples = encode_pairs(tokenizer_for(pairs, level), pairs)
-    return Completing(examples, examples, batch_size, seq_length, seed=1, prompt_weight=prompt_weight)
+    return CompletionObjective(examples, examples, batch_size, seq_length, seed=1, prompt_weight=prompt_weight)
 
 
 def model_of(cell, symbols, hidden=16):
@@ -253,7 +255,7 @@ def test_only_completions_count_unless_prompts_are_given_a_weight(weight):
     assert torch.equal(felt, (targets.view(-1, length, targets.shape[1]) != IGNORED).any(dim=0))
     completions = targets[:length] != IGNORED
     assert completions.any() and (felt & ~completions).any() == bool(weight)
-    if weight:  # a symbol of a prompt weighs that much of one of a completion
+    if weight:  # the weight of a prompt token relative to a completion token
         logprobs, ids = outputs.detach().log_softmax(-1), targets.view(2, length, -1).clamp(min=0)
         each = -torch.gather(logprobs, -1, ids.permute(1, 2, 0)).permute(2, 0, 1)
         weights = torch.stack([completions.float(), weight * (targets[length:] != IGNORED).float()])
@@ -317,7 +319,7 @@ def test_long_pairs_are_counted_in_a_warning_each_and_none_is_dropped_silently()
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_learns_to_reverse_words(cell):
-    """The second letter is asked for first, and the first one has to be kept meanwhile."""
+    """The second letter comes first, so the first one has to be remembered."""
     task = completing(REVERSING, batch_size=25)
     tokenizer = tokenizer_for(REVERSING)
     model = model_of(cell, tokenizer.vocab_size + 1, hidden=24)
@@ -328,7 +330,7 @@ def test_every_cell_learns_to_reverse_words(cell):
         optimizer.step()
         optimizer.zero_grad()
     config = ModelConfig(tokenizer.vocab_size + 1)
-    writer = with_habits(config, tokenizer, TorchStepper(model.eval()), habits_of(tokenizer))
+    writer = with_generation_config(config, tokenizer, TorchStepper(model.eval()), habits_of(tokenizer))
     written = write_completions(writer, [pair.prompt.decode() for pair in REVERSING])
     assert exact_matches(written, [pair.completion.decode() for pair in REVERSING]) >= 23
 
@@ -338,11 +340,11 @@ def habits_of(tokenizer):
             "suppress_tokens": list(tokenizer.unsampled), "sampling": {"max_new_tokens": 20}}  # fmt: skip
 
 
-# --- what is written ---
+# --- generation ---
 
 
 class Insisting:
-    """A stepper of stand-in logits: it wants the separator most of all, then what is to come next."""
+    """A stepper with fixed logits: the separator is the likeliest token, then the expected one."""
 
     def __init__(self, symbols, then):
         self.symbols, self.then, self.read = symbols, then, []
@@ -362,16 +364,16 @@ class Insisting:
         self.read += ids[0].tolist()
         return np.zeros((len(ids), self.symbols)), state
 
-    def rows(self, state, indices):
+    def select(self, state, indices):
         return state[indices]
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 2.0, "seed": 3}, {"num_beams": 3}])
-def test_the_separator_ends_the_prompt_and_is_never_written_and_the_boundary_ends_the_text(sampling):
+def test_the_separator_ends_the_prompt_and_is_never_generated_and_the_boundary_ends_the_text(sampling):
     tokenizer = tokenizer_for(REVERSING)
     then = [*tokenizer.encode("cab").tolist(), tokenizer.boundary]
     stepper = Insisting(tokenizer.vocab_size + 1, then)
-    writer = with_habits(ModelConfig(tokenizer.vocab_size + 1), tokenizer, stepper, habits_of(tokenizer))
+    writer = with_generation_config(ModelConfig(tokenizer.vocab_size + 1), tokenizer, stepper, habits_of(tokenizer))
     assert writer.encode_prompt("ab").tolist() == [
         tokenizer.boundary, *tokenizer.encode("ab").tolist(), tokenizer.vocab_size]  # fmt: skip
     assert generate(writer, "ab", **sampling) == "cab"
@@ -383,7 +385,7 @@ def test_a_completion_in_words_does_not_begin_with_a_space(prompt):
     tokenizer = WordTokenizer(["fox", "hen", "cat"])
     then = [*tokenizer.encode("cat hen").tolist(), tokenizer.boundary]
     stepper = Insisting(tokenizer.vocab_size + 1, then)
-    writer = with_habits(ModelConfig(tokenizer.vocab_size + 1), tokenizer, stepper, habits_of(tokenizer))
+    writer = with_generation_config(ModelConfig(tokenizer.vocab_size + 1), tokenizer, stepper, habits_of(tokenizer))
     assert generate(writer, prompt, temperature=0) == "cat hen"
     assert Session.begin(writer, prompt).write(temperature=0)[0] == "cat hen"
 
@@ -393,7 +395,9 @@ def test_a_separator_that_cannot_be_is_refused():
     size = tokenizer.vocab_size
     for wrong in ([size + 1], [-1], [True], ["a"], "a", {"a": 1}, [size] * 2000):
         with pytest.raises(sealed.DamagedError, match=r"^generation_config\.json is damaged: .*\.$"):
-            with_habits(ModelConfig(size + 1), tokenizer, None, {**habits_of(tokenizer), "prompt_end": wrong})
+            with_generation_config(
+                ModelConfig(size + 1), tokenizer, None, {**habits_of(tokenizer), "prompt_end": wrong}
+            )
 
 
 # --- a run ---
@@ -428,11 +432,11 @@ def end_of(folder):
     sealed.verify(folder)
     last = folder / "checkpoint-7"
     metrics = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    told = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in metrics]
+    lines = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in metrics]
     return [
         (folder / WEIGHTS).read_bytes(),
         *((last / name).read_bytes() for name in (WEIGHTS, OPTIMIZER, STATE)),
-    ], told
+    ], lines
 
 
 @pytest.mark.parametrize("options", [
@@ -442,7 +446,7 @@ def end_of(folder):
 def test_a_run_stopped_after_any_step_goes_on_with_the_same_bits(tmp_path, options, quick_disk):
     path = reversing(tmp_path)
     whole = textgen.train(path, output_dir=str(tmp_path / "whole"), **WHOLE, **options)
-    asked = from_mapping(TrainOptions, {**WHOLE, **options, "output_dir": str(tmp_path / "stopped")})
+    asked = options_for({**WHOLE, **options, "output_dir": str(tmp_path / "stopped")})
     session, reasons = start([str(path)], asked, time.monotonic()), []
     while reasons[-1:] != ["done"]:
         session.trainer.stop = True
@@ -471,7 +475,7 @@ def test_both_runtimes_score_and_write_alike(trained):
     assert numpy.score.bytes == sum(len(pair.completion) for pair in pairs)
 
 
-def test_completions_written_together_are_those_written_alone(trained):
+def test_completions_generated_in_a_batch_are_those_generated_alone(trained):
     model = textgen.load(trained)
     prompts = [*WORDS, "a", "abc", *WORDS, *WORDS]
     assert write_completions(model, prompts) == [generate(model, prompt, temperature=0) for prompt in prompts]
@@ -490,7 +494,7 @@ def test_a_model_starts_from_one_that_knows_the_letters(trained, tmp_path):
     known = textgen.train(text, output_dir=str(tmp_path / "lm"), max_steps=5, hidden_size=24, threads=1, cell="gru",
                           tokenizer="char", sample_steps=0)  # fmt: skip
     small = {name: value for name, value in SMALL.items() if name not in ("hidden_size", "tokenizer")}
-    options = from_mapping(TrainOptions, {**small, "init_from": str(known), "output_dir": str(tmp_path / "run")})
+    options = options_for({**small, "init_from": str(known), "output_dir": str(tmp_path / "run")})
     session = start([str(reversing(tmp_path))], replace(options, max_steps=1), time.monotonic())
     old, new = textgen.load(known, "torch").stepper._model, session.trainer.model
     tokenizers = tokenizer_of(known), session.data.tokenizer
@@ -498,11 +502,11 @@ def test_a_model_starts_from_one_that_knows_the_letters(trained, tmp_path):
     assert torch.equal(old.encoder.weight[rows[0]], new.encoder.weight[rows[1]])
     assert torch.allclose(new.encoder.weight[-1], old.encoder.weight.mean(0))
     assert session.notes[0].endswith("new: 'separator'")
-    again = from_mapping(TrainOptions, {**small, "init_from": str(trained), "output_dir": str(tmp_path / "again")})
+    again = options_for({**small, "init_from": str(trained), "output_dir": str(tmp_path / "again")})
     session = start([str(reversing(tmp_path))], replace(again, max_steps=1), time.monotonic())
     theirs = textgen.load(trained, "torch").stepper._model
     assert torch.equal(session.trainer.model.encoder.weight[-1], theirs.encoder.weight[-1])
-    assert session.notes[0].endswith("symbols are known")
+    assert session.notes[0].endswith("tokens are known")
 
 
 def test_what_is_copied_is_looked_for_in_the_completions(trained):
@@ -516,10 +520,10 @@ def test_a_store_is_kept_and_made_again(trained, tmp_path):
     folder = shutil.copytree(trained.parent, tmp_path / "copy")
     data = data_of(Run(folder / "run"))
     assert [pair for pair in data.held_out_pairs() if pair not in REVERSING] == [] and len(data.held_out_pairs()) == 2
-    assert len(data.training) == 23 and data.amount == data.training.symbols
+    assert len(data.training) == 23 and data.training_tokens == data.training.tokens
     shutil.rmtree(data.folder)
     assert data_of(Run(trained)).digests() == data.digests()
-    ids = data.written()
+    ids = data.text_ids()
     assert (ids == data.tokenizer.boundary).sum() == 23 and len(ids) == 3 * 23
 
 
@@ -545,13 +549,13 @@ def test_a_store_that_contradicts_itself_is_refused(trained, tmp_path, part, nam
     about = {key: tables["about"][key] for key in store.parts}
     others = {key: store.content(key) for key in store.about["files"] if key.startswith("tokenizer")}
     write_examples(tmp_path / "store", "pairs", "key", {key: tables[key] for key in store.parts}, about, others)
-    with pytest.raises(TextgenError, match=r" is damaged: its pairs are not of the sizes that it says\.$"):
-        PairsData.open(tmp_path / "store")
+    with pytest.raises(TextgenError, match=r" is damaged: its pairs do not have the recorded sizes\.$"):
+        CompletionData.open(tmp_path / "store")
 
 
 def test_a_file_of_its_own_is_held_out(tmp_path):
     other = table(tmp_path, [{"intent": "ab", "snippet": "x"}], "other.jsonl")
-    asked = from_mapping(TrainOptions, {**SMALL, "validation_file": str(other), "max_steps": 1,
+    asked = options_for( {**SMALL, "validation_file": str(other), "max_steps": 1,
                                         "output_dir": str(tmp_path / "run")})  # fmt: skip
     session = start([str(reversing(tmp_path))], asked, time.monotonic(), dry_run=True)
     assert session.data.held_out_pairs() == [Pair(b"ab", b"x")] and len(session.data.training) == 25
@@ -568,9 +572,9 @@ def test_the_command_samples_evaluates_and_tells(trained, tmp_path):
     assert together.out == b"ba\ndc\n"
     held = json.loads(run("evaluate", "-m", trained, "--json").out)
     assert held["pairs"] == 2 and 0 <= held["exact_match"] <= 1 and held["completion_loss"] == held["nats_per_token"]
-    told = run("evaluate", reversing(tmp_path), "-m", trained).out.decode()
+    printed = run("evaluate", reversing(tmp_path), "-m", trained).out.decode()
     found = re.fullmatch(r"[\d.]+ nats per token of the completions · [\d.]+ bits per byte · exact match ([\d.]+)% "
-                         r"\((\d+) of 25 pairs\) · BLEU [\d.]+\n", told)  # fmt: skip
+                         r"\((\d+) of 25 pairs\) · BLEU [\d.]+\n", printed)  # fmt: skip
     assert found and int(found[2]) >= 22 and float(found[1]) == int(found[2]) * 4
 
 
@@ -585,7 +589,7 @@ def test_the_command_samples_evaluates_and_tells(trained, tmp_path):
         (["--task", "lm", "--prompt-column", "intent", "--completion-column", "snippet"],
          "--prompt-column goes with --task complete, not with lm."),
         (["--prompt-column", "intent", "--completion-column", "snippet", "--document-separator", "|"],
-         "--document-separator goes with a text, not with pairs."),
+         "--document-separator goes with --task lm or --task classify, not with complete."),
     ],
 )  # fmt: skip
 def test_the_command_refuses_in_a_sentence(tmp_path, monkeypatch, arguments, sentence):
@@ -600,7 +604,7 @@ def test_the_command_refuses_what_is_no_table_and_a_prompt_that_is_none(trained,
     columns = ["--prompt-column", "a", "--completion-column", "b"]
     assert "'words.txt' is not a table" in run("train", "words.txt", *columns).err
     assert "pairs are not read from the Hub ('hub:a/b')." in run("train", "hub:a/b", *columns).err
-    assert refusal(run("sample", "-m", trained), 2)[0] == "this model completes a prompt, and none is given."
+    assert refusal(run("sample", "-m", trained), 2)[0] == "this model completes prompts, and no prompt is given."
 
 
 def test_a_model_folder_with_another_separator_is_refused(trained, tmp_path):
@@ -608,5 +612,5 @@ def test_a_model_folder_with_another_separator_is_refused(trained, tmp_path):
     habits = json.loads((folder / GENERATION).read_text())
     for wrong in ([], [habits["prompt_end"][0] - 1], [*habits["prompt_end"], habits["prompt_end"][0] + 1], 7):
         files.replace_in_folder(folder, GENERATION, files.to_json({**habits, "prompt_end": wrong}))
-        with pytest.raises(sealed.DamagedError, match=r"is damaged: its tokenizer has 7 symbols.*, its model 8\.$"):
+        with pytest.raises(sealed.DamagedError, match=r"is damaged: its tokenizer has 7 tokens.*, its model 8\.$"):
             textgen.load(folder)

@@ -1,54 +1,89 @@
 """Laws of plugins: a broken one is named in a line and harms nobody else; listing imports nothing; options are kept."""
 
+import builtins
+import importlib
 import json
 import math
 import os
+import shutil
 import sys
 import unicodedata
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from click.shell_completion import ShellComplete
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from installing import LEAKY, registering, site
+from installing import OFFERED, registering, site
 from terminal import refusal, run
 
-from textgen import Cell, cell_options, load, plugins
-from textgen.cli import load_plugins
+from textgen import Cell, __version__, bases, cell_options, load, plugin_metadata, plugins
+from textgen.cli import group, load_plugins
 from textgen.cli import plugins as screen
 from textgen.errors import TextgenError, UsageError
+from textgen.tasks.base import Task, task
 
 TEXT = "A small fox sat on a large stone and looked at the sea.\n" * 40
 MINE = ("textgen-one", "textgen-two")
 TINY = ["--hidden-size", "4", "--max-steps", "2", "--batch-size", "2", "--seq-length", "8", "--threads", "1"]
 
 
+OWN = "textgen-lm"
+ASKING = {"cells": ("train", "notes.txt", "--cell"), "models": ("train", "notes.txt", "--init-from"), "commands": ()}
 NOISE = """print('hello'); os.write(1, b'{"problem": "forged"}' + os.linesep.encode())\n"""
-NO_CELL = "it registers no cell"
-BROKEN = {  # the name of a package and its cell: what its module says, and what has to be said of it
-    "absent": ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
-    "no-python": ("def :", "SyntaxError: invalid syntax"),
-    "exits": ("raise SystemExit(0)", "it exits with 0"),
-    "silent": ("raise RuntimeError", "RuntimeError"),
-    "long-winded": ("raise RuntimeError('one\\n\\n  two')", "RuntimeError: one two"),
-    "misspelt": (registering("x").replace("def register_cells", "def register_cell"), "unknown hook 'register_cell'"),
-    "argument": (registering("x").replace("register_cells(register)", "register_cells(give)"), "{'give'}"),
-    "no-cell": (registering("x").replace("(textgen.Cell)", "(torch.nn.Module)"), "must be a subclass of textgen.Cell"),
-    "instance": (registering("x").replace(", Leaky)", ", Leaky(1, 1))"), "must be a subclass of textgen.Cell"),
-    "no-name": (registering("x").replace("('x'", "(3"), "must be text, not 3"),
-    "repeated": (registering("repeated", "repeated"), "'repeated' is registered twice"),
-    "empty": ("", NO_CELL),
-    "unmarked": (registering("unmarked").replace("@textgen.hookimpl", ""), NO_CELL),
-    "uncalled": (LEAKY, NO_CELL),
-    "renamed": (registering("something else"), "'something else'"),
-    "surplus": (registering("surplus", "extra"), "registers 'extra' without an entry point"),
-    "stumbles": (LEAKY + "    1 / 0", "ZeroDivisionError: division by zero"),
-    "zz-dies": ("import os; os._exit(3)", "it ends the process (exit code 3)"),
-    "zz-late": ("import nowhere_to_be_found", "No module named"),  # loaded after the one before it has died
+KINDS = ("cells", "tasks", "models", "commands")
+EXPECTED = {  # what may be registered of each kind, as a message says it
+    "cells": "must be a subclass of textgen.Cell",
+    "tasks": "must be an instance of textgen.tasks.base.Task",
+    "models": "must be the path of a model folder",
+    "commands": "must be a click.Command",
 }
-STILL_USABLE = {"surplus"}  # what it lists, it registers
-DEADLY = {"zz-dies"}
+
+
+def offering(kind, *names, thing=None, before=""):
+    """A module that registers these names of a kind: the thing that fits, or another one."""
+    source, fitting = OFFERED[kind]
+    calls = "".join(f"    register({name!r}, {thing or fitting})\n" for name in names)
+    return f"{before}{source}{calls}"
+
+
+def broken(kind):
+    """The name of a package and what it offers: what its module says, and what has to be said of it."""
+    noun = kind[:-1]
+    nothing, good = f"it registers no {noun}", offering(kind, "x")
+    others = {
+        "absent": ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
+        "no-python": ("def :", "SyntaxError: invalid syntax"),
+        "exits": ("raise SystemExit(0)", "it exits with 0"),
+        "silent": ("raise RuntimeError", "RuntimeError"),
+        "long-winded": ("raise RuntimeError('one\\n\\n  two')", "RuntimeError: one two"),
+        "misspelt": (good.replace(f"register_{kind}", f"register_{noun}"), f"unknown hook 'register_{noun}'"),
+        "argument": (good.replace("(register):", "(give):"), "{'give'}"),
+        "wrong": (offering(kind, "wrong", thing="3"), EXPECTED[kind]),
+        "no-name": (good.replace("'x'", "3"), "must be text, not 3"),
+        "repeated": (offering(kind, f"{kind}-repeated", f"{kind}-repeated"), f"'{kind}-repeated' is registered twice"),
+        "empty": ("", nothing),
+        "unmarked": (good.replace("@textgen.hookimpl", ""), nothing),
+        "uncalled": (offering(kind), nothing),
+        "renamed": (offering(kind, "something else"), "'something else'"),
+        "surplus": (offering(kind, f"{kind}-surplus", "extra"), "registers 'extra' without an entry point"),
+        "stumbles": (offering(kind) + "    1 / 0", "ZeroDivisionError: division by zero"),
+        "other": (offering("models" if kind != "models" else "tasks", f"{kind}-other"), nothing),
+        "zz-dies": ("import os; os._exit(3)", "it ends the process (exit code 3)"),
+        "zz-late": ("import nowhere_to_be_found", "No module named"),  # loaded after the one before it has died
+    }
+    if kind == "cells":
+        others["no-cell"] = (good.replace("(textgen.Cell)", "(torch.nn.Module)"), EXPECTED[kind])
+        others["instance"] = (good.replace(", Leaky)", ", Leaky(1, 1))"), EXPECTED[kind])
+    if kind == "models":
+        others["nowhere"] = (offering(kind, "nowhere", thing="HERE / 'nowhere'"), EXPECTED[kind])
+    return {f"{kind}-{name}": (kind, *case) for name, case in others.items()}
+
+
+BROKEN = {name: case for kind in KINDS for name, case in broken(kind).items()}
+STILL_USABLE = {f"{kind}-surplus" for kind in KINDS}  # what it lists, it registers
+DEADLY = {f"{kind}-zz-dies" for kind in KINDS}
 
 
 @pytest.fixture
@@ -61,12 +96,14 @@ def packages(tmp_path):
 def all_broken(tmp_path_factory):
     """Every kind of broken package at once, and what `textgen plugins` says of them."""
     with site(tmp_path_factory.mktemp("broken") / "site") as made:
-        for name, (source, _) in BROKEN.items():
-            made.install(name, source)
+        for name, (kind, source, _) in BROKEN.items():
+            made.install(name, source, kind=kind)
         made.install("impostor", registering("lstm"), ["lstm"])
+        made.install("usurper", registering("train", kind="commands"), ["train"], kind="commands")
         made.install("fine", registering("fine").replace("import torch\n", f"import os, torch\n{NOISE}"))
-        restricted = os.environ["TEXTGEN_LOAD_PLUGINS"]
-        yield restricted, run("plugins")
+        for kind in KINDS[1:]:
+            made.install(f"fine-{kind}", offering(kind, f"fine-{kind}", before=f"import os\n{NOISE}"), kind=kind)
+        yield os.environ["TEXTGEN_LOAD_PLUGINS"], run("plugins")
 
 
 @pytest.fixture
@@ -84,31 +121,55 @@ def test_a_broken_plugin_is_named_in_one_line(all_broken, name):
     _, shown = all_broken
     (line,) = [line for line in shown.text.splitlines() if line.split()[0] == name]
     assert shown.code == 0
-    assert line.split()[1:4] == [f"textgen-{name}", "1.0", "failed"]
-    assert BROKEN[name][1] in line
+    assert line.split()[1:5] == [BROKEN[name][0][:-1], f"textgen-{name}", "1.0", "failed"]
+    assert BROKEN[name][2] in line
 
 
 def test_the_list_holds_one_line_each_and_nothing_else(all_broken):
     _, shown = all_broken
-    rows = [line.split()[:4] for line in shown.text.splitlines()]
-    assert rows[0] == ["cell", "package", "status", "reason"]
-    assert [row[0] for row in rows[1:]] == sorted([*BROKEN, "elman", "fine", "gru", "lstm", "lstm", "rnn"])
-    good = {row[0] for row in rows[1:] if row[3] == "ok"}
-    assert good == {"elman", "fine", "gru", "lstm", "rnn"}
+    rows = [line.split()[:5] for line in shown.text.splitlines()]
+    assert rows[0] == ["name", "kind", "package", "status", "reason"]
+    beside = {"cells": ["elman", "fine", "gru", "lstm", "lstm", "rnn"], "tasks": ["fine-tasks"],
+              "models": ["fine-models"], "commands": ["fine-commands", "train"]}  # fmt: skip
+    theirs = [row for row in rows[1:] if row[0] not in plugins.BUILT_IN_TASKS]
+    expected = [(name, kind[:-1]) for kind in KINDS for name in sorted([*broken(kind), *beside[kind]])]
+    assert [(row[0], row[1]) for row in theirs] == expected
+    good = {row[0] for row in theirs if row[4] == "ok"}
+    assert good == {"elman", "fine", "gru", "lstm", "rnn", "fine-tasks", "fine-models", "fine-commands"}
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN.keys() - STILL_USABLE - DEADLY))
-def test_asking_for_a_broken_cell_is_one_sentence(among_broken, name):
-    said, _ = refusal(run("train", "notes.txt", "--cell", name, *TINY), 1)
-    assert f"textgen-{name} 1.0" in said and BROKEN[name][1] in said
-    assert not Path("runs").exists()
+def test_asking_for_a_broken_one_is_one_sentence(among_broken, name):
+    kind, _, reason = BROKEN[name]
+    if kind == "tasks":
+        with pytest.raises(plugins.PluginError) as raised:
+            plugins.registered(kind, name, dict)
+        said = str(raised.value)
+    else:
+        said, _ = refusal(run(*ASKING[kind], name, *(TINY if kind != "commands" else ())), 1)
+    assert said.startswith((f"{kind[:-1]} {name!r} comes from textgen-{name} 1.0, which failed to load: ",
+                            f"textgen-{name} 1.0 has an entry point for {kind[:-1]} {name!r}, but "))  # fmt: skip
+    assert reason in said and not Path("runs").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_that_failed_is_not_kept(among_broken, kind):
+    for name in (f"{kind}-misspelt", f"{kind}-stumbles", f"{kind}-uncalled"):
+        with pytest.raises(plugins.PluginError):
+            plugins.registered(kind, name, object)
+        assert not plugins._manager.has_plugin(f"textgen_try_{name.replace('-', '_')}")
+    assert plugins.registered(kind, f"{kind}-surplus", object) is not None
+    assert plugins._manager.has_plugin(f"textgen_try_{kind}_surplus")
 
 
 def test_everything_else_works_beside_broken_plugins(among_broken):
     assert run("--help").code == 0
-    assert {line.split()[0] for line in run("cells").text.splitlines()} >= {*BROKEN, "lstm"}
-    for cell in ("lstm", "surplus", "fine"):
+    assert {line.split()[0] for line in run("cells").text.splitlines()} >= {*broken("cells"), "lstm"}
+    for cell in ("lstm", "cells-surplus", "fine"):
         assert run("cells", "show", cell, "--json").code == 0
+    for command in ("commands-surplus", "fine-commands"):
+        assert run(command, "--name", "fox").out == b"Hello, fox!\n"
+    assert bases.find("fine-models").is_dir() and isinstance(task("fine-tasks"), Task)
     assert run("train", "notes.txt", "--cell", "lstm", *TINY).code == 0
     assert run("sample", "-n", "5", "--seed", "1").code == 0
 
@@ -120,17 +181,49 @@ def test_a_name_of_ours_stays_ours(all_broken, among_broken):
     assert plugins.owner("lstm").distribution == "textgen-lm"
 
 
-def test_two_packages_with_one_name_are_both_named_and_neither_is_used(packages, monkeypatch):
+def test_a_built_in_command_stays_ours(all_broken, among_broken):
+    (usurper,) = [line for line in all_broken[1].text.splitlines() if "textgen-usurper" in line]
+    assert "failed" in usurper and "the name 'train' is taken by textgen-lm" in usurper
+    assert "Hello" not in run("train", "--help").text and "textgen_try_usurper" not in sys.modules
+    assert run("--help").text.count("\n  train ") == 1
+
+
+def test_a_built_in_task_stays_ours(packages, monkeypatch):
+    packages.install("ours", offering("tasks", "mine"))
+    monkeypatch.setitem(plugins.BUILT_IN_TASKS, "mine", "textgen_try_ours")
+    packages.install("theirs", "raise Exception", ["mine", "sort"], kind="tasks")
+    assert plugins.names("tasks")[-2:] == ["mine", "sort"] and plugins.owner("mine", "tasks").distribution == OWN
+    assert isinstance(task("mine"), Task)
+    assert [(entry.name, reason) for entry, reason in plugins.refusals()] == [
+        ("mine", f"the name 'mine' is taken by {OWN} {__version__}")
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_name_may_be_of_every_kind(packages, kind):
+    for each in KINDS:
+        packages.install(f"shared-{each}", offering(each, "shared"), ["shared"], kind=each)
+    assert not plugins.refusals() and plugins.owner("shared", kind).distribution == f"textgen-shared-{kind}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_packages_with_one_name_are_both_named_and_neither_is_used(packages, monkeypatch, kind):
     for package in ("this", "that"):
-        packages.install(package, registering("shared"), ["shared"])
-    said, _ = refusal(run("cells", "show", "shared"), 1)
-    assert "'shared' is claimed by textgen-that 1.0 and textgen-this 1.0" in said
+        packages.install(package, offering(kind, "shared"), ["shared"], kind=kind)
+    with pytest.raises(plugins.PluginError) as raised:
+        plugins.registered(kind, "shared", object)
+    assert f"{kind[:-1]} 'shared' is claimed by textgen-that 1.0 and textgen-this 1.0" in str(raised.value)
+    if kind == "commands":
+        assert str(raised.value) == refusal(run("shared"), 1)[0]
+        assert "Cannot be used: command 'shared' is claimed by" in " ".join(run("--help").text.split())
+    if kind == "cells":
+        assert str(raised.value) == refusal(run("cells", "show", "shared"), 1)[0]
+        assert "claimed by textgen-that 1.0 and textgen-this 1.0" in run("cells").text
     reasons = {entry.distribution: reason for entry, reason in plugins.refusals()}
     assert {"textgen-this", "textgen-that"} == reasons.keys()
     assert "textgen-that 1.0" in reasons["textgen-this"] and "textgen-this 1.0" in reasons["textgen-that"]
-    assert "claimed by textgen-that 1.0 and textgen-this 1.0" in run("cells").text
     monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "textgen-this")
-    assert plugins.owner("shared").distribution == "textgen-this" and not plugins.refusals()
+    assert plugins.owner("shared", kind).distribution == "textgen-this" and not plugins.refusals()
 
 
 def test_a_plugin_that_hangs_is_named(packages, monkeypatch):
@@ -154,8 +247,12 @@ def test_what_a_plugin_prints_is_no_result(packages, tmp_path, monkeypatch):
 
 def test_listing_imports_no_plugin_and_shows_its_first_line(packages):
     modules = [packages.install("leaky", registering("leaky")), packages.install("bad", "raise Exception")]
-    for arguments in (["cells"], ["cells", "--json"], ["cells", "list"], ["--help"], ["completion", "bash"]):
-        assert run(*arguments).code == 0
+    for kind in KINDS[1:]:
+        modules.append(packages.install(f"good-{kind}", offering(kind, f"good-{kind}"), kind=kind))
+        modules.append(packages.install(f"bad-{kind}", "raise Exception", kind=kind))
+    for arguments in ([], ["cells"], ["cells", "--json"], ["cells", "list"], ["--help"], ["completion", "bash"],
+                      ["train", "--help"], ["env"], ["no-such-command"]):  # fmt: skip
+        assert run(*arguments).code in (0, 2)
     (leaky,) = [row for row in json.loads(run("cells", "--json", "list").out) if row["cell"] == "leaky"]
     assert leaky == {"cell": "leaky", "package": "textgen-leaky 1.0", "about": "A cell that forgets slowly."}
     assert not sys.modules.keys() & set(modules)
@@ -173,16 +270,18 @@ def test_listing_imports_no_plugin_and_shows_its_first_line(packages):
         ("nothing", set()),
     ],
 )
-def test_the_variable_restricts_to_packages_or_cells(packages, monkeypatch, value, found):
-    packages.install("one", registering("one"))
-    packages.install("two", registering("two", "alias"), ["two", "alias"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_variable_restricts_to_packages_or_names(packages, monkeypatch, value, found, kind):
+    packages.install("one", offering(kind, "one"), kind=kind)
+    packages.install("two", offering(kind, "two", "alias"), ["two", "alias"], kind=kind)
     if value is None:
         monkeypatch.delenv("TEXTGEN_LOAD_PLUGINS")
     else:
         monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", value)
-    mine = {e.name for claims in plugins.entries().values() for e in claims if e.distribution in MINE}
+    mine = {e.name for claims in plugins.entries(kind).values() for e in claims if e.distribution in MINE}
     assert mine == found and plugins.entries().keys() >= {"rnn", "elman", "lstm", "gru"}
-    assert [load_plugins.problem_with(plugins.owner(name)) for name in sorted(found)] == [None] * len(found)
+    owners = [plugins.owner(name, kind) for name in sorted(found)]
+    assert [load_plugins.problem_with(owner) for owner in owners] == [None] * len(found)
 
 
 def test_of_a_package_found_twice_the_one_that_is_imported_counts(packages, tmp_path, monkeypatch):
@@ -191,6 +290,204 @@ def test_of_a_package_found_twice_the_one_that_is_imported_counts(packages, tmp_
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "older")])
     assert [entry.version for entry in plugins.entries()["twice"]] == ["2.0"]
     assert plugins.cell("twice").__name__ == "Leaky"
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """How often the metadata of all packages is read."""
+    plugins.forget()
+    real, count = plugin_metadata._entries, []
+    monkeypatch.setattr(plugin_metadata, "_entries", lambda: count.append(1) or real())
+    return count
+
+
+def test_metadata_is_read_once_however_often_it_is_asked_for(packages, scans):
+    packages.install("leaky", registering("leaky"))
+    plugins.cell("leaky")  # its compiled module is a change of the folder
+    plugins.forget()
+    scans.clear()
+    for name in ["lstm", "gru", "leaky"] * 4:
+        plugins.cell(name), plugins.owner(name), plugins.entries(), plugins.refusals(), plugins.names("commands")
+    assert len(scans) == 1
+
+
+def test_a_whole_training_reads_metadata_once(packages, scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # what it writes here is not on the path
+    Path("notes.txt").write_text(TEXT)
+    assert run("train", "notes.txt", "--minutes", "0.02", "--threads", "1").code == 0
+    assert len(scans) == 1
+
+
+def test_a_package_installed_or_removed_meanwhile_is_noticed(packages, tmp_path, monkeypatch):
+    monkeypatch.delenv("TEXTGEN_LOAD_PLUGINS")
+    assert "late" not in plugins.entries()
+    packages.install("late", registering("late"))
+    assert plugins.cell("late").__name__ == "Leaky"
+    shutil.rmtree(packages.folder / "textgen_late-1.0.dist-info")
+    assert "late" not in plugins.entries()
+    packages.install("elsewhere", registering("elsewhere"), folder=tmp_path / "other")
+    assert "elsewhere" not in plugins.entries()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "other")])
+    assert "elsewhere" in plugins.entries()
+
+
+# --- one manager ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_is_imported_once_and_only_its_own_hook_is_called(packages, kind):
+    count = f"import builtins\nbuiltins.{kind}_calls = getattr(builtins, '{kind}_calls', []) + ['{{}}']\n"
+    source = offering(kind, "one", "two", before=count.format("import"))
+    packages.install("one", source + "    " + count.format("hook").splitlines()[1], ["one", "two"], kind=kind)
+    packages.install("other", offering(kind, "other"), kind=kind)
+    try:
+        for name in ("one", "two", "other", "one"):
+            assert plugins.registered(kind, name, object) is not None
+        assert getattr(builtins, f"{kind}_calls") == ["import", "hook"]
+    finally:
+        delattr(builtins, f"{kind}_calls")
+
+
+def test_one_module_may_offer_every_kind_and_fails_as_a_whole(packages):
+    offers = "\n".join(offering(kind, f"my-{kind}") for kind in KINDS)
+    module = packages.install("all", offers)
+    (packages.folder / "textgen_all-1.0.dist-info" / "entry_points.txt").write_text(
+        f"[textgen]\nmy-cells = {module}\n" + "".join(f"{kind}.my-{kind} = {module}\n" for kind in KINDS[1:])
+    )
+    assert [plugins.owner(f"my-{kind}", kind).noun for kind in KINDS] == [kind[:-1] for kind in KINDS]
+    assert all(plugins.registered(kind, f"my-{kind}", object) for kind in KINDS)
+    assert [load_plugins.problem_with(plugins.owner(f"my-{kind}", kind)) for kind in KINDS] == [None] * 4
+    plugins.forget()
+    del sys.modules[module]
+    (packages.folder / f"{module}.py").write_text(offers.replace("def register_models", "def register_model"))
+    importlib.invalidate_caches()
+    for kind in KINDS:
+        with pytest.raises(plugins.PluginError, match="unknown hook 'register_model'"):
+            plugins.registered(kind, f"my-{kind}", object)
+
+
+def test_a_hook_under_another_name_is_called_for_its_own_module_alone(packages):
+    renamed = registering("named").replace("hookimpl", "hookimpl(specname='register_cells')")
+    packages.install("named", renamed.replace("def register_cells", "def mine"))
+    packages.install("leaky", registering("leaky"))
+    assert plugins.cell("named").__module__ == "textgen_try_named"
+    assert plugins.cell("leaky").__module__ == "textgen_try_leaky"
+
+
+def test_what_is_registered_must_be_what_was_asked_for(packages):
+    packages.install("sort", offering("tasks", "sort"), kind="tasks")
+    with pytest.raises(
+        plugins.PluginError, match=r"task 'sort' comes from textgen-sort 1\.0, .* 'sort' must be an inst"
+    ):
+        plugins.registered("tasks", "sort", Path)
+    with pytest.raises(plugins.PluginError, match="'sort' must be something else, not "):
+        plugins.registered("tasks", "sort", lambda thing: False, "something else")
+    assert isinstance(plugins.registered("tasks", "sort", lambda thing: hasattr(thing, "load")), Task)
+    with pytest.raises(UsageError, match=r"no task named 'sirt'\. Did you mean 'sort'\?"):
+        plugins.registered("tasks", "sirt", Task)
+
+
+# --- commands ---
+
+
+def greeting(does):
+    """A command whose work is this line."""
+    return offering("commands", "greet").replace('click.echo(f"Hello, {name}!")', does)
+
+
+def test_a_command_is_listed_with_its_summary_and_run_like_a_built_in_one(packages, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = packages.install("greet", greeting("click.echo(name)"), kind="commands", summary="Greet somebody.")
+    packages.install("no-summary", offering("commands", "no-summary"), kind="commands")
+    shown = run("--help").text
+    mine = shown[shown.index("Commands of installed packages:") :].splitlines()
+    assert [line.split(maxsplit=1) for line in mine[1:]] == [["greet", "Greet somebody."],
+                                                             ["no-summary", "A command that greets."]]  # fmt: skip
+    assert shown.index("\nCommands:") < shown.index("Commands of installed")
+    assert "greet" in [item.value for item in completions("gr")] and module not in sys.modules
+    assert (run("greet").out, run("greet", "--name", "fox").out) == (b"you\n", b"fox\n")
+    assert "Usage: textgen greet [OPTIONS]" in run("greet", "-h").text
+    assert [item.value for item in completions("--na", "greet")] == ["--name"]
+    Path("textgen.toml").write_text('[greet]\nname = "hen"\n')
+    assert run("greet").out == b"hen\n"
+    said, hint = refusal(run("greet", "--nam"), 2)
+    assert said.startswith("No such option '--nam'.") and hint == "textgen greet --help lists all options."
+    said, _ = refusal(run("greeet"), 2)
+    assert said == "No such command 'greeet'. Did you mean 'greet'?"
+
+
+def completions(incomplete, *before):
+    return ShellComplete(group, {}, "textgen", "_TEXTGEN_COMPLETE").get_completions(list(before), incomplete)
+
+
+def test_help_without_installed_commands_has_no_section_for_them():
+    assert "installed packages" not in run("--help").text
+
+
+ENDS = {  # what a command does: the exit code, and what is said on standard error
+    "return 3": (3, ""),
+    "raise SystemExit": (0, ""),
+    "raise SystemExit(4)": (4, ""),
+    "raise SystemExit('enough.')": (1, "Error: enough.\n"),
+    "raise click.ClickException('no greeting')": (1, "Error: no greeting.\n"),
+    "raise click.UsageError('no')": (2, "Error: no.\nHint: textgen greet --help lists all options.\n"),
+    "raise click.Abort": (130, "Stopped.\n"),
+    "raise KeyboardInterrupt": (130, "\nStopped.\n"),
+    "open('nowhere.txt')": (1, "Error: nowhere.txt: No such file or directory.\n"),
+    "raise textgen.TextgenError('it rains.')": (1, "Error: it rains.\n"),
+    "1 / 0": (1, "Error: command 'greet' of textgen-greet 1.0 failed at textgen_try_greet.py:8: ZeroDivisionError: "
+                 "division by zero.\nHint: textgen --traceback COMMAND ... shows the whole traceback.\n"),
+    "import nowhere": (1, "Error: command 'greet' of textgen-greet 1.0 failed at textgen_try_greet.py:8: "
+                          "ModuleNotFoundError: No module named 'nowhere'.\n"
+                          "Hint: textgen --traceback COMMAND ... shows the whole traceback.\n"),
+    "textgen.train('x.txt', max_steps=0)": (2, "Error: --max-steps must be"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("does", ENDS)
+def test_a_command_ends_as_built_in_ones_do(packages, tmp_path, monkeypatch, does):
+    monkeypatch.chdir(tmp_path)
+    packages.install("greet", greeting(does), kind="commands")
+    code, said = ENDS[does]
+    done = run("greet")
+    assert (done.code, done.out) == (code, b"") and done.err.startswith(said) and bool(said) == bool(done.err)
+
+
+def test_the_traceback_of_a_command_is_shown_when_it_is_asked_for(packages, monkeypatch):
+    monkeypatch.setenv("TEXTGEN_RAISE_ERRORS", "1")
+    packages.install("greet", greeting("1 / 0"), kind="commands")
+    packages.install("bad", "1 / 0", kind="commands")
+    with pytest.raises(ZeroDivisionError):
+        run("--traceback", "greet")
+    with pytest.raises(plugins.PluginError) as raised:
+        run("--traceback", "bad")
+    assert isinstance(raised.value.__cause__.__cause__, ZeroDivisionError)
+
+
+def test_a_broken_command_is_completed_by_name_and_stays_silent(packages):
+    packages.install("bad", "raise SystemExit(3)", kind="commands")
+    assert [item.value for item in completions("ba")] == ["bad"] and completions("--na", "bad") == []
+
+
+# --- models ---
+
+
+def test_training_starts_from_an_installed_model(packages, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text(TEXT)
+    assert run("train", "notes.txt", *TINY, "--tokenizer", "char", "--output-dir", "made").code == 0
+    packages.install("base", offering("models", "base-fox", thing="HERE / 'base'"), ["base-fox"], kind="models")
+    Path("made").rename(packages.folder / "base")
+    assert bases.names() == ["base-fox"] and bases.find("base-fox") == packages.folder / "base"
+    assert bases.find("base-hen") is None
+    assert run("train", "notes.txt", "--init-from", "base-fox", *TINY[2:], "--output-dir", "tuned").code == 0
+    assert json.loads(Path("tuned", "config.json").read_text())["hidden_size"] == 4
+    said, hint = refusal(run("train", "notes.txt", "--init-from", "base-hen", *TINY[2:]), 1)
+    assert said == "there is no model folder 'base-hen' to start from." and hint == "installed models: base-fox."
+    Path("base-fox").mkdir()
+    said, _ = refusal(run("train", "notes.txt", "--init-from", "base-fox", *TINY[2:]), 1)
+    assert "'base-fox' is not a model folder" in said, "a folder comes before a package"
 
 
 # --- metadata of any content ---
@@ -217,6 +514,8 @@ POINTS = {  # the bytes of entry_points.txt, and what has to be said of them
     "extras": (b"[textgen]\nhy = no_such_module_anywhere [fast]", "No module named 'no_such_module_anywhere'"),
     "an attribute": (b"[textgen]\nhy = no_such_module_anywhere:Cell", "No module named 'no_such_module_anywhere'"),
     "letters of another script": ("[textgen]\nhy = módulo_ausente".encode(), "No module named 'módulo_ausente'"),
+    "an unknown kind": (b"[textgen]\nhats.hy = textgen_hy", "'hats.hy' begins with none of tasks., models., commands."),
+    "the kind of a bare name": (b"[textgen]\ncells.hy = textgen_hy", "'cells.hy' begins with none of tasks., models."),
     "a reserved word": (b"[textgen]\nhy = class", "No module named 'class'"),
 }
 
@@ -227,6 +526,7 @@ def odd(packages, points, about=HEAD, folder="textgen_odd-1.5.dist-info"):
     info.mkdir(exist_ok=True)
     (info / "entry_points.txt").write_bytes(points)
     (info / "METADATA").write_bytes(about)
+    plugins.forget()  # of another example, perhaps, in the same folder
 
 
 def those_of(distribution):

@@ -48,9 +48,9 @@ def test_a_broken_law_fails_with_its_meaning_and_without_a_traceback(pytester, m
 
 
 def test_what_is_declared_is_an_expected_failure_strictly(pytester, monkeypatch):
-    cell = type("Declared", (NoMemory,), {"expected_failures": {"reaches_back": "so be it", "causality": "no"}})
+    cell = type("Declared", (NoMemory,), {"expected_failures": {"gradient_flow": "so be it", "causality": "no"}})
     monkeypatch.setattr(plugins, "cell", {"declared": cell}.get)
-    done = pytester.runpytest("--textgen-cell", "declared", "-k", "reaches_back or causality or recurrent_mask", "-rxs")
+    done = pytester.runpytest("--textgen-cell=declared", "-k", "gradient_flow or causality or recurrent_mask", "-rxs")
     done.assert_outcomes(xfailed=1, failed=1, skipped=1, deselected=len(FAST) - 3)
     done.stdout.fnmatch_lines(["*XPASS(strict)*declared to fail: no*", "*only a GatedCell*"])
 

@@ -16,7 +16,7 @@ import textgen
 from textgen import files
 from textgen.contest import compare
 from textgen.scoring.compression import compress, decompress
-from textgen.scoring.symbol_scores import symbol_scores
+from textgen.scoring.token_scores import token_scores
 from textgen.text.tokenizer import train_tokenizer
 from textgen.writing.session import Session
 from textgen.writing.streams import Streams
@@ -94,12 +94,12 @@ def cases():
     add(lambda m, **o: textgen.generate(m.writer, **o), "num_beams", [0, "3", True, -1])
     add(lambda m, model: textgen.generate(model), "model", [None])
     add(lambda m, model: textgen.evaluate(model, "x"), "model", MODELS)
-    add(lambda m, model: symbol_scores(model, "x"), "model", MODELS)
+    add(lambda m, model: token_scores(model, "x"), "model", MODELS)
     add(lambda m, model: compress(model, b"x"), "model", MODELS)
     add(lambda m, model: decompress(model, b"x"), "model", MODELS)
     add(lambda m, text: textgen.evaluate(m.writer, text), "text", [None, 123, 2.5, True, ["x"], object()])
     add(lambda m, lanes: textgen.evaluate(m.writer, "x", lanes=lanes), "lanes", [*NUMBERS, 0])
-    add(lambda m, text: symbol_scores(m.writer, text), "text", TEXTS)
+    add(lambda m, text: token_scores(m.writer, text), "text", TEXTS)
     add(lambda m, data: compress(m.writer, data), "data", [None, 123, "x", 2.5, ["x"], object()])
     add(lambda m, archive: decompress(m.writer, archive), "archive", [None, 123, "x", 2.5, ["x"], object()])
     add(lambda m, exact: Streams(m.writer, exact=exact), "exact", [None, 1, "yes", object()])
@@ -339,6 +339,11 @@ def test_a_comparison_reads_a_table_in_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pandas.DataFrame({"text": [TEXT] * 3})
     options = {"batch_size": 2, "seq_length": 8, "threads": 1, "device": "cpu", "tokenizer": "char"}
-    own = {"cells": ("gru",), "budget": ["params=1500", "tokens=200"], "seeds": np.int64(1), "learning_rates": [0.01]}
-    (row,) = compare(table, output_dir=tmp_path / "out", **own, **options)
-    assert row.name == "gru" and (tmp_path / "out").is_dir()
+    own = {
+        "cells": ("gru", "rnn"),
+        "budget": ["params=1500", "tokens=200"],
+        "seeds": np.int64(1),
+        "learning_rates": [0.01],
+    }
+    results = compare(table, output_dir=tmp_path / "out", **own, **options)
+    assert {result.name for result in results} == {"gru", "rnn"} and (tmp_path / "out").is_dir()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
 from textgen.text import pieces, recipes
-from textgen.text.corpus import survey, text_of
+from textgen.text.corpus import scan_corpus, text_of
 from textgen.text.corpus_settings import CorpusOptions
 from textgen.text.reading import Reading
 from textgen.text.sources import find_sources, lasting, read
@@ -95,42 +95,42 @@ def test_every_recipe_says_where_it_comes_from_and_is_whole(name):
 
 
 def test_the_stories_are_found_from_any_folder(away):
-    corpus = survey(["stories"], CorpusOptions(), 1)
+    corpus = scan_corpus(["stories"], CorpusOptions(), 1)
     assert len(corpus.scan.sizes) == len(list((ROOT / "corpora" / "stories").glob("*.txt"))) == 240
     assert corpus.split.held_out
 
 
 def test_a_file_of_that_name_comes_first(away):
     Path("stories").write_text("just this\n" * 9)
-    assert survey(["stories"], CorpusOptions(), 1).scan.total == 90
+    assert scan_corpus(["stories"], CorpusOptions(), 1).scan.total == 90
     assert lasting("stories") == str(away / "stories") and lasting("text8") == "text8"
 
 
 def test_a_missing_download_names_the_url_and_the_place(away):
     with pytest.raises(TextgenError) as caught:
-        survey(["enwik8"], CorpusOptions(), 1)
+        scan_corpus(["enwik8"], CorpusOptions(), 1)
     url = "http://mattmahoney.net/dc/enwik8.zip"
     assert str(caught.value) == f"'enwik8' cannot be downloaded from {url} ([Errno 101] Network is unreachable)."
     place = Path("corpora/data/enwik8/enwik8")
     assert caught.value.hint == (
-        f"get that by another way, unpack enwik8 and put it at {place}, or so in the folder $TEXTGEN_DATA."
+        f"download it by other means, extract enwik8 and put it at {place}, or at that path in $TEXTGEN_DATA."
     )
     assert not any(path.is_file() for path in away.rglob("*"))
 
 
 def test_a_download_is_kept_divided_and_held_to_its_first_digest(own):
     write("mini")
-    corpus = survey(["mini"], CorpusOptions(), 1)
+    corpus = scan_corpus(["mini"], CorpusOptions(), 1)
     assert own == ["https://example.org/mini.zip"] and corpus.level == "char" and not corpus.split.held_out
     parts = [texts(corpus.sources, corpus.reading), texts(corpus.validation, corpus.reading)]
     test = texts(*text_of(["mini"], Reading()))
     assert b"".join([*parts, test]) == TEXT
     assert abs(len(parts[0]) - 0.9 * len(TEXT)) <= 4 and abs(len(test) - 0.05 * len(TEXT)) <= 4
-    assert survey(["mini"], CorpusOptions(), 1).key() == corpus.key() and len(own) == 1
+    assert scan_corpus(["mini"], CorpusOptions(), 1).key() == corpus.key() and len(own) == 1
     kept = recipes.cache_folder() / "mini" / "mini"
     assert hashlib.sha256(kept.read_bytes()).digest() == hashlib.sha256(TEXT).digest()
     kept.write_bytes(TEXT[:-1] + b"x")
-    assert survey(["mini"], CorpusOptions(), 1).key() == corpus.key() and len(own) == 2
+    assert scan_corpus(["mini"], CorpusOptions(), 1).key() == corpus.key() and len(own) == 2
 
 
 def test_data_that_is_here_is_not_downloaded(own, monkeypatch):
@@ -139,7 +139,7 @@ def test_data_that_is_here_is_not_downloaded(own, monkeypatch):
         path = Path(folder, "mini", "mini" + packed)
         path.parent.mkdir(parents=True)
         path.write_bytes(gzip.compress(TEXT) if packed else TEXT)
-        corpus = survey(["mini"], CorpusOptions(tokenizer="byte"), 1)
+        corpus = scan_corpus(["mini"], CorpusOptions(tokenizer="byte"), 1)
         assert corpus.level == "byte" and corpus.scan.total == int(0.9 * len(TEXT)) and own == []
         shutil.rmtree("corpora", ignore_errors=True)
         monkeypatch.setenv("TEXTGEN_DATA", "elsewhere")
@@ -148,8 +148,8 @@ def test_data_that_is_here_is_not_downloaded(own, monkeypatch):
 @pytest.mark.parametrize("known", [f'sha256 = "{"0" * 64}"', "bytes = 7"])
 def test_another_text_than_the_recipe_says_is_refused(own, known):
     write("mini", known)
-    with pytest.raises(TextgenError, match=r"is not the file that 'mini' is made of \("):
-        survey(["mini"], CorpusOptions(), 1)
+    with pytest.raises(TextgenError, match=r"is not the file of 'mini' \("):
+        scan_corpus(["mini"], CorpusOptions(), 1)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: data.replace(b"in/mini", b"in/mina")])
@@ -157,17 +157,17 @@ def test_a_damaged_download_leaves_nothing(own, damage):
     write("mini")
     Path("mini.zip").write_bytes(damage(Path("mini.zip").read_bytes()))
     with pytest.raises(TextgenError, match=r"'mini' cannot be downloaded from https://example.org/mini.zip \("):
-        survey(["mini"], CorpusOptions(), 1)
+        scan_corpus(["mini"], CorpusOptions(), 1)
     assert not any(path.is_file() for path in recipes.cache_folder().rglob("*"))
 
 
 def test_what_the_user_says_and_what_a_recipe_says(own):
     write("mini")
-    assert survey(["mini"], CorpusOptions(vocab_size=300), 1).level == "bpe"
-    with pytest.raises(UsageError, match="validation_split does not go with 'mini', which says what is held out"):
-        survey(["mini"], CorpusOptions(validation_split=0.2), 1)
-    with pytest.raises(UsageError, match="'mini' is a corpus with parts of its own; give it alone"):
-        survey(["mini", "mini"], CorpusOptions(), 1)
+    assert scan_corpus(["mini"], CorpusOptions(vocab_size=300), 1).level == "bpe"
+    with pytest.raises(UsageError, match="validation_split does not go with 'mini', which has a validation part"):
+        scan_corpus(["mini"], CorpusOptions(validation_split=0.2), 1)
+    with pytest.raises(UsageError, match="'mini' is a corpus with its own parts; name it alone"):
+        scan_corpus(["mini", "mini"], CorpusOptions(), 1)
     with pytest.raises(UsageError, match=r"corpus 'mimi' does not exist\. Did you mean 'mini'\?"):
         find_sources(["mimi"])
 
@@ -199,8 +199,8 @@ def test_spans_that_meet_share_and_lose_nothing(text, places, size, raw):
 @pytest.mark.data
 def test_real_recipes_are_divided_as_published(data_folder, monkeypatch):
     monkeypatch.setenv("TEXTGEN_DATA", str(data_folder))
-    corpus = survey(["tiny-shakespeare"], CorpusOptions(), 1)
+    corpus = scan_corpus(["tiny-shakespeare"], CorpusOptions(), 1)
     assert (corpus.scan.total, corpus.validation_scan.total, corpus.level) == (1_003_854, 111_540, "char")
-    corpus = survey(["wikitext-2"], CorpusOptions(), 1)
+    corpus = scan_corpus(["wikitext-2"], CorpusOptions(), 1)
     assert (corpus.scan.total, corpus.validation_scan.total) == (10_797_148, 1_121_681)
     assert len(texts(*text_of(["wikitext-2"], Reading()))) == 1_256_449

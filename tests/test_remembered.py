@@ -118,7 +118,7 @@ def test_python_reads_as_the_command_does(divided):
         assert textgen.evaluate(model, text).nats == pytest.approx(expected, rel=1e-9)
     apart = score(divided, path, "--document-separator", "")["nats"]
     assert textgen.evaluate(model, path.read_text(), document_separator="").nats == pytest.approx(apart, rel=1e-9)
-    with pytest.raises(UsageError, match="no setting 'separator'"):
+    with pytest.raises(UsageError, match="unknown reading option 'separator'"):
         textgen.evaluate(model, "x", separator="y")
 
 
@@ -244,7 +244,7 @@ def test_a_prompt_is_read_in_the_encoding_of_the_model_unless_told_otherwise(lat
     assert sampled(latin, "-p", "-", stdin="the café".encode("utf-8-sig")) == expected
     assert run("sample", "-m", latin, "-n", 1, "-p", "-", stdin=b"the fox").err == ""
     said, _ = refusal(run("sample", "-m", latin, "-p", "x", "--encoding", "utf-8"), 2)
-    assert said.startswith("--encoding utf-8 goes with a prompt that is read")
+    assert said.startswith("--encoding utf-8 applies to a prompt that is read")
 
 
 # --- columns ---
@@ -381,7 +381,7 @@ def test_what_is_asked_for_comes_first_and_nonsense_is_refused():
     assert Reading.of(record, {"encoding": "utf-8"}).asked("encoding") == "utf-8"
     with pytest.raises(TextgenError, match=r"config\.json is damaged"):
         Reading.of({"encoding": 5}, {})
-    with pytest.raises(UsageError, match="no encoding is named"):
+    with pytest.raises(UsageError, match="unknown encoding"):
         Reading.of({}, {"encoding": "nope"})
 
 

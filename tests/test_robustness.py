@@ -28,8 +28,7 @@ from terminal import refusal, run
 import textgen
 from textgen import files, plugins, sealed, stopping
 from textgen.errors import TextgenError
-from textgen.options import from_mapping
-from textgen.settings import TrainOptions
+from textgen.tasks.base import options_for
 from textgen.text import corpus
 from textgen.training.train import resume, start
 from textgen.training.trainer import Trainer
@@ -85,8 +84,8 @@ def damaged():
 
 STAGES = {  # where in the house, and what was typed
     "reading": ("textgen.text.corpus.scan", TRAIN),
-    "storing tokens": ("textgen.text.corpus.tokenize", [*TRAIN, "--tokenizer", "byte"]),
-    "tokenizing": ("textgen.text.corpus.survey", ["tokenize", "story.txt", "--output-dir", "tokens"]),
+    "storing tokens": ("textgen.text.corpus.write_store", [*TRAIN, "--tokenizer", "byte"]),
+    "tokenizing": ("textgen.text.corpus.scan_corpus", ["tokenize", "story.txt", "--output-dir", "tokens"]),
     "measuring": ("textgen.training.machine.ThisMachine.step_seconds", ["train", "story.txt", "--minutes", "0.1"]),
     "keeping the step": ("textgen.training.train.stored_step", TRAIN),
     "loading": ("textgen.sealed.verified", ["sample"]),
@@ -174,7 +173,7 @@ run()
 """
 
 
-@pytest.mark.parametrize(("module", "number"), [("click", signal.SIGINT), ("textgen.cli.screen", signal.SIGTERM),
+@pytest.mark.parametrize(("module", "number"), [("click", signal.SIGINT), ("textgen.screen", signal.SIGTERM),
                                                 ("numpy", signal.SIGTERM)])  # fmt: skip
 def test_a_signal_during_an_import_is_one_line(module, number):
     child = [sys.executable, "-c", EARLY.format(module, int(number), ["sample"])]
@@ -245,7 +244,7 @@ def test_whoever_stops_reading_is_left_in_peace(name):
 
 
 @pytest.mark.slow
-def test_whoever_stops_reading_a_contest_is_left_in_peace_and_its_table_is_kept():
+def test_whoever_stops_reading_a_comparison_is_left_in_peace_and_its_table_is_kept():
     reading, writing = os.pipe()
     os.close(reading)
     budget = ["--budget", "params=2k", "--budget", "tokens=3k", "--learning-rates", "0.01", "--seeds", "1"]
@@ -482,7 +481,7 @@ def test_only_what_training_wrote_is_replaced():
         path = Path("runs/a", name)
         path.mkdir() if name == "drafts" else path.write_text("mine")
         said, hint = refusal(run(*again), 1)
-        assert said == f"'runs/a' holds {name!r}, which textgen did not write, and is not going to be replaced."
+        assert said == f"'runs/a' holds {name!r}, which textgen did not write, so it is not replaced."
         assert name in hint and path.exists()
         path.rmdir() if name == "drafts" else path.unlink()
     Path("runs/a/.checkpoint-9.tmp-0a1b2c3d").mkdir()
@@ -507,7 +506,7 @@ def test_a_resumed_run_stays_where_it_is(typed, said):
 def test_what_a_tokenized_folder_decided_is_not_asked_again():
     assert run("tokenize", "story.txt", "--output-dir", "tokens").code == 0
     said, _ = refusal(run("train", "tokens", "--validation-split", "0.3"), 2)
-    assert said == "--validation-split was decided when 'tokens' was tokenized; leave it out here."
+    assert said == "--validation-split was decided when 'tokens' was tokenized; omit it here."
 
 
 def test_a_report_shows_no_secret(monkeypatch):
@@ -548,12 +547,12 @@ def test_a_corpus_that_gives_other_tokens_is_refused():
     arguments["digests"]["train.bin"] = "0" * 64
     files.replace_in_folder(Path("runs/a"), "training_args.json", files.to_json(arguments))
     said, hint = refusal(run("train", "--resume", "a"), 1)
-    assert said.startswith("the corpus gives other tokens than when this run began (train.bin") and hint
+    assert said.startswith("the corpus gives different tokens than when this run began (train.bin") and hint
 
 
 def test_every_damaged_file_is_named_and_only_those(desk):
     done = run("runs", "verify")
-    assert done.code == 0 and done.err == "" and done.text.count("all whole") == done.text.count("\n") == 4
+    assert done.code == 0 and done.err == "" and done.text.count("all intact") == done.text.count("\n") == 4
     everything = [
         p for p in Path("runs").rglob("*") if p.is_file() and p.name not in (".lock", "latest", "metrics.jsonl")
     ]
@@ -567,7 +566,7 @@ def test_every_damaged_file_is_named_and_only_those(desk):
         assert [said for said in damaged() if str(path) in said] or path.name == sealed.MANIFEST
         path.write_bytes(whole)
     Path("runs/a/metrics.jsonl").write_bytes(b'{"step": 1}\nnonsense\n{"step"')
-    assert damaged() == ["runs/a/metrics.jsonl is damaged: line 2 is no table."]
+    assert damaged() == ["runs/a/metrics.jsonl is damaged: line 2 is not a JSON object."]
     config, weights = Path("runs/a/config.json"), Path("runs/a/checkpoint-6/model.safetensors")
     config.write_text("{}"), weights.write_text(""), Path("runs/a/README.md").write_text("")
     done = run("runs", "verify", "a")
@@ -577,7 +576,7 @@ def test_every_damaged_file_is_named_and_only_those(desk):
 def test_trainings_begun_together_get_a_folder_each(monkeypatch):
     """Between choosing a number and taking its folder another training may take it."""
     monkeypatch.setattr("textgen.training.train.next_folder", lambda *_: Path("runs/gru-story-1"))
-    sessions = [start(["story.txt"], from_mapping(TrainOptions, {**TINY, "seed": seed}), time.monotonic())
+    sessions = [start(["story.txt"], options_for( {**TINY, "seed": seed}), time.monotonic())
                 for seed in (1, 2, 3)]  # fmt: skip
     for session in sessions:
         assert list(session.events())[-1].reason == "done"
@@ -592,7 +591,7 @@ def test_trainings_begun_together_get_a_folder_each(monkeypatch):
 def test_a_run_that_was_replaced_before_it_began_is_not_trained():
     def begun(seed):
         options = {**TINY, "seed": seed, "output_dir": "runs/b", "overwrite_output_dir": True}
-        return start(["story.txt"], from_mapping(TrainOptions, options), time.monotonic())
+        return start(["story.txt"], options_for(options), time.monotonic())
 
     first, second = begun(1), begun(2)
     with pytest.raises(TextgenError, match="another process has replaced the run in 'runs/b'"):
@@ -601,13 +600,13 @@ def test_a_run_that_was_replaced_before_it_began_is_not_trained():
 
 
 def test_two_that_tokenize_one_text_share_its_tokens(monkeypatch):
-    tokenize = corpus.tokenize
+    write_store = corpus.write_store
 
     def second(*given):
-        tokenize(*given)
-        return tokenize(*given)
+        write_store(*given)
+        write_store(*given)
 
-    monkeypatch.setattr(corpus, "tokenize", second)
+    monkeypatch.setattr(corpus, "write_store", second)
     Path("other.txt").write_text(STORY * 2)
     assert run("train", "other.txt", *TRAIN[2:], "-q").code == 0
 

@@ -11,9 +11,8 @@ from torch.nn.functional import cross_entropy
 from textgen.config import ModelConfig
 from textgen.errors import UsageError
 from textgen.model import Candidates
-from textgen.options import from_mapping
-from textgen.settings import TrainOptions
-from textgen.tasks.sampled_softmax import SampledSoftmax, inclusion
+from textgen.tasks.base import options_for
+from textgen.tasks.language.sampled_softmax import SampledSoftmax, inclusion
 from textgen.training.events import Evaluated, Saved
 from textgen.training.train import resume, start
 from textgen.weights import make_model
@@ -116,7 +115,7 @@ def begin(text, **given):
     options = {"tokenizer": "word", "sampled_softmax": 20, "hidden_size": 16, "max_steps": 12,
                "batch_size": 4, "seq_length": 16, "eval_steps": 6, "cell": "gru", "threads": 1}  # fmt: skip
     options |= {"output_dir": str(text.parent / f"run{len(given)}{'x'.join(map(str, given.values()))}"), **given}
-    return start([str(text)], from_mapping(TrainOptions, options), time.monotonic())
+    return start([str(text)], options_for(options), time.monotonic())
 
 
 def test_a_resumed_run_has_the_same_bits(text):
@@ -138,7 +137,7 @@ def test_it_trains_and_what_is_held_out_is_scored_by_the_whole_softmax(text):
     session = begin(text, max_steps=120, learning_rate=0.01, eval_steps=120)
     scores = [event.score.nats_per_token for event in session.events() if isinstance(event, Evaluated)]
     assert scores[-1] < 0.8 * np.log(session.config.vocab_size)
-    task = session.trainer.task
+    task = session.trainer.objective
     assert task.evaluate(session.trainer.model, quick=False) == replace(task, sampled=None).evaluate(
         session.trainer.model, quick=False
     )
@@ -155,6 +154,6 @@ def test_a_batch_in_parts_has_the_candidates_of_the_whole(text):
 @pytest.mark.parametrize("more", [0, 5000])
 def test_no_fewer_than_there_are_is_refused(text, more):
     symbols = begin(text).config.vocab_size
-    with pytest.raises(UsageError, match=rf"{symbols + more:,} must be fewer .* \({symbols}\)\.$") as caught:
+    with pytest.raises(UsageError, match=rf"{symbols + more:,} must be less .* \({symbols}\)\.$") as caught:
         begin(text, sampled_softmax=symbols + more)
-    assert "leave it out" in caught.value.hint
+    assert "omit it" in caught.value.hint

@@ -1,11 +1,18 @@
 """Laws of sampling: each filter keeps what its paper says, draws follow the exact distribution, seeds decide all."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import textgen
 from textgen.errors import UsageError
 from textgen.parameters import as_flags, spelled_as
 from textgen.settings import SampleOptions, check_sampling
@@ -313,7 +320,7 @@ def test_without_logprobs_none_are_computed(monkeypatch):
     ("options", "sentence"),
     [
         ({"greedy": True, "temperature": 0.5}, "--greedy and --temperature 0.5 exclude each other."),
-        ({"stop": ["a", ""]}, "--stop must be text, not ''."),
+        ({"stop": ["a", ""]}, "--stop is empty; it must be the text to stop at."),
         ({"stop": [3]}, "--stop must be a list of texts, but holds 3."),
         ({"stop": ["a", "b\ud800"]}, "--stop must be UTF-8 text, not 'b\\ud800' (character 1)."),
         ({"stop": "ab"}, "--stop must be a list, not 'ab'."),
@@ -343,3 +350,84 @@ def test_many_symbols_are_drawn_from_as_few_are(size, scale, monkeypatch):
             kept = sampling.top_p(logits, share)
             found.append((kept.tolist(), sampling.draw(kept, temperature, np.random.default_rng(number))))
         assert found[0] == found[1]
+
+
+# --- a new option: its declaration and its function, in two source files ---
+
+DECLARATION = """    skip_best: int = option(0, "Exclude the k most probable tokens; 0 is off.", low=0, high=100)
+    repetition_penalty: float = option("""
+FUNCTION = '''def skip_best(logits: Logits, k: int) -> Logits:
+    """Leave out the k likeliest tokens."""
+    return without(logits, np.argsort(-logits)[:k])
+
+
+def draw('''
+NEW_OPTION = {
+    "sampling_settings.py": {
+        "    repetition_penalty: float = option(": DECLARATION,
+        '"min_p"),': '"min_p", "skip_best"),',
+    },
+    "sampling.py": {
+        "def draw(": FUNCTION,
+        "return min_p(top_p(top_k(kept, o.top_k), o.top_p), o.min_p)":
+            "return skip_best(min_p(top_p(top_k(kept, o.top_k), o.top_p), o.min_p), o.skip_best)",
+    },
+}  # fmt: skip
+USING_IT = """
+import numpy as np
+from click.testing import CliRunner
+
+import textgen
+from textgen.cli.sample import command
+from textgen.config import ModelConfig
+from textgen.language_model import LanguageModel
+from textgen.text.tokenizer import CharTokenizer
+from textgen.writing.session import Session
+from textgen.writing.streams import Streams
+
+
+class Ascending:
+    def initial_state(self, batch_size):
+        return 0
+
+    def step(self, ids, state):
+        return np.tile(np.arange(size, dtype=np.float32), (len(ids), 1)), state
+
+
+tokenizer = CharTokenizer("abcd")
+size = tokenizer.vocab_size
+model, parts = LanguageModel(ModelConfig(size), tokenizer, Ascending()), dict(temperature=0, max_new_tokens=3)
+third = dict(parts, skip_best=2)
+assert textgen.generate(model, "a", **parts) == "ddd" and textgen.generate(model, "a", **third) == "bbb"
+assert "".join(textgen.stream(model, "a", **third)) == "bbb"
+assert Session.begin(model, "a").write(**third)[0] == "bbb"
+streams = Streams(model)
+streams.add("a", **third)
+assert "".join(piece.text for _ in range(3) for piece in streams.step()) == "bbb"
+stored = LanguageModel(ModelConfig(size), tokenizer, Ascending(), defaults={"skip_best": 1})
+assert textgen.generate(stored, "a", **parts) == "ccc"
+for wrong in (dict(skip_best=-1), dict(skip_best=1, num_beams=2)):
+    try:
+        textgen.generate(model, "a", **wrong)
+    except UsageError as error:
+        assert "skip_best" in str(error)
+    else:
+        raise AssertionError(wrong)
+assert "--skip-best" in CliRunner().invoke(command, ["--help-all"]).output
+"""
+
+
+def test_a_new_sampling_option_touches_its_declaration_and_its_function(tmp_path):
+    copy = tmp_path / "textgen"
+    shutil.copytree(Path(textgen.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, changes in NEW_OPTION.items():
+        source = (copy / "writing" / name).read_text()
+        for old, new in changes.items():
+            assert source.count(old) == 1
+            source = source.replace(old, new)
+        (copy / "writing" / name).write_text(source)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", USING_IT], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

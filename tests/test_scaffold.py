@@ -28,7 +28,7 @@ from textgen.scaffold.kinds import KINDS
 from textgen.scaffold.names import names_from, refuse_taken
 from textgen.scaffold.package import contents, create
 from textgen.scaffold.settings import LICENSES, ScaffoldOptions
-from textgen.testing import examine
+from textgen.testing import run_laws
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "write-a-cell.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.S)
@@ -40,8 +40,8 @@ HEADINGS = {
     "none": "",
 }
 LAWS_OF_THE_GUIDE = [
-    *("state_structure", "forward_is_steps", "cut_anywhere", "empty_sequence", "rows_apart", "loop_gradients"),
-    *("every_parameter", "nothing_changed", "options_json", "built_on_meta", "parameter_groups"),
+    *("state_structure", "forward_matches_step", "split_sequence", "empty_sequence", "rows_independent"),
+    *("gradients_match_step", "all_parameters_used", "no_mutation", "options_json", "meta_device", "parameter_groups"),
 ]
 TINY = ["--hidden-size", "4", "--max-steps", "2", "--batch-size", "2", "--seq-length", "8", "--threads", "1"]
 
@@ -71,7 +71,7 @@ def place(tmp_path, monkeypatch):
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("textgen_") and name not in before]:
         del sys.modules[name]
-    plugins.load_module.cache_clear()
+    plugins.forget()
 
 
 @pytest.fixture(params=KINDS)
@@ -283,6 +283,6 @@ def test_every_cell_of_the_guide_keeps_the_laws():
     cells = [value for value in scope.values() if isinstance(value, type) and issubclass(value, Cell)]
     assert len(cells) == len(re.findall("^class ", GUIDE, flags=re.M))
     broken = [
-        (cell.__name__, r) for cell in cells for r in examine(cell, laws=LAWS_OF_THE_GUIDE) if r.status == "failed"
+        (cell.__name__, r) for cell in cells for r in run_laws(cell, laws=LAWS_OF_THE_GUIDE) if r.status == "failed"
     ]
     assert broken == []

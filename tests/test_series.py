@@ -3,6 +3,7 @@ alone, the loop is what teacher forcing would be on its own output, and every ce
 
 import json
 import math
+import shutil
 import time
 
 import numpy as np
@@ -16,19 +17,19 @@ from textgen import files, sealed
 from textgen.cli import main
 from textgen.model import build_model
 from textgen.model_folder import CONFIG
-from textgen.options import from_mapping
 from textgen.series.data import SeriesData
-from textgen.series.design import FILE, Design, rows_of
-from textgen.series.evaluate import MODEL, Protocol, evaluate_rows
-from textgen.series.head import law, student
+from textgen.series.design import FILE, Design, prepare_series
+from textgen.series.head import sample_student_t, student_t
 from textgen.series.loop import forecasts, paths, read
+from textgen.series.objective import negative_log_likelihood
 from textgen.series.read import Series
+from textgen.series.rolling import MODEL, ForecastRequest, evaluate_rows
 from textgen.series.scaling import CHANGE, LAST, SEASONAL, fit
-from textgen.series.task import negative_log_likelihood
-from textgen.series.torch_numbers import TorchNumbers
-from textgen.settings import TrainOptions
+from textgen.series.torch_numbers import TorchForecastStepper
 from textgen.strict_json import to_json
+from textgen.tasks.base import options_for
 from textgen.training.checkpoint import Run
+from textgen.training.train import data_of, start
 from textgen.training.trainer import Trainer
 from textgen.weights import model_tensors
 
@@ -67,12 +68,12 @@ def write(path, **columns):
 
 def prepared(path, cache, **options):
     """What a forecaster learns from, of one table."""
-    given = from_mapping(TrainOptions, {"task": "forecast", **options})
+    given = options_for({"task": "forecast", **options})
     return SeriesData.prepare([str(path)], given, cache, lambda *_: None)
 
 
 def model_for(data, cell=CELLS["gru"], **options):
-    config = data.config(from_mapping(TrainOptions, {**SIZES, **options}), SIZES["hidden_size"])
+    config = data.config(options_for({**SIZES, **options}), SIZES["hidden_size"])
     return build_model(config, cell).eval()
 
 
@@ -107,7 +108,7 @@ def test_an_untrained_model_is_the_naive_forecast_that_it_corrects(tmp_path, kin
     (scale,) = data.design.scales.values()
     assert scale.base == kind
     rows, last = data.rows, len(values) - 1
-    stepper = TorchNumbers(model_for(data))
+    stepper = TorchForecastStepper(model_for(data))
     (origin,) = read(stepper, rows, [last], 10)
     found = scale.restored(forecasts(stepper, rows, data.design, origin, horizon)[0])
     ahead = np.arange(1, horizon + 1)
@@ -122,21 +123,21 @@ def test_an_untrained_model_is_the_naive_forecast_that_it_corrects(tmp_path, kin
 
 
 def test_the_law_of_an_untrained_model_has_the_usual_error_of_its_base():
-    location, scale, freedom = law(np.zeros((1, 3), dtype=np.float32))
+    location, scale, freedom = student_t(np.zeros((1, 3), dtype=np.float32))
     assert location == 0 and scale == pytest.approx(1, abs=2e-3) and freedom > 5
 
 
 def test_the_likelihood_is_that_of_students_law():
     outputs = torch.randn(50, 3)
     residuals = torch.randn(50) * 2
-    location, scale, freedom = (torch.from_numpy(each) for each in law(outputs.numpy()))
+    location, scale, freedom = (torch.from_numpy(each) for each in student_t(outputs.numpy()))
     wanted = -torch.distributions.StudentT(freedom, location, scale).log_prob(residuals.double())
     assert torch.allclose(negative_log_likelihood(outputs, residuals).double(), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("freedom", [2.5, 8.0, 60.0])
 def test_draws_have_the_quantiles_of_students_law(freedom):
-    drawn = student(np.random.default_rng(0).random((200_000, 2)), np.full(200_000, freedom))
+    drawn = sample_student_t(np.random.default_rng(0).random((200_000, 2)), np.full(200_000, freedom))
     spread = torch.distributions.StudentT(freedom).sample((200_000,)).numpy()
     for share in (0.05, 0.25, 0.5, 0.9):
         assert np.quantile(drawn, share) == pytest.approx(np.quantile(spread, share), abs=0.06)
@@ -162,8 +163,8 @@ def test_measures_see_the_training_part_alone(tmp_path, transform):
 def test_the_part_held_out_is_the_last_and_no_window_shows_it(tmp_path, table):
     data = prepared(table, tmp_path, horizon=6)
     assert data.ends == [108] and data.held_out == 12
-    options = data.with_defaults(from_mapping(TrainOptions, {**SIZES, "task": "forecast"}))
-    windows = data.task(options).windows
+    options = data.with_defaults(options_for({**SIZES, "task": "forecast"}))
+    windows = data.objective(options).windows
     residuals = data.rows[0].residuals.astype(np.float32)
     seen = set()
     for step in range(200):
@@ -177,7 +178,7 @@ def test_the_part_held_out_is_the_last_and_no_window_shows_it(tmp_path, table):
 
 
 def test_a_window_is_a_function_of_seed_and_step(tmp_path, table):
-    tasks = [prepared(table, tmp_path).task(from_mapping(TrainOptions, {**SIZES, "seed": s})) for s in (1, 1, 2)]
+    tasks = [prepared(table, tmp_path).objective(options_for({**SIZES, "seed": s})) for s in (1, 1, 2)]
     first = [task.window(5) for task in tasks]
     assert torch.equal(first[0][0], first[1][0]) and torch.equal(first[0][1], first[1][1])
     assert not torch.equal(first[0][0], first[2][0])
@@ -201,7 +202,7 @@ def test_a_gap_is_filled_and_does_not_count(tmp_path):
 
 
 def test_what_does_not_count_does_not_change_the_loss(tmp_path, table):
-    task = prepared(table, tmp_path).task(from_mapping(TrainOptions, SIZES))
+    task = prepared(table, tmp_path).objective(options_for(SIZES))
     outputs, (_, targets) = torch.randn(16, 3, 3), task.window(3)
     targets[4:9, 1, 1] = 0
     other = targets.clone()
@@ -229,7 +230,7 @@ def test_the_loop_is_teacher_forcing_on_its_own_output(tmp_path, name):
     """What follows a forecast is what would follow had the forecast come true, one step at a time."""
     path = write(tmp_path / "x.csv", time=hours(200), load=wave(200, 24), fan=wave(200, 7))
     data = prepared(path, tmp_path, horizon=5, target_column=["load"], extra_column=["fan"])
-    stepper = TorchNumbers(shaken(model_for(data, CELLS[name])))
+    stepper = TorchForecastStepper(shaken(model_for(data, CELLS[name])))
     (origin,) = read(stepper, data.rows, [199], 10)
     whole = data.rows[0].scale.restored(forecasts(stepper, data.rows, data.design, origin, 5)[0])
     (series,) = data.series
@@ -237,7 +238,7 @@ def test_the_loop_is_teacher_forcing_on_its_own_output(tmp_path, name):
         values = np.concatenate([series.values, whole[:k]])
         extras = np.concatenate([series.extras, np.repeat(series.extras[-1:], k, axis=0)])
         longer = Series(series.name, series.start, values, np.zeros(200 + k, dtype=bool), extras)
-        rows = [rows_of(longer, data.design)]
+        rows = [prepare_series(longer, data.design)]
         (later,) = read(stepper, rows, [199 + k], 10)
         step = rows[0].scale.restored(forecasts(stepper, rows, data.design, later, 1)[0])
         assert step == pytest.approx(whole[k : k + 1], rel=1e-5)
@@ -246,7 +247,7 @@ def test_the_loop_is_teacher_forcing_on_its_own_output(tmp_path, name):
 def test_one_step_of_the_loop_is_what_the_model_says_of_the_next(tmp_path, table):
     data = prepared(table, tmp_path)
     model = shaken(model_for(data))
-    stepper = TorchNumbers(model)
+    stepper = TorchForecastStepper(model)
     (origins,) = read(stepper, data.rows, [60], 1000)
     ahead = forecasts(stepper, data.rows, data.design, origins, 1)[:, 0]
     with torch.no_grad():
@@ -260,7 +261,7 @@ def test_a_row_does_not_know_its_neighbours(tmp_path):
     """Forecasts and sample paths of a series are the same alone, among others, and in chunks."""
     both = write(tmp_path / "two.csv", month=months(120), a=wave(120), b=wave(120, seed=5) * 9)
     data = prepared(both, tmp_path, target_column=["all"], horizon=8)
-    stepper = TorchNumbers(shaken(model_for(data)))
+    stepper = TorchForecastStepper(shaken(model_for(data)))
     (origins,) = read(stepper, data.rows, [119, 119], 10)
     together = forecasts(stepper, data.rows, data.design, origins, 8)
     drawn = paths(stepper, data.rows, data.design, origins, 8, 20, seed=3)
@@ -275,7 +276,7 @@ def test_a_row_does_not_know_its_neighbours(tmp_path):
 def test_the_calendar_of_another_series_is_never_read(tmp_path):
     both = write(tmp_path / "two.csv", month=months(120), a=wave(120), b=wave(120, seed=5))
     data = prepared(both, tmp_path, target_column=["all"], horizon=2)
-    stepper = TorchNumbers(model_for(data))
+    stepper = TorchForecastStepper(model_for(data))
     (origins,) = read(stepper, data.rows, [119, 119], 10)
     with pytest.raises(ValueError, match="calendar"):
         forecasts(stepper, data.rows, data.design, origins, 4)
@@ -286,7 +287,7 @@ def test_a_loop_that_runs_away_is_held(tmp_path, table):
     model = model_for(data)
     with torch.no_grad():
         model.readout.linear.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
-    stepper, (scale,) = TorchNumbers(model), data.design.scales.values()
+    stepper, (scale,) = TorchForecastStepper(model), data.design.scales.values()
     (origin,) = read(stepper, data.rows, [119], 10)
     highest = max(scale.high, data.rows[0].scaled[-1]) + scale.room
     for values in (
@@ -300,8 +301,8 @@ def test_beyond_its_reach_a_model_leaves_it_to_the_naive_forecast(tmp_path, tabl
     data = prepared(table, tmp_path, horizon=40, season=10, transform="none")
     short = prepared(table, tmp_path, horizon=4, season=10, transform="none")
     assert (data.design.reach, short.design.reach) == (40, 10)
-    stepper = TorchNumbers(shaken(model_for(short)))
-    rows = [rows_of(short.series[0], short.design, 40)]
+    stepper = TorchForecastStepper(shaken(model_for(short)))
+    rows = [prepare_series(short.series[0], short.design, 40)]
     (origin,) = read(stepper, rows, [119], 10)
     found = forecasts(stepper, rows, short.design, origin, 40)[0]
     (scale,) = short.design.scales.values()
@@ -312,12 +313,12 @@ def test_beyond_its_reach_a_model_leaves_it_to_the_naive_forecast(tmp_path, tabl
 
 def test_chunks_change_nothing(tmp_path, table, monkeypatch):
     data = prepared(table, tmp_path, horizon=7)
-    stepper = TorchNumbers(shaken(model_for(data)))
-    protocol = Protocol(7, number=11)
-    whole = evaluate_rows(stepper, data.rows, data.design, [40], protocol).to_json()
+    stepper = TorchForecastStepper(shaken(model_for(data)))
+    request = ForecastRequest(7, number=11)
+    whole = evaluate_rows(stepper, data.rows, data.design, [40], request).to_json()
     monkeypatch.setattr("textgen.series.loop.MOST_CELLS", 1000)
-    monkeypatch.setattr("textgen.series.evaluate.MOST_ORIGINS", 9)
-    pieces = evaluate_rows(stepper, data.rows, data.design, [40], protocol).to_json()
+    monkeypatch.setattr("textgen.series.rolling.MOST_ORIGINS", 9)
+    pieces = evaluate_rows(stepper, data.rows, data.design, [40], request).to_json()
     assert pieces["windows"] == whole["windows"] == 120 - 7 - 40 + 1
     for name in ("mae", "rmse", "coverage"):
         assert pieces["model"][name] == pytest.approx(whole["model"][name], rel=1e-4)
@@ -331,7 +332,9 @@ def test_naive_errors_are_those_computed_by_hand(tmp_path):
     values[100] = np.nan
     shown = ["" if math.isnan(v) else repr(float(v)) for v in values]
     data = prepared(write(tmp_path / "x.csv", month=months(120), y=shown), tmp_path, horizon=4, transform="none")
-    report = evaluate_rows(TorchNumbers(model_for(data)), data.rows, data.design, data.ends, Protocol(4, number=0))
+    report = evaluate_rows(
+        TorchForecastStepper(model_for(data)), data.rows, data.design, data.ends, ForecastRequest(4, number=0)
+    )
     filled = values.copy()
     filled[100] = filled[99]
     errors = {"last value": [], "seasonal naive": []}
@@ -358,8 +361,8 @@ def test_naive_errors_are_those_computed_by_hand(tmp_path):
 def test_an_interval_holds_about_what_it_says(tmp_path):
     walk = np.cumsum(np.random.default_rng(4).normal(size=3000))
     data = prepared(write(tmp_path / "walk.csv", y=walk), tmp_path, horizon=3, transform="none")
-    stepper = TorchNumbers(model_for(data))
-    report = evaluate_rows(stepper, data.rows, data.design, [2400], Protocol(3, number=200, level=80))
+    stepper = TorchForecastStepper(model_for(data))
+    report = evaluate_rows(stepper, data.rows, data.design, [2400], ForecastRequest(3, number=200, level=80))
     assert report.errors[MODEL].mean("covered") == pytest.approx(0.8, abs=0.08)
 
 
@@ -367,12 +370,12 @@ def test_an_interval_holds_about_what_it_says(tmp_path):
 
 
 def trainer_of(folder, data, cell, **options):
-    given = from_mapping(TrainOptions, {**SIZES, "learning_rate": 0.02, "dropout": 0.2, **options})
+    given = options_for({**SIZES, "learning_rate": 0.02, "dropout": 0.2, **options})
     torch.manual_seed(7)
     config = data.config(given, given.hidden_size)
     folder.mkdir(parents=True)
     run = Run.create(folder / "run", {CONFIG: to_json(config.to_json())})
-    return Trainer(run, data.task(given), build_model(config, cell), given, "cpu")
+    return Trainer(run, data.objective(given), build_model(config, cell), given, "cpu")
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -402,7 +405,7 @@ def test_a_model_learns_what_the_naive_forecast_does_not_know(tmp_path):
         values.append(0.2 * values[-1] + draw.normal())
     path = write(tmp_path / "x.csv", y=np.array(values) + 10)
     folder = textgen.train(path, task="forecast", output_dir=str(tmp_path / "run"), threads=1, cell="gru", seed=1)
-    figures = textgen.load(folder).evaluate_rows(*held_out(path, tmp_path), Protocol(1, number=50)).to_json()
+    figures = textgen.load(folder).evaluate_rows(*held_out(path, tmp_path), ForecastRequest(1, number=50)).to_json()
     assert figures["model"]["rmse"] < 0.85 * figures["last_value"]["rmse"]
     assert 0.8 < figures["model"]["coverage"] < 0.97
 
@@ -506,7 +509,7 @@ def test_a_series_that_ends_before_the_part_to_score_is_passed_over(trained):
     folder, path = trained
     forecaster = textgen.load(folder)
     rows = forecaster.read(path)
-    report = forecaster.evaluate_rows(rows, [5000, 370], Protocol(24, number=0))
+    report = forecaster.evaluate_rows(rows, [5000, 370], ForecastRequest(24, number=0))
     assert report.windows == 400 - 370 - 24 + 1 and list(report.by_series) == ["south"]
 
 
@@ -552,7 +555,7 @@ def test_a_run_is_resumed_and_is_the_same(trained, tmp_path):
     given = {**SIZES, "task": "forecast", "horizon": 3, "target_column": ["north"]}
     outcomes = []
     for name in ("whole", "stopped"):
-        options = from_mapping(TrainOptions, {**given, "output_dir": str(tmp_path / name)})
+        options = options_for({**given, "output_dir": str(tmp_path / name)})
         session = start([str(path)], options, time.monotonic())
         if name == "stopped":
             session.trainer.stop = True
@@ -561,3 +564,17 @@ def test_a_run_is_resumed_and_is_the_same(trained, tmp_path):
         list(session.events())
         outcomes.append((tmp_path / name / "model.safetensors").read_bytes())
     assert outcomes[0] == outcomes[1]
+
+
+def test_a_forecaster_whose_data_is_gone_reads_its_tables_again(tmp_path):
+    """The planned window length does not change how the series are read."""
+    path = tmp_path / "series.csv"
+    days = np.arange("2024-01-01", "2024-04-30", dtype="datetime64[D]")
+    kept = [day for number, day in enumerate(days) if not 60 <= number < 70]  # a gap longer than the planned window
+    path.write_text("day,value\n" + "".join(f"{day},{number % 7}\n" for number, day in enumerate(kept)))
+    options = {"task": "forecast", "max_steps": 2, "output_dir": str(tmp_path / "run"), "threads": 1}
+    session = start([str(path)], options_for(options), 0.0)
+    for _ in session.events():
+        pass
+    shutil.rmtree(session.data.folder)
+    assert data_of(Run(tmp_path / "run")).digests() == session.data.digests()

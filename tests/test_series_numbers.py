@@ -17,17 +17,15 @@ from zoo import CELLS
 import textgen
 from textgen import files, sealed
 from textgen.cli import main
-from textgen.options import from_mapping
 from textgen.series import history
-from textgen.series.design import rows_of
-from textgen.series.division import piece
-from textgen.series.evaluate import MODEL, Protocol, evaluate_rows
+from textgen.series.design import prepare_series
 from textgen.series.forecaster import Forecaster
 from textgen.series.loop import forecasts, paths, read
 from textgen.series.metrics import Errors
+from textgen.series.rolling import MODEL, ForecastRequest, evaluate_rows
 from textgen.series.scaling import fit, rounded
-from textgen.series.torch_numbers import TorchNumbers
-from textgen.settings import TrainOptions
+from textgen.series.torch_numbers import TorchForecastStepper
+from textgen.tasks.base import options_for
 from textgen.wording import aligned
 
 CASES = Path(__file__).parent / "cases"
@@ -57,7 +55,7 @@ def trained(tmp_path_factory):
 def run_of(data, model):
     """A forecaster of data that nothing was trained on."""
     kept = history.from_bytes(history.to_bytes(data.series, data.design.context), data.design, "history")
-    return Forecaster(data.config(from_mapping(TrainOptions, {**SIZES}), 4), data.design, TorchNumbers(model), kept)
+    return Forecaster(data.config(options_for({**SIZES}), 4), data.design, TorchForecastStepper(model), kept)
 
 
 def printed(capfd, *arguments):
@@ -128,8 +126,8 @@ def scaled_report(place, values, factor, transform, extra=None):
     columns = {"target_column": ["y"], "extra_column": list(beside)}
     path = write(place / "x.csv", month=months(len(values)), y=values * factor, **beside)
     data = prepared(path, place, horizon=4, transform=transform, **columns)
-    stepper = TorchNumbers(shaken(model_for(data)))
-    report = evaluate_rows(stepper, data.rows, data.design, data.ends, Protocol(4, number=20)).to_json()
+    stepper = TorchForecastStepper(shaken(model_for(data)))
+    report = evaluate_rows(stepper, data.rows, data.design, data.ends, ForecastRequest(4, number=20)).to_json()
     (origin,) = read(stepper, data.rows, [len(values) - 1], 10)
     ahead = data.rows[0].restored(forecasts(stepper, data.rows, data.design, origin, 4), origin.steps)
     return report, ahead
@@ -211,7 +209,9 @@ def test_a_history_below_zero_lifts_the_bound(tmp_path):
     winter = summer.copy()
     winter[100:] -= 5
     (series,) = data.series
-    cold = rows_of(piece(type(series)("y", series.start, winter, series.missing, series.extras), 0, 150), data.design)
+    cold = prepare_series(
+        type(series)("y", series.start, winter, series.missing, series.extras).slice(0, 150), data.design
+    )
     assert np.isfinite(cold.floor[:100]).all() and np.isinf(cold.floor[100:]).all()
     assert cold.restored(np.array([[-30.0]]), np.array([149]))[0, 0] < 0
     assert cold.restored(np.array([[-30.0]]), np.array([99]))[0, 0] == 0
@@ -305,7 +305,7 @@ def test_what_was_forgotten_still_counts_for_zero(tmp_path):
     kept = history.from_bytes(history.to_bytes([series], 20), design, "history")
     later = type(series)("y", series.start + 700, values[:9], np.zeros(9, dtype=bool), np.zeros((9, 0)))
     joined = history.continued(later, kept, design)
-    assert len(joined) == 29 and joined.trained == 20 and np.isinf(rows_of(joined, design).floor).all()
+    assert len(joined) == 29 and joined.trained == 20 and np.isinf(prepare_series(joined, design).floor).all()
 
 
 @pytest.mark.parametrize("change", ["lengths", "lowest", "extras", "values", None])

@@ -8,18 +8,16 @@ import pytest
 from test_series import hours, months, prepared, wave, write
 
 from textgen.errors import TextgenError, UsageError
-from textgen.options import from_mapping
 from textgen.series.calendar import Calendar
+from textgen.series.options import ForecastingOptions
 from textgen.series.read import read_series
-from textgen.series.settings import SeriesOptions
 from textgen.series.times import BUSINESS_DAYS, DAY, DAY_UNIT, HOUR, MONTH, ROW, SECOND, Clock
-from textgen.settings import TrainOptions
-from textgen.tasks import with_task
+from textgen.tasks.base import options_for
 from textgen.text.sources import SourceOptions, find_sources
 
 
 def table_of(path, **options):
-    return read_series(find_sources([str(path)]), SeriesOptions(**options), SourceOptions())
+    return read_series(find_sources([str(path)]), ForecastingOptions(**options), SourceOptions())
 
 
 TIMES = {
@@ -142,27 +140,27 @@ def spoiled(place, column, value, length=120):
 WRONG = {
     "a date that does not parse": (
         spoiled(4, "month", "1990-13"),
-        "row 5 of 'x.csv': column 'month' has the time '1990-13', which is no date that can be read.",
+        "row 5 of 'x.csv': column 'month' has the time '1990-13', which cannot be read as a date.",
     ),
     "an empty date": (
         spoiled(4, "month", ""),
-        "row 5 of 'x.csv': column 'month' has an empty cell, which is no date that can be read.",
+        "row 5 of 'x.csv': column 'month' has an empty cell, which cannot be read as a date.",
     ),
     "a target with text in it": (
-        spoiled(7, "sales", "closed"), "row 8 of 'x.csv': column 'sales' holds 'closed', which is no number."
+        spoiled(7, "sales", "closed"), "row 8 of 'x.csv': column 'sales' holds 'closed', which is not a number."
     ),
     "an endless number": (
-        spoiled(7, "sales", "inf"), "row 8 of 'x.csv': column 'sales' holds 'inf', which is no number."
+        spoiled(7, "sales", "inf"), "row 8 of 'x.csv': column 'sales' holds 'inf', which is not a number."
     ),
     "an extra column with text in it": (
-        spoiled(7, "price", "high"), "row 8 of 'x.csv': column 'price' holds 'high', which is no number."
+        spoiled(7, "price", "high"), "row 8 of 'x.csv': column 'price' holds 'high', which is not a number."
     ),
     "a constant column": (
         {"month": months(60), "sales": [4.5] * 60, "price": [1] * 60},
         "column 'sales' is constant: it holds 4.5 in all 48 rows of the training part.",
     ),
     "a column without a number": (
-        {"month": months(60), "sales": ["NA"] * 60, "price": [1] * 60}, "column 'sales' holds no number at all."
+        {"month": months(60), "sales": ["NA"] * 60, "price": [1] * 60}, "column 'sales' has no numbers."
     ),
     "a gap longer than the window": (
         {"month": [*months(100)[:20], *months(100)[60:]], "sales": wave(60), "price": wave(60)},
@@ -219,9 +217,9 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, sentence):
 
 
 def test_options_of_series_mean_forecasting():
-    assert with_task(from_mapping(TrainOptions, {"horizon": 3})).task == "forecast"
+    assert options_for({"horizon": 3}).task == "forecast"
     with pytest.raises(UsageError, match="horizon goes with task=forecast"):
-        with_task(from_mapping(TrainOptions, {"horizon": 3, "task": "classify"}))
+        options_for({"horizon": 3, "task": "classify"})
 
 
 def test_another_clock_is_refused_when_forecasting(tmp_path):
@@ -275,13 +273,13 @@ def test_one_time_step_is_singular(tmp_path):
 @pytest.mark.parametrize("level", [0.5, 0.9])
 def test_a_level_that_looks_like_a_fraction_is_questioned(level):
     from textgen.errors import TextgenWarning
-    from textgen.series.evaluate import Protocol
+    from textgen.series.rolling import ForecastRequest
 
     with pytest.warns(
         TextgenWarning, match=rf"level={level} is less than one percent; did you mean level={100 * level:g}"
     ):
-        Protocol(1, level=level)
+        ForecastRequest(1, level=level)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Protocol(1, level=1)
-        Protocol(1, number=0, level=level)
+        ForecastRequest(1, level=1)
+        ForecastRequest(1, number=0, level=level)

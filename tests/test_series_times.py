@@ -17,7 +17,7 @@ from test_series_reading import table_of
 import textgen
 from textgen.errors import TextgenError, UsageError
 from textgen.series.formats import DATES, TimeFormat
-from textgen.series.time_column import Cells, understood
+from textgen.series.time_column import TimeCells, parse_times
 from textgen.series.times import BUSINESS_DAYS, DAY_UNIT, EVERY_DAY, MONTH, SECOND, Clock, Moments
 
 CASES = Path(__file__).parent / "cases"
@@ -372,19 +372,19 @@ HALF_HOURS = [f"2020-10-25 {h:02}:{m}" for h in (0, 1, 2, 2, 3, 4) for m in ("00
 TWICE = {
     "several series": (
         {"date": ["2020-01-01", "2020-01-01", "2020-01-02", "2020-01-02"], "y": range(4), "shop": list("abab")},
-        "series_column=NAME says which of several series a row belongs to ('shop'?); else leave out one of the rows.",
+        "series_column=NAME says which of several series a row belongs to ('shop'?); otherwise remove one of the rows.",
     ),
     "a date and a time": (
         {"date": ["2020-01-01"] * 2, "time": ["10:00", "11:00"], "y": range(2)},
-        "--time-column date --time-column time reads a time that is spread over several columns.",
+        "--time-column date --time-column time combines several columns into one time.",
     ),
     "a date and an hour": (
         {"date": ["2020-01-01"] * 2, "hour": [1, 2], "y": range(2)},
-        "--time-column date --time-column hour reads a time that is spread over several columns.",
+        "--time-column date --time-column hour combines several columns into one time.",
     ),
     "a year and a month": (
         {"year": [2020, 2020], "month": [1, 1], "y": range(2)},
-        "--time-column year --time-column month reads a time that is spread over several columns.",
+        "--time-column year --time-column month combines several columns into one time.",
     ),
     "clocks set back": (
         {"date": HALF_HOURS, "y": range(12)},
@@ -405,14 +405,14 @@ def test_a_time_twice_in_one_of_many_series(tmp_path):
     path = write(tmp_path / "x.csv", date=["2020-01-01", "2020-01-01", "2020-01-01"], shop=list("aba"), y=range(3))
     with pytest.raises(TextgenError, match=r"row 3 of .*a second time; the first is in row 1 of") as caught:
         table_of(path, series_column="shop")
-    assert caught.value.hint == "leave out one of the rows, or add them up."
+    assert caught.value.hint == "remove one of the rows, or add them up."
 
 
 def test_columns_that_a_time_is_spread_over_are_named(tmp_path):
     path = write(tmp_path / "x.csv", date=["2020-01-01"] * 2, time=["10:00", "11:00"], y=range(2))
     with pytest.raises(UsageError, match="more than one column") as caught:
         table_of(path)
-    assert "If a time is spread over columns: --time-column date --time-column time." in caught.value.hint
+    assert "If a time has several columns: --time-column date --time-column time." in caught.value.hint
 
 
 SPREAD = {
@@ -473,7 +473,7 @@ def test_a_time_zone_is_kept(tmp_path):
 
 def test_an_unknown_time_zone_is_named(tmp_path):
     path = parquet(tmp_path / "x.parquet", arrow_times([0, 86400], zone="Mars/Olympus"))
-    with pytest.raises(TextgenError, match=r"column 'date' of .*x.parquet' is in the time zone 'Mars/Olympus', which"):
+    with pytest.raises(TextgenError, match=r"column 'date' of .*x.parquet' has the time zone 'Mars/Olympus', which"):
         table_of(path)
 
 
@@ -573,9 +573,9 @@ def test_business_days_know_their_weekday(tmp_path):
 @example(cells=["2020-01-01 00:00+99:99", "2020-01-02 00:00+99:99"], date_format=None)
 def test_any_cells_are_times_or_refused_in_a_sentence(cells, date_format):
     """What is read can be written, and counted again."""
-    times = Cells(cells, [f"row {k}" for k in range(len(cells))], [np.arange(len(cells))], "when")
+    times = TimeCells(cells, [f"row {k}" for k in range(len(cells))], [np.arange(len(cells))], "when")
     try:
-        found = understood(times, date_format)
+        found = parse_times(times, date_format)
     except TextgenError:
         return
     ahead = found.stamps.max() + found.clock.step * np.arange(1, 4)

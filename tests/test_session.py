@@ -18,8 +18,8 @@ from textgen.language_model import LanguageModel
 from textgen.model import build_model
 from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
 from textgen.torch_stepper import TorchStepper
+from textgen.writing.completions import Completion
 from textgen.writing.generate import sampling_options
-from textgen.writing.rows import Completion
 from textgen.writing.session import Session
 
 law = settings(deadline=None, max_examples=60)
@@ -234,8 +234,10 @@ def test_a_file_of_another_model_or_version_or_kind_is_named(content, tmp_path):
         Session.load(made(CharTokenizer("abcd"), digest="two"), path)
     assert caught.value.hint == "model takes the folder of that one."
     assert "has format 2; this textgen reads up to 1." in refused(path, forged(content, version=2))
-    assert "is not a state file of textgen." in refused(path, forged(content, format="other"))
-    assert "does not begin as a state does" in refused(path, b"\xff" * 100)
+    for other in (forged(content, format="other"), b"\xff" * 100, b"", b"Once upon a time" * 10**6, content[:40]):
+        assert refused(path, other) == f"{path} is not a saved state."
+    assert "is damaged: its header is incomplete." in refused(path, content[:100])
+    assert "is damaged" in refused(path, content + bytes(10**7))
     with pytest.raises(sealed.DamagedError, match="is missing"):
         Session.load(CHARS, tmp_path / "none")
     with pytest.raises(sealed.DamagedError, match="is not a regular file"):

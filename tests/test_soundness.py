@@ -38,7 +38,7 @@ def test_weights_that_an_update_made_infinite_are_never_stored(tmp_path, name, v
     trainer.update.optimizer.step = overflow
     with pytest.raises(TextgenError, match=f"{name} is not finite at step 4 ") as caught:
         [event for event in events if isinstance(event, Tick)]
-    assert "checkpoint-2 is whole" in caught.value.hint
+    assert "checkpoint-2 is intact" in caught.value.hint
     assert {**tree(tmp_path / "run"), "metrics.jsonl": b""} == {**stored, "metrics.jsonl": b""}
 
 

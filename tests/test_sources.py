@@ -163,12 +163,12 @@ def test_the_messages_of_what_is_not_text(scratch):
     older = b"\xff\xd8 is how Latin-1 writes it"
     message, hint = refusal(lambda: pieces(scratch, older))
     assert message == "'text.txt' is not UTF-8 text (byte 0xff at offset 0)."
-    assert hint == "encoding=auto finds the encoding of 'text.txt'."
+    assert hint == "encoding=auto detects the encoding of 'text.txt'."
     _, hint = refusal(lambda: pieces(scratch, older, may_be_raw=True))
-    assert hint == "encoding=auto finds the encoding of 'text.txt'; tokenizer=byte learns raw bytes."
+    assert hint == "encoding=auto detects the encoding of 'text.txt'; tokenizer=byte reads raw bytes."
     message, hint = refusal(lambda: pieces(scratch, codecs.BOM_UTF16_LE + b"a\0b"))
     assert message == "'text.txt' is not UTF-16-LE text (byte 0x62 at offset 4)."
-    assert "cut off" in hint
+    assert "truncated" in hint
     message, hint = refusal(lambda: pieces(scratch, b"a\x81", encoding="cp1252"))
     assert message == "'text.txt' is not cp1252 text (byte 0x81 at offset 1)."
     assert "another encoding" in hint
@@ -223,7 +223,7 @@ def test_every_codec_of_python_either_reads_what_it_writes_or_is_no_text(scratch
 
 def test_an_encoding_that_does_not_exist_is_refused_at_once():
     message, _ = refusal(lambda: SourceOptions(encoding="shift_jiss"), UsageError)
-    assert message == "no encoding is named 'shift_jiss'. Did you mean 'shift_jis'?"
+    assert message == "unknown encoding 'shift_jiss'. Did you mean 'shift_jis'?"
     assert refusal(lambda: SourceOptions(encoding="rot13"), UsageError)[0].startswith("'rot13' is not an encoding")
     for odd in ("", "a\0b", "\ud800", "é"):
         refusal(lambda: SourceOptions(encoding=odd), UsageError)  # noqa: B023

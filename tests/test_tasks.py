@@ -17,10 +17,9 @@ import textgen
 from textgen import files, language_model, plugins, sealed
 from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import CONFIG, WEIGHTS
-from textgen.options import from_mapping
-from textgen.settings import TASKS, TrainOptions
-from textgen.tasks import KINDS, WRITING, data_class, with_task
-from textgen.tasks.task import Data, Task
+from textgen.tasks.base import options_for, tasks
+from textgen.tasks.base import task as task_named
+from textgen.tasks.objective import Objective
 from textgen.training.checkpoint import ARGUMENTS, METRICS, OPTIMIZER, STATE
 from textgen.training.train import resume, start
 from textgen.training.trainer import Trainer
@@ -28,6 +27,8 @@ from textgen.training.trainer import Trainer
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
 EVERY_CELL = {**{name: INSTALLED[name] for name in ONCE}, **WORKED}
 STEPS = 6
+WRITING = ("lm", "complete")
+"""The tasks whose models write text."""
 TINY = {
     "hidden_size": 6, "embedding_size": 5, "num_layers": 1, "batch_size": 4, "seq_length": 12, "max_steps": STEPS,
     "learning_rate": 0.02, "dropout": 0.1, "eval_steps": 2, "save_steps": 1, "save_total_limit": STEPS + 1,
@@ -64,6 +65,7 @@ def series(folder):
     return path, {"task": "forecast", "time_column": ["day"], "target_column": ["value"], "horizon": 3}
 
 
+WRITING = ("lm", "complete")
 CORPORA = {"lm": text, "complete": pairs, "classify": labels, "forecast": series}
 each_task = pytest.mark.parametrize("task", CORPORA)
 
@@ -79,15 +81,18 @@ def every_cell(monkeypatch):
     entry = plugins.Entry
     worked = {name: [entry(name, cell.__module__, f"textgen-{name}", "0.1")] for name, cell in WORKED.items()}
     entries = {**worked, **plugins.entries()}
-    monkeypatch.setattr(plugins, "entries", lambda: entries)
-    monkeypatch.setattr(plugins, "owner", lambda name: entries[name][0])
+    known, owner = plugins.entries, plugins.owner
+    monkeypatch.setattr(plugins, "entries", lambda kind="cells": entries if kind == "cells" else known(kind))
+    monkeypatch.setattr(
+        plugins, "owner", lambda name, kind="cells": entries[name][0] if kind == "cells" else owner(name, kind)
+    )
     monkeypatch.setattr(plugins, "cell", EVERY_CELL.__getitem__)
 
 
 def begin(folder, task, name="run", **options):
     path, own = CORPORA[task](folder)
     return start(
-        [str(path)], from_mapping(TrainOptions, {**TINY, **own, "output_dir": str(folder / name), **options}),
+        [str(path)], options_for( {**TINY, **own, "output_dir": str(folder / name), **options}),
         time.monotonic(),
     )  # fmt: skip
 
@@ -106,7 +111,7 @@ def outcome(folder):
 
 
 def test_every_task_has_its_laws_here():
-    assert tuple(CORPORA) == tuple(KINDS) == TASKS
+    assert list(CORPORA) == [task.name for task in tasks()]
 
 
 # --- every cell, every task ---
@@ -135,7 +140,7 @@ def test_every_cell_learns_every_task_and_goes_on_with_the_same_bits(tmp_path, e
 def test_the_trainer_and_the_folders_are_the_same_for_every_task(tmp_path, task):
     session = begin(tmp_path, task)
     assert type(session.trainer) is Trainer
-    assert isinstance(session.data, data_class(task)) and isinstance(session.trainer.task, Task)
+    assert isinstance(session.data, task_named(task).data()) and isinstance(session.trainer.objective, Objective)
     folder = train(session)
     sealed.verify(folder)
     assert {CONFIG, ARGUMENTS, WEIGHTS, METRICS, sealed.MANIFEST, "README.md"} <= {
@@ -144,7 +149,7 @@ def test_the_trainer_and_the_folders_are_the_same_for_every_task(tmp_path, task)
     kept = {path.name for path in (folder / f"checkpoint-{STEPS}").iterdir()}
     assert kept == {sealed.MANIFEST, WEIGHTS, OPTIMIZER, STATE}
     assert json.loads((folder / CONFIG).read_text())["task"] == task
-    if task not in WRITING:
+    if not task_named(task).generates:
         with pytest.raises(TextgenError, match="does not write"):
             language_model.load(folder)
     assert textgen.load(folder).config.task == task
@@ -212,20 +217,52 @@ def test_whatever_is_fed_back_goes_round_one_loop(tmp_path, monkeypatch):
 # --- what belongs to which task ---
 
 
+OWN = {
+    "complete": {"prompt_column": "a", "completion_column": "b"},
+    "classify": {"label_column": "a"},
+    "forecast": {"target_column": ["a"]},
+    "lm": {"sampled_softmax": 5},
+}
+
+
 @each_task
 def test_an_option_of_another_task_is_refused_by_name(task):
-    own = {"complete": {"prompt_column": "a", "completion_column": "b"}, "classify": {"label_column": "a"},
-           "forecast": {"target_column": ["a"]}}  # fmt: skip
-    for other, options in own.items():
-        asked = from_mapping(TrainOptions, {"task": task, **options})
+    for other, options in OWN.items():
         if other == task:
-            assert with_task(asked) == asked
-            assert with_task(from_mapping(TrainOptions, options)).task == task
+            asked = options_for({"task": task, **options})
+            assert type(asked) is task_named(task).options and asked.task == task
+            assert options_for(options) == asked
         else:
-            with pytest.raises(UsageError, match=f"{next(iter(options))} goes with task={other}"):
-                with_task(asked)
+            with pytest.raises(UsageError, match=f"{next(iter(options))} goes with task={other}, not with {task}"):
+                options_for({"task": task, **options})
 
 
-def test_without_a_task_language_is_modelled():
-    assert with_task(TrainOptions()).task == "lm"
-    assert all(issubclass(data_class(task), Data) for task in TASKS)
+def test_options_of_two_tasks_are_refused():
+    with pytest.raises(UsageError, match="label_column goes with task=classify, not with forecast"):
+        options_for({"horizon": 3, "label_column": "a"})
+
+
+def test_without_a_task_the_text_is_modeled():
+    assert options_for({}).task == options_for({"tokenizer": "char", "task": None}).task == "lm"
+    assert options_for({"label_column": None}).task == "lm"
+
+
+@pytest.mark.parametrize("given", [{"horizn": 3}, {"task": "lm", "dropot": 0.1}])
+def test_an_unknown_option_is_refused_with_the_nearest_one(given):
+    with pytest.raises(UsageError, match=r"there is no option '.*'. Did you mean '"):
+        options_for(given)
+
+
+@pytest.mark.parametrize("name", ["classfy", "LM", "", 3, ["lm"]])
+def test_an_unknown_task_is_refused_by_name(name):
+    with pytest.raises(UsageError, match=r"no task named|must be text"):
+        options_for({"task": name})
+
+
+def test_no_other_module_knows_a_task_by_name():
+    """The trainer, run folders, `load` and the command line take any task."""
+    own = [LIBRARY / name for name in ("tasks", "labels", "pairs", "series", "contest", "plugins.py")]
+    for path in LIBRARY.rglob("*.py"):
+        if not any(path.is_relative_to(place) for place in own):
+            texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            assert not texts & {"complete", "classify", "forecast"}, path

@@ -15,13 +15,14 @@ from zoo import INSTALLED, WRITTEN
 
 from textgen import GatedCell, plugins, testing
 from textgen.errors import TextgenError, UsageError
-from textgen.testing import LAWS, LawBroken, check_cell, examine, parametrize_with_checks
-from textgen.testing.examination import SIZES, accepted_sizes, cases, some_of
+from textgen.testing import LAWS, LawBroken, check_cell, parametrize_with_checks, run_laws
+from textgen.testing.examination import SIZES, accepted_sizes, case_configs, representative_sizes
+from textgen.testing.laws import MODULES
 from textgen.testing.parametrize import Check, checks, expectation
-from textgen.testing.room import other_randomness, quiet_room, settings
-from textgen.testing.trial import Case, Trial
+from textgen.testing.room import isolated, other_rng_states, process_settings
+from textgen.testing.trial import Case, CaseConfig
 
-LONG = {"finite", "memory_flat", "cost_flat"}
+LONG = {"finite", "constant_memory", "constant_time"}
 SLOW = {law.name for law in LAWS if law.slow}
 NAMES = [law.name for law in LAWS]
 KIT = [*(name for name in INSTALLED if name != "elman"), ("rnn", {"nonlinearity": "relu"}), *WRITTEN.values(), Right]
@@ -49,7 +50,7 @@ def test_every_cell_keeps_every_slow_law(check):
 def test_a_wrong_cell_breaks_the_law_that_is_meant_for_it_and_no_other(cell):
     expected = WRONG[cell].split()
     laws = [name for name in NAMES if name not in LONG | SLOW or name in expected]
-    results = {result.law: result for result in examine(cell, laws=laws)}
+    results = {result.law: result for result in run_laws(cell, laws=laws)}
     assert {law for law, result in results.items() if result.status == "failed"} == set(expected)
     assert all(results[law].detail for law in expected)
 
@@ -57,7 +58,7 @@ def test_a_wrong_cell_breaks_the_law_that_is_meant_for_it_and_no_other(cell):
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", [c for c in WRONG if SLOW & set(WRONG[c].split())], ids=lambda cell: cell.__name__)
 def test_a_wrong_cell_breaks_the_slow_law_that_is_meant_for_it(cell):
-    broken = {result.law for result in examine(cell, laws=["compiles", "exports"]) if result.status == "failed"}
+    broken = {result.law for result in run_laws(cell, laws=["compiles", "exports"]) if result.status == "failed"}
     assert broken == set(WRONG[cell].split())
 
 
@@ -77,7 +78,7 @@ def test_a_module_that_takes_long_to_import_is_noticed(tmp_path, monkeypatch, se
         from a_slow_cell import Slow
     finally:
         sys.modules.pop("a_slow_cell", None)
-    (result,) = examine(Slow, laws=["imports_fast"])
+    (result,) = run_laws(Slow, laws=["imports_fast"])
     assert result.status == status, result
 
 
@@ -85,11 +86,11 @@ def test_a_broken_law_is_shown_in_the_smallest_case_with_what_it_means():
     with pytest.raises(LawBroken) as raised:
         check_cell(SeesTheFuture)
     shown = str(raised.value)
-    assert shown.startswith("SeesTheFuture breaks the law forward_is_steps")
+    assert shown.startswith("SeesTheFuture breaks the law forward_matches_step")
     assert "T=1, B=1, input_size=1, hidden_size=1" in shown
     assert raised.value.law.meaning in shown and "differs by" in shown
     assert isinstance(raised.value, AssertionError) and raised.value.result.deviation > 1e-3
-    (causality,) = examine(SeesTheFuture, laws=["causality"])
+    (causality,) = run_laws(SeesTheFuture, laws=["causality"])
     assert "T=2, B=1" in causality.case
 
 
@@ -108,7 +109,7 @@ class Big(Right):
 
 
 def test_the_smallest_case_is_the_smallest():
-    (result,) = examine(Big, laws=["forward_is_steps"])
+    (result,) = run_laws(Big, laws=["forward_matches_step"])
     assert result.case == "T=4, B=2, input_size=2, hidden_size=3, float64"
     assert result.deviation == pytest.approx(1, rel=0.5)
 
@@ -123,13 +124,17 @@ class Eights(Right):
 def test_sizes_are_those_that_the_constructor_takes():
     assert accepted_sizes(Right, {})[0] == list(SIZES[:12])
     assert set(accepted_sizes(Eights, {})[0]) == {(8, 8), (16, 16), (32, 32), (64, 64), (128, 128), (256, 256)}
-    assert {result.status for result in examine(Eights, laws=["forward_is_steps", "finite"])} == {"passed"}
-    results = list(examine(RefusesEverySize))
+    assert {result.status for result in run_laws(Eights, laws=["forward_matches_step", "finite"])} == {"passed"}
+    results = list(run_laws(RefusesEverySize))
     assert "a dozen dozens" in results[0].detail and {result.status for result in results[1:]} == {"skipped"}
 
 
 def test_the_cases_have_ones_and_primes_and_every_kind_of_size():
-    tried = list(cases(next(law for law in LAWS if law.name == "forward_is_steps"), some_of(list(SIZES), 1)))
+    tried = list(
+        case_configs(
+            next(law for law in LAWS if law.name == "forward_matches_step"), representative_sizes(list(SIZES), 1)
+        )
+    )
     sizes = {(case.input_size, case.hidden_size) for case in tried}
     assert {(i > h) - (i < h) for i, h in sizes if h > 1} == {-1, 0, 1} and (1, 1) in sizes
     assert {case.length for case in tried} == {1, 2, 7, 19}
@@ -200,20 +205,22 @@ def first_line(cell):
 @pytest.mark.parametrize("cell", IN_PLACE, ids=lambda cell: cell.__name__)
 def test_a_change_in_place_is_reported_first_and_as_the_cause_of_the_rest(cell):
     cause = IN_PLACE[cell].format(first_line(cell))
-    failed = [r for r in examine(cell, laws=set(NAMES) - LONG - SLOW) if r.status == "failed"]
-    assert failed[0].law == "nothing_changed" and failed[0].detail == cause and not failed[0].because
+    failed = [r for r in run_laws(cell, laws=set(NAMES) - LONG - SLOW) if r.status == "failed"]
+    assert failed[0].law == "no_mutation" and failed[0].detail == cause and not failed[0].cause
     if cell is not InPlaceWeight:  # copies of what it is given would not help it
-        assert len(failed) > 2 and {result.because for result in failed[1:]} == {cause}
+        assert len(failed) > 2 and {result.cause for result in failed[1:]} == {cause}
 
 
 def test_the_command_shows_the_cause_once_and_what_follows_from_it(monkeypatch):
     monkeypatch.setattr(plugins, "cell", {"rnn": InPlace}.get)
-    laws = ["sizes", "causality", "nothing_changed", "loop_gradients"]
+    laws = ["sizes", "causality", "no_mutation", "gradients_match_step"]
     done = run("plugins", "check", "rnn", *(word for law in laws for word in ("--law", law)))
     *_, cause, rest, summary, end = done.text.split("\n\n")
-    assert (done.code, end) == (1, "") and cause.startswith("nothing_changed failed\n  law ")
+    assert (done.code, end) == (1, "") and cause.startswith("no_mutation failed\n  law ")
     assert f"found    step changes state[0] in place at {first_line(InPlace)} (mul_)" in cause
-    assert rest.startswith("failed for the same reason: causality, loop_gradients\n  cause    step changes state[0]")
+    assert rest.startswith(
+        "failed for the same reason: causality, gradients_match_step\n  cause    step changes state[0]"
+    )
     assert summary.startswith("rnn: 1 check passed, 3 failed in ")
     (check,) = checks([InPlace], laws=["causality"])
     with pytest.raises(LawBroken, match=r"causality\n  cause    step changes state\[0\] in place at test_testing.py:"):
@@ -222,16 +229,16 @@ def test_the_command_shows_the_cause_once_and_what_follows_from_it(monkeypatch):
 
 def test_a_cell_that_breaks_other_laws_is_not_said_to_change_things_in_place():
     for cell in (SeesTheFuture, StumblesOnNothing):
-        assert not any(r.because for r in examine(cell, laws=["causality", "forward_is_steps", "empty_sequence"]))
+        assert not any(r.cause for r in run_laws(cell, laws=["causality", "forward_matches_step", "empty_sequence"]))
 
 
 def test_options_are_checked_and_used():
-    assert {r.status for r in examine(INSTALLED["rnn"], {"nonlinearity": "relu"}, laws=["gradcheck"])} == {"passed"}
+    assert {r.status for r in run_laws(INSTALLED["rnn"], {"nonlinearity": "relu"}, laws=["gradcheck"])} == {"passed"}
     for wrong in ({"nonlinearty": "relu"}, {"nonlinearity": "sine"}):
         with pytest.raises(UsageError, match="nonlinearity"):
-            examine(INSTALLED["rnn"], wrong)
+            run_laws(INSTALLED["rnn"], wrong)
     with pytest.raises(UsageError, match=r"'causalty'\. Did you mean 'causality'"):
-        examine(Right, laws=["causalty"])
+        run_laws(Right, laws=["causalty"])
 
 
 def test_slow_laws_are_tried_when_asked_for():
@@ -246,14 +253,14 @@ def declaring(cell, **failures):
 
 
 def test_a_declared_failure_is_expected_and_a_failure_if_it_passes():
-    cell = declaring(NoMemory, reaches_back="it has no memory on purpose", causality="it sees the future")
-    results = {r.law: r for r in examine(cell, laws=["reaches_back", "causality", "every_parameter"])}
+    cell = declaring(NoMemory, gradient_flow="it has no memory on purpose", causality="it sees the future")
+    results = {r.law: r for r in run_laws(cell, laws=["gradient_flow", "causality", "all_parameters_used"])}
     assert {law: r.status for law, r in results.items()} == {
-        "reaches_back": "expected",
+        "gradient_flow": "expected",
         "causality": "failed",
-        "every_parameter": "failed",
+        "all_parameters_used": "failed",
     }
-    assert "it has no memory on purpose" in results["reaches_back"].detail
+    assert "it has no memory on purpose" in results["gradient_flow"].detail
     assert "declared to fail (it sees the future), but passes" in results["causality"].detail
 
 
@@ -262,7 +269,7 @@ def test_a_declared_failure_is_expected_and_a_failure_if_it_passes():
     [({"causalty": "x"}, "Did you mean 'causality'"), ({"causality": " "}, "no reason for 'causality'")],
 )
 def test_a_declaration_is_of_a_known_law_with_a_reason(failures, said):
-    for ask in (examine, check_cell, lambda cell: checks([cell])):
+    for ask in (run_laws, check_cell, lambda cell: checks([cell])):
         with pytest.raises(TextgenError, match=re.escape(said)):
             ask(declaring(Right, **failures))
 
@@ -278,17 +285,17 @@ def test_a_check_raises_what_is_broken_and_marks_what_is_declared():
 
 
 def test_the_same_examination_gives_the_same_results():
-    wrong = [list(examine(SeesTheFuture, laws=["causality", "gradcheck", "loop_gradients"])) for _ in range(2)]
+    wrong = [list(run_laws(SeesTheFuture, laws=["causality", "gradcheck", "gradients_match_step"])) for _ in range(2)]
     assert wrong[0] == wrong[1]
 
 
 def test_nothing_remains_of_what_a_cell_does_to_the_program(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    before, torchs, others = settings(), torch.get_rng_state(), other_randomness()
+    before, torchs, others = process_settings(), torch.get_rng_state(), other_rng_states()
     for cell in WRONG:
-        list(examine(cell, laws=["same_seed", "no_side_effects"]))
-    assert settings() == before
-    assert torch.equal(torch.get_rng_state(), torchs) and other_randomness() == others
+        list(run_laws(cell, laws=["reproducible", "no_side_effects"]))
+    assert process_settings() == before
+    assert torch.equal(torch.get_rng_state(), torchs) and other_rng_states() == others
 
 
 def test_a_kink_is_no_wrong_gradient():
@@ -304,18 +311,18 @@ def test_a_kink_is_no_wrong_gradient():
 
     make = lambda i, h: Kinked(i, h)  # noqa: E731
     gradcheck = next(law for law in LAWS if law.name == "gradcheck")
-    trial = Trial(make, Case(2, 1, 2, 3))
-    drawn, honest = [], trial.sequence
+    case = Case(make, CaseConfig(2, 1, 2, 3))
+    drawn, honest = [], case.sequence
 
     def first_on_a_corner(*shape):
         drawn.append(honest(*shape))
         return drawn[-1] * 0 if len(drawn) == 1 else drawn[-1]
 
-    with quiet_room():
-        torch.nn.init.zeros_(trial.cell.bias_ih), torch.nn.init.zeros_(trial.cell.bias_hh)
-        torch.nn.init.zeros_(trial.cell.weight_hh)
-        trial.sequence = first_on_a_corner
-        gradcheck.test(trial)
+    with isolated():
+        torch.nn.init.zeros_(case.cell.bias_ih), torch.nn.init.zeros_(case.cell.bias_hh)
+        torch.nn.init.zeros_(case.cell.weight_hh)
+        case.sequence = first_on_a_corner
+        gradcheck.test(case)
     assert len(drawn) > 2
 
 
@@ -325,6 +332,11 @@ def test_the_public_names_are_there_and_import_nothing_until_used():
         assert getattr(testing, name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         testing.nothing
+
+
+def test_every_module_of_laws_is_listed():
+    found = {path.stem for path in Path(testing.__file__).parent.glob("laws_*.py")}
+    assert {module.__name__.rpartition(".")[2] for module in MODULES} == found
 
 
 def test_the_page_has_every_law_as_it_is():
@@ -347,18 +359,18 @@ def test_the_command_shows_every_law_and_its_status():
 def test_the_command_fits_a_narrow_terminal(monkeypatch):
     for columns in (40, 80):
         monkeypatch.setenv("COLUMNS", str(columns))
-        done = run("plugins", "check", "gru", "--law", "rows_apart", "--law", "same_seed", terminal=True)
+        done = run("plugins", "check", "gru", "--law", "rows_independent", "--law", "reproducible", terminal=True)
         assert max(map(len, done.text.splitlines())) <= columns, done.text
 
 
 def test_the_command_explains_what_is_broken(monkeypatch):
     monkeypatch.setattr(
-        plugins, "cell", {"rnn": SeesTheFuture, "gru": declaring(NoMemory, reaches_back="so be it")}.get
+        plugins, "cell", {"rnn": SeesTheFuture, "gru": declaring(NoMemory, gradient_flow="so be it")}.get
     )
-    done = run("plugins", "check", "rnn", "gru", "--law", "causality", "--law", "reaches_back")
+    done = run("plugins", "check", "rnn", "gru", "--law", "causality", "--law", "gradient_flow")
     assert done.code == 1
-    assert "causality failed\n  law      Whatever comes after t" in done.text
-    assert "in       T=2, B=1" in done.text and "meaning  Training would read the answers" in done.text
+    assert "causality failed\n  law      Outputs up to t do not" in done.text
+    assert "in       T=2, B=1" in done.text and "meaning  Training would see the targets" in done.text
     assert (
         "rnn: 1 check passed, 1 failed in" in done.text and "gru: 1 check passed, 1 failed as declared in" in done.text
     )

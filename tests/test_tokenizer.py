@@ -216,7 +216,6 @@ def exchanged(content, one, other):
 
 WRONG_VALUES = {
     "tokenizer_class": [None, "PreTrainedTokenizerFast", 3],
-    "format_version": [None, 2, "1", True],
     "level": [None, "words", 7, ["char"]],
     "vocab_size": [None, "65", 5, -1, 1e3, True],
 }

@@ -20,7 +20,7 @@ from textgen.runtime.graph import StepGraph
 from textgen.runtime.stepper import NumpyStepper
 from textgen.torch_stepper import TorchStepper
 from textgen.tracing import trace as tracing
-from textgen.tracing.recorder import Untraceable
+from textgen.tracing.notes import Untraceable
 from textgen.tracing.trace import trace
 from textgen.training import stored_step
 from textgen.training.train import train
@@ -276,11 +276,11 @@ REFUSED = {
     "sort": (lambda self, x, h: x + h.sort(-1).values, "sort"),
     "a number of a tensor": (lambda self, x, h: x * h.sum().item(), "_local_scalar_dense"),
     "a branch on values": (lambda self, x, h: x + h if h.sum() > 0 else x, "_local_scalar_dense"),
-    "noise": (lambda self, x, h: x + torch.rand_like(h), "noise"),
+    "noise": (lambda self, x, h: x + torch.rand_like(h), "random numbers"),
     "another type": (lambda self, x, h: (x.double() + h.double()).float(), "float64"),
-    "a branch on the batch": (lambda self, x, h: x + h if len(x) == 3 else x - h, "other steps"),
+    "a branch on the batch": (lambda self, x, h: x + h if len(x) == 3 else x - h, "different operations"),
     "a branch on a batch of one": (lambda self, x, h: x + h if len(x) == 1 else x - h, "something else"),
-    "a number of the batch": (lambda self, x, h: x + h / len(x), "other steps"),
+    "a number of the batch": (lambda self, x, h: x + h / len(x), "different operations"),
     "rows of others": (lambda self, x, h: x + h[:1], "inner axis"),
     "a size that is no multiple": (lambda self, x, h: x + h * torch.zeros(len(x) + 1, h.shape[1])[0], "a size of it"),
     "a sum over the batch": (lambda self, x, h: x + h.sum(0, keepdim=True), "inner axes"),
@@ -336,7 +336,7 @@ def test_training_goes_on_where_the_step_cannot_be_stored(monkeypatch):
     monkeypatch.setattr(stored_step, "trace", refuse)
     content, warnings = stored_step.stored_step(made(CELLS["gru"]), "gru")
     assert content == {} and warnings == [
-        "models of cell 'gru' will need torch to be used, not numpy alone: it uses magic."
+        "models of cell 'gru' will need torch, since numpy cannot run them: it uses magic."
     ]
 
 

@@ -27,11 +27,12 @@ from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import build_model
 from textgen.model_folder import CONFIG, WEIGHTS
-from textgen.options import declared, from_mapping, value_type
+from textgen.options import declared, value_type
 from textgen.scoring.evaluate import Score
 from textgen.settings import TrainOptions
 from textgen.tasks import language as tasks
-from textgen.tasks.task import Task
+from textgen.tasks.base import options_for
+from textgen.tasks.objective import Objective
 from textgen.training.checkpoint import ARGUMENTS, METRICS, OPTIMIZER, STATE, Run
 from textgen.training.checks import CHANGEABLE, LENGTHS
 from textgen.training.events import Ended, Evaluated, Logged, Saved, Tick
@@ -67,7 +68,7 @@ def text(tmp_path):
 def begin(text, name="run", **options):
     """A session of a new run beside its text."""
     options = {**TINY, "output_dir": str(text.parent / name), **options}
-    return start([str(text)], from_mapping(TrainOptions, options), time.monotonic())
+    return start([str(text)], options_for(options), time.monotonic())
 
 
 def run_through(session):
@@ -99,7 +100,7 @@ def never_stopped(tmp_path_factory):
     text = tmp_path_factory.mktemp("never_stopped") / "text.txt"
     text.write_text(TEXT)
     session = begin(text, "whole")
-    assert session.trainer.task.steps_per_epoch < STEPS / 2, "the laws below are to cross epochs"
+    assert session.trainer.objective.steps_per_epoch < STEPS / 2, "the laws below are to cross epochs"
     run_through(session)
     return session.run.folder
 
@@ -346,7 +347,7 @@ def test_a_run_does_not_go_on_with_another_text(text):
 @pytest.mark.parametrize("lose", [remove_store, damage_store])
 def test_a_text_that_came_by_pipe_lives_in_its_tokens(monkeypatch, text, lose):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(TEXT.encode())))
-    options = from_mapping(TrainOptions, {**TINY, "output_dir": str(text.parent / "run")})
+    options = options_for({**TINY, "output_dir": str(text.parent / "run")})
     folder = start(["-"], options, time.monotonic()).run.folder
     resume(folder, {})
     lose(text)
@@ -448,7 +449,7 @@ def test_a_dry_run_leaves_no_run(text, whole):
     before = tree(text.parent)
     for name in ("run", "whole"):
         given = {**TINY, "output_dir": str(text.parent / name), "overwrite_output_dir": True}
-        start([str(text)], from_mapping(TrainOptions, given), time.monotonic(), dry_run=True)
+        start([str(text)], options_for(given), time.monotonic(), dry_run=True)
     assert tree(text.parent) == before
 
 
@@ -493,10 +494,10 @@ def test_metrics_tell_each_step_once_and_what_the_events_told(text):
 # --- learning ---
 
 
-class Repeating(Task):
+class Repeating(Objective):
     """The letters 0 to 6 over and over; scores are read from a list."""
 
-    steps_per_epoch, symbols_per_step = 4, 24
+    steps_per_epoch, tokens_per_step = 4, 24
 
     def __init__(self, scores=()):
         self.quick_scores, self.has_scores = list(scores), bool(scores)
@@ -533,7 +534,7 @@ def trainer_of(folder, cell=CELLS["gru"], scores=(), **options):
     run = Run(folder) if folder.exists() else Run.create(folder, {CONFIG: files.to_json(config.to_json())})
     defaults = {"batch_size": 3, "seq_length": 8, "max_steps": 10, "learning_rate": 0.03, "warmup_steps": 0,
                 "logging_steps": 100, "eval_steps": 100, "save_steps": 100}  # fmt: skip
-    return Trainer(run, Repeating(scores), model, from_mapping(TrainOptions, {**defaults, **options}))
+    return Trainer(run, Repeating(scores), model, options_for({**defaults, **options}))
 
 
 @pytest.mark.parametrize("name", [*ONCE, *WRITTEN])
@@ -570,7 +571,7 @@ def test_the_state_is_carried_within_an_epoch_and_dropped_between(tmp_path):
     trainer, carried = trainer_of(tmp_path / "run"), []
     forward = trainer.model.forward
     trainer.model.forward = lambda xs, state, *rest: (carried.append(state), forward(xs, state, *rest))[1]
-    ends = [trainer.update.carry for event in trainer.run() if isinstance(event, Tick)]
+    ends = [trainer.update.state for event in trainer.run() if isinstance(event, Tick)]
     for step, state in enumerate(carried):
         assert all(not tensor.requires_grad for tensor in state)
         if step % 4 == 0:
@@ -648,15 +649,15 @@ def test_nonsense_stops_training_before_it_is_learned(tmp_path, where, value):
     events = trainer.run()
     while not (isinstance(event := next(events), Tick) and event.step == 5):
         pass
-    before, carry, stored = learned(trainer), trainer.update.carry, tree(tmp_path / "run")
+    before, carry, stored = learned(trainer), trainer.update.state, tree(tmp_path / "run")
     if where == "the loss":
-        trainer.task.loss = lambda outputs, targets: outputs.sum() + value  # finite gradients
+        trainer.objective.loss = lambda outputs, targets: outputs.sum() + value  # finite gradients
     else:
         poison(trainer, where, value)
     with pytest.raises(TextgenError, match=f"{re.escape(where)} is not finite at step 6 ") as caught:
         list(events)
-    assert learned(trainer) == before and trainer.update.carry is carry and tree(tmp_path / "run") == stored
-    assert "checkpoint-4 is whole" in caught.value.hint
+    assert learned(trainer) == before and trainer.update.state is carry and tree(tmp_path / "run") == stored
+    assert "checkpoint-4 is intact" in caught.value.hint
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -750,7 +751,7 @@ def uniform(task):
 
 def test_what_is_held_out_is_scored_whole_and_by_a_quick_look(monkeypatch, text):
     text.write_text(TEXT * 9 + "ünseen letters: Ω≈ç√. " * 5)
-    task = begin(text).trainer.task
+    task = begin(text).trainer.objective
     model, nats = uniform(task)
     about, raw = task.store.about, task.store.about["raw"]["validation"]
     assert raw > 0
@@ -765,7 +766,7 @@ def test_what_is_held_out_is_scored_whole_and_by_a_quick_look(monkeypatch, text)
 
 
 def test_the_loss_is_the_mean_of_nats(text):
-    task = begin(text).trainer.task
+    task = begin(text).trainer.objective
     model, nats = uniform(task)
     inputs, targets = task.window(0)
     assert math.isclose(task.loss(model(inputs)[0], targets).item(), nats, rel_tol=1e-6)

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from textgen import Cell
-from textgen.testing import LAWS, examine
-from textgen.tracing.recorder import Untraceable
+from textgen.testing import LAWS, run_laws
+from textgen.tracing.notes import Untraceable
 from textgen.tracing.trace import trace
 
 K = 4
@@ -114,8 +114,8 @@ CELLS = [Window, Convolved, Flat, Rolled, Several, Ring, Scattered]
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
 def test_a_cell_that_keeps_the_last_inputs_keeps_every_law(cell):
-    laws = {law.name for law in LAWS if not law.slow} - {"memory_flat", "cost_flat", "finite"}
-    results = list(examine(cell, laws=laws))
+    laws = {law.name for law in LAWS if not law.slow} - {"constant_memory", "constant_time", "finite"}
+    results = list(run_laws(cell, laws=laws))
     assert {(r.law, r.detail) for r in results if r.status == "failed"} == set()
     assert next(r for r in results if r.law == "stored_step").status == "passed"
 
@@ -166,7 +166,7 @@ REFUSED = {
         lambda self, w: w.sum(1) * F.one_hot((w[:, 0] > 0).long(), 2).float().sum(-1),
         r"compare with torch\.arange and choose with torch\.where instead",
     ),
-    "rows by number": (lambda self, w: w[torch.arange(len(w)), 0], r"gather and scatter take a place of each row"),
+    "rows by number": (lambda self, w: w[torch.arange(len(w)), 0], r"gather and scatter select within each row"),
     "as_strided": (lambda self, w: w.as_strided((len(w), 6), (w.stride(0), 1)), "use slices, unfold or reshape"),
     "a mask as an index": (lambda self, w: w.sum(1) + w[w > 0].sum(), r"choose with torch\.where, gather or"),
 }

@@ -16,7 +16,7 @@ from textgen.errors import TextgenError
 from textgen.language_model import LanguageModel
 from textgen.scoring.evaluate import score_encoded
 from textgen.text import symbols, words
-from textgen.text.corpus import survey, tokenize
+from textgen.text.corpus import scan_corpus, tokenize
 from textgen.text.corpus_settings import CorpusOptions
 from textgen.text.lanes import missing_escape
 from textgen.text.tokenizer import load_tokenizer, train_tokenizer
@@ -189,7 +189,7 @@ def test_the_unknown_word_is_learned_by_replacement_only_where_the_text_has_none
 def test_penn_treebank_is_counted_as_published(data_folder, tmp_path):
     train, valid, test = (data_folder / "ptb" / f"ptb.{part}.txt" for part in ("train", "valid", "test"))
     options = CorpusOptions(tokenizer="word", vocab_size=10_000, validation_file=str(valid))
-    store = tokenize(survey([str(train)], options, seed=0), tmp_path / "store")
+    store = tokenize(scan_corpus([str(train)], options, seed=0), tmp_path / "store")
     tokens, documents = store.about["tokens"], store.about["documents"]
     assert {part: tokens[part] - documents[part] for part in tokens} == {"train": 929_589, "validation": 73_760}
     assert len(store.tokenizer.encode(test.read_text())) == 82_430

@@ -1,6 +1,7 @@
 """One list of cells, over which every law runs: all installed ones, and one of each kind an author may write."""
 
 import sys
+import tomllib
 from pathlib import Path
 
 import torch
@@ -128,7 +129,12 @@ class Sru(LinearCell):
         return torch.lerp(skip, torch.tanh(hs), torch.sigmoid(r))
 
 
-PACKAGES = sorted((Path(__file__).parents[1] / "plugins").glob("textgen-*"))
+def offers_cells(package):
+    points = tomllib.loads((package / "pyproject.toml").read_text())["project"]["entry-points"]["textgen"]
+    return any("." not in name for name in points)
+
+
+PACKAGES = [p for p in sorted((Path(__file__).parents[1] / "plugins").glob("textgen-*")) if offers_cells(p)]
 sys.path += map(str, PACKAGES)
 WORKED = {name: cell for p in PACKAGES for name, cell in plugins.load_module(p.name.replace("-", "_")).items()}
 """The cells of the worked packages, installed or not; each package runs the conformance suite on its own."""

@@ -1,8 +1,8 @@
-"""A cell's `activate` taken apart: a forward half and a backward half, each a plain function outside autograd.
+"""Tracing a cell's `activate` into a forward half and a backward half, plain functions outside autograd.
 
-`activate` is traced once for each cell class, its options and its sizes: as torch's own compilers do it, into the
-operations that it does and those of its gradient. The halves are then called step by step by `textgen.recurrence`,
-which spares autograd its work at each step; compiled (`textgen.compiling`), each is one loop over memory.
+`activate` is traced once for each cell class, its options and its sizes, with the tracer of torch's compilers, into its
+operations and those of its gradient. `textgen.recurrence` then calls the halves step by step, which avoids the overhead
+of autograd in each step; compiled (`textgen.compiling`), each half is one loop over memory.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _MOST_TRACES = 64
 
 
 class _Untraceable(Exception):
-    """This `activate` does something that no fixed list of tensor operations can."""
+    """This `activate` cannot be expressed as a fixed list of tensor operations."""
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Both halves of an `activate`, and where in their arguments and results things are found.
+    """Both halves of an `activate`, and the positions of their arguments and results.
 
-    `forward([y, wx, rh, *state, *tensors])` writes y and returns new tensors; the state after and what the backward
-    half needs are found by their places in arguments + results. `backward([drh, dwx, *sums, *saved, dy, *dstate])`
-    writes drh and dwx, adds the gradients of those tensors that need one to `sums`, and returns new tensors; the
-    gradients of the state before are found in the same way (None for those that are zero).
+    `forward([y, wx, rh, *state, *tensors])` writes y and returns new tensors; `after` and `saved` are the positions of
+    the next state and of what the backward half needs, in arguments + results. `backward([drh, dwx, *sums, *saved, dy,
+    *dstate])` writes drh and dwx, adds the gradients of tensors to `sums`, and returns new tensors; `before` are the
+    positions of the gradients of the previous state (None for those that are zero).
     """
 
     forward: Half
@@ -44,15 +44,15 @@ class Halves:
     saved: tuple[int, ...]
     before: tuple[int | None, ...]
     uses: tuple[int, ...]
-    """Those of the cell's tensors that `activate` uses: `tensors` is these, and `sums` is for those named next."""
+    """The cell's tensors that `activate` uses: `tensors` are these; `sums` are for the positions in `summed`."""
     summed: tuple[int, ...]
     writes: tuple[bool, bool]
-    """Whether drh and dwx are written; else they are zero, or, for dwx, the same as drh where `shared` says so."""
+    """Whether drh and dwx are written; otherwise they are zero, except that dwx is drh if `shared`."""
     shared: bool
 
 
 class _Activate(nn.Module):
-    """`activate` as the `forward` of a module, so that its tensors can be given from outside."""
+    """`activate` as the `forward` of a module, so that `functional_call` can replace its tensors."""
 
     def __init__(self, cell: Any) -> None:
         super().__init__()
@@ -69,8 +69,8 @@ _traces: dict[Hashable, Halves | None] = {}
 def halves(cell: Any, tensors: dict[str, Tensor], wx: Tensor, state: State, make: Make) -> Halves | None:
     """The halves of this cell's `activate` for inputs like these; `tensors` are its own parameters and buffers.
 
-    Traced once and remembered. `make` turns a graph into a function for inputs like the examples it is given. None for
-    an `activate` that no fixed list of tensor operations can stand for. Raises what `make` raises.
+    Traces are cached. `make` turns a graph into a function for inputs like its examples. None for an `activate` that
+    cannot be expressed as a fixed list of tensor operations. Raises what `make` raises.
     """
     inputs = [wx, wx, *state, *tensors.values()]
     key: Hashable = (type(cell).__mro__, *_attributes(cell), *tensors, *_kinds(inputs), make, torch.get_num_threads())
@@ -78,14 +78,14 @@ def halves(cell: Any, tensors: dict[str, Tensor], wx: Tensor, state: State, make
         if len(_traces) >= _MOST_TRACES:
             _traces.pop(next(iter(_traces)))
         try:
-            _traces[key] = _taken_apart(cell, list(tensors), len(state), inputs, make)
+            _traces[key] = _trace_halves(cell, list(tensors), len(state), inputs, make)
         except _Untraceable:
             _traces[key] = None
     return _traces[key]
 
 
 def _attributes(cell: nn.Module) -> Iterable[Hashable]:
-    """Whatever `activate` may depend on besides tensors: every attribute of the cell and of its modules."""
+    """What `activate` may depend on besides tensors: all attributes of the cell and its modules."""
     for name, module in cell.named_modules():
         for key, value in vars(module).items():
             if key not in _INTERNAL:
@@ -96,23 +96,23 @@ def _kinds(inputs: Iterable[Tensor]) -> Iterable[Hashable]:
     return ((tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad) for tensor in inputs)
 
 
-def _taken_apart(cell: nn.Module, names: list[str], states: int, inputs: list[Tensor], make: Make) -> Halves:
+def _trace_halves(cell: nn.Module, names: list[str], states: int, inputs: list[Tensor], make: Make) -> Halves:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         try:
-            alike = [
+            examples = [
                 torch.zeros_like(t).requires_grad_(k < 2 + states or t.requires_grad) for k, t in enumerate(inputs)
             ]
             with torch.enable_grad():
-                forward, backward = _trace(_flat(cell, names, states), alike)
-        except Exception as error:  # whatever an author's code and torch's tracer make of each other
+                forward, backward = _trace(_flat(cell, names, states), examples)
+        except Exception as error:  # from the author's code or torch's tracer
             raise _Untraceable(str(error).split("\n")[0]) from error
         with torch.no_grad():
-            return _arranged(forward, backward, states, [t.detach() for t in alike], make)
+            return _arranged(forward, backward, states, [t.detach() for t in examples], make)
 
 
 def _flat(cell: nn.Module, names: list[str], states: int) -> Callable[..., tuple[Tensor, ...]]:
-    """`activate` as a function of tensors alone, whose results are tensors of their own."""
+    """`activate` as a function of tensors only; its results alias neither its inputs nor each other's views."""
     module = _Activate(cell)
 
     def run(wx: Tensor, rh: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +125,7 @@ def _flat(cell: nn.Module, names: list[str], states: int) -> Callable[..., tuple
 
 
 def _trace(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor]) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The operations of a function and those of its gradient, as graphs."""
+    """The graphs of a function and of its gradient."""
     from functorch.compile import aot_function, default_partition, make_boxed_func
 
     graphs: list[fx.GraphModule] = []
@@ -136,7 +136,7 @@ def _trace(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor]) ->
 
     def partition(joint: fx.GraphModule, *arguments: Any, **options: Any) -> Any:
         for node in joint.graph.find_nodes(op="call_function", target=torch.ops.aten.alias.default):
-            node.replace_all_uses_with(node.args[0])  # else every result is kept twice
+            node.replace_all_uses_with(node.args[0])  # otherwise every result is saved twice
             joint.graph.erase_node(node)
         return default_partition(joint, *arguments, **options)
 
@@ -151,7 +151,7 @@ def _trace(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor]) ->
 def _arranged(
     forward: fx.GraphModule, backward: fx.GraphModule, states: int, inputs: list[Tensor], make: Make
 ) -> Halves:
-    """The graphs as halves: results that are arguments, or that come twice, are found by place and computed once."""
+    """The graphs as halves: results that are arguments or duplicates become positions and are computed once."""
     own = _arguments(forward)[2 + states :]
     uses = tuple(place for place, node in enumerate(own) if node.users)
     for node in own:
@@ -196,9 +196,11 @@ def _results(traced: fx.GraphModule) -> list[fx.Node | None]:
 
 
 def _rewrite(traced: fx.GraphModule, copied: list[fx.Node | None], added: list[fx.Node]) -> tuple[Any, ...]:
-    """Let a graph take tensors before its own arguments: one that each of `copied` is copied into, then one that each
-    of `added` is added to. It returns its other results, each once. Gives the place of every result in arguments +
-    results, None for one that there is not."""
+    """Give a graph more arguments, in front: each node of `copied` is copied into one, each of `added` is added to one.
+
+    The graph returns its other results, without duplicates. Returns the position of every result in arguments +
+    results, None for an absent result.
+    """
     graph, results = traced.graph, _results(traced)
     with graph.inserting_before(next(iter(graph.nodes))):
         targets = [graph.placeholder(f"target_{k}") for k in range(len(copied) + len(added))]
@@ -218,7 +220,7 @@ def _rewrite(traced: fx.GraphModule, copied: list[fx.Node | None], added: list[f
 
 
 def interpreted(traced: fx.GraphModule, _: Sequence[Tensor]) -> Half:
-    """A half that does one operation of torch after another."""
+    """A half that runs torch's operations one by one."""
 
     def run(arguments: list[Tensor]) -> Sequence[Tensor]:
         results: Sequence[Tensor] = traced.forward(*arguments)

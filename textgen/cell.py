@@ -1,8 +1,8 @@
-"""What a plugin author subclasses: `Cell`, and its two kinds that come with speed, `GatedCell` and `LinearCell`.
+"""The base classes for plugin authors: `Cell`, and two subclasses with fast paths, `GatedCell` and `LinearCell`.
 
-A cell has two verbs. `step(x, state) -> (y, state)` is the definition: one time step. `forward(xs, state) ->
-(ys, state)` is the same thing over a sequence, perhaps faster. Sequences are time-major, (T, B, D), as in
-`torch.nn.RNN`. The state is a flat tuple of tensors, batch first: a value that is passed in and returned, never kept
+A cell has two methods. `step(x, state) -> (y, state)` is the definition: one time step. `forward(xs, state) ->
+(ys, state)` computes the same over a sequence, possibly faster. Sequences are time-major, (T, B, D), as in
+`torch.nn.RNN`. The state is a flat tuple of tensors, batch first: a value that is passed in and returned, never stored
 on the cell and never changed in place.
 """
 
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from textgen import activation, compiling, recurrence
 from textgen.activation import State
-from textgen.products import linear, product_with, recurrent_product
+from textgen.products import linear, product_with, recurrent_product, rounds
 
 
 class Cell(nn.Module, ABC):
-    """A recurrent cell: write `step`, and training, sampling and saving follow.
+    """A recurrent cell: write `step`, and training, sampling and saving work.
 
     The constructor takes `input_size` and `hidden_size`, then the cell's own options, each a keyword with a default
-    that JSON can hold (bool, int, float or str). `states` says how many state tensors there are, each as wide as
-    the hidden size; a cell with other widths sets `self.states` to a tuple of widths, and one with other shapes
+    that JSON can represent (bool, int, float or str). `states` is the number of state tensors, each as wide as the
+    hidden size; a cell with other widths sets `self.states` to a tuple of widths, and one with other shapes
     overrides `initial_state`.
 
     Example:
@@ -45,10 +45,10 @@ class Cell(nn.Module, ABC):
 
     states: int | tuple[int, ...] = 1
     expected_failures: ClassVar[Mapping[str, str]] = {}
-    """Laws of `textgen.testing` that this cell breaks knowingly: the law's name, and the reason."""
+    """Laws of `textgen.testing` that this cell cannot satisfy: name and reason."""
 
     planned_rate: ClassVar[float] = 1.0
-    """A factor on the learning rate that is planned where none is named: what suits this cell, beside a GRU."""
+    """A factor on the planned learning rate: the best rate for this cell, relative to a GRU."""
 
     _watcher: Callable[[Mapping[str, Tensor]], None] | None = None
 
@@ -68,8 +68,8 @@ class Cell(nn.Module, ABC):
     def forward(self, xs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """A whole sequence: xs (T, B, input_size), T >= 0; returns ys (T, B, output_size) and the final state.
 
-        This one loops `step`, and so is the reference that every override is held equal to: it stays callable as
-        `Cell.forward(cell, xs, state)`. Without a state, `initial_state` is taken.
+        This loop of `step` is the reference for every override: `Cell.forward(cell, xs, state)` still calls it. The
+        state defaults to `initial_state`.
         """
         state = self.initial_state(xs.shape[1]) if state is None else state
         ys = []
@@ -84,19 +84,26 @@ class Cell(nn.Module, ABC):
         return tuple(like.new_zeros(batch_size, width) for width in self.state_widths())
 
     def state_widths(self) -> tuple[int, ...]:
-        """The width of each state tensor, as `states` declares them."""
+        """The width of each state tensor, as declared by `states`."""
         return (self.hidden_size,) * self.states if isinstance(self.states, int) else self.states
 
     def name_gates(self, **gates: Tensor) -> None:
-        """Show these values to whoever watches (`textgen.gates.watched`), under these names; else do nothing."""
+        """Report these values by name to `textgen.gates.watched`; does nothing outside of it."""
         if self._watcher is not None:
             self._watcher(gates)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimizer, as torch takes them. By default, matrices decay and vectors do not.
+    def rounds_products(self, xs: Tensor) -> bool:
+        """Whether `forward` should make its matrix products with xs in bfloat16, as `--dtype bfloat16` asks on a CPU.
 
-        A cell that wants another weight decay or learning rate for a parameter returns its own groups; the keys
-        understood are `params`, `decay` (a factor on the weight decay) and `rate` (a factor on the learning rate).
+        The engine's own products do so by themselves; this is for a `forward` that calls another kernel.
+        """
+        return rounds(xs)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for the optimizer. By default, weight decay applies to matrices and not to vectors.
+
+        A cell that needs another weight decay or learning rate for a parameter returns its own groups, with the keys
+        `params`, `decay` (a factor on the weight decay) and `rate` (a factor on the learning rate).
         """
         parameters = list(self.parameters())
         return [
@@ -112,12 +119,12 @@ class GatedCell(Cell):
     """A cell whose gates are pointwise functions of W·x and R·h; the engine does the products.
 
     The author declares `gates = n` and writes `activate`. The engine owns `weight_ih` (W), `weight_hh` (R) and their
-    biases, in torch's names and order of gates. It multiplies W with the whole sequence at once, R with `state[0]`
-    once a step, and forms the gradient of R in one product after the loop. `activate` is traced once for a size and
-    for the values of the cell's attributes (`textgen.activation`), so it should depend on nothing else.
+    biases, with torch's names and gate order. It multiplies the whole sequence by W at once and `state[0]` by R in
+    each step, and computes the gradient of R in one product after the loop. `activate` is traced once per size and
+    per set of attribute values of the cell (`textgen.activation`), so it must depend on nothing else.
 
-    Class attributes: `gates`; `states`, whose first tensor is what R multiplies; `recurrent`, `'dense'`, a number
-    of diagonal blocks, or None for no R (then `rh` is zero); `bias`, `'both'`, `'input'` or `'none'`.
+    Class attributes: `gates`; `states`, whose first tensor is multiplied by R; `recurrent`: `'dense'`, a number of
+    diagonal blocks, or None for no R (then `rh` is zero); `bias`: `'both'`, `'input'` or `'none'`.
 
     Example:
         >>> class Elman(GatedCell):
@@ -134,7 +141,7 @@ class GatedCell(Cell):
     bias: str = "both"
 
     compiled = False
-    """Whether `activate` is compiled where it is trained (`textgen.compiling`)."""
+    """Whether `activate` is compiled for training (`textgen.compiling`)."""
 
     weight_hh: nn.Parameter | None
     bias_ih: nn.Parameter | None
@@ -213,7 +220,7 @@ class GatedCell(Cell):
         return recurrence.looped(self.activate, multiply, wxs, state)
 
     def _halves(self, wx: Tensor, state: State, tensors: dict[str, Tensor]) -> activation.Halves | None:
-        """`activate` taken apart, for training; None where it has to be called as it is, step by step."""
+        """The traced halves of `activate`, for training; None if it must be called as it is, step by step."""
         if not torch.is_grad_enabled() or self._watcher or wx.is_meta or torch.is_autocast_enabled(wx.device.type):
             return None
         make = compiling.compiled if self.compiled else activation.interpreted
@@ -223,8 +230,8 @@ class GatedCell(Cell):
 class LinearCell(Cell):
     """A cell that is linear in its state: h(t) = a(t)·h(t-1) + b(t), pointwise, where a and b depend on x(t) alone.
 
-    The author writes `coefficients`, and `readout` where the output is not h itself. The engine computes all a and b
-    at once and then sweeps once over time.
+    The author writes `coefficients`, and `readout` if the output is not h itself. The engine computes all a and b at
+    once, then scans over time.
 
     Example:
         >>> class Decay(LinearCell):
@@ -240,7 +247,7 @@ class LinearCell(Cell):
 
     @abstractmethod
     def coefficients(self, xs: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b, each (..., hidden_size), of xs (..., input_size); pointwise in time."""
+        """a and b, each (..., hidden_size), for xs (..., input_size); each time step on its own."""
 
     def readout(self, hs: Tensor, xs: Tensor) -> Tensor:
         """The output (..., output_size) from the new hidden state and the input; h itself unless overridden."""
@@ -256,5 +263,5 @@ class LinearCell(Cell):
         if len(xs) == 0:
             return self._no_output(xs), state
         a, b = self.coefficients(xs)
-        hs = recurrence.linear_sweep(a, b, state[0])
+        hs = recurrence.linear_scan(a, b, state[0])
         return self.readout(hs, xs), (hs[-1],)

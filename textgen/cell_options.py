@@ -1,4 +1,4 @@
-"""A cell's own options: read from its constructor's signature, checked, and turned from text into values."""
+"""A cell's own options: read from its constructor's signature, validated, and parsed from text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CellOption:
     choices: tuple[Scalar, ...] = ()
 
     def parse(self, value: Scalar) -> Scalar:
-        """Text or a JSON scalar to this option's type. Raises UsageError with the value and what is allowed."""
+        """Convert text or a JSON scalar to this option's type. Raises UsageError with the value and what is allowed."""
         parsed = _parse(value, self.kind)
         if parsed is None or (self.choices and parsed not in self.choices):
             allowed = " or ".join(map(repr, self.choices)) if self.choices else _NAMES[self.kind]
@@ -57,7 +57,7 @@ def _parse(value: Scalar, kind: type) -> Scalar | None:
 
 
 def describe(cell: type[Cell]) -> list[CellOption]:
-    """The options of a cell class. Raises TextgenError for a keyword that could not be stored as JSON."""
+    """The options of a cell class. Raises TextgenError for a default that cannot be stored as JSON."""
     from textgen.cell import Cell, GatedCell
 
     if cell.__init__ in (Cell.__init__, GatedCell.__init__):
@@ -66,7 +66,7 @@ def describe(cell: type[Cell]) -> list[CellOption]:
     try:
         hints = get_type_hints(cell.__init__)
         parameters = inspect.signature(cell.__init__).parameters
-    except Exception as error:  # annotations are code of the plugin's
+    except Exception as error:  # annotations are code of the plugin
         raise TextgenError(
             f"the types in the constructor of {cell.__name__}{origin(cell)} cannot be read: "
             f"{text_of(error) or type(error).__name__}."
@@ -80,7 +80,7 @@ def describe(cell: type[Cell]) -> list[CellOption]:
         if not _storable(parameter.default):
             raise TextgenError(
                 f"{cell.__name__}.{name}{origin(cell)} needs a default that is true, false, a finite number or "
-                f"text, so that a saved model can give it back; it has {_shown(parameter.default)}."
+                f"text, so that it can be saved with the model; it has {_shown(parameter.default)}."
             )
         hint = hints.get(name)
         choices = get_args(hint) if get_origin(hint) is Literal else ()
@@ -98,9 +98,9 @@ def _shown(default: object) -> str:
 
 
 def parse(cell: type[Cell], name: str, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Every option of the cell, those given checked and converted, the others at their defaults.
+    """All options of the cell: the given ones validated and converted, the others at their defaults.
 
-    Raises UsageError for an option the cell does not have (with a suggestion) or a value it cannot take.
+    Raises UsageError for an unknown option (with a suggestion) or an invalid value.
     """
     known = {option.name: option for option in describe(cell)}
     asked = {key.replace("-", "_"): value for key, value in given.items()}

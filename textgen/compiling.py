@@ -1,7 +1,7 @@
-"""Compiling what cells do at each step: where a C++ compiler is at hand, each half of an `activate` becomes one loop.
+"""Compiling the steps of cells: with a C++ compiler, each half of an `activate` becomes one loop.
 
-The compiler is torch's own (inductor), in this process and on one core; what it makes is kept on disk, so that the
-next run with the same cell and sizes has it in a second.
+The compiler is torch's inductor, in this process and on one core; its results are cached on disk, so that the next run
+with the same cell and sizes starts within a second.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from textgen.activation import Half
 from textgen.errors import CompilerError
 
 PARALLEL = 32_768
-"""Elements from which a half is worth several threads (measured with 16 x 1024 and 32 x 1024)."""
+"""Elements from which several threads speed up a half (measured with 16 x 1024 and 32 x 1024)."""
 
 
 def compiler() -> str | None:
-    """The C++ compiler that torch would call, or None if there is none."""
+    """The C++ compiler that torch would use, or None."""
     return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
 def compiler_version() -> str:
-    """What the C++ compiler calls itself, empty without one."""
+    """The C++ compiler's name and version, empty without one."""
     found = compiler()
     if found is None:
         return ""
@@ -37,7 +37,7 @@ def compiler_version() -> str:
 
 
 def compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Half:
-    """A graph as machine code for inputs like these and the present number of threads.
+    """A graph compiled for inputs like these and the current number of threads.
 
     Raises CompilerError if it cannot be compiled here.
     """
@@ -64,5 +64,5 @@ def compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Half:
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise CompilerError(
-                f"a cell could not be compiled here ({reason}).", hint="--no-compile goes on."
+                f"a cell could not be compiled here ({reason}).", hint="--no-compile trains without compiling."
             ) from error

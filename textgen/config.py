@@ -1,4 +1,4 @@
-"""What a model is: the sizes, the cell and its options, as stored in `config.json`. Imports no torch."""
+"""The configuration of a model: sizes, cell and options, as stored in `config.json`. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,34 @@ from typing import Any
 from textgen.errors import TextgenError
 
 FORMAT_VERSION = 1
+"""The version of model folders: `config.json` and `step.json`."""
+
 BACKENDS = ("auto", "numpy", "torch", "int8")
-"""What may run a model: its stored step by numpy, the model itself by torch, or the stored step with weights in eight
-bits; auto takes the stored step, as it is stored, where there is one, else torch."""
+"""What runs a model: numpy (the stored step), torch (the model itself), or int8 (the stored step with int8 weights).
+`auto` is the stored step as it is stored, or torch if there is none."""
 
 LARGEST = {"vocab_size": 10_000_000, "embedding_size": 65_536, "hidden_size": 65_536, "num_layers": 64}
-"""Sizes above these are refused, so that a damaged file costs neither time nor memory."""
+"""Upper bounds, so that a damaged file costs neither time nor memory."""
 
 MOST_NUMBERS = 65_536
-"""So many numbers may be read or written at a time step."""
+"""The most inputs or outputs of a time step."""
+
+
+def check_version(version: int, name: str) -> None:
+    """Raise TextgenError, beginning with `name`, unless this textgen reads this version of model folders."""
+    if version != FORMAT_VERSION:
+        raise TextgenError(
+            f"{name} has format version {version}; this textgen reads version {FORMAT_VERSION}.",
+            hint="train again with this textgen, or install the textgen-lm that wrote it.",
+        )
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to build a model before its weights are read.
 
-    A model reads one of `vocab_size` symbols at each time step, or `features` numbers where there are any; it puts out
-    `outputs` numbers, or one a symbol where `outputs` is 0. What they mean, `task` says. `reading` says how the
+    At each time step a model reads one of `vocab_size` tokens, or `features` numbers if that is not 0; it computes
+    `outputs` numbers, or one for each token if `outputs` is 0. `task` gives them their meaning. `reading` says how the
     training text was read (see `textgen.text.reading`).
     """
 
@@ -47,7 +58,7 @@ class ModelConfig:
 
     @property
     def output_size(self) -> int:
-        """How many numbers come out at each time step."""
+        """The number of outputs at each time step."""
         return self.outputs or self.vocab_size
 
     def __post_init__(self) -> None:
@@ -63,7 +74,7 @@ class ModelConfig:
             if type(value) is not int or not 0 <= value <= MOST_NUMBERS:
                 raise TextgenError(f"{name} must be a whole number from 0 to {MOST_NUMBERS:,}, not {value!r}.")
         if self.tie_word_embeddings and (self.features or self.output_size != self.vocab_size):
-            raise TextgenError("tie_word_embeddings goes with a model that reads and writes the same symbols.")
+            raise TextgenError("tie_word_embeddings requires a model that reads and predicts the same tokens.")
         for name in ("cell", "cell_distribution", "cell_version", "task"):
             if type(getattr(self, name)) is not str:
                 raise TextgenError(f"{name} must be text, not {getattr(self, name)!r}.")
@@ -72,7 +83,7 @@ class ModelConfig:
                 raise TextgenError(f"{name} must be a table, not {getattr(self, name)!r}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `config.json`, in the Hugging Face way."""
+        """The content of `config.json`, in the layout of Hugging Face."""
         return {
             "model_type": "textgen",
             "architectures": ["RecurrentLanguageModel" if self.task == "lm" else "RecurrentModel"],
@@ -82,15 +93,11 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ModelConfig:
-        """Read `config.json`; unknown keys are passed over, since a newer minor version may add some."""
+        """Read the content of `config.json`; unknown keys are ignored."""
         version = content.get("format_version")
         if type(version) is not int or version < 1:
             raise TextgenError(f"format_version must be a whole number from 1, not {version!r}.")
-        if version > FORMAT_VERSION:
-            raise TextgenError(
-                f"the model has format {version}; this textgen reads up to {FORMAT_VERSION}.",
-                hint="upgrade textgen-lm.",
-            )
+        check_version(version, "the model")
         known = {f.name for f in fields(cls)}
         if "vocab_size" not in content:
             raise TextgenError("config.json lacks vocab_size.")

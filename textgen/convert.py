@@ -1,4 +1,4 @@
-"""Weights from and to `torch.nn.RNN`, `LSTM` and `GRU`: the same matrices under two sets of names.
+"""Converting weights from and to `torch.nn.RNN`, `LSTM` and `GRU`: the same matrices under other names.
 
 Example:
     >>> import torch
@@ -25,15 +25,15 @@ _OURS = re.compile(r"layers\.(\d+)\.((?:weight|bias)_(?:ih|hh))")
 
 
 def from_torch(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `Stack` of `rnn`, `lstm` or `gru` cells from that of torch's module of the same kind.
+    """The state dict of a `Stack` of `rnn`, `lstm` or `gru` cells from that of the corresponding torch module.
 
-    Raises ValueError for a bidirectional or projected module, which no stack here has.
+    Raises ValueError for a bidirectional or projected module, which have no equivalent here.
     """
     ours = {}
     for name, tensor in state_dict.items():
         match = _THEIRS.fullmatch(name)
         if not match:
-            raise ValueError(f"{name!r} has no place in a one-directional stack without projection")
+            raise ValueError(f"{name!r} has no equivalent in a one-directional stack without projection")
         kind, side, layer = match.groups()
         ours[f"layers.{layer}.{kind}_{side}"] = tensor
     return ours
@@ -42,13 +42,13 @@ def from_torch(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_torch(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `from_torch`.
 
-    Raises ValueError for parameters that torch's modules lack, layer norms for instance.
+    Raises ValueError for parameters that torch's modules do not have, such as layer norms.
     """
     theirs = {}
     for name, tensor in state_dict.items():
         match = _OURS.fullmatch(name)
         if not match:
-            raise ValueError(f"{name!r} has no place in torch.nn.RNN, LSTM or GRU")
+            raise ValueError(f"{name!r} has no equivalent in torch.nn.RNN, LSTM or GRU")
         layer, parameter = match.groups()
         theirs[f"{parameter}_l{layer}"] = tensor
     return theirs

@@ -1,4 +1,4 @@
-"""Packages that only some of the work needs: what is missing, for what, and how to install it."""
+"""Packages that only some features need: which one is missing, what needs it, and how to install it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _NEEDED_FOR = {
     "packaging": "comparing versions",
     "threadpoolctl": "setting the number of threads",
 }
-"""What each package does here, by the name of its module."""
+"""What needs each package, by its module name."""
 _EXTRAS = {"matplotlib": "plot", "onnxruntime": "int8", "tensorboard": "tensorboard"}
-"""The extra of ours that installs a package; others are installed by their own name."""
+"""Our extra that installs a package; others are installed by their own name."""
 
 
 @contextmanager
 def needed(package: str, purpose: str = "", instead: str = "") -> Iterator[None]:
-    """Import a package inside, and raise TextgenError with how to install it where that fails.
+    """A block that imports a package. Raises TextgenError with how to install it if that fails.
 
-    `purpose` is what needs it, where it is something more special than usual; `instead` is what else can be done.
+    `purpose` is what needs it, if not the usual feature; `instead` is an alternative.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def require(package: str, purpose: str = "") -> None:
 
 
 def missing(error: BaseException) -> TextgenError | None:
-    """A failed import as what is missing and how to install it; None for what is no import of a package in use here."""
+    """The error for a failed import, with how to install the package; None for any other error or package."""
     package = (error.name or "").split(".")[0] if isinstance(error, ImportError) else ""
     return _unusable(package, error) if package in _NEEDED_FOR else None
 

@@ -1,4 +1,4 @@
-"""The calls by which bytes become durable, in one place so that tests can make each of them fail."""
+"""The system calls of durable writes, in one place so that tests can make each of them fail."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from textgen.errors import TextgenError
 
 try:
     import fcntl
-except ImportError:  # Windows, where two trainings into one folder are not told apart
+except ImportError:  # Windows, where two runs that train into one folder are not detected
     fcntl = None  # type: ignore[assignment]
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-"""Errors of a disk, or of a person's share of it, that has no place left."""
+"""Errors for a full disk or an exhausted quota."""
 
 PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
-"""Errors of reading that say nothing about the file itself."""
+"""Read errors that are not the fault of the file."""
 
-_A_DAY = 86_400.0  # seconds
 _NEW = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class System:
-    """What is asked of the operating system. Tests put a faulty one in the place of `textgen.files.system`."""
+    """The calls to the operating system. Tests replace `textgen.files.system` with a faulty one."""
 
     def open(self, path: Path) -> int:
         return os.open(path, _NEW | os.O_EXCL, 0o666)
@@ -59,7 +58,7 @@ class System:
         path.rmdir()
 
     def sync_folder(self, path: Path) -> None:
-        if os.name == "nt":  # a folder cannot be synced there
+        if os.name == "nt":  # Windows cannot sync a folder
             return
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -68,7 +67,7 @@ class System:
             os.close(handle)
 
     def free(self, path: Path) -> int:
-        """Bytes that a person may still write to the disk of a folder, which need not exist yet."""
+        """The bytes free for this user on the disk of a folder, which need not exist yet."""
         while not path.is_dir() and path != path.parent:
             path = path.parent
         return shutil.disk_usage(path).free
@@ -76,32 +75,35 @@ class System:
 
 @contextmanager
 def naming(path: Path, missing: int = 0) -> Iterator[None]:
-    """Let an OSError name the file that was to be written, and on a full disk the bytes that found no place there."""
+    """Make an OSError name the file being written, and on a full disk how many bytes are missing."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         if missing and error.errno in FULL:
-            reason += f" ({missing:,} bytes of it are not written)"
+            reason += f" ({missing:,} bytes are not written)"
         raise OSError(error.errno, reason, str(path)) from error
 
 
 UNFINISHED = re.compile(r"\..+\.tmp-[0-9a-f]{8}")
-"""The name of what a killed process leaves behind where it was writing (see `textgen.files`)."""
+"""The names of leftovers of killed processes (see `textgen.files`)."""
+
+SECONDS_KEPT = 86_400.0
+"""Leftovers that are newer than this may belong to a process that is still writing."""
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left unfinished in a folder that several write to: what nobody touched for a day."""
+    """Remove leftovers of killed processes in a folder that several processes write to, if untouched for a day."""
     for left in filter(lambda path: UNFINISHED.fullmatch(path.name), folder.glob(".*.tmp-*")):
         with suppress(OSError):
             touched = max(path.lstat().st_mtime for path in [left, *left.rglob("*")])
-            if time.time() - touched > _A_DAY:
+            if time.time() - touched > SECONDS_KEPT:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a folder for writing. Raises TextgenError if another process does; a dead owner frees it."""
+    """Lock a folder for writing. Raises TextgenError if another process holds it; the lock dies with its process."""
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:

@@ -1,6 +1,6 @@
-"""Dropout as a value: masks drawn once a window from a generator keyed by (seed, step), passed down explicitly.
+"""Dropout as a value: masks sampled once per window by a generator keyed by (seed, step), and passed down explicitly.
 
-Nothing is kept between windows, so there is no random state to save and a resumed run draws the same masks.
+There is no random state to save between windows, and a resumed run samples the same masks.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 def keyed_seed(*key: int | str) -> int:
-    """A 63-bit seed that depends on each part of the key and on nothing else."""
+    """A 63-bit seed that depends only on the parts of the key."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def seed_noise(device: torch.device, *key: int | str) -> None:
-    """Seed torch's own generators by a key, for cells that draw noise of their own. On a CPU its generator alone: to
-    note the seed for devices that are not in use takes half a millisecond."""
+    """Seed torch's global generators by a key, for cells that draw random numbers. On a CPU only the CPU generator:
+    seeding unused devices takes half a millisecond."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(keyed_seed(*key))
     else:
@@ -29,26 +29,25 @@ def seed_noise(device: torch.device, *key: int | str) -> None:
 
 @dataclass(frozen=True)
 class DropoutRates:
-    """The share of what is set to zero: units between layers, whole symbols, weights of R."""
+    """Dropout rates of units between layers, of whole tokens, and of weights of R."""
 
     units: float = 0.0
-    symbols: float = 0.0
+    tokens: float = 0.0
     weights: float = 0.0
 
     def window(self, seed: int, step: int, lanes: Lanes = None) -> Dropout | None:
         """The masks for one training window, or None where every rate is 0."""
-        return Dropout(self, seed, step, lanes) if self.units or self.symbols or self.weights else None
+        return Dropout(self, seed, step, lanes) if self.units or self.tokens or self.weights else None
 
 
 Lanes = tuple[int, slice] | None
-"""The size of the whole batch and the lanes of it that are computed now; None for all of it."""
+"""The size of the whole batch, and the lanes of it that are computed now; None for the whole batch."""
 
 
 class Dropout:
-    """The masks of one window. Each call draws the next mask; kept values are scaled up by 1 / (1 - rate).
+    """The masks of one window. Each call samples the next mask; remaining values are scaled by 1 / (1 - rate).
 
-    Masks are drawn for the whole batch even where only some of its lanes are computed, so that a batch in parts is
-    dropped as it would be in one.
+    Masks are always sampled for the whole batch, so that results do not depend on how it is split into lanes.
     """
 
     def __init__(self, rates: DropoutRates, seed: int, step: int, lanes: Lanes = None) -> None:
@@ -68,9 +67,9 @@ class Dropout:
         batch, rows = self._lanes or (xs.shape[1], slice(None))
         return xs * self._mask((1, batch, *xs.shape[2:]), rate, xs)[:, rows]
 
-    def symbols(self, embedded: Tensor, ids: Tensor, vocab_size: int) -> Tensor:
-        """Embedding dropout (Gal and Ghahramani 2016): a dropped symbol is zero wherever it stands in ids (T, B)."""
-        rate = self.rates.symbols
+    def tokens(self, embedded: Tensor, ids: Tensor, vocab_size: int) -> Tensor:
+        """Embedding dropout (Gal and Ghahramani 2016): a dropped token is zero everywhere in ids (T, B)."""
+        rate = self.rates.tokens
         return embedded * self._mask((vocab_size,), rate, embedded)[ids].unsqueeze(-1) if rate else embedded
 
     def weights(self, weight: Tensor) -> Tensor | None:

@@ -1,8 +1,8 @@
-"""What goes wrong for reasons a person can mend: one sentence, and a hint at what to type."""
+"""Errors that the user can fix: one sentence, and a hint at what to type."""
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterable
 
 from textgen.escapes import on_one_line
@@ -10,11 +10,14 @@ from textgen.escapes import on_one_line
 LONGEST_BEGIN, LONGEST_END = 1200, 300
 """Characters of a message that are shown of a longer one: what a file holds may be of any length."""
 
+TYPO_EDITS, TYPO_SHARE = 3, 0.33
+"""A typo is at most this many edits, and at most this fraction of the longer name."""
+
 
 class TextgenError(ValueError):
     """An error in one sentence that names the value; `hint`, if any, says what to do.
 
-    Both are made safe to show: what a terminal could take for a command is escaped, and what is endless is cut.
+    Both are safe to print: control characters are escaped, and a very long message is shortened.
     """
 
     exit_code = 1
@@ -25,23 +28,23 @@ class TextgenError(ValueError):
 
 
 class UsageError(TextgenError):
-    """The request itself is wrong: a name that does not exist, options that exclude each other."""
+    """The request itself is wrong: an unknown name, options that exclude each other."""
 
     exit_code = 2
     column: str | None = None
-    """The column that a table lacks, if that is what is wrong."""
+    """The missing column, if that is what is wrong."""
 
 
 class CompilerError(TextgenError):
-    """There is no C++ compiler, or it does not work; without one a run is slower, and otherwise the same."""
+    """The C++ compiler is missing or does not work; a run without one is slower, and otherwise the same."""
 
 
 class TextgenWarning(UserWarning):
-    """Something about the data that whoever gave it should know; the command line shows it as a warning."""
+    """Something that the user should know about the data; the command line prints it as a warning."""
 
 
 class TextgenNote(TextgenWarning):
-    """Something that was detected and decided; the command line shows it as a note."""
+    """Something that was detected or decided; the command line prints it as a note."""
 
 
 def missing_column(message: str, column: str) -> UsageError:
@@ -52,13 +55,41 @@ def missing_column(message: str, column: str) -> UsageError:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """' Did you mean 'x'?' for the nearest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """' Did you mean 'x'?' for the known name that was probably meant, or nothing.
+
+    It differs from `name` in case or separators, or by few edits for its length; or it is the only one with this word.
+    """
+    typed, plain = _plain(name), {each: other for each in known if (other := _plain(each))}
+    near: dict[str, float] = {}
+    for each, other in plain.items():
+        most = min(TYPO_EDITS, TYPO_SHARE * max(len(typed), len(other)))
+        if abs(len(typed) - len(other)) <= most and (edits := _edits(typed, other)) <= most:
+            near[each] = edits
+    with_word = [each for each, other in plain.items() if len(typed) > 2 and typed in re.split(r"[_.]", other)]
+    best = min(near, key=near.__getitem__, default=with_word[0] if len(with_word) == 1 else None)
+    return "" if best is None else f" Did you mean {best!r}?"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+
+
+def _edits(a: str, b: str) -> float:
+    """The edit distance between two names; a swap of neighbouring letters, the commonest typo, counts half."""
+    older: list[float] = []
+    old: list[float] = list(range(len(b) + 1))
+    for i, letter in enumerate(a):
+        new: list[float] = [i + 1]
+        for j, other in enumerate(b):
+            new.append(min(old[j] + (letter != other), old[j + 1] + 1, new[j] + 1))
+            if i and j and (letter, a[i - 1]) == (b[j - 1], other):
+                new[-1] = min(new[-1], older[j - 1] + 0.5)
+        older, old = old, new
+    return old[-1]
 
 
 def showable(message: str) -> str:
-    """A message on one line of printable characters, its middle left out if it is very long."""
+    """A message as one line of printable characters; the middle of a very long one is left out."""
     if len(message) > LONGEST_BEGIN + LONGEST_END:
         message = f"{message[:LONGEST_BEGIN]} ... {message[-LONGEST_END:]}"
     return message if message.isprintable() else on_one_line(message)

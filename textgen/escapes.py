@@ -1,4 +1,4 @@
-r"""Escapes, both ways: `\n` as it is typed in an option, and control characters as a terminal shows them."""
+r"""Escapes, both ways: `\n` as typed in an option, and control characters as shown on a terminal."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ _TEXT_FORMATS = frozenset(
     "\u00ad\u061c\u06dd\u070f\u0890\u0891\u08e2\u200b\u200c\u200d\u200e\u200f\u2060\U000110bd\U000110cd"
     "\u0600\u0601\u0602\u0603\u0604\u0605"
 )
-"""Format characters (Cf) that belong to text: joiners, marks of direction, soft hyphens, signs of Arabic and Kaithi.
-Overrides and embeddings of direction, which can make a line read as another, are not among them."""
+"""Format characters (Cf) that occur in normal text: joiners, direction marks, soft hyphens, Arabic and Kaithi signs.
+Direction overrides and embeddings, which can disguise a line, are not among them."""
 
 _BLACK_FLAG, _CANCEL_TAG = "\U0001f3f4", "\U000e007f"
 _TAGS = frozenset(map(chr, (*range(0xE0030, 0xE003A), *range(0xE0061, 0xE007B))))
 _MOST_TAGS = 6
-"""Characters of a region's code, such as gbeng, in the flag of that region."""
+"""The maximum length of a region code, such as gbeng, in a flag."""
 
 
 def unescape(typed: str) -> str:
-    r"""What an option means by `\n`, `\t`, `\r`, `\0` and `\\`; any other backslash stays."""
+    r"""Replace `\n`, `\t`, `\r`, `\0` and `\\` in an option's value; any other backslash stays."""
     return re.sub(r"\\([ntr0\\])", lambda escape: _TYPED[escape[1]], typed)
 
 
 class Escaper:
-    """Text in which nothing can move a cursor or reorder a line: such characters become escapes like `\\x1b`.
+    """Escapes characters that could move the cursor or reorder a line, as in `\\x1b`.
 
-    Text may come in pieces; the flag of a region (a black flag, then invisible tags) may be cut anywhere.
+    Text may come in pieces; a region's flag (a black flag, then invisible tag characters) may be split anywhere.
     """
 
     def __init__(self) -> None:
         self._tags: int | None = None
-        """How many tags have followed a black flag; None elsewhere."""
+        """The number of tag characters since a black flag; None elsewhere."""
 
     def __call__(self, text: str) -> str:
         """The next piece, escaped."""
@@ -64,7 +64,7 @@ def visible(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """A text of printable characters alone, escaped; spaces of any width stay."""
+    """The text with all nonprintable characters escaped, line ends included; spaces of any width stay."""
     return "".join(
         character
         if character.isprintable() or unicodedata.category(character) in ("Zs", "Cf")

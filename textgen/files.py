@@ -1,34 +1,38 @@
 """Every durable write of the project.
 
-A file is replaced by writing another beside it, syncing, renaming, and syncing the folder. A folder appears whole: it
-is filled under a temporary name, `manifest.json` (the size and SHA-256 of each file, and its own) last, and then
-renamed. So what can be seen is complete; how it is read back, `textgen.sealed` says.
+To replace a file, a temporary file beside it is written, synced and renamed, and then the folder is synced. A folder is
+filled under a temporary name, `manifest.json` last (the size and SHA-256 of each file, and its own SHA-256), and then
+renamed. So every visible file and folder is complete. `textgen.sealed` reads them back.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from textgen.disk import System, naming
+from textgen.disk import System, naming, sweep
 from textgen.disk import lock as lock
-from textgen.sealed import MANIFEST, allowed_entries, read_manifest, seal
+from textgen.errors import TextgenError
+from textgen.sealed import FORMAT_VERSION, MANIFEST, allowed_entries, read_manifest, seal
 from textgen.strict_json import to_json as to_json
 
-PIECE = 1 << 16
+CHUNK = 1 << 16
 _TEMPORARY = ".tmp-"
+
+Opened = TypeVar("Opened")
 
 system = System()
 
 
 class FileWriter:
-    """A new file, written in pieces; knows its size and digest. Errors name `target`, which it is going to be."""
+    """A new file, written in chunks, with its size and digest. Errors name `target`, its final path."""
 
     def __init__(self, path: Path, target: Path) -> None:
         self.size = 0
@@ -38,18 +42,18 @@ class FileWriter:
             self._handle: int | None = system.open(path)
 
     def write(self, data: bytes) -> None:
-        """Append data; a short write is continued, never ignored."""
+        """Append data; a short write is continued."""
         assert self._handle is not None
         view = memoryview(data)
         while view:
             with naming(self._target, missing=len(view)):
-                written = system.write(self._handle, view[:PIECE])
+                written = system.write(self._handle, view[:CHUNK])
             self._digest.update(view[:written])
             self.size += written
             view = view[written:]
 
     def finish(self) -> dict[str, Any]:
-        """Sync and close; returns what the manifest says of the file."""
+        """Sync and close; returns the entry for the manifest."""
         assert self._handle is not None
         with naming(self._target):
             system.fsync(self._handle)
@@ -58,7 +62,7 @@ class FileWriter:
         return {"size": self.size, "sha256": self._digest.hexdigest()}
 
     def abandon(self) -> None:
-        """Close the file if it is open; a fault now would only hide the one that led here."""
+        """Close the file if it is open. Errors are ignored: they would hide the one that led here."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
             with suppress(OSError):
@@ -66,7 +70,7 @@ class FileWriter:
 
 
 def write_file(path: Path, content: bytes) -> dict[str, Any]:
-    """Create or replace one file: whole or not at all. Returns its size and digest."""
+    """Create or replace one file, completely or not at all. Returns its size and digest."""
     temporary = path.with_name(f".{path.name}{_TEMPORARY}{secrets.token_hex(4)}")
     try:
         writer = FileWriter(temporary, path)
@@ -90,7 +94,7 @@ _DESCRIPTOR = re.compile(r"/dev/std(in|out|err)|/(?:dev|proc/self)/fd/(\d{1,9})"
 
 
 def descriptor_of(path: Path) -> int | None:
-    """The number of the open file that a path such as /dev/stdout or /dev/fd/3 stands for."""
+    """The file descriptor that a path such as /dev/stdout or /dev/fd/3 names; None for any other path."""
     found = _DESCRIPTOR.fullmatch(str(path))
     if found is None:
         return None
@@ -98,9 +102,9 @@ def descriptor_of(path: Path) -> int | None:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Write an output that the user named, as `write_file` does.
+    """Write an output file that the user named, as `write_file` does.
 
-    A link stays, and the file it points to is replaced. A pipe, a terminal or an open file (/dev/stdout) is written to.
+    A link is kept and its target replaced. A pipe, a terminal or an open file (/dev/stdout) is written to directly.
     """
     if (handle := descriptor_of(path)) is not None:
         with naming(path), open(handle, "wb", closefd=False) as output:
@@ -115,7 +119,7 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def append(path: Path, content: bytes, durable: bool = False) -> None:
-    """Add to the end of a file that only grows. Until something durable is added, a power cut may take its end."""
+    """Append to a file. A power cut may lose what was appended since the last `durable` call."""
     with naming(path, missing=len(content)):
         handle = system.append(path)
         try:
@@ -129,7 +133,7 @@ def append(path: Path, content: bytes, durable: bool = False) -> None:
 
 
 class FolderWriter:
-    """A folder under construction: `create` files, then leave the `new_folder` block to make it appear."""
+    """A folder under construction: `create` files, then leave the `new_folder` block to make it visible."""
 
     def __init__(self, temporary: Path, target: Path) -> None:
         self._temporary, self._target = temporary, target
@@ -137,22 +141,18 @@ class FolderWriter:
         self.about: dict[str, Any] = {}
 
     def create(self, name: str) -> FileWriter:
-        """A new file to write to in pieces."""
+        """A new file to write in chunks."""
         self._open[name] = FileWriter(self._temporary / name, self._target / name)
         return self._open[name]
 
     def write(self, name: str, content: bytes) -> None:
-        """A new file in one piece."""
+        """A new file with this content."""
         self.create(name).write(content)
 
     def finish(self) -> None:
         entries = {name: writer.finish() for name, writer in self._open.items()}
-        manifest = FileWriter(self._temporary / MANIFEST, self._target / MANIFEST)
-        try:
-            manifest.write(seal({"files": entries, **self.about}))
-            manifest.finish()
-        finally:
-            manifest.abandon()
+        self.write(MANIFEST, seal({"files": entries, **self.about}))
+        self._open[MANIFEST].finish()
         with naming(self._target):
             system.sync_folder(self._temporary)
 
@@ -163,9 +163,9 @@ class FolderWriter:
 
 @contextmanager
 def new_folder(target: Path, replace: bool = False) -> Iterator[FolderWriter]:
-    """Fill a folder that appears as `target`, whole, when the block ends without an error.
+    """Fill a folder that appears as `target` when the block ends without an error.
 
-    Raises FileExistsError if target exists. With `replace` that folder is removed, but only once the new one is whole.
+    Raises FileExistsError if target exists. With `replace` that folder is removed once the new one is complete.
     """
     make_parents(target.parent)
     if target.exists() and not replace:
@@ -185,7 +185,7 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[FolderWriter]:
         writer.abandon()
         with suppress(OSError):
             _remove_all(temporary)
-        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another was faster
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
             raise FileExistsError(f"{target} exists already") from None
         raise
     with naming(target):
@@ -193,7 +193,7 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[FolderWriter]:
 
 
 def make_parents(folder: Path) -> None:
-    """Create a folder and those above it, each synced into its parent."""
+    """Create a folder and its missing parents, and sync the parent of each."""
     if not folder.is_dir():
         make_parents(folder.parent)
         with naming(folder):
@@ -203,11 +203,11 @@ def make_parents(folder: Path) -> None:
 
 
 def replace_in_folder(folder: Path, name: str, content: bytes) -> None:
-    """Replace one file of a committed folder and its line in the manifest.
+    """Replace one file of a committed folder and its entry in the manifest.
 
-    Two files cannot be renamed at once, so the manifest first allows both digests, then the file changes, then the
-    manifest allows the new one alone. A crash between leaves a folder that verifies, and so do several in a row: what
-    was allowed before stays allowed until a replacement is complete.
+    Two files cannot be renamed at once. So the manifest first allows both digests, then the file is replaced, then the
+    manifest allows only the new digest. After a crash in between, or several in a row, the folder still verifies: a
+    digest stays allowed until a replacement is complete.
     """
     manifest = read_manifest(folder)
     new = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -220,7 +220,7 @@ def replace_in_folder(folder: Path, name: str, content: bytes) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a committed folder; it stops being visible in one step, and before its files go."""
+    """Remove a committed folder. It disappears in one step, before its files are deleted."""
     hidden = folder.with_name(f".{folder.name}{_TEMPORARY}{secrets.token_hex(4)}")
     with naming(folder):
         system.rename(folder, hidden)
@@ -229,7 +229,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def _remove_all(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; links are not followed."""
+    """Remove a file, or a folder with its content; links are not followed."""
     if path.is_dir() and not path.is_symlink():
         for each in path.iterdir():
             _remove_all(each)
@@ -239,7 +239,34 @@ def _remove_all(path: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Remove what interrupted writes left behind. Call it only while holding the folder's lock."""
+    """Remove leftovers of interrupted writes. Call it only while holding the folder's lock."""
     for left in folder.glob(f".*{_TEMPORARY}*"):
         with suppress(OSError):
             _remove_all(left)
+
+
+def cached(folder: Path, open: Callable[[Path], Opened], write: Callable[[], object]) -> Opened:
+    """Open a committed folder of a cache; if it is missing or damaged, `write` creates it first.
+
+    Leftovers of killed processes beside it, and beside the cache, are removed.
+    """
+    for place in (folder.parent, folder.parent.parent):
+        sweep(place)
+    if folder.is_dir():
+        try:
+            return open(folder)
+        except TextgenError:
+            remove_folder(folder)
+    with suppress(FileExistsError):  # another process was faster
+        write()
+    return open(folder)
+
+
+def cache_key(*parts: object) -> str:
+    """A digest of the format version and of everything that a cached folder depends on: JSON values, bytes, arrays."""
+
+    def from_buffer(part: Any) -> list[Any]:
+        view = memoryview(part)
+        return [view.format, view.shape, hashlib.sha256(view.tobytes()).hexdigest()]
+
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, *parts], default=from_buffer).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Looking at the gates of any cell while it runs: what a cell names with `name_gates` is collected here, by layer."""
+"""Observing the gates of any cell while it runs: collects what cells report with `name_gates`, by layer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from textgen.cell import Cell
 
 Gates = dict[str, list[Tensor]]
-"""By the name of a gate: its value at each time step, (B, ...)."""
+"""The values of each gate by name, one (B, ...) per time step."""
 
 
 @contextmanager
 def watched(module: nn.Module) -> Iterator[dict[str, Gates]]:
-    """Collect the named gates of every cell in a module (a cell, a stack, a model), by the cell's name in it.
+    """Collect the gates of every cell in a module (a cell, a stack, a model), by the cell's name in it.
 
-    Run `step` inside, or `Cell.forward(module, xs)`: a faster path need not pass by the gates one step at a time.
+    Call `step` inside, or `Cell.forward(module, xs)`: a fast path need not report its gates step by step.
 
     Example:
         >>> import torch, textgen

@@ -1,17 +1,18 @@
-"""A trained model in use: what `textgen.load` gives, and `generate`, `stream` and `evaluate` take."""
+"""A trained language model: what `textgen.load` returns and `generate`, `stream` and `evaluate` take."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from textgen import arguments, sealed
 from textgen.config import BACKENDS, ModelConfig
@@ -19,41 +20,38 @@ from textgen.dependencies import require
 from textgen.errors import TextgenError
 from textgen.model_folder import GENERATION, STEP, read_config, require_model, require_weights
 from textgen.parameters import named
-from textgen.stepper import Stepper
-from textgen.tasks import WRITING
+from textgen.stepper import TokenStepper
 from textgen.text.levels import SIZED
 from textgen.text.split import TRAIN
 from textgen.text.store import TokenStore, tokenizer_of
-from textgen.text.tokenizer import Decoder, Ids, Tokenizer
+from textgen.text.tokenizer import Ids, TextDecoder, Tokenizer
 from textgen.writing.characters import CharacterGuard, character_guard
-
-if TYPE_CHECKING:
-    from textgen.writing.copies import CopyGuard, CopyIndex
+from textgen.writing.copies import CopyGuard, CopyIndex, index_of
 
 _NO_PART = ("README.md", "training_args.json")
-"""Files of a model folder on which its predictions do not depend."""
+"""Files of a model folder that do not affect its predictions."""
 
 MOST_BEGIN = 1024
-"""So many symbols may stand before every text, which are read before the first one is written."""
+"""The most tokens that may frame every prompt; the model reads them before it writes the first one."""
 
 FEW_DOCUMENTS = 10
-"""With fewer training documents than this a model has hardly met the end of one, so it never draws the boundary."""
+"""With fewer training documents than this, a model has hardly seen one end, so it never draws the boundary."""
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A tokenizer and something that steps, with the habits that were stored with them.
+    """A tokenizer and a stepper, with the generation config that was stored with them.
 
-    `begin` are the ids that stand before every prompt, `prompt_end` those behind it (of a model that completes
-    prompts), `unsampled` those never drawn, `defaults` the sampling options of `generation_config.json`; `digest` is
-    the SHA-256, in hexadecimal, of the folder's weights, configuration and tokenizer (empty for a model that is in no
-    folder, whose `folder` is None). A model with `raw_bytes` has learned from bytes that are not UTF-8 and may write
-    such; all others write text alone.
+    `begin` are the ids before every prompt, `prompt_end` those after it (in a model that completes prompts),
+    `unsampled` those never drawn, `defaults` the sampling options of `generation_config.json`. `digest` is the SHA-256,
+    in hexadecimal, of the folder's weights, configuration and tokenizer; it is empty for a model that is in no folder,
+    whose `folder` is None. A model with `raw_bytes` has learned from bytes that are not UTF-8 and may write such bytes;
+    all others write only text.
     """
 
     config: ModelConfig
     tokenizer: Tokenizer
-    stepper: Stepper
+    stepper: TokenStepper
     begin: tuple[int, ...] = ()
     unsampled: tuple[int, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -61,69 +59,71 @@ class LanguageModel:
     folder: Path | None = None
     prompt_end: tuple[int, ...] = ()
     raw_bytes: bool = False
+    training_ids: Callable[[], npt.NDArray[np.integer]] | None = field(default=None, repr=False, compare=False)
+    """Reads the ids of the training text, a boundary before each document; raises TextgenError if they are gone."""
 
     @cached_property
     def characters(self) -> CharacterGuard | None:
-        """What keeps the model from writing anything but text; None where it cannot, or has learned raw bytes."""
+        """Keeps the model to valid text; None where every token is valid anyway, or the model learned raw bytes."""
         if self.raw_bytes:
             return None
         return character_guard(self.tokenizer, frozenset(self.unsampled), self.config.vocab_size)
 
-    def last_text(self, decoder: Decoder) -> str:
-        """What stands at the end of a text of this model: a character that is begun is no text, unless the model
-        learned raw bytes, where it is U+FFFD. The decoder is then new."""
+    def last_text(self, decoder: TextDecoder) -> str:
+        """The last text of a decoder: an incomplete character is dropped, or becomes U+FFFD if the model learned raw
+        bytes. Resets the decoder."""
         rest = decoder.finish()
         return rest if self.raw_bytes else ""
 
     @cached_property
     def training_text(self) -> CopyIndex:
-        """The text that the model learned from, ready to be searched. Raises TextgenError if it is gone."""
-        from textgen.writing.copies import index_of_run
-
-        if self.folder is None:
-            raise TextgenError("this model is in no folder, so that its training text is not known.")
-        return index_of_run(self.folder)
+        """The text that the model learned from, ready to be searched. Raises TextgenError if it is not known or is
+        gone."""
+        if self.training_ids is None:
+            raise TextgenError(
+                "the training text of this model is not known.", hint="textgen.load finds that of a run folder."
+            )
+        return index_of(self.tokenizer, self.training_ids())
 
     def copy_guard(self, limit: int) -> CopyGuard:
-        """What keeps a text from copying more than `limit` characters in a row. Raises as `training_text`."""
-        from textgen.writing.copies import CopyGuard
-
+        """Keeps a text from copying more than `limit` characters in a row. Raises as `training_text` does."""
         return CopyGuard(self.training_text, self.tokenizer, limit)
 
     def encode_prompt(self, prompt: str) -> Ids:
-        """The ids (T,), T >= 1, that the model reads before it writes."""
+        """The ids (T,), T >= 1, that the model reads before it writes: the prompt's, framed."""
         ids = self.tokenizer.model_ids(self.tokenizer.encode(prompt))
         whole = np.array([*self.begin, *ids.tolist(), *self.prompt_end], dtype=np.int32)
         return whole if len(whole) else np.array([self.tokenizer.boundary], dtype=np.int32)
 
-    def decoder(self, prompt: str) -> Decoder:
-        """What makes text of the symbols after a prompt. A completion begins anew, whatever its prompt ends in."""
+    def decoder(self, prompt: str) -> TextDecoder:
+        """A decoder for the tokens after a prompt. A completion starts afresh, whatever its prompt ends in."""
         return self.tokenizer.decoder("" if self.prompt_end else prompt)
 
     def in_context(self, encoded: Ids) -> Ids:
-        """Ids of documents, each after a boundary, as this model reads them: `begin` in the boundary's place."""
+        """Ids of documents, each after a boundary, as this model reads them: with `begin` instead of the boundary."""
         ids = self.tokenizer.model_ids(encoded)
         return in_context(ids, self.tokenizer.boundary, self.begin)
 
     def unknown_characters(self, prompt: str) -> list[str]:
-        """The characters (words, at word level) of a prompt that the model never saw, each once, in order."""
+        """The characters of a prompt (words, for a word tokenizer) that the model never saw, each once, in order."""
         encode, unseen = self.tokenizer.encode, set(self.unsampled) | {self.tokenizer.boundary}
         units = dict.fromkeys(self.tokenizer.units(prompt))
         return [unit for unit in units if self.tokenizer.raw_count(encode(unit)) or unseen & set(encode(unit))]
 
 
 def in_context(ids: Ids, boundary: int, begin: Sequence[int]) -> Ids:
-    """The ids with every boundary replaced by the symbol that a model is used to at the beginning of a text."""
+    """The ids with every boundary replaced by the token that begins a text for this model."""
     return np.where(ids == boundary, begin[-1], ids) if begin else ids
 
 
 SUBWORD_SAMPLING = {"temperature": 0.7, "min_p": 0.1}
-"""Among thousands of tokens, the many unlikely ones spoil a text: with a min-p of 0.02, four times as many words are
-invented (`benchmarks/sample_quality.txt`). The tail is cut and the rest sharpened."""
+"""Defaults for large vocabularies, in which the many unlikely tokens together spoil a text: cut the tail, sharpen the
+rest. A min-p of 0.02 invents four times as many words (`benchmarks/sample_quality.txt`)."""
 
 
-def generation_habits(store: TokenStore) -> dict[str, Any]:
-    """What generation_config.json says of a corpus: how to begin, which symbols it never showed, how to draw."""
+def generation_config(store: TokenStore) -> dict[str, Any]:
+    """The content of generation_config.json for a corpus: how a text begins, which tokens never occurred in it, and the
+    defaults of sampling."""
     tokenizer, counts = store.tokenizer, store.frequencies
     many = store.about["documents"][TRAIN] >= FEW_DOCUMENTS
     unseen = {int(i) for i in np.flatnonzero(counts == 0)} | set(tokenizer.unsampled)
@@ -138,10 +138,10 @@ def generation_habits(store: TokenStore) -> dict[str, Any]:
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel:
     """Open a model folder. Runs no code from it.
 
-    With `backend` 'numpy' the step that is stored in the folder is run, with neither torch nor the cell's plugin; with
-    'torch' the model is built of its cell, which must be installed; with 'int8' the stored step is run with weights in
-    eight bits, by onnxruntime; 'auto' takes the stored step, as it is stored, where there is one. Raises TextgenError
-    for a missing or damaged folder, naming the file, and for what the backend lacks.
+    `backend` 'numpy' runs the step stored in the folder, without torch and the cell's plugin; 'torch' builds the model
+    from its cell, which must be installed; 'int8' runs the stored step with 8-bit weights, by onnxruntime; 'auto' runs
+    the stored step as it is, where there is one. Raises TextgenError for a missing or damaged folder, naming the file,
+    and for a missing package or cell.
 
     Example:
         >>> model = load("runs/demo")                                          # doctest: +SKIP
@@ -149,12 +149,13 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> LanguageModel
     """
     path = arguments.path("folder", folder)
     manifest, config = opened(path, backend)
-    if config.task not in WRITING:
+    if config.outputs:  # outputs of its own instead of tokens
         raise TextgenError(f"the model in {str(path)!r} does not write: it is one for {named('task', config.task)}.",
                            hint=f"textgen predict -m {path} uses it.")  # fmt: skip
-    habits = sealed.parse_json(sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT), str(path / GENERATION))
-    tokenizer = tokenizer_for(path, config, habits.get("prompt_end", ()))
-    model = with_habits(config, tokenizer, stepper_of(path, manifest, config, backend), habits)
+    stored = sealed.verified(path, GENERATION, manifest, sealed.JSON_LIMIT)
+    generation = sealed.parse_json(stored, str(path / GENERATION))
+    tokenizer = tokenizer_for(path, config, generation.get("prompt_end", ()))
+    model = with_generation_config(config, tokenizer, stepper_of(path, manifest, config, backend), generation)
     return replace(model, digest=digest_of(manifest), folder=path)
 
 
@@ -168,28 +169,28 @@ def opened(path: Path, backend: str) -> tuple[dict[str, Any], ModelConfig]:
 
 
 def tokenizer_for(path: Path, config: ModelConfig, more: object = ()) -> Tokenizer:
-    """The tokenizer of a model folder; `more` are the symbols that the model has after the tokenizer's own. Raises
-    DamagedError if the model has others."""
+    """The tokenizer of a model folder; `more` are the model's tokens after the tokenizer's own. Raises DamagedError if
+    the two do not add up to the model's vocabulary."""
     tokenizer = tokenizer_of(path)
     known = tokenizer.vocab_size
     own = list(more) if isinstance(more, (list, tuple)) else [None]
     if own != list(range(known, known + len(own))) or config.vocab_size != known + len(own):
         beside = f" and {GENERATION} ends a prompt with {str(more)[:80]}" if more else ""
         raise sealed.DamagedError(
-            f"{str(path)!r} is damaged: its tokenizer has {known:,} symbols{beside}, its model {config.vocab_size:,}."
+            f"{str(path)!r} is damaged: its tokenizer has {known:,} tokens{beside}, its model {config.vocab_size:,}."
         )
     return tokenizer
 
 
-def stepper_of(path: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> Stepper:
-    """What runs the model of a folder: its stored step, or torch. Raises TextgenError for what the backend lacks."""
+def stepper_of(path: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> TokenStepper:
+    """Runs the model of a folder: by its stored step, or by torch. Raises TextgenError if the backend cannot."""
     require_weights(path, manifest)
     stored = STEP in manifest["files"]
     by_torch = backend == "torch" or (backend == "auto" and not stored)
     return _torch_stepper(path, manifest, config) if by_torch else _stored(path, manifest, config, backend)
 
 
-def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> Stepper:
+def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> TokenStepper:
     from textgen.runtime.folder import read_stepper
 
     if STEP not in manifest["files"]:
@@ -200,7 +201,7 @@ def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, back
     return read_stepper(folder, manifest, config.output_size, backend)
 
 
-def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Stepper:
+def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> TokenStepper:
     require("torch", "running a model without its stored step")
     from textgen.torch_stepper import TorchStepper
     from textgen.weights import load_weights
@@ -209,28 +210,30 @@ def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfi
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
-    """What all that decides a model's predictions comes to."""
+    """A SHA-256 over the files that determine a model's predictions."""
     entries = {name: entry["sha256"] for name, entry in manifest["files"].items() if name not in _NO_PART}
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
-def with_habits(config: ModelConfig, tokenizer: Tokenizer, stepper: Stepper, habits: dict[str, Any]) -> LanguageModel:
-    """A language model with the content of generation_config.json applied. Raises DamagedError for nonsense in it."""
-    begin, unsampled = habits.get("begin", []), habits.get("suppress_tokens", [])
-    prompt_end = habits.get("prompt_end", [])
+def with_generation_config(
+    config: ModelConfig, tokenizer: Tokenizer, stepper: TokenStepper, generation: dict[str, Any]
+) -> LanguageModel:
+    """A language model with the content of generation_config.json applied. Raises DamagedError for invalid values."""
+    begin, unsampled = generation.get("begin", []), generation.get("suppress_tokens", [])
+    prompt_end = generation.get("prompt_end", [])
     for ids in (begin, unsampled, prompt_end):
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < config.vocab_size for i in ids):
-            raise sealed.DamagedError("generation_config.json is damaged: it names symbols that do not exist.")
+            raise sealed.DamagedError("generation_config.json is damaged: it names tokens that do not exist.")
     if len(begin) + len(prompt_end) > MOST_BEGIN:
         beside = len(begin) + len(prompt_end)
-        raise sealed.DamagedError(f"generation_config.json is damaged: a text begins with {beside:,} symbols.")
+        raise sealed.DamagedError(f"generation_config.json is damaged: a text begins with {beside:,} tokens.")
     unsampled = [*unsampled, *(id for id in prompt_end if id not in unsampled)]
     if {*unsampled, tokenizer.boundary}.issuperset(range(config.vocab_size)):
-        raise sealed.DamagedError("generation_config.json is damaged: it leaves no symbol to write.")
-    defaults = habits.get("sampling", {})
+        raise sealed.DamagedError("generation_config.json is damaged: it leaves no token to write.")
+    defaults = generation.get("sampling", {})
     if not isinstance(defaults, dict):
         raise sealed.DamagedError("generation_config.json is damaged: 'sampling' must be a table.")
-    raw_bytes = habits.get("raw_bytes", False)
+    raw_bytes = generation.get("raw_bytes", False)
     if type(raw_bytes) is not bool:
         raise sealed.DamagedError("generation_config.json is damaged: 'raw_bytes' must be true or false.")
     return LanguageModel(

@@ -1,34 +1,54 @@
-"""Opening a model folder, whatever its model is for: what `textgen.load` is."""
+"""Opening model folders of any task: `textgen.load`."""
 
 from __future__ import annotations
 
 import os
-from importlib import import_module
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from textgen import arguments
-from textgen.config import BACKENDS
-from textgen.model_folder import task_of
+import numpy as np
+import numpy.typing as npt
 
-OPENERS = {"classify": "textgen.labels.predict", "forecast": "textgen.series.forecaster"}
-"""The tasks whose models do not write, and the module whose `load` opens one."""
+from textgen import arguments, language_model
+from textgen.config import BACKENDS
+from textgen.language_model import LanguageModel
+from textgen.model_folder import task_of
+from textgen.tasks.base import task
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
     """Open a model folder. Runs no code from it.
 
-    A model that writes comes as a `textgen.language_model.LanguageModel`, one that labels texts as a
-    `textgen.labels.predict.Classifier`, one that forecasts as a `textgen.series.forecaster.Forecaster`.
+    The model's task decides the type of the result: a `textgen.language_model.LanguageModel` if it generates text, a
+    `textgen.labels.classifier.Classifier` if it classifies, a `textgen.series.forecaster.Forecaster` if it forecasts,
+    and the class of another package's task.
 
-    With `backend` 'numpy' the step that is stored in the folder is run, with neither torch nor the cell's plugin; with
-    'torch' the model is built of its cell, which must be installed; with 'int8' the stored step is run with weights in
-    eight bits, by onnxruntime; 'auto' takes the stored step, as it is stored, where there is one. Raises TextgenError
-    for a missing or damaged folder, naming the file, and for what the backend lacks.
+    `backend` 'numpy' runs the step stored in the folder, without torch or the cell's plugin; 'torch' builds the model
+    from its cell, which must be installed; 'int8' runs the stored step with int8 weights, using onnxruntime; 'auto'
+    uses the stored step unchanged if there is one. Raises TextgenError for a missing or damaged folder, naming the
+    file, and if the backend cannot run the model.
 
     Example:
         >>> model = load("runs/demo")                                          # doctest: +SKIP
         >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
     """
     path = arguments.path("folder", folder)
-    module = OPENERS.get(task_of(path), "textgen.language_model")
-    return import_module(module).load(path, arguments.choice("backend", backend, BACKENDS))
+    model = task(task_of(path)).load(path, arguments.choice("backend", backend, BACKENDS))
+    return _with_training_text(model, path) if isinstance(model, LanguageModel) else model
+
+
+def load_language_model(folder: Path, backend: str = "auto") -> LanguageModel:
+    """Open the folder of a language model. Raises as `load`, and for a model of another kind."""
+    return _with_training_text(language_model.load(folder, backend), folder)
+
+
+def _with_training_text(model: LanguageModel, folder: Path) -> LanguageModel:
+    """The model with access to its training text, which is read only when needed."""
+
+    def training_ids() -> npt.NDArray[np.integer]:
+        from textgen.training.train import training_ids_of
+
+        return training_ids_of(folder)
+
+    return replace(model, training_ids=training_ids)

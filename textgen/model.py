@@ -1,7 +1,7 @@
-"""A stack of cells is a cell, and so is a whole model: encoder, stack, readout.
+"""Stacks of cells and whole models (encoder, stack, readout), which are cells themselves.
 
-Both have the verbs of a cell: `step` for one time step and `forward` for a sequence, time-major. Their state is the
-layers' states one after another, as one flat tuple.
+Both have the methods of a cell: `step` for one time step and `forward` for a time-major sequence. Their state is the
+concatenation of the layers' states, as one flat tuple.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CellFactory = Callable[[int, int], Cell]
 
 
 class Stack(Cell):
-    """Cells one above the other. `residual` adds each layer's input to its output where the sizes agree;
-    `layer_norm` normalises each layer's input (Ba et al. 2016). Both help stacks of three layers and more.
+    """Cells in layers. `residual` adds each layer's input to its output where the sizes are equal;
+    `layer_norm` normalises each layer's input (Ba et al. 2016). Both help stacks of three or more layers.
     """
 
     def __init__(self, cells: Sequence[Cell], residual: bool = False, layer_norm: bool = False) -> None:
@@ -41,7 +41,7 @@ class Stack(Cell):
         return [layer for layer in self.layers if isinstance(layer, Cell)]
 
     def _split(self, state: State) -> list[State]:
-        """The flat state as one tuple a layer."""
+        """The flat state as one tuple per layer."""
         arities = [len(cell.initial_state(1)) for cell in self._cells()]
         if sum(arities) != len(state):
             raise ValueError(f"this stack has {sum(arities)} state tensors, not {len(state)}")
@@ -63,12 +63,12 @@ class Stack(Cell):
         for cell, norm, before in zip(self._cells(), self.norms, self._split(state), strict=True):
             inputs = norm(x)
             with plugins.blamed(type(cell)):
-                y, new = _returned(cell, inputs, before, cell.step(inputs, before))
+                y, new = _checked(cell, inputs, before, cell.step(inputs, before))
             x, after = self._join(cell, x, y), after + new
         return x, after
 
     def forward(self, xs: Tensor, state: State | None = None, dropout: Dropout | None = None) -> tuple[Tensor, State]:
-        """As `Cell.forward`, layer by layer; dropout falls on each layer's input and on weights R of gated cells."""
+        """As `Cell.forward`, layer by layer; dropout applies to each layer's input and to R of gated cells."""
         state = self.initial_state(xs.shape[1]) if state is None else state
         after: State = ()
         for cell, norm, before in zip(self._cells(), self.norms, self._split(state), strict=True):
@@ -83,7 +83,7 @@ class Stack(Cell):
             mask = dropout.weights(cell.weight_hh)
         with plugins.blamed(type(cell)):
             result = cell(xs, state) if mask is None else cell(xs, state, recurrent_mask=mask)
-            return _returned(cell, xs, state, result)
+            return _checked(cell, xs, state, result)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         norms = [p for norm in self.norms for p in norm.parameters()]
@@ -94,8 +94,8 @@ class Stack(Cell):
         return [*groups, {"params": norms, "decay": 0.0, "rate": 1.0}]
 
 
-def _returned(cell: Cell, x: Tensor, before: State, result: Any) -> tuple[Tensor, State]:
-    """What a cell returned for inputs (..., D), if it has the form that a cell returns. Raises TypeError if not."""
+def _checked(cell: Cell, x: Tensor, before: State, result: Any) -> tuple[Tensor, State]:
+    """Check what a cell returned for inputs (..., D). Raises TypeError unless it is an output and a state."""
     if not (isinstance(result, tuple) and len(result) == 2):
         raise TypeError(f"{type(cell).__name__} returns {_kind(result)}, not an output and a state")
     y, after = result
@@ -115,14 +115,14 @@ def _kind(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Some symbols (N,), and what is added to the logit of each (N,)."""
+    """Some token ids (N,), and a correction to the logit of each, (N,)."""
 
     ids: Tensor
     corrections: Tensor
 
 
 class Readout(nn.Module):
-    """Hidden state to logits: a linear layer, through a projection where tied weights of another width ask for it."""
+    """Hidden state to logits: a linear layer, after a projection if tied weights have another width."""
 
     def __init__(self, input_size: int, output_size: int, tied_to: nn.Embedding | None = None) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Readout(nn.Module):
             self.linear.weight = tied_to.weight
 
     def forward(self, ys: Tensor, candidates: Candidates | None = None) -> Tensor:
-        """The logits of all symbols, or of some, corrected."""
+        """The logits of all tokens, or the corrected logits of some candidates."""
         weight: Tensor = self.linear.weight
         bias: Tensor = self.linear.bias
         if candidates is not None:
@@ -144,12 +144,12 @@ class Readout(nn.Module):
 
 
 class Model(Cell):
-    """Encoder, stack and readout, at every time step. For a language model: ids (B,) or (T, B) in, logits (...,
-    vocab_size) out; where numbers are read, they come as (B, features) or (T, B, features)."""
+    """Encoder, stack and readout at every time step. A language model maps ids (B,) or (T, B) to logits (...,
+    vocab_size); a model of numbers reads (B, features) or (T, B, features)."""
 
     def __init__(self, encoder: nn.Embedding | nn.Linear, stack: Stack, readout: Readout) -> None:
-        read = encoder.num_embeddings if isinstance(encoder, nn.Embedding) else encoder.in_features
-        super().__init__(read, stack.hidden_size, readout.linear.out_features)
+        input_size = encoder.num_embeddings if isinstance(encoder, nn.Embedding) else encoder.in_features
+        super().__init__(input_size, stack.hidden_size, readout.linear.out_features)
         self.encoder = encoder
         self.stack = stack
         self.readout = readout
@@ -171,12 +171,12 @@ class Model(Cell):
         """ids (T, B) to logits (T, B, vocab_size) and the final state; with N candidates, to their logits (T, B, N)."""
         embedded = self.encoder(xs)
         if dropout and isinstance(self.encoder, nn.Embedding):
-            embedded = dropout.symbols(embedded, xs, self.input_size)
+            embedded = dropout.tokens(embedded, xs, self.input_size)
         ys, state = self.stack(embedded, state, dropout)
         return self.readout(dropout.units(ys) if dropout else ys, candidates), state
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The cells' own groups; the matrices of encoder and readout decay, their biases do not."""
+        """The cells' own groups; of encoder and readout, weight decay applies to matrices and not to biases."""
         ends = [*self.encoder.parameters(), *self.readout.parameters()]
         matrices = {id(p): p for p in ends if p.dim() >= 2}
         vectors = [p for p in ends if p.dim() < 2]
@@ -197,13 +197,13 @@ def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:
     stack = Stack(cells, residual=config.residual, layer_norm=config.layer_norm)
     tied_to = encoder if config.tie_word_embeddings and isinstance(encoder, nn.Embedding) else None
     readout = Readout(stack.output_size, config.output_size, tied_to)
-    if config.features:  # what is read out corrects a guess, and begins by leaving it as it is
+    if config.features:  # the output corrects a prediction, and starts at zero
         nn.init.zeros_(readout.linear.weight)
     return Model(encoder, stack, readout)
 
 
 def _encoder(config: ModelConfig) -> nn.Embedding | nn.Linear:
-    """What makes a vector of each symbol, or of the numbers of a time step."""
+    """Maps each token, or the features of a time step, to a vector."""
     if config.features:
         return nn.Linear(config.features, config.embedding_size)
     encoder = nn.Embedding(config.vocab_size, config.embedding_size)

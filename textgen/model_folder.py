@@ -1,4 +1,4 @@
-"""The files of a model folder that whoever uses a model reads. Imports no torch."""
+"""The files of a model folder. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GENERATION = "generation_config.json"
 STEP = "step.json"
 _TRAIN = "train one: textgen train FILE"
 LARGEST_HEADER = 4 << 20
-"""Bytes that a file of weights may have besides its numbers."""
+"""The largest header of a weights file, in bytes."""
 
 
 def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> ModelConfig:
@@ -35,7 +35,7 @@ def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> Mode
 
 
 def require_model(folder: Path) -> None:
-    """Raise TextgenError unless a folder is there and holds a model."""
+    """Raise TextgenError unless the folder exists and holds a model."""
     if not folder.is_dir():
         siblings = [each.name for each in sorted(folder.parent.glob("*")) if (each / CONFIG).is_file()]
         what = f"{str(folder)!r} is a file, not a model folder." if folder.exists() else None
@@ -54,7 +54,7 @@ def task_of(folder: Path) -> str:
 
 
 def require_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise TextgenError if the folder of a run holds no weights yet."""
+    """Raise TextgenError if a run folder holds no weights yet."""
     if WEIGHTS not in manifest["files"]:
         raise TextgenError(
             f"{str(folder)!r} holds no weights yet.", hint=f"go on training: textgen train --resume {folder}"
@@ -62,8 +62,8 @@ def require_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def remembered_reading(folder: Path, asked: Mapping[str, Any]) -> Reading:
-    """How the model in a folder reads, as asked; only as asked where there is no model, or a damaged one, which whoever
-    opens it finds out."""
+    """How the model in a folder reads text, overridden by what is asked. Without a model, or with a damaged one (which
+    is reported when it is opened), only what is asked."""
     record: Mapping[str, Any] = {}
     with suppress(sealed.DamagedError):
         if (folder / CONFIG).is_file() and (folder / sealed.MANIFEST).is_file():

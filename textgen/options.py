@@ -44,6 +44,11 @@ class Declaration:
     """The heading under which this option and those after it stand in the help."""
     per_call: bool = False
     """Whether only a call sets it, and no default that is stored with a model."""
+    no: str | None = None
+    """What negates this flag, as in `lines` for --whole-files/--lines; by default the name with no-; empty for a flag
+    that nothing negates."""
+    writes: Any = None
+    """The kind of file that this option names for output (`textgen.outputs.Kind`)."""
     cycle: bool = False
     """Whether several values, at least two, may stand for one: they take turns."""
 

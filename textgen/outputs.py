@@ -1,8 +1,8 @@
-"""Which files a command may write over.
+"""Which files a command may overwrite.
 
 A file that the command reads is never replaced. Any other file is replaced only if it is empty, if its content shows
 that it is an earlier output of the same kind, or if `overwrite` is set. A pipe, a terminal or a device is written to
-as it is.
+directly.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from textgen.errors import TextgenError, UsageError
 
 HEAD_BYTES = 4096
 PLOT_SOFTWARE = "textgen"
-"""What the metadata of a plot (PNG) names as its software."""
+"""The software that the metadata of a plot (PNG) names."""
 
 STATE_FORMAT = "textgen state"
-"""What the header of a state file names as its format."""
+"""The format that the header of a state file names."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _STATE_HEADER = f'{{"__metadata__":{{"about":"{{\\"format\\": \\"{STATE_FORMAT}\\"'.encode()
@@ -34,15 +34,15 @@ _FORECAST_COLUMNS = ["series", "time", "forecast"]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of output: what messages call it, and whether the first `HEAD_BYTES` of a file are those of one."""
+class OutputKind:
+    """A kind of output: what messages call it, and whether a file that begins with these `HEAD_BYTES` is one."""
 
     noun: str
     matches: Callable[[bytes], bool]
 
 
 def _is_forecasts(head: bytes) -> bool:
-    """Whether the first line is the header of a csv of forecasts, or such a row as a JSON object."""
+    """Whether the first line is the csv header of a table of forecasts, or one of its rows as a JSON object."""
     line = head.splitlines()[0]
     if line.startswith(b"{"):
         with suppress(ValueError):
@@ -51,12 +51,14 @@ def _is_forecasts(head: bytes) -> bool:
     return line.decode(errors="replace").split(",")[:3] == _FORECAST_COLUMNS
 
 
-PLOT = Kind("a plot drawn by textgen", lambda head: head.startswith(_PNG) and b"Software\0textgen" in head)
-STATE = Kind("a saved state", lambda head: head[8:].startswith(_STATE_HEADER))
-ARCHIVE = Kind("a compressed archive", lambda head: head.startswith(b"\xd7g") and head[2:3] in b"\x01\x41\x81\xc1")
-FORECASTS = Kind("a table of forecasts", _is_forecasts)
-ANYTHING = Kind("", lambda head: False)
-"""Content that nothing tells from other files: an existing file is never taken for an earlier output."""
+PLOT = OutputKind("a plot drawn by textgen", lambda head: head.startswith(_PNG) and b"Software\0textgen" in head)
+STATE = OutputKind("a saved state", lambda head: head[8:].startswith(_STATE_HEADER))
+ARCHIVE = OutputKind(
+    "a compressed archive", lambda head: head.startswith(b"\xd7g") and head[2:3] in b"\x01\x41\x81\xc1"
+)
+FORECASTS = OutputKind("a table of forecasts", _is_forecasts)
+ANYTHING = OutputKind("", lambda head: False)
+"""Output that cannot be recognized by its content: an existing file never counts as an earlier output."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class OutputFile:
 
     path: Path
     option: str
-    kind: Kind
+    kind: OutputKind
     inputs: tuple[Path, ...] = ()
     overwrite: bool = False
 
@@ -78,7 +80,7 @@ class OutputFile:
         self.check()
 
     def check(self) -> None:
-        """Apply the rule to what is there now."""
+        """Raise, as the constructor does, for what exists now."""
         if files.descriptor_of(self.path) is not None:
             return
         name = str(self.path)
@@ -106,7 +108,7 @@ class OutputFile:
             )
 
     def write(self, content: bytes) -> None:
-        """Write the file, whole or not at all, if the rule still allows it."""
+        """Write the file, completely or not at all, if that is still allowed."""
         self.check()
         files.write_output(self.path, content)
 
@@ -119,10 +121,10 @@ def check_folder(
     inputs: Sequence[Path],
     overwrite: bool,
 ) -> None:
-    """Raise TextgenError or UsageError if a folder must not be written: one that exists is replaced only with
-    `overwrite`, and only if textgen wrote everything in it and no input lies there.
+    """Raise TextgenError or UsageError if a folder must not be written: an existing one is replaced only with
+    `overwrite`, and only if textgen wrote everything in it and it holds no input.
 
-    `noun` is what messages call such a folder, `is_ours` tells one by its manifest.
+    `noun` is what messages call such a folder, `is_ours` recognizes one by its manifest.
     """
     name = str(folder)
     if not os.path.lexists(folder):
@@ -132,14 +134,12 @@ def check_folder(
     if any(os.path.samestat(ours, read) for ours in _statuses(folder) for each in inputs for read in _statuses(each)):
         raise UsageError(f"{name!r} holds an input of this command and is never replaced.",
                          hint=f"choose another {option}.")  # fmt: skip
-    if folder.is_symlink() or not (folder / sealed.MANIFEST).is_file():
+    is_sealed = (folder / sealed.MANIFEST).is_file() and not folder.is_symlink()
+    manifest = sealed.read_manifest(folder) if is_sealed else {}
+    if not manifest or not is_ours(manifest):
         raise TextgenError(f"{name!r} is not {noun} and is not replaced.", hint=f"choose another {option}.")
-    manifest = sealed.read_manifest(folder)
-    if not is_ours(manifest):
-        raise TextgenError(f"{name!r} is not {noun} and is not replaced.", hint=f"choose another {option}.")
-    known = {*manifest["files"], sealed.MANIFEST}
-    strange = sorted(path.name for path in folder.iterdir() if path.name not in known)
-    if strange := [each for each in strange if not UNFINISHED.fullmatch(each)]:
+    names = {path.name for path in folder.iterdir()} - {*manifest["files"], sealed.MANIFEST}
+    if strange := sorted(each for each in names if not UNFINISHED.fullmatch(each)):
         raise TextgenError(f"{name!r} holds {strange[0]!r}, which textgen did not write, and is not replaced.",
                            hint=f"move {strange[0]} away, or choose another {option}.")  # fmt: skip
 
@@ -157,7 +157,7 @@ def refuse_same(outputs: Mapping[str, str | None]) -> None:
 
 
 def _is_input(path: Path, inputs: Iterable[Path]) -> bool:
-    """Whether a file is one of the inputs, by whatever name, or lies in a folder among them."""
+    """Whether a file is one of the inputs, under any name, or lies in one that is a folder."""
     status = path.stat()
     return any(os.path.samestat(status, other) for each in inputs for other in _statuses(each))
 

@@ -8,8 +8,10 @@ module. Whatever a package contains, reading it raises nothing; what is wrong wi
 from __future__ import annotations
 
 import ast
+import os
 import platform
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -25,6 +27,27 @@ if TYPE_CHECKING:
 
 GROUP = "textgen"
 OWN_DISTRIBUTION = "textgen-lm"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Something that packages can offer: what one is called, and the hook that registers it."""
+
+    name: str
+    noun: str
+
+    @property
+    def hook(self) -> str:
+        """The hook that a module implements to offer it."""
+        return f"register_{self.name}"
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (Kind("cells", "cell"), Kind("tasks", "task"), Kind("models", "model"), Kind("commands", "command"))
+}
+CELLS = "cells"
+"""The kind of an entry point with a bare name; all others are named KIND.NAME."""
 _VALUE = re.compile(r"(?P<module>[\w.]*)\s*(:\s*[\w.]+\s*)?(\[.*\]\s*)?")
 """The value of an entry point: a module, then perhaps an attribute and extras, neither of which is used."""
 _LONGEST_VALUE = 80
@@ -32,10 +55,10 @@ _LONGEST_VALUE = 80
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry point: a cell name, the module that registers it, and the package that brought both.
+    """One entry point: a name, the module that registers it, and the package that brought both.
 
     `problem` says what is wrong with the entry point itself, if anything. `requires` holds the package's requirements
-    as its metadata has them, `requires_python` the versions of Python that it supports.
+    as its metadata has them, `requires_python` the versions of Python that it supports, `about` its one-line summary.
     """
 
     name: str
@@ -45,6 +68,8 @@ class Entry:
     problem: str = ""
     requires: tuple[str, ...] = ()
     requires_python: str = ""
+    kind: str = CELLS
+    about: str = ""
 
     def __str__(self) -> str:
         return f"plugin {showable(self.name)!r} ({self.package})"
@@ -53,6 +78,11 @@ class Entry:
     def package(self) -> str:
         """The package and its version."""
         return f"{self.distribution} {self.version}"
+
+    @property
+    def noun(self) -> str:
+        """What the entry point offers: a cell, a task, a model or a command."""
+        return KINDS[self.kind].noun
 
     @property
     def summary(self) -> str:
@@ -134,8 +164,41 @@ def _source(module: str) -> Path | None:
     return next((p for p in (below.with_suffix(".py"), below / "__init__.py") if p.is_file()), None)
 
 
-def installed_entries() -> Iterable[Entry]:
-    """Every entry point of the group. Of a package found twice the first counts, which is the one that is imported."""
+_read: dict[str, tuple[object, tuple[Entry, ...]]] = {}
+"""The entry points read last, with the state of the folders in which they were found."""
+
+
+def installed_entries() -> tuple[Entry, ...]:
+    """Every entry point of the group. Of a package found twice the first counts, which is the one that is imported.
+
+    They are read again only when the path or one of its folders has changed since, as installing a package does.
+    """
+    state = _state_of_path()
+    if _read.get(GROUP, (None,))[0] != state:
+        _read[GROUP] = state, tuple(_entries())
+    return _read[GROUP][1]
+
+
+def read_again() -> None:
+    """Read the metadata anew when it is asked for next."""
+    _read.clear()
+
+
+def _state_of_path() -> object:
+    """What changes when packages can be found in other places, or when one is installed or removed."""
+    return [id(finder) for finder in sys.meta_path], [_state_of(entry) for entry in sys.path]
+
+
+def _state_of(folder: str) -> tuple[str, int, int, int]:
+    try:
+        found = os.stat(folder or ".")  # noqa: PTH116 - an entry of the path may be anything
+    except (OSError, ValueError, TypeError):
+        return str(folder), 0, 0, 0
+    return str(folder), found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _entries() -> Iterator[Entry]:
+    """Read the metadata of every installed package."""
     seen: set[str] = set()
     for distribution in metadata.distributions():
         points = list(_points(_text(distribution, "entry_points.txt")))
@@ -147,10 +210,17 @@ def installed_entries() -> Iterable[Entry]:
             continue
         seen.add(normal(name))
         requires = tuple(_one_line(line) for line in about.get_all("Requires-Dist", []))
-        python = _one_line(about.get("Requires-Python", ""))
+        python, summary = _one_line(about.get("Requires-Python", "")), _one_line(about.get("Summary", ""))
         for point, values in _by_name(points).items():
-            module, problem = _examined(point, values)
-            yield Entry(point, module, name, version, problem, requires, python)
+            kind, offered = _kind_of(point)
+            module, problem = _examined(point, values, offered, kind)
+            yield Entry(offered, module, name, version, problem, requires, python, kind, summary)
+
+
+def _kind_of(point: str) -> tuple[str, str]:
+    """The kind and the name that an entry point offers: `tasks.sort` is task `sort`, `lstm` is a cell."""
+    kind, dot, name = point.partition(".")
+    return (kind, name) if dot and kind in KINDS and kind != CELLS else (CELLS, point)
 
 
 def normal(package: str) -> str:
@@ -189,16 +259,23 @@ def _by_name(points: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return found
 
 
-def _examined(name: str, values: list[str]) -> tuple[str, str]:
+def _examined(point: str, values: list[str], offered: str, kind: str) -> tuple[str, str]:
     """The module that an entry point names, and what is wrong with the entry point."""
     if len(values) > 1:
-        return "", f"it has {len(values)} entry points named {_short(name)}: {_short(values[0])}, {_short(values[1])}"
+        return "", f"it has {len(values)} entry points named {_short(point)}: {_short(values[0])}, {_short(values[1])}"
     match = _VALUE.fullmatch(values[0])
     module = match["module"] if match else ""
     if not all(part.isidentifier() for part in module.split(".")):
-        return "", f"its entry point {_short(name)} is {_short(values[0])}, which is not the name of a module"
-    if not name or not name.isprintable():
-        return module, f"its entry point for {module} is named {_short(name)}, which cannot be the name of a cell"
+        return "", f"its entry point {_short(point)} is {_short(values[0])}, which is not the name of a module"
+    if not offered or not offered.isprintable():
+        noun = KINDS[kind].noun
+        return module, f"its entry point for {module} is named {_short(point)}, which cannot be the name of a {noun}"
+    if kind == CELLS and "." in offered:
+        kinds = ", ".join(f"{name}." for name in KINDS if name != CELLS)
+        return (
+            module,
+            f"its entry point {_short(point)} begins with none of {kinds} and cells have no dot in their name",
+        )
     return module, ""
 
 

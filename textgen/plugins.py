@@ -1,26 +1,27 @@
 """Finding plugins by entry point, loading them one by one, and naming the broken ones.
 
-An entry point in group `textgen` gives one cell name (or alias) and the module that registers it. Listing reads
-installed metadata only; a module is imported when one of its cells is asked for, and whatever it does then (fail to
-import, exit, misspell a hook, claim a name that is taken) is that plugin's failure and nobody else's.
+An entry point in group `textgen` says by its name what a module offers: `lstm` is a cell, `tasks.NAME` a task,
+`models.NAME` a pretrained model, `commands.NAME` a command. Listing reads installed metadata only; a module is
+imported when one of its things is asked for, and whatever it does then (fail to import, exit, misspell a hook, claim a
+name that is taken) is that plugin's failure and nobody else's.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from textgen import hookspecs
+from textgen import __version__, hookspecs
 from textgen.attribution import brought, out_of_memory, place_of, summary_of, text_of
 from textgen.errors import TextgenError, UsageError, did_you_mean
-from textgen.plugin_metadata import GROUP, installed_entries, normal
+from textgen.plugin_metadata import CELLS, GROUP, KINDS, Kind, installed_entries, normal, read_again
 from textgen.plugin_metadata import OWN_DISTRIBUTION as OWN_DISTRIBUTION
 from textgen.plugin_metadata import Entry as Entry
 
@@ -28,25 +29,45 @@ if TYPE_CHECKING:
     from textgen.cell import Cell
 
 RESTRICT = "TEXTGEN_LOAD_PLUGINS"
-_strangers: dict[type[Cell], Entry] = {}
-"""Cells of other packages that this process has loaded."""
+
+BUILT_IN_TASKS: dict[str, str] = {
+    "lm": "textgen.tasks.language",
+    "complete": "textgen.pairs",
+    "classify": "textgen.labels",
+    "forecast": "textgen.series",
+}
+"""The tasks of this package by name, and the module that registers each."""
+
+_BUILT_IN = {"tasks": BUILT_IN_TASKS}
+"""What this package offers without an entry point, by kind."""
+
+Accepts = type | Callable[[object], bool]
+"""What may be registered: instances of a type, or whatever a function finds acceptable."""
+
+_manager = pluggy.PluginManager(GROUP)
+_manager.add_hookspecs(hookspecs)
+_loading = threading.RLock()
+_registered: dict[tuple[str, str], dict[str, Any]] = {}
+"""What each module has registered, by module and kind."""
+_loaded: dict[Entry, Any] = {}
+"""The things that this process has loaded."""
 _LAWS = {
     **{name: name for name in ("initial_state", "parameter_groups")},
     "__init__": "sizes",
     "backward": "gradcheck",
     "__deepcopy__": "copied",
-    "forward": "forward_is_steps",
+    "forward": "forward_matches_step",
     **dict.fromkeys(("step", "activate", "coefficients", "readout"), "state_structure"),
 }
 """The law of `textgen.testing` that tries a method of a cell first."""
 
 
 class PluginError(TextgenError):
-    """A plugin that cannot be used, or whose cell failed at work; the message names it and its package."""
+    """A plugin that cannot be used, or that failed at work; the message names it and its package."""
 
 
 def _allowed(entry: Entry) -> bool:
-    """Ours always; others as TEXTGEN_LOAD_PLUGINS says (packages or cell names, by comma; empty means none)."""
+    """Ours always; others as TEXTGEN_LOAD_PLUGINS says (packages or names, by comma; empty means none)."""
     names = os.environ.get(RESTRICT)
     if names is None or entry.distribution == OWN_DISTRIBUTION:
         return True
@@ -54,40 +75,50 @@ def _allowed(entry: Entry) -> bool:
     return entry.name in wanted or normal(entry.distribution) in {normal(name) for name in wanted}
 
 
-def entries() -> dict[str, list[Entry]]:
-    """Every installed cell name with the packages that claim it, by name; imports nothing."""
+def entries(kind: str = CELLS) -> dict[str, list[Entry]]:
+    """Every name of a kind with the packages that claim it, built-in ones first; imports nothing."""
+    own = [
+        Entry(name, module, OWN_DISTRIBUTION, __version__, kind=kind)
+        for name, module in _BUILT_IN.get(kind, {}).items()
+    ]
+    installed = [entry for entry in installed_entries() if entry.kind == kind and _allowed(entry)]
     found: dict[str, list[Entry]] = {}
-    for entry in sorted(installed_entries(), key=lambda e: (e.name, e.distribution)):
-        if _allowed(entry):
-            found.setdefault(entry.name, []).append(entry)
+    for entry in [*own, *sorted(installed, key=lambda e: (e.name, e.distribution))]:
+        found.setdefault(entry.name, []).append(entry)
     return found
 
 
-def owner(name: str) -> Entry:
-    """The one plugin that a cell name belongs to. Raises UsageError if unknown, PluginError if two claim it.
+def names(kind: str) -> list[str]:
+    """Every name of a kind, built-in ones first; imports nothing."""
+    return list(entries(kind))
+
+
+def owner(name: str, kind: str = CELLS) -> Entry:
+    """The one plugin that a name belongs to. Raises UsageError if unknown, PluginError if two claim it.
 
     A built-in name stays ours, whoever else claims it.
     """
-    found = entries()
+    found, noun = entries(kind), KINDS[kind].noun
     if name not in found:
-        raise UsageError(f"no cell named {name!r}.{did_you_mean(name, found)}", hint=f"installed: {', '.join(found)}.")
+        hint = f"installed: {', '.join(found)}." if found else f"no installed package offers a {noun}."
+        raise UsageError(f"no {noun} named {name!r}.{did_you_mean(name, found)}", hint=hint)
     claims = _rivals(found[name])
     if len(claims) > 1:
         packages = " and ".join(entry.package for entry in claims)
-        raise PluginError(f"cell {name!r} is claimed by {packages}.", hint=f"uninstall one, or set {RESTRICT}.")
+        raise PluginError(f"{noun} {name!r} is claimed by {packages}.", hint=f"uninstall one, or set {RESTRICT}.")
     return claims[0]
 
 
 def _rivals(claims: list[Entry]) -> list[Entry]:
-    """Those of the packages with one cell name that have a claim to it: ours alone; else all usable ones."""
+    """Those of the packages with one name that have a claim to it: ours alone; else all usable ones."""
     own = [entry for entry in claims if entry.distribution == OWN_DISTRIBUTION]
     return own[:1] or [entry for entry in claims if not entry.problem] or claims[:1]
 
 
 def refusals() -> list[tuple[Entry, str]]:
-    """Entries that cannot be used, as far as metadata tells, with the reason."""
+    """Entries of all kinds that cannot be used, as far as metadata tells, with the reason."""
     refused = []
-    for name, claims in entries().items():
+    for name, claims in [each for kind in KINDS for each in entries(kind).items()]:
         rivals = _rivals(claims)
         for entry in claims:
             others = " and ".join(other.package for other in rivals if other != entry)
@@ -97,25 +128,77 @@ def refusals() -> list[tuple[Entry, str]]:
     return refused
 
 
-@cache
-def load_module(module: str) -> dict[str, type[Cell]]:
-    """Import a plugin module and collect what it registers. Raises whatever is wrong with it, as PluginError.
+def is_cell(thing: object) -> bool:
+    """Whether this is a class of cells."""
+    from textgen.cell import Cell
+
+    return isinstance(thing, type) and issubclass(thing, Cell)
+
+
+A_CELL = "a subclass of textgen.Cell"
+
+
+def load_module(
+    module: str, kind: str = CELLS, accepts: Accepts = is_cell, expected: str = A_CELL
+) -> Mapping[str, Any]:
+    """Import a plugin module and collect what it registers of one kind. Raises whatever is wrong with it, as
+    PluginError.
 
     What it prints goes to standard error: standard output is for results.
     """
-    registered: dict[str, type[Cell]] = {}
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
+    with _loading:
+        if (module, kind) not in _registered:
+            _registered[module, kind] = _collected(module, KINDS[kind], accepts, expected)
+        return _registered[module, kind]
+
+
+def _collected(module: str, kind: Kind, accepts: Accepts, expected: str) -> dict[str, Any]:
+    registered: dict[str, Any] = {}
+    register = _collector(registered, kind, accepts, expected or _instance_of(accepts))
     try:
         with redirect_stdout(sys.stderr):
-            manager.register(import_module(module))
-            manager.check_pending()
-            manager.hook.register_cells(register=_collector(registered))
+            _call(module, kind, register)
     except (Exception, SystemExit) as error:
         raise PluginError(_reason(error, module)) from error
     if not registered:
-        raise PluginError("it registers no cell (is @textgen.hookimpl above register_cells?)")
+        _unregister(module)
+        raise PluginError(f"it registers no {kind.noun} (is @textgen.hookimpl above {kind.hook}?)")
     return registered
+
+
+def _call(module: str, kind: Kind, register: Callable[[str, object], None]) -> None:
+    """Register a module with the manager, check all of its hooks, and call its own of this kind.
+
+    Its implementation is called, not the hook: a hook calls those of every other module, too. A module that fails is
+    unregistered.
+    """
+    plugin = import_module(module)
+    try:
+        if _manager.get_plugin(module) is not plugin:
+            _unregister(module)
+            _manager.register(plugin, name=module)
+        _manager.check_pending()
+        for implementation in reversed(getattr(_manager.hook, kind.hook).get_hookimpls()):
+            if implementation.plugin is plugin:
+                implementation.function(*(register for _ in implementation.argnames))
+    except BaseException:
+        _unregister(module)
+        raise
+
+
+def _unregister(module: str) -> None:
+    if _manager.has_plugin(module):
+        _manager.unregister(name=module)
+
+
+def forget() -> None:
+    """Forget every module that was loaded and all metadata: what is asked for next is read and loaded anew."""
+    with _loading:
+        for module, _ in _manager.list_name_plugin():
+            _unregister(module)
+        _registered.clear()
+        _loaded.clear()
+        read_again()
 
 
 def _reason(error: BaseException, module: str) -> str:
@@ -128,52 +211,66 @@ def _reason(error: BaseException, module: str) -> str:
     return f"{plain or summary_of(error)}{where}"
 
 
-def _collector(registered: dict[str, type[Cell]]) -> hookspecs.Register:
-    def register(name: str, cell: type[Cell]) -> None:
-        from textgen.cell import Cell
-
+def _collector(
+    registered: dict[str, Any], kind: Kind, accepts: Accepts, expected: str
+) -> Callable[[str, object], None]:
+    def register(name: str, thing: object, /) -> None:
         if not isinstance(name, str) or not name:
-            raise TypeError(f"a cell's name must be text, not {name!r}")
-        if not (isinstance(cell, type) and issubclass(cell, Cell)):
-            raise TypeError(f"{name!r} must be a subclass of textgen.Cell, not {cell!r}")
+            raise TypeError(f"a {kind.noun}'s name must be text, not {name!r}")
+        if not (isinstance(thing, accepts) if isinstance(accepts, type) else accepts(thing)):
+            raise TypeError(f"{name!r} must be {expected}, not {thing!r}")
         if name in registered:
             raise ValueError(f"{name!r} is registered twice")
-        registered[name] = cell
+        registered[name] = thing
 
     return register
 
 
-def load(entry: Entry) -> type[Cell]:
-    """The cell class behind an entry point. Raises PluginError naming the plugin, its package and the reason."""
+def _instance_of(accepts: Accepts) -> str:
+    return f"an instance of {accepts.__module__}.{accepts.__qualname__}" if isinstance(accepts, type) else "another"
+
+
+def load(entry: Entry, accepts: Accepts = is_cell, expected: str = A_CELL) -> Any:
+    """What an entry point offers: for a cell, its class. Raises PluginError naming the plugin, its package and the
+    reason."""
+    if entry in _loaded:
+        return _loaded[entry]
     if entry.refusal:
         raise _failed_to_load(entry, entry.refusal)
     try:
-        registered = load_module(entry.module)
+        registered = load_module(entry.module, entry.kind, accepts, expected)
     except PluginError as error:
         raise _failed_to_load(entry, f"{error}{f' ({entry.notice})' if entry.notice else ''}") from error
     if entry.name not in registered:
         raise PluginError(
-            f"{entry.package} has an entry point {entry.name!r}, but {entry.module} "
+            f"{entry.package} has an entry point for {entry.noun} {entry.name!r}, but {entry.module} "
             f"registers {', '.join(map(repr, registered))}.",
             hint=f"register it under this name, or uninstall {entry.distribution}.",
         )
-    if entry.distribution != OWN_DISTRIBUTION:
-        _strangers[registered[entry.name]] = entry
+    if entry.distribution != OWN_DISTRIBUTION and entry.kind == CELLS:
         brought(registered[entry.name], entry.package)
-    return registered[entry.name]
+    _loaded[entry] = registered[entry.name]
+    return _loaded[entry]
 
 
 def _failed_to_load(entry: Entry, reason: str) -> PluginError:
     return PluginError(
-        f"cell {entry.name!r} comes from {entry.package}, which failed to load: {reason.removesuffix('.')}.",
+        f"{entry.noun} {entry.name!r} comes from {entry.package}, which failed to load: {reason.removesuffix('.')}.",
         hint="textgen plugins shows every plugin; TEXTGEN_RAISE_ERRORS=1 shows where it failed.",
     )
 
 
-def unlisted(module: str) -> list[str]:
-    """Names that a loaded module registers without having an entry point for them."""
-    listed = {entry.name for entry in installed_entries() if entry.module == module}
-    return sorted(set(load_module(module)) - listed)
+def unlisted(module: str, kind: str = CELLS) -> list[str]:
+    """Names of a kind that a loaded module registers without having an entry point for them."""
+    claims = [entry for each in entries(kind).values() for entry in each]
+    listed = {entry.name for entry in [*claims, *installed_entries()] if (entry.module, entry.kind) == (module, kind)}
+    return sorted(_registered.get((module, kind), {}).keys() - listed)
+
+
+def registered(kind: str, name: str, accepts: Accepts, expected: str = "") -> Any:
+    """The thing of a kind that is registered under a name. Raises UsageError if there is none, PluginError if its
+    plugin is broken or registers something that `accepts`, described by `expected`, does not accept."""
+    return load(owner(name, kind), accepts, expected)
 
 
 def cell(name: str) -> type[Cell]:
@@ -183,7 +280,8 @@ def cell(name: str) -> type[Cell]:
         >>> cell("lstm").gates
         4
     """
-    return load(owner(name))
+    found: type[Cell] = registered(CELLS, name, is_cell, A_CELL)
+    return found
 
 
 def make(
@@ -205,24 +303,31 @@ def attributed(error: BaseException, using: type[Cell] | None = None) -> PluginE
     """The exception as the failure of the plugin whose code raised it: the package, the line and what to run.
 
     `using` is the cell that was at work, where that is known; it answers for what it makes other code raise, too.
-    None for an exception in which no plugin has a part, and for those that explain themselves.
+    None for an exception in which no plugin has a part and for those that explain themselves: a command may exit, and
+    may fail to open a file.
     """
     if isinstance(error, TextgenError) or out_of_memory(error):
         return None
-    by_module = {entry.module: entry for entry in _strangers.values()}
+    strangers = _strangers()
+    by_module = {entry.module: entry for entry in strangers}
     place = place_of(error, by_module)
-    entry = _strangers.get(using) if using else None
+    entry = next((each for each in reversed(strangers) if using and _loaded[each] is using), None)
     if place and (entry is None or entry.module != place.module):
         entry = by_module[place.module]
-    if entry is None:
+    if entry is None or (entry.kind == "commands" and isinstance(error, (SystemExit, OSError))):
         return None
     law = _LAWS.get(place.entered) if place else None
+    alone = f"textgen plugins check {entry.name}{f' --law {law}' if law else ''} tries the cell alone; "
     return PluginError(
-        f"cell {entry.name!r} of {entry.package} failed{f' at {place}' if place else ''}: "
+        f"{entry.noun} {entry.name!r} of {entry.package} failed{f' at {place}' if place else ''}: "
         f"{summary_of(error).removesuffix('.')}.",
-        hint=f"textgen plugins check {entry.name}{f' --law {law}' if law else ''} tries the cell alone; "
-        "textgen --traceback COMMAND ... shows the whole traceback.",
+        hint=f"{alone if entry.kind == CELLS else ''}textgen --traceback COMMAND ... shows the whole traceback.",
     )
+
+
+def _strangers() -> list[Entry]:
+    """The plugins of other packages that this process has loaded."""
+    return [entry for entry in _loaded if entry.distribution != OWN_DISTRIBUTION]
 
 
 @contextmanager
@@ -239,4 +344,4 @@ def blamed(using: type[Cell] | None = None) -> Iterator[None]:
 
 def suspects() -> list[Entry]:
     """The plugins of other packages whose cells this process has loaded."""
-    return list(dict.fromkeys(_strangers.values()))
+    return [entry for entry in _strangers() if entry.kind == CELLS]

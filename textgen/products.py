@@ -1,12 +1,12 @@
-"""Products with matrices: W·x over a whole sequence, and R·h at each step with one R.
+"""Matrix products: W·x over a whole sequence, and R·h in each step with the same R.
 
-For large matrices in float32 on a CPU they go through oneDNN, the library behind `torch.nn.LSTM`, which is up to a
-half faster than the one behind `torch.mm`. R is laid out for it once a sequence. Elsewhere, and where torch comes
-without oneDNN, they are plain products of torch.
+Large float32 products on a CPU use oneDNN, the library behind `torch.nn.LSTM`, which is up to 50% faster than the one
+behind `torch.mm`. R is converted to its layout once per sequence. Other products, and those of a torch without oneDNN,
+are torch's own.
 
-In `reduced_precision` the same products on a CPU take their factors rounded to bfloat16 and give float32 back: gates,
-states and weights keep their precision, and so does whatever a cell does by itself. Processors with instructions
-for it are almost twice as fast so.
+In `reduced_precision` the same products on a CPU round their factors to bfloat16 and return float32: gates, states,
+weights and everything else that a cell computes stay float32. Processors with bfloat16 instructions are almost twice
+as fast this way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LARGE, ROWS = 150_000, 4
-"""The weights in a matrix and the rows multiplied with it from which oneDNN is faster (AMD EPYC, 2026-11)."""
+"""The matrix size in weights, and the number of rows, from which oneDNN is faster (AMD EPYC, 2026-11)."""
 
 
 _rounding: ContextVar[bool] = ContextVar("rounding", default=False)
@@ -30,7 +30,7 @@ _rounding: ContextVar[bool] = ContextVar("rounding", default=False)
 
 @cache
 def has_onednn() -> bool:
-    """Whether this torch multiplies through oneDNN when asked to."""
+    """Whether this torch supports products through oneDNN."""
     try:
         one = torch.ones(1, 1)
         return bool(_onednn(one, torch.ops.mkldnn._reorder_linear_weight(one, 1), one[0]).item() == 2.0)
@@ -44,14 +44,14 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _rounded(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same with factors, and their product, in bfloat16; the sum with the bias is float32."""
+    """The same with factors and product in bfloat16; the bias is added in float32."""
     product = _onednn(x.bfloat16(), weight if weight.is_mkldnn else weight.bfloat16())
     return product.float() if bias is None else torch.add(bias, product)
 
 
 @cache
 def has_bfloat16() -> bool:
-    """Whether oneDNN multiplies in bfloat16 on this processor; one with AVX2 alone may not."""
+    """Whether oneDNN supports bfloat16 on this processor; with AVX2 alone it may not."""
     try:
         one = torch.ones(1, 1)
         return has_onednn() and bool(_rounded(one, one).item() == 1.0)
@@ -71,16 +71,16 @@ def _suits_onednn(weight: Tensor, rows: int) -> bool:
 
 
 def rounds(tensor: Tensor) -> bool:
-    """Whether products with this tensor are to be made in bfloat16 here."""
-    if torch.compiler.is_compiling() or not _rounding.get():  # a traced cell cannot ask for the context
+    """Whether products with this tensor use bfloat16 here."""
+    if torch.compiler.is_compiling() or not _rounding.get():  # a traced cell cannot read the context variable
         return False
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and has_bfloat16()
 
 
 @contextmanager
 def reduced_precision(device: str, dtype: str) -> Iterator[None]:
-    """Make products of matrices in `dtype`, "float32" or "bfloat16", within this context. On a CPU that is for the
-    products of this module; on other devices it is torch's own autocast."""
+    """Compute matrix products in `dtype`, "float32" or "bfloat16", within this context. On a CPU this applies to the
+    products of this module; on other devices it is torch's autocast."""
     if torch.device(device).type != "cpu":
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bfloat16"):
             yield
@@ -128,8 +128,8 @@ def weight_gradient(dys: Tensor, xs: Tensor, rounding: bool = False) -> Tensor:
 def recurrent_product(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """R·h plus a bias: h (B, P), weight (n, P) or block-diagonal (K, n/K, P/K), bias (B, n) or (n,); returns (B, n).
 
-    With K blocks, rows of the result are ordered gate by gate, and within a gate block by block, so that a cell
-    may `chunk` them into gates whatever K is.
+    With K blocks, the result is ordered by gate, and within a gate by block, so that `chunk` splits it into gates for
+    every K.
     """
     if weight.dim() == 2:
         return torch.addmm(bias, h, weight.t())
@@ -140,7 +140,7 @@ def recurrent_product(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Product:
-    """The products with a dense R (n, P), through the matrix library that torch is built with."""
+    """The products with a dense R (n, P), by torch's default matrix library."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self._weight, self._bias = weight, bias
@@ -150,7 +150,7 @@ class Product:
         return recurrent_product(h, self._weight, self._bias)
 
     def backward(self, drh: Tensor, direct: Tensor | None) -> Tensor | None:
-        """The gradient of h, (B, P), or None for zero, from that of R·h, (B, n), and what reaches h past R, if any."""
+        """The gradient of h, (B, P), or None for zero, from that of R·h, (B, n), and h's direct gradient, if any."""
         return drh @ self._weight if direct is None else torch.addmm(direct, drh, self._weight)
 
     def weight_gradient(self, drhs: Tensor, hs: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class Product:
 
 
 class Packed(Product):
-    """The same in oneDNN's layouts of R, one for the products forwards and one for those backwards."""
+    """The same in oneDNN's layouts of R, one for forward and one for backward products."""
 
     def __init__(self, weight: Tensor, bias: Tensor, batch: int) -> None:
         super().__init__(weight, bias)
@@ -178,7 +178,7 @@ class Packed(Product):
 
 
 class Rounded(Product):
-    """The same with factors rounded to bfloat16, in oneDNN's layouts of R; what comes out is float32."""
+    """The same with factors rounded to bfloat16, in oneDNN's layouts of R; results are float32."""
 
     def __init__(self, weight: Tensor, bias: Tensor, batch: int) -> None:
         super().__init__(weight, bias)
@@ -208,13 +208,13 @@ class Blocks(Product):
         return torch.einsum("bkr,bkw->krw", self._by_block(drhs), hs.view(len(hs), blocks, width))
 
     def _by_block(self, drh: Tensor) -> Tensor:
-        """(B, n) gate by gate to (B, K, n/K) block by block."""
+        """From (B, n), ordered by gate, to (B, K, n/K), ordered by block."""
         blocks, rows, width = self._weight.shape
         return drh.view(len(drh), -1, blocks, width).transpose(1, 2).reshape(len(drh), blocks, rows)
 
 
 class Absent(Product):
-    """No R: the product is zero, and h has only what reaches it directly."""
+    """No R: the product is zero, and h has only its direct gradient."""
 
     def __init__(self, zero: Tensor) -> None:
         super().__init__(zero.new_zeros(0), zero)
@@ -227,9 +227,9 @@ class Absent(Product):
 
 
 def product_with(weight: Tensor | None, bias: Tensor, batch: int, differentiable: bool = False) -> Product:
-    """The fastest products with this R and its bias (n,) for `batch` rows; without R, with zeros (B, n) for a bias.
+    """The fastest products with this R and its bias (n,) for `batch` rows; without R, the bias is zeros (B, n).
 
-    With `differentiable`, autograd goes through `forward` by itself.
+    With `differentiable`, autograd can differentiate `forward`.
     """
     if weight is None:
         return Absent(bias)

@@ -1,7 +1,7 @@
-"""How a recurrence runs over time: the fast paths behind `GatedCell` and `LinearCell`.
+"""Recurrences over time: the fast paths of `GatedCell` and `LinearCell`.
 
-Everything here works on plain tensors. Sequences are time-major, (T, B, D). Each function is held equal to the
-step-by-step loop in outputs, final state and gradients by `tests/test_cells.py`.
+All functions work on plain tensors. Sequences are time-major, (T, B, D). `tests/test_cells.py` checks that each
+function equals the loop of `step` in outputs, final state and gradients.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def looped(
 def gated(
     halves: Halves, wxs: Tensor, weight: Tensor | None, bias: Tensor, state: State, tensors: Sequence[Tensor]
 ) -> tuple[Tensor, State]:
-    """The same by the halves of `activate`, whose own tensors are `tensors`, with R and its bias as in `product_with`.
+    """The same with the halves of `activate`, which uses `tensors`; R and its bias are as in `product_with`.
 
-    One operation of autograd for the whole sequence: forwards, a product with R and the forward half a step;
-    backwards, the backward half and a product with R transposed a step, and the gradient of R in one product after.
+    One autograd operation for the whole sequence. Forward: in each step a product with R and the forward half.
+    Backward: in each step the backward half and a product with R transposed; then the gradient of R in one product.
     """
     used = [tensors[place] for place in halves.uses]
     ys, *after = _Gated.apply(halves, len(state), wxs, weight, bias, *state, *used)  # type: ignore[no-untyped-call]
@@ -64,14 +64,14 @@ class _Gated(torch.autograd.Function):
             saved += [known[place] for place in halves.saved]
         ctx.save_for_backward(ys, *hs, *saved)
         ctx.halves, ctx.product, ctx.like, ctx.tensors = halves, product, wxs, tensors
-        return ys.detach(), *(tensor.clone() for tensor in state)  # detached from what its slices above belong to
+        return ys.detach(), *(tensor.clone() for tensor in state)  # detached: autograd must not see the slices above
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dys: Tensor, *dstate: Tensor) -> tuple[Tensor | None, ...]:
         halves, product = ctx.halves, ctx.product
-        ys, *kept = ctx.saved_tensors
-        hs, saved, width = kept[: len(ys)], kept[len(ys) :], len(halves.saved)
+        ys, *rest = ctx.saved_tensors
+        hs, saved, width = rest[: len(ys)], rest[len(ys) :], len(halves.saved)
         drhs = torch.empty_like(ctx.like) if halves.writes[0] else torch.zeros_like(ctx.like)
         dwxs = torch.empty_like(ctx.like) if halves.writes[1] else drhs if halves.shared else torch.zeros_like(ctx.like)
         zeros = [torch.zeros_like(tensor) for tensor in dstate]
@@ -92,8 +92,8 @@ class _Gated(torch.autograd.Function):
         return None, None, dwxs, dweight, dbias, *gradients, *dtensors
 
 
-class _Sweep(torch.autograd.Function):
-    """h(t) = a(t)·h(t-1) + b(t), forwards, and its adjoint, backwards; pointwise, in place, one buffer each."""
+class _Scan(torch.autograd.Function):
+    """h(t) = a(t)·h(t-1) + b(t) and its adjoint; pointwise, in place, with one buffer each."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class _Sweep(torch.autograd.Function):
         return da, db, a[0] * db[0]
 
 
-def linear_sweep(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
     """All h(t) of h(t) = a(t)·h(t-1) + b(t): a, b (T, B, H) with T >= 1, h = h(-1) (B, H); returns (T, B, H)."""
-    hs: Tensor = _Sweep.apply(a, b, h)  # type: ignore[no-untyped-call]
+    hs: Tensor = _Scan.apply(a, b, h)  # type: ignore[no-untyped-call]
     return hs

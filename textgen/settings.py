@@ -1,6 +1,6 @@
-"""Every option of tokenizing, training and sampling, each declared once with its help and limits.
+"""The training options that every task has, each declared once with its help and limits.
 
-None means that the plan decides (see `textgen.training.plan`). Long names are those of Hugging Face; `also` gives the
+None means that the plan decides (see `textgen.training.plan`). Long names are those of Hugging Face; `also` lists the
 spellings of other tools.
 """
 
@@ -9,11 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from textgen.labels.settings import LabelsOptions
 from textgen.options import option
-from textgen.pairs.settings import PairsOptions
-from textgen.series.settings import SeriesOptions
-from textgen.text.corpus_settings import CorpusOptions
+from textgen.text.corpus_settings import FileOptions, SplitOptions
 from textgen.text.levels import SIZED, listed
 from textgen.writing.sampling_settings import SampleOptions as SampleOptions
 from textgen.writing.sampling_settings import check_sampling as check_sampling
@@ -21,19 +18,15 @@ from textgen.writing.sampling_settings import check_sampling as check_sampling
 DEFAULT_MINUTES = 5.0
 
 
-TASKS = ("lm", "complete", "classify", "forecast")
-"""What models are trained for (`textgen.tasks`). A class of options that only one of them has says so by `of_task`."""
-
-
 @dataclass(frozen=True)
-class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
-    """How a model is built and trained."""
+class TrainOptions(FileOptions, SplitOptions):
+    """How a model is built and trained, for any task. Each task derives a class of its own from it."""
 
     task: str | None = option(
         None,
-        "What to train the model for.",
-        choices=TASKS,
-        default_text="lm, or inferred from the columns named",
+        "What to train the model for: lm, complete, classify, forecast, or the task of an installed package.",
+        metavar="NAME",
+        default_text="lm, or the task that has the options given",
         section="Model",
     )
     cell: str = option(
@@ -41,7 +34,6 @@ class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
         "The recurrent cell (textgen cells lists them).",
         also=("--model-type",),
         metavar="NAME",
-        section="Model",
     )
     cell_options: dict[str, Any] = option({}, "An option of the cell; may be repeated.")
     init_from: str | None = option(
@@ -166,13 +158,6 @@ class TrainOptions(PairsOptions, LabelsOptions, SeriesOptions, CorpusOptions):
         None,
         "Compile the time step of gated cells (needs a C++ compiler).",
         default_text="if it saves time in this run",
-    )
-    sampled_softmax: int | None = option(
-        None,
-        "Compute the training loss over this many sampled tokens instead of all; for vocabularies of many thousands.",
-        low=1,
-        high=10_000_000,
-        default_text="all",
     )
     early_stopping_patience: int | None = option(
         None,

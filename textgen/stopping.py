@@ -1,5 +1,7 @@
-"""Being asked to end (SIGTERM, a terminal that has gone) as an exception, as Ctrl-C is one: what was begun is put away
-on the way out. Imports nothing else of the house, so that it holds from the first moment of a command."""
+"""Termination signals (SIGTERM, a closed terminal) as exceptions, like Ctrl-C, so that cleanup code always runs.
+
+Imports nothing else from this package, so that it is in force from the start of a command.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,21 @@ from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes of a command that was stopped by Ctrl-C, and by everything else that asks a process to end."""
+"""Exit codes of a command that was stopped by Ctrl-C, and by any other termination signal."""
 ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
 
 
 class Terminated(BaseException):
-    """Someone asked this process to end. No error, so that nothing that handles errors takes it for one."""
+    """A signal asked this process to end. Not an Exception, so that error handlers do not catch it."""
 
 
 @contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let a function handle every signal that asks a process to end, and give the handlers back afterwards. A signal
-    that is ignored (as under nohup) stays so. Only in the main thread; elsewhere nothing changes."""
+    """Let a function handle every termination signal, and restore the previous handlers afterwards. An ignored signal
+    (as under nohup) stays ignored. Only in the main thread; in others nothing changes."""
     before: dict[int, signal._HANDLER] = {}
     try:
-        with suppress(ValueError):  # another thread than the main one
+        with suppress(ValueError):  # not the main thread
             for number in ASKING:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     before[number] = signal.signal(number, handler)
@@ -37,18 +39,18 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """Handle a signal where the way out is the next thing to do. Raises KeyboardInterrupt or Terminated."""
+    """Handle a signal by leaving at once. Raises KeyboardInterrupt or Terminated."""
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 def exit_code(number: int) -> int:
-    """The exit code of a command that a signal has stopped."""
+    """The exit code of a command that was stopped by a signal."""
     return INTERRUPTED if number == signal.SIGINT else TERMINATED
 
 
 def hold_places() -> None:
-    """See that the numbers 0 to 2 belong to something: where one is closed, the next file that is opened would get it,
-    and with it what a library writes to its standard output."""
+    """Open file descriptors 0 to 2 where they are closed: else the next file that is opened would get one of them, and
+    with it whatever a library writes to standard output."""
     handle = os.open(os.devnull, os.O_RDWR)
     while handle <= 2:
         handle = os.open(os.devnull, os.O_RDWR)
@@ -56,7 +58,7 @@ def hold_places() -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """End the process, and say nothing more: neither a signal nor what could not be written is worth a traceback."""
+    """End the process silently: no traceback for a signal or for output that cannot be written."""
     for number in ASKING:
         with suppress(ValueError):
             signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""How many processor threads matrix products take, whichever library makes them. Imports neither numpy nor torch."""
+"""The number of CPU threads for matrix products, in every library. Imports neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from types import TracebackType
 from typing import Any
 
 FEW_ROWS = 8
-"""So many rows are stepped in one thread, which is then fastest, and always gives the same last digits."""
+"""Up to this many rows are stepped in one thread: that is fastest, and always rounds the same way."""
 _VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")
 
 
 class _Library:
-    """A library that makes products, with the number of threads it takes: for the whole process, or for each Python
-    thread by itself."""
+    """A matrix library and its number of threads, which is set per process or per Python thread."""
 
     def __init__(self, handle: Any) -> None:
-        """`handle`: what threadpoolctl has for it, or torch itself."""
+        """`handle`: its threadpoolctl controller, or torch itself."""
         self.get: Callable[[], int] = handle.get_num_threads
         self.set: Callable[[int], object] = _openblas_setter(handle) or handle.set_num_threads
         openmp = getattr(handle, "threading_layer", None) == "openmp"
@@ -30,8 +29,8 @@ class _Library:
 
 
 def _openblas_setter(handle: Any) -> Callable[[int], object] | None:
-    """OpenBLAS's own function, None for other libraries. threadpoolctl's ignores every Python thread but the first one
-    that has called it, as long as that lives."""
+    """OpenBLAS's own function, None for other libraries. threadpoolctl's version has no effect in any Python thread but
+    the first that called it, while that one lives."""
     if getattr(handle, "internal_api", None) != "openblas":
         return None
     names = (f"{start}openblas_set_num_threads{end}" for end in ("64_", "_64", "_64_", "") for start in ("scipy_", ""))
@@ -40,7 +39,7 @@ def _openblas_setter(handle: Any) -> Callable[[int], object] | None:
 
 @cache
 def _matrix_libraries() -> list[_Library]:
-    """Those that numpy has loaded."""
+    """The matrix libraries that numpy has loaded."""
     import threadpoolctl
 
     found = threadpoolctl.ThreadpoolController().lib_controllers
@@ -48,14 +47,14 @@ def _matrix_libraries() -> list[_Library]:
 
 
 def _torch() -> list[_Library]:
-    """Torch, if it is loaded; it is asked by the same names."""
+    """Torch, if it is loaded; it has functions of the same names."""
     torch = sys.modules.get("torch")
     return [] if torch is None else [_Library(torch)]
 
 
 class _Shared:
-    """Libraries whose number of threads is that of the process. Blocks of several Python threads may overlap: the first
-    to begin sets one thread, and the last to end sets back what was."""
+    """The libraries with one setting per process. Blocks of several Python threads may overlap: the first to begin sets
+    one thread, and the last to end restores the previous number."""
 
     def __init__(self) -> None:
         self._lock, self._inside = Lock(), 0
@@ -76,7 +75,7 @@ class _Shared:
 
 
 class _Own(threading.local):
-    """What the libraries with a number for each Python thread had before the blocks that this thread is in."""
+    """The previous settings of the libraries with one setting per Python thread, for each enclosing block."""
 
     def __init__(self) -> None:
         self.before: list[list[tuple[_Library, int]]] = []
@@ -91,7 +90,7 @@ _shared, _own = _Shared(), _Own()
 
 
 class _OneThread:
-    """A block in which libraries take one thread, whichever Python thread it runs in."""
+    """A block in which libraries use one thread, whichever Python thread it runs in."""
 
     def __init__(self, with_torch: bool) -> None:
         self._with_torch = with_torch
@@ -109,7 +108,7 @@ class _OneThread:
 
 
 class _Chosen:
-    """What `use_threads` was called with; 0 until then."""
+    """The number given to `use_threads`; 0 until then."""
 
     threads = 0
 
@@ -117,26 +116,31 @@ class _Chosen:
 _numpy_alone, _everything = _OneThread(with_torch=False), _OneThread(with_torch=True)
 
 
+def usable_cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def one_thread() -> AbstractContextManager[None]:
-    """A block in which every product takes one thread, so that sums have one order, whatever the machine has."""
+    """A block in which every product uses one thread, so that sums have the same order on every machine."""
     return _everything
 
 
 def few_rows(rows: int, with_torch: bool = False) -> AbstractContextManager[None]:
-    """A block in which numpy's products, and torch's if asked, take one thread, which up to `FEW_ROWS` rows is fastest;
-    more rows take what there is, and so does everything if `use_threads` has said how many."""
+    """A block in which numpy's products, and torch's if requested, use one thread, which is fastest up to `FEW_ROWS`
+    rows. With more rows, or after `use_threads`, nothing changes."""
     if _Chosen.threads or rows > FEW_ROWS:
         return nullcontext()
     return _everything if with_torch else _numpy_alone
 
 
 def chosen() -> int | None:
-    """How many `use_threads` was told, None if it was not called."""
+    """The number given to `use_threads`, None if it was not called."""
     return _Chosen.threads or None
 
 
 def use_threads(threads: int) -> None:
-    """Let every product of this process take so many threads; before numpy is imported it costs nothing."""
+    """Set the number of threads for every product of this process; it is free before numpy is imported."""
     _Chosen.threads = threads
     if "numpy" not in sys.modules:
         os.environ.update(dict.fromkeys(_VARIABLES, str(threads)))

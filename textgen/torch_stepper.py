@@ -32,12 +32,12 @@ class TorchRows:
         with torch.inference_mode():
             return self._model.initial_state(batch_size)
 
-    def rows(self, state: State, indices: npt.NDArray[np.intp]) -> State:
+    def select(self, state: State, indices: npt.NDArray[np.intp]) -> State:
         chosen = torch.from_numpy(indices).to(self._device)
         with torch.inference_mode():
             return tuple(part.index_select(0, chosen) for part in state)
 
-    def joined(self, states: Sequence[State]) -> State:
+    def concat(self, states: Sequence[State]) -> State:
         with torch.inference_mode():
             return tuple(torch.cat(parts) for parts in zip(*states, strict=True))
 
@@ -55,7 +55,7 @@ class TorchRows:
 
 
 class TorchStepper(TorchRows):
-    """`Stepper` over a torch model; ids come in and logits go out as numpy arrays, batch first."""
+    """`TokenStepper` over a torch model; ids come in and logits go out as numpy arrays, batch first."""
 
     def _ids(self, ids: Ids) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(ids.T, dtype=np.int32)).to(self._device)

@@ -1,4 +1,4 @@
-"""A model's weights: built from a configuration, packed as safetensors, and read back from a model folder."""
+"""A model's weights: initialised from a configuration, saved as safetensors, and loaded from a model folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from textgen.model_folder import CONFIG, LARGEST_HEADER, WEIGHTS, require_weight
 
 
 def make_model(config: ModelConfig) -> Model:
-    """A freshly initialised model of this configuration. Raises TextgenError where its cell cannot be had, UsageError
-    where the cell refuses a size or an option."""
+    """A newly initialised model of this configuration.
+
+    Raises TextgenError if its cell is not available, and UsageError if the cell refuses a size or an option.
+    """
     if config.cell not in plugins.entries():
         package = f"{config.cell_distribution} {config.cell_version}".strip()
         raise TextgenError(f"the model needs cell {config.cell!r} ({package}), which is not installed.")
@@ -35,16 +37,16 @@ def make_model(config: ModelConfig) -> Model:
 
 
 def load_weights(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> Model:
-    """The model of a folder: built, then filled with the stored weights. Raises TextgenError naming what is wrong."""
+    """The model of a folder with its stored weights. Raises TextgenError if the folder is damaged or does not fit."""
     require_weights(folder, manifest)
-    with torch.device("meta"):  # sizes are compared before any memory is taken for them
+    with torch.device("meta"):  # compares sizes before memory is allocated
         expected = model_tensors(make_model(config))
     largest = LARGEST_HEADER + sum(t.numel() * t.element_size() for t in expected.values())
     tensors = unpack(sealed.verified(folder, WEIGHTS, manifest, largest), str(folder / WEIGHTS))
     if any(tensor.dtype == torch.int8 for tensor in tensors.values()):
         raise TextgenError(
-            f"{str(folder)!r} holds weights in eight bits, which torch does not run.",
-            hint="take the folder that it was made from.",
+            f"{str(folder)!r} has int8 weights, which torch cannot run.",
+            hint="use the folder that it was made from.",
         )
     sizes = {name: t.shape for name, t in expected.items()}
     if sizes != {name: t.shape for name, t in tensors.items()}:
@@ -69,7 +71,7 @@ def unpack(content: bytes, name: str) -> dict[str, Tensor]:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters and saved buffers by name, each once: tied weights under their first name."""
+    """A model's parameters and saved buffers by name; tied weights only under their first name."""
     seen: dict[int, str] = {}
     tensors = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -84,7 +86,7 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> 
     wanted = model_tensors(model)
     for key in [*wanted, *tensors]:
         if key not in tensors or key not in wanted:
-            raise sealed.DamagedError(f"{name} does not fit its configuration: {key!r} is on one side only.")
+            raise sealed.DamagedError(f"{name} does not fit its configuration: only one of them has {key!r}.")
         found, expected = tensors[key], wanted[key]
         if not is_like(found, expected):
             raise sealed.DamagedError(
@@ -97,5 +99,5 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> 
 
 
 def is_like(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors agree in shape and type."""
+    """Whether two tensors have the same shape and dtype."""
     return found.shape == expected.shape and found.dtype == expected.dtype

@@ -1,4 +1,4 @@
-"""Figures and tables as text."""
+"""Numbers and tables as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def count(number: float) -> str:
 
 
 def figure(value: float | None, digits: int = 4) -> str:
-    """A figure with so many digits after the point, or "-" for one that does not exist."""
+    """A number with this many decimals, or "-" for None and NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
@@ -23,9 +23,9 @@ SIGNIFICANT, MOST_DECIMALS, LARGEST, NEGLIGIBLE = 4, 9, 1e9, 1e-6
 
 
 def aligned(values: Sequence[float | None]) -> list[str]:
-    """The numbers of a column with the same digits after the point: enough for four significant digits of the least of
-    them, whatever their unit; "-" for one that does not exist. Very small and very large ones get an exponent, and
-    those below a millionth of the largest count as zero."""
+    """The numbers of a column with the same number of decimals: enough for four significant digits of the smallest;
+    "-" for None and NaN. Very small and very large numbers get an exponent; those below a millionth of the largest
+    count as zero."""
     sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
     sizes = [size for size in sizes if size > NEGLIGIBLE * max(sizes)]
     decimals = max(0, SIGNIFICANT - 1 - math.floor(math.log10(min(sizes)))) if sizes else SIGNIFICANT
@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    """Rows under their column names, as wide as they need to be. What could move the cursor is escaped."""
+    """Rows under their column names, as wide as they need to be; control characters are escaped."""
     cells = [columns, *[[showable(str(row[column])) for column in columns] for row in rows]]
     widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells)

@@ -1,4 +1,4 @@
-"""IndRNN: each unit remembers itself alone, through one recurrent weight of its own."""
+"""IndRNN: each unit depends only on its own previous value, through one recurrent weight."""
 
 from typing import Literal
 
@@ -10,12 +10,12 @@ from textgen import State
 
 
 class IndRNN(textgen.GatedCell):
-    """h(t) = f(W·x(t) + u * h(t-1) + b), with one weight u a unit and f = relu or tanh.
+    """h(t) = f(W·x(t) + u * h(t-1) + b), with one weight u per unit and f = relu or tanh.
 
     Li et al. 2018, "Independently recurrent neural network (IndRNN): building a longer and deeper RNN" (arXiv
-    1803.04831). The paper clips |u| to 2**(1 / T), so that T steps at most double a memory; here
-    u = 2**(1 / horizon) * tanh(self.pull), which holds it there and never stops learning. `horizon` 0 stands for
-    sequences without end: |u| < 1. At first u is uniform between its limits.
+    1803.04831). The paper clips |u| to 2**(1 / T), so that T steps at most double a value; here
+    u = 2**(1 / horizon) * tanh(self.raw_u), which stays within the limit and always has a gradient. `horizon` 0 means
+    no limit on the sequence length: |u| < 1. Initially, u is uniform between its limits.
     """
 
     gates = 1
@@ -32,10 +32,10 @@ class IndRNN(textgen.GatedCell):
             raise ValueError(f"nonlinearity must be relu or tanh, not {nonlinearity!r}")
         self.squash = torch.relu if nonlinearity == "relu" else torch.tanh
         self.limit = 2 ** (1 / horizon) if horizon else 1.0
-        self.pull = nn.Parameter(torch.empty(hidden_size).uniform_(-0.999, 0.999).atanh())
+        self.raw_u = nn.Parameter(torch.empty(hidden_size).uniform_(-0.999, 0.999).atanh())
 
     def activate(self, wx: Tensor, rh: Tensor, state: State) -> tuple[Tensor, State]:
-        h = self.squash(wx + self.limit * torch.tanh(self.pull) * state[0])
+        h = self.squash(wx + self.limit * torch.tanh(self.raw_u) * state[0])
         return h, (h,)
 
 

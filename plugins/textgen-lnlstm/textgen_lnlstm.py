@@ -1,4 +1,4 @@
-"""Layer-normed LSTM: what comes from the input, from the past and out of the cell is each brought to one scale."""
+"""Layer-normalized LSTM: the input term, the recurrent term and the cell state are each normalized."""
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ class LayerNormLSTM(textgen.GatedCell):
     """i, f, o = sigmoid, g = tanh of LN(W·x) + LN(R·h) + b;  c(t) = f * c(t-1) + i * g;  h(t) = o * tanh(LN(c(t))).
 
     Ba et al. 2016, "Layer normalization" (arXiv 1607.06450), as in its supplement: W·x and R·h are normalised over
-    all four gates together, c on its own. The paper adds three biases to the gates, one in each norm and b; they
-    act as their sum, which is b here. State: (h, c). Gates in torch's order; the forget gate's b starts at
+    all four gates together, c on its own. The paper adds three biases to the gates, one in each norm and b; only
+    their sum matters, which is b here. State: (h, c). Gates in torch's order; the forget gate's b starts at
     `forget_bias`.
     """
 

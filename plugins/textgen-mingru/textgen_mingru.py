@@ -1,4 +1,4 @@
-"""minGRU and minLSTM: gates that see the input alone, so that a whole sequence is one sweep."""
+"""minGRU and minLSTM: gates depend on the input alone, so a whole sequence is one linear scan."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,7 +15,7 @@ class MinGRU(textgen.LinearCell):
 
     Feng et al. 2024, "Were RNNs all we needed?" (arXiv 2410.01201). `candidate` chooses g: `linear` is the plain
     form of section 3.1; `positive` is appendix B's, g(a) = a + 0.5 where a >= 0, else sigmoid(a).
-    At first z is near sigmoid(-forget_bias): a larger bias remembers longer.
+    Initially, z is near sigmoid(-forget_bias): a larger bias remembers longer.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import textgen
 from textgen import State
 
 CHUNK = 32
-"""Time steps that `forward` handles at once."""
+"""Time steps that `forward` computes at once."""
 
 
 class MLSTM(textgen.Cell):
@@ -21,8 +21,8 @@ class MLSTM(textgen.Cell):
 
     Beck et al. 2024, "xLSTM: extended long short-term memory" (arXiv 2405.04517), equations 19 to 27. `heads` must
     divide the hidden size (0: the largest divisor up to 8). State: C (B, heads, d, d), n (B, heads, d) and m
-    (B, heads), where C and n are kept divided by exp(m). Here m >= 0 as well, so that exp(-m), the 1 of the maximum,
-    cannot overflow. The gates start without weights, input biases near 0, and forget biases from 4 in the first head to
+    (B, heads), where C and n are stored divided by exp(m). Here m >= 0, so that exp(-m), the 1 of the maximum, cannot
+    overflow. The gates start with zero weights, input biases near 0, and forget biases from 4 in the first head to
     -2 in the last: long and short memories (the authors' code has 3 to 6).
     """
 
@@ -51,7 +51,7 @@ class MLSTM(textgen.Cell):
         return tuple(self.gates.bias.new_zeros(shape) for shape in shapes)
 
     def project(self, xs: Tensor) -> tuple[Tensor, ...]:
-        """What the input decides: q, k, v, o (..., heads, d); log i, log f (..., heads)."""
+        """The projections of the input: q, k, v, o (..., heads, d); log i, log f (..., heads)."""
         q, k, v, o = (part.unflatten(-1, (self.heads, -1)) for part in self.input(xs).chunk(4, dim=-1))
         i, f = self.gates(xs).chunk(2, dim=-1)
         return q, k / math.sqrt(k.shape[-1]), v, torch.sigmoid(o), i, logsigmoid(f) if self.forget == "sigmoid" else f
@@ -70,7 +70,7 @@ class MLSTM(textgen.Cell):
         return y.flatten(-2), (memory, n, m)
 
     def forward(self, xs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As `Cell.forward`, a chunk at a time: within one, every step reads all earlier ones by matrix products."""
+        """As `Cell.forward`, chunk by chunk: within a chunk, each step reads all earlier ones by matrix products."""
         state = self.initial_state(xs.shape[1]) if state is None else state
         if len(xs) == 0:
             return self._no_output(xs), state
@@ -84,7 +84,7 @@ class MLSTM(textgen.Cell):
         """t steps: what `project` gives, (t, B, ...), and the state before; returns y (t, B, H) and the state after."""
         q, k, v, o, log_i, log_f = (part.movedim(0, 2) for part in projected)  # (B, heads, t, d) and (B, heads, t)
         memory, n, m = state
-        faded = log_f.cumsum(-1)  # log of what is left of the state before
+        faded = log_f.cumsum(-1)  # log of the remaining share of the state before
         level = torch.maximum(m.unsqueeze(-1), (torch.relu(log_i) - faded).cummax(-1).values)  # m(t) - faded(t)
         future = torch.ones(len(q[0, 0]), len(q[0, 0]), dtype=torch.bool, device=q.device).triu(1)
         logs = (log_i - faded).unsqueeze(-2) - level.unsqueeze(-1)
@@ -102,7 +102,7 @@ class MLSTM(textgen.Cell):
 
 
 def _one(m: Tensor) -> Tensor:
-    """The 1 of max(|nᵀ·q|, 1), divided by exp(m) as n is; never so small that it vanishes."""
+    """The 1 of max(|nᵀ·q|, 1), divided by exp(m) as n is, with a lower bound above zero."""
     return torch.exp(-torch.clamp(m, max=60.0))
 
 

@@ -1,4 +1,4 @@
-"""Mogrifier LSTM: input and hidden state gate each other a few times before an ordinary LSTM sees them."""
+"""Mogrifier LSTM: input and hidden state gate each other for a few rounds before an ordinary LSTM."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class Mogrifier(textgen.Cell):
     Then an LSTM: i, f, o = sigmoid, g = tanh of W·[x, h] + b;  c(t) = f * c(t-1) + i * g;  h(t) = o * tanh(c(t)).
 
     Melis et al. 2020, "Mogrifier LSTM" (arXiv 1909.01792). Q_k and R_k are products of two matrices of `rank`
-    where that saves weights; 0 keeps them whole. State: (h, c). Gates in torch's order, forget bias as given.
+    where that saves weights; 0 means full matrices. State: (h, c). Gates in torch's order, forget bias as given.
     """
 
     states = 2
@@ -49,7 +49,7 @@ class Mogrifier(textgen.Cell):
 
 
 def _product(before: int, after: int, rank: int) -> nn.Module:
-    """A matrix (after, before), in two factors of this rank where they are smaller than it."""
+    """A matrix (after, before), as two factors of this rank where that saves weights."""
     if rank == 0 or rank * (before + after) >= before * after:
         return nn.Linear(before, after, bias=False)
     return nn.Sequential(nn.Linear(before, rank, bias=False), nn.Linear(rank, after, bias=False))

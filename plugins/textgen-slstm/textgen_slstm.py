@@ -1,4 +1,4 @@
-"""sLSTM: exponential gates that can overrule what was stored before, in heads that mix only within themselves."""
+"""sLSTM: exponential gates that can overwrite the memory, in heads with block-diagonal recurrence."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ import textgen
 from textgen import State
 
 EMPTY = -1e4
-"""The stabiliser before the first step: so far below any input gate that the first input counts alone."""
+"""The initial stabiliser: so far below any input gate that the first input fully determines the state."""
 
 
 class SLSTM(textgen.GatedCell):
@@ -19,7 +19,7 @@ class SLSTM(textgen.GatedCell):
 
     Beck et al. 2024, "xLSTM: extended long short-term memory" (arXiv 2405.04517), equations 8 to 17. R is
     block-diagonal, one block for each of `heads` (0: the largest divisor of the hidden size up to 4). State:
-    (h, c, n, m), where c and n are kept divided by exp(m) so that no exponential overflows. In each head the forget
+    (h, c, n, m), where c and n are stored divided by exp(m) so that no exponential overflows. In each head the forget
     gate's bias starts at 5 - 12 * r**0.3 for r from 0 to 1, as in the authors' code: from long to short memories.
     """
 

@@ -1,1 +1,1 @@
-"""The cells that come with textgen: rnn, lstm, gru. They are found as anyone's are, by entry point."""
+"""The built-in cells: rnn, lstm, gru. Entry points register them, like those of any plugin."""

@@ -1,4 +1,4 @@
-"""Long short-term memory: a cell state that gates write to, keep and read."""
+"""Long short-term memory: gates write, retain and read a cell state."""
 
 from contextlib import nullcontext
 
@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 import textgen
 from textgen import State
-from textgen.products import rounds
 
 LARGEST_FUSED_ROUNDED = 512
-"""Units from which torch's fused kernel is slow in bfloat16 on a CPU (AMD EPYC, torch 2.13)."""
+"""The most units for which torch's fused kernel is fast in bfloat16 on a CPU (AMD EPYC, torch 2.13)."""
 
 
 class LSTM(textgen.GatedCell):
@@ -40,14 +39,12 @@ class LSTM(textgen.GatedCell):
     def forward(
         self, xs: Tensor, state: State | None = None, recurrent_mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """The same through torch's fused kernel, which on a CPU runs this cell faster than a loop of products."""
-        rounding = rounds(xs)
+        """As `GatedCell.forward`, with torch's fused kernel, which is faster than a loop of products on a CPU."""
+        rounding = self.rounds_products(xs)
         if len(xs) == 0 or (rounding and self.hidden_size > LARGEST_FUSED_ROUNDED):
             return super().forward(xs, state, recurrent_mask)
         state = self.initial_state(xs.shape[1]) if state is None else state
-        weights: list[Tensor] = list(
-            self.parameters(recurse=False)
-        )  # W, R and the biases, in the order that torch takes
+        weights: list[Tensor] = list(self.parameters(recurse=False))  # W, R and the biases, in torch's order
         if recurrent_mask is not None:
             weights[1] = weights[1] * recurrent_mask
         with torch.autocast("cpu", torch.bfloat16) if rounding else nullcontext():

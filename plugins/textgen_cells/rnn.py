@@ -1,4 +1,4 @@
-"""Elman's simple recurrent network: one layer of units that also sees its own last output."""
+"""Elman's simple recurrent network: one layer of units that also reads its previous output."""
 
 from typing import Literal
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from textgen.text import recipes
-from textgen.text.corpus import cached_store, survey
+from textgen.text.corpus import cached_store, scan_corpus
 from textgen.text.corpus_settings import CorpusOptions
 from textgen.text.split import TRAIN, VALIDATION
 
@@ -24,13 +24,13 @@ from .tools import some
 SECONDS, LIMIT = 10.0, 60.0
 """Of the processor, and by the clock: on a machine that does other things as well."""
 LEVELS = ["char"] * 6 + [None, "bpe", "unigram"]
-NOT_ENOUGH = ("too little to learn", "no text to learn")
+NOT_ENOUGH = ("too short to learn", "no text to learn")
 OFFSET = re.compile(r"at offset (\d+)")
 
 
 def tokens_of(paths: list[str], options: CorpusOptions, cache: Path) -> dict[str, object]:
     """The documents that a corpus' tokens stand for, made twice from nothing, and whether both stores are equal."""
-    stores = [cached_store(survey(paths, options, 1), cache / name) for name in ("one", "two")]
+    stores = [cached_store(scan_corpus(paths, options, 1), cache / name) for name in ("one", "two")]
     trees = [{path.name: path.read_bytes() for path in store.folder.iterdir()} for store in stores]
     store, found = stores[0], {}
     for part in (TRAIN, VALIDATION):

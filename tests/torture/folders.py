@@ -57,11 +57,11 @@ def make_models(where: Path) -> list[hostile.Folder]:
 
 def make_stores(where: Path) -> list[hostile.Folder]:
     """Small token stores."""
-    from textgen.text.corpus import cached_store, survey
+    from textgen.text.corpus import cached_store, scan_corpus
     from textgen.text.corpus_settings import CorpusOptions
 
     (where / "text.txt").write_text(TEXT)
-    corpora = [survey([str(where / "text.txt")], CorpusOptions(tokenizer=level), 1) for level in ("char", "bpe")]
+    corpora = [scan_corpus([str(where / "text.txt")], CorpusOptions(tokenizer=level), 1) for level in ("char", "bpe")]
     return [hostile.read(cached_store(corpus, where / "stores").folder) for corpus in corpora]
 
 
@@ -89,13 +89,13 @@ def use(folder: Path, backends: tuple[str, ...] = BACKENDS) -> list[tuple[str, s
 def use_store(folder: Path) -> tuple[str, str]:
     """Open a token store and look at everything in it, as `use` does."""
     from textgen.errors import TextgenError
-    from textgen.language_model import generation_habits
+    from textgen.language_model import generation_config
     from textgen.text.store import open_store
 
     try:
         store = open_store(folder)
         store.tokenizer.decode_bytes(store.tokens("train").tolist() + store.tokens("validation").tolist())
-        generation_habits(store)
+        generation_config(store)
         return "used", ""
     except TextgenError as error:
         return "refused", str(error)

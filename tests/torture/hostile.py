@@ -246,7 +246,7 @@ def bomb(folder: Folder, chance: random.Random, where: Path) -> None:
 
 
 def links(folder: Folder, chance: random.Random, where: Path) -> None:
-    """Names that lead elsewhere, and files that are none. `secret.txt` beside the folder must not be opened."""
+    """Names that lead elsewhere, and things that are no regular files. `secret.txt` next to it must not be opened."""
     secret, name = where.parent / "secret.txt", chance.choice([sealed.MANIFEST, *folder.contents])
     folder.write(where)
     content = (where / name).read_bytes()
@@ -325,7 +325,7 @@ def code(folder: Folder, chance: random.Random, where: Path) -> None:
 
 
 def odd_tokens(folder: Folder, chance: random.Random, where: Path) -> None:
-    """Tokens that are none, or of another type than is said."""
+    """Ids outside the vocabulary, or of another type than declared."""
     if STORE in folder.contents:
         size = len(folder.contents[STORE])
         odd = [b"", b"\xff" * size, bytes(size), chance.randbytes(size), b"\xff" * (size + 1), b"\0\0\0\xff" * size]

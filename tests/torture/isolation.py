@@ -28,7 +28,7 @@ LONGEST_MESSAGE = 2000
 @dataclass(frozen=True)
 class Ending:
     """How a case ended. `said` is what its function returned; `refusal` the sentence of a TextgenError, and `hint` that
-    of its remedy; `fault` is what must never be: a signal, a time limit, another exception, a message that is none.
+    of its remedy; `fault` is what must never be: a signal, a time limit, another exception, an invalid message.
     `busy` is the processor's time."""
 
     said: object

@@ -42,7 +42,7 @@ def little_memory(seed):
         for number, (cell, more, batch) in enumerate(cases[: some(len(cases))]):
             given = ["--cell", cell, *sizes, *more, "--batch-size", batch, "--output-dir", root / f"run-{number}"]
             code, said = said_by(["train", root / "long.txt", *given], root, limit=1 << 30)
-            found = re.search(r"out of memory: a step of [\d,]+ x 100 symbols needs about ([\d.]+) GB\.", said)
+            found = re.search(r"out of memory: a step of [\d,]+ x 100 tokens needs about ([\d.]+) GB\.", said)
             assert code == 1 and found and "Traceback" not in said, f"{cell}, batch {batch}: {code}, {said}"
             assert 1 <= float(found.group(1)) <= 100 and said.count("Error: ") == said.count("Hint: ") == 1, said
         code, said = said_by(

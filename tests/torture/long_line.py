@@ -24,7 +24,7 @@ def digest(path):
 options, digests = CorpusOptions(tokenizer=level, encoding="utf-8", validation_split=0.1), []
 for size in sizes:
     sources.READ_BYTES = int(size)
-    store = corpus.cached_store(corpus.survey([path], options, 1), sources.Path(folder, size))
+    store = corpus.cached_store(corpus.scan_corpus([path], options, 1), sources.Path(folder, size))
     digests.append({p.name: digest(p) for p in sorted(store.folder.iterdir())})
 lines = open("/proc/self/status") if sys.platform == "linux" else []
 own = [line.split()[1] for line in lines if line.startswith("VmHWM")]  # getrusage would give the parent's, if larger

@@ -16,12 +16,12 @@ SIGNALS, NUMBERS, LIMITS, TWICE = "R6 --share 0.4", "R8 --share 0.3", "R9 --shar
 
 MUTATIONS = [
     Mutation("the carried state is not saved", CHECKPOINT,
-             'carry = {f"carry/{k}": tensor for k, tensor in enumerate(checkpoint.carry)}', "carry = {}", KILLS),
+             'hidden = {f"hidden/{k}": tensor for k, tensor in enumerate(checkpoint.hidden)}', "hidden = {}", KILLS),
     Mutation("the optimizer's state is not taken up again", TRAINER,
              'load_optimizer_state(self.model, self.update.optimizer, checkpoint.optimizer, f"{folder}/{OPTIMIZER}")',
              "pass", KILLS),
-    Mutation("the counters begin anew", TRAINER, "self.progress = Progress(**known)",
-             'self.progress = Progress(step=known["step"])', KILLS),
+    Mutation("the counters begin anew", TRAINER, "self.progress = Counters(**known)",
+             'self.progress = Counters(step=known["step"])', KILLS),
     Mutation("dropout depends on the process", UPDATE, "dropout = self.rates.window(options.seed, step,",
              "dropout = self.rates.window(time.monotonic_ns(), step,", KILLS),
     Mutation("a checkpoint is filled in place", FILES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torture.mutate import Mutation
 
-MAIN, SCREEN, STOPPING = "textgen/cli/__init__.py", "textgen/cli/screen.py", "textgen/stopping.py"
+MAIN, SCREEN, STOPPING = "textgen/cli/__init__.py", "textgen/screen.py", "textgen/stopping.py"
 TRAIN, NEW_RUN, INTEGRITY = "textgen/training/train.py", "textgen/training/new_run.py", "textgen/integrity.py"
 PROVENANCE = "textgen/training/provenance.py"
 
@@ -101,14 +101,14 @@ MUTATIONS = [
     Mutation(
         "a folder that is gone is found out by a library",
         MAIN,
-        "    _refuse_no_place()\n",
+        "    _refuse_no_directory()\n",
         "",
         tests("place_that_is_gone"),
     ),
     Mutation(
         "a run is replaced with whatever it holds",
         NEW_RUN,
-        "if strange := next(_strange(folder), None):",
+        "if foreign := next(_foreign_files(folder), None):",
         "if strange := None:",
         tests("only_what_training_wrote"),
     ),

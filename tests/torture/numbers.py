@@ -37,8 +37,8 @@ def poison(trainer, where, step, draw, value):
     """Nonsense at one step (from 1 after the checkpoint at hand): in the loss, a gradient or a cell's output."""
     layer = trainer.model.stack.layers[draw.randrange(2)]
     if where == "loss":
-        loss = at_call(step, type(trainer.task).loss, lambda loss: loss + value)
-        trainer.update.task = Spoiled(trainer.task, loss)
+        loss = at_call(step, type(trainer.objective).loss, lambda loss: loss + value)
+        trainer.update.task = Spoiled(trainer.objective, loss)
     elif where == "gradient":
         parameter = draw.choice(list(trainer.model.parameters()))
         parameter.register_hook(at_call(step, lambda gradient: gradient, lambda g: spoiled_entry(g, draw, value)))
@@ -91,7 +91,7 @@ def nonsense(seed):
             except TextgenError as error:
                 code, said = complaint(error)
                 assert code == 1 and f" not finite at step {6 + step} " in said, f"{case}: {said}"
-                assert "checkpoint-6 is whole" in said and (step == 1 or re.search(r"finite loss was [\d.]+", said)), (
+                assert "checkpoint-6 is intact" in said and (step == 1 or re.search(r"finite loss was [\d.]+", said)), (
                     said
                 )
                 assert where != "gradient" or re.search(r"gradient of \w+\.\w+", said), f"{case}: {said}"
@@ -169,7 +169,7 @@ def wrong_arithmetic(seed):
             def step(at, trainer=trainer, plain=plain, calls=calls, victim=victim):
                 result = plain(at)
                 if next(calls) == victim:
-                    tensors = trainer.update.tensors() | dict(enumerate(trainer.update.carry))
+                    tensors = trainer.update.tensors() | dict(enumerate(trainer.update.state))
                     one_bit(tensors[draw.choice(list(tensors))], draw)
                 return result
 
@@ -178,7 +178,7 @@ def wrong_arithmetic(seed):
                 for _ in trainer.run():
                     pass
             except TextgenError as error:
-                reported += "came out differently" in str(error)
+                reported += "gave a different result" in str(error)
     return Outcome(f"{reported} of {times} wrong bits reported; none where there was none", reported == times)
 
 

@@ -115,7 +115,7 @@ def listed(site: Site) -> dict[str, dict[str, str]]:
     assert done.returncode == 0, done.stderr[-500:]
     rows = json.loads(done.stdout)
     assert all("\n" not in row["reason"] for row in rows)
-    return {f"{row['package'].split()[0]}/{row['cell']}": row for row in rows}
+    return {f"{row['package'].split()[0]}/{row['name']}": row for row in rows}
 
 
 def run(seed: int) -> Outcome:
@@ -132,8 +132,8 @@ def run(seed: int) -> Outcome:
             failed = bad.found_by == "list"
             if (row["status"] == "failed") != failed or (failed and bad.said not in row["reason"]):
                 wrong.append(f"{name}: {row['status']} {row['reason'][:150]}")
-        good = {row["cell"] for row in rows.values() if row["status"] == "ok"}
-        wrong += [f"{cell}: {[row['reason'] for row in rows.values() if row['cell'] == cell]}" for cell in FINE - good]
+        good = {row["name"] for row in rows.values() if row["status"] == "ok"}
+        wrong += [f"{cell}: {[row['reason'] for row in rows.values() if row['name'] == cell]}" for cell in FINE - good]
         wrong += others_work(site)
         wrong += caught_by_laws(site)
     figure = f"{len(BAD)} bad plugins named in {time.monotonic() - began:.0f} s, the command and {len(FINE)} cells work"

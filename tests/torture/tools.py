@@ -42,14 +42,13 @@ def scratch():
 
 def begin(root, name="run", **options):
     """A session of a new run at root/name, on a text beside it."""
-    from textgen.options import from_mapping
-    from textgen.settings import TrainOptions
+    from textgen.tasks.base import options_for
     from textgen.training.train import start
 
     text = root / "text.txt"
     if not text.exists():
         text.write_text(TEXT * 3)
-    options = from_mapping(TrainOptions, {**TINY, "output_dir": str(root / name), **options})
+    options = options_for({**TINY, "output_dir": str(root / name), **options})
     return start([str(text)], options, time.monotonic())
 
 

@@ -1,4 +1,5 @@
-"""The `textgen` command: one module a verb, imported when it is called, so that `--help` costs nothing."""
+"""The `textgen` command: one module per command, imported when it is called, so that `--help` is fast. Packages may add
+commands (`textgen.cli.installed_commands`)."""
 
 from __future__ import annotations
 
@@ -14,26 +15,29 @@ from typing import Any
 
 import click
 from click.exceptions import NoSuchCommand
+from click.shell_completion import CompletionItem
 
 from textgen import __version__
 from textgen.attribution import out_of_memory, summary_of
-from textgen.cli.screen import ClosedOutput, notices, say
+from textgen.cli import installed_commands
 from textgen.dependencies import missing
 from textgen.errors import TextgenError
 from textgen.parameters import as_flags, spelled_as
+from textgen.plugins import attributed, suspects
+from textgen.screen import ClosedOutput, notices, say
 from textgen.stopping import INTERRUPTED, TERMINATED, Terminated, handling, leave
 
 STARTED = time.monotonic()
-"""When the command began, for everything that is promised in minutes."""
+"""When the command began, for time limits that include start-up."""
 
-VERBS = {
+COMMANDS = {
     "train": "Train a model on your text.",
-    "sample": "Write text with a trained model.",
+    "sample": "Generate text with a trained model.",
     "tokenize": "Tokenize a corpus once, for several runs.",
-    "evaluate": "Measure how well a model predicts a text.",
-    "predict": "Label texts or forecast series with a trained model.",
+    "evaluate": "Measure how good a model is.",
+    "predict": "Classify texts or forecast series with a trained model.",
     "compare": "Compare cells on your text with equal size and budget.",
-    "quantize": "Store the weights of a model in eight bits: a quarter of the size.",
+    "quantize": "Store the weights of a model as int8: a quarter of the size.",
     "compress": "Compress a file with the predictions of a model.",
     "decompress": "Restore a compressed file.",
     "runs": "List training runs with their progress and scores.",
@@ -45,27 +49,43 @@ VERBS = {
 
 
 class LazyGroup(click.Group):
-    """Knows its verbs and their one-line help; imports a verb's module when it is called. Messages spell parameters as
-    flags within it."""
+    """A group that imports the module of a command only when it is called. Within it, messages spell parameters as
+    flags."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with spelled_as(as_flags):
             return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return [*COMMANDS, *installed_commands.listed(COMMANDS)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
-            if ctx.resilient_parsing or name.startswith("-"):
-                return None
-            raise NoSuchCommand(name, possibilities=VERBS, ctx=ctx)
-        command: click.Command = import_module(f"textgen.cli.{name}").command
-        return command
+        if name in COMMANDS:
+            command: click.Command = import_module(f"textgen.cli.{name}").command
+            return command
+        possible = self.list_commands(ctx)
+        try:
+            if name in possible:
+                return installed_commands.load(name)
+        except TextgenError:
+            if not ctx.resilient_parsing:
+                raise
+        if ctx.resilient_parsing or name.startswith("-"):
+            return None
+        raise NoSuchCommand(name, possibilities=possible, ctx=ctx)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Completions from the one-line help alone; imports no command."""
+        lines = {**COMMANDS, **installed_commands.listed(COMMANDS)}
+        found = [CompletionItem(name, help=line) for name, line in lines.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl(list(COMMANDS.items()))
+        if more := installed_commands.listed(COMMANDS):
+            with formatter.section("Commands of installed packages"):
+                formatter.write_dl(list(more.items()))
 
 
 @click.group(
@@ -91,14 +111,14 @@ def group(ctx: click.Context, config: str | None, traceback: bool) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return
-    _refuse_no_place()
+    _refuse_no_directory()
     ctx.with_resource(notices())
     from textgen.cli.config import defaults_from
 
     ctx.default_map = defaults_from(config, group, ctx)
 
 
-def _refuse_no_place() -> None:
+def _refuse_no_directory() -> None:
     """Raise TextgenError if the current directory no longer exists: libraries below end the process over it."""
     try:
         Path.cwd()
@@ -107,15 +127,15 @@ def _refuse_no_place() -> None:
 
 
 def prepare_threads() -> None:
-    """Let waiting threads of matrix libraries spin only briefly. Where something else runs beside us, the default
-    (to spin long) makes two threads many times slower than one. Must come before torch is imported."""
+    """Let waiting threads of matrix libraries spin only briefly. While other processes are running, the default (to
+    spin long) makes two threads many times slower than one. Call it before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 1 failed at work, 2 wrong usage, 130 or 143 stopped."""
+    """Run the command and return its exit code: 0 done, 1 failed, 2 usage error, 130 or 143 stopped."""
     prepare_threads()
     with ExitStack() as places:
         if sys.stdout is None:
@@ -137,10 +157,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = group.main(arguments, prog_name="textgen", standalone_mode=False, auto_envvar_prefix="TEXTGEN")
         return code if isinstance(code, int) else 0
-    except SystemExit as end:  # click's way to end quietly when whoever read our output has had enough
+    except SystemExit as end:  # how click ends quietly when the reader of our output has closed it
         if error := _by_plugin(end):
             return complain(error)
-        return end.code if isinstance(end.code, int) else 1
+        if isinstance(end.code, str):
+            say(f"Error: {end.code}")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except click.Abort:
         raise
     except Exception as error:
@@ -151,13 +173,11 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _by_plugin(error: BaseException) -> TextgenError | None:
     """The exception as the failure of a plugin, if the code of one raised it."""
-    loaded = sys.modules.get("textgen.plugins")  # no cell was loaded where this was not
-    found: TextgenError | None = loaded.attributed(error) if loaded else None
-    return found
+    return None if isinstance(error, click.ClickException) else attributed(error)
 
 
 def complain(error: Exception) -> int:
-    """Say what is wrong in a sentence, and what to type; returns the exit code."""
+    """Print the error as a sentence, with a hint; returns the exit code."""
     hint, code = None, 1
     error = _by_plugin(error) or missing(error) or error
     if isinstance(error, click.ClickException):
@@ -170,7 +190,7 @@ def complain(error: Exception) -> int:
     elif isinstance(error, OSError):
         message = f"{error.filename or 'the operating system'}: {error.strerror or error}."
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename not in (None, "standard output")
-        hint = "free some space on that disk; a training goes on with --resume." if full else None
+        hint = "free some space on that disk; --resume continues a training run." if full else None
     elif out_of_memory(error):
         message, hint = "out of memory.", "a smaller --batch-size, --seq-length or --hidden-size needs less."
     else:
@@ -183,13 +203,12 @@ def complain(error: Exception) -> int:
 
 
 def _suspects() -> str:
-    """What to try first where cells of other packages are loaded, which may be the cause all the same."""
-    loaded = sys.modules.get("textgen.plugins")
-    names = [entry.name for entry in loaded.suspects()] if loaded else []
+    """The first hint if cells of other packages are loaded, which may be the cause."""
+    names = [entry.name for entry in suspects()]
     return f"textgen plugins check {' '.join(names)} finds out whether a plugin is the cause; " if names else ""
 
 
 def _sentence(message: str) -> str:
-    """What others say, in one line that ends as a sentence does."""
+    """A message of another library in one line, ending with a full stop."""
     line = " ".join(message.split())
     return line if line.endswith((".", "?", ")")) else f"{line}."

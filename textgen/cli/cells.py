@@ -1,4 +1,4 @@
-"""textgen cells: what can be trained, and who brings it."""
+"""textgen cells: the installed cells and their packages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 
 from textgen import plugins
 from textgen.cli.params import whole_number
-from textgen.cli.screen import Output
 from textgen.dependencies import require
+from textgen.screen import Output
 from textgen.wording import count, table
 
 SIZE = 256
@@ -35,7 +35,7 @@ def list_command(before: bool, as_json: bool) -> None:
 
 
 def _list(as_json: bool) -> None:
-    """Every cell by name, from installed metadata: no plugin is imported."""
+    """Every cell by name, from package metadata: no plugin is imported."""
     rows = []
     for name in plugins.entries():
         try:
@@ -87,7 +87,7 @@ def show(before: bool, name: str, hidden_size: int, as_json: bool) -> None:
         "",
         str(content["about"]),
         "",
-        f"{count(parameters)} parameters at {size} units",
+        f"{count(parameters)} parameters for hidden size {size}",
     ]
     lines += [
         f"-o {o.name} {' | '.join(map(str, o.choices)) or o.kind.__name__}  [default: {o.default}]" for o in options

@@ -1,4 +1,4 @@
-"""textgen compare: a fair contest between cells."""
+"""textgen compare: compare cells under equal conditions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import click
 from textgen import plugins
 from textgen.cli.contest_display import display, show_plan
 from textgen.cli.help import layered
-from textgen.cli.params import given, options_of
-from textgen.cli.screen import Output, ReadingProgress, encodings_said, hush_notes, say, warn
+from textgen.cli.params import encodings_said, given, options_of
 from textgen.cli.typed_wrong import check_corpus
-from textgen.contest.settings import DECIDED, ContestOptions, Request, request
+from textgen.contest.settings import DECIDED, CompareOptions, ComparisonRequest, request
 from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
 from textgen.outputs import PLOT, OutputFile
-from textgen.settings import TrainOptions
+from textgen.screen import Output, ReadingProgress, hush_notes, say, warn
 from textgen.stopping import INTERRUPTED, exit_code, handling
+from textgen.tasks.language.options import LanguageOptions
 
 if TYPE_CHECKING:
-    from textgen.contest.contest import Contest
+    from textgen.contest.contest import Comparison
 
 
 COMMON = (
@@ -35,104 +35,100 @@ COMMON = (
 
 @click.command(
     "compare",
-    cls=layered(COMMON, ContestOptions, TrainOptions),
+    cls=layered(COMMON, CompareOptions, LanguageOptions),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("corpus", nargs=-1)
-@options_of(ContestOptions)
-@options_of(TrainOptions, leave_out=DECIDED)
-@click.option("--dry-run", is_flag=True, help="Read and plan, print sizes, learning rates and expected time, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors and the result only.")
+@options_of(CompareOptions)
+@options_of(LanguageOptions, leave_out=DECIDED)
+@click.option("--dry-run", is_flag=True, help="Print sizes, learning rates and the expected time without training.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors and the results.")
 def command(corpus: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, **values: Any) -> int:
     """Train several cells on CORPUS under equal conditions, and rank them by how well they predict held-out text.
 
-    All cells get the same text, order, number of parameters and budget. Each is trained at a learning rate tuned for
-    it, with several seeds. The table goes to standard output; a plot and all runs go into the folder of the
-    comparison. If stopped, the same command continues.
+    All cells get the same text in the same order, the same number of parameters and the same budget. The learning rate
+    is tuned for each cell, and each is trained with several seeds. The table goes to standard output; the plot and all
+    runs go into the comparison's folder. After an interruption, the same command continues.
     """
     if not corpus:
         raise UsageError("no corpus given.", hint="textgen compare FILE --cells lstm,gru")
     if quiet:
         hush_notes()
-    contest = from_mapping(ContestOptions, given(ContestOptions, values))
+    compared = from_mapping(CompareOptions, given(CompareOptions, values))
     trained = {name: value for name, value in values.items() if name not in DECIDED}
-    asked = request(contest, from_mapping(TrainOptions, given(TrainOptions, trained)))
-    for competitor in asked.competitors:
-        _refuse_unknown(competitor.cell)
+    asked = request(compared, from_mapping(LanguageOptions, given(LanguageOptions, trained)))
+    for unknown in (spec.cell for spec in asked.cells if spec.cell not in plugins.entries()):
+        plugins.owner(unknown)  # raises UsageError; a broken cell is only excluded
     check_corpus("compare", corpus)
-    prepared = _prepare(corpus, asked, contest.output_dir, dry_run, quiet)
+    comparison = _prepare(corpus, asked, compared.output_dir, dry_run, quiet)
     if not quiet:
-        show_plan(prepared)
+        show_plan(comparison)
     if dry_run:
         return 0
-    code = _follow(prepared, quiet)
+    code = _run(comparison, quiet)
     if code:
         return code
-    _draw(prepared, quiet)
-    _write(prepared, as_json)
+    _draw(comparison, quiet)
+    _write(comparison, as_json)
     return 0
 
 
-def _refuse_unknown(cell: str) -> None:
-    """Raise UsageError for a cell that nobody brings; one that is broken is out of the contest, not in its way."""
-    if cell not in plugins.entries():
-        plugins.owner(cell)
-
-
-def _prepare(corpus: tuple[str, ...], asked: Request, output_dir: str | None, dry_run: bool, quiet: bool) -> Contest:
+def _prepare(
+    corpus: tuple[str, ...], asked: ComparisonRequest, output_dir: str | None, dry_run: bool, quiet: bool
+) -> Comparison:
     from textgen.contest.prepare import prepare
 
     reading = ReadingProgress(not quiet and sys.stderr.isatty())
     with encodings_said(not quiet):
-        prepared = prepare(corpus, asked, output_dir, reading, dry_run)
+        comparison = prepare(corpus, asked, output_dir, reading, dry_run)
         reading.finish()
-    for warning in prepared.warnings:
+    for warning in comparison.warnings:
         warn(warning)
-    return prepared
+    return comparison
 
 
-def _follow(contest: Contest, quiet: bool) -> int:
-    """Run what is not done, show it, and stop cleanly when asked to; returns the exit code."""
+def _run(comparison: Comparison, quiet: bool) -> int:
+    """Run and show what is left, and stop cleanly on a signal; returns the exit code."""
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        contest.stop = True
+        comparison.stop = True
 
     try:
-        with handling(stop), display(contest, quiet) as show:
-            for event in contest.events():
+        with handling(stop), display(comparison, quiet) as show:
+            for event in comparison.events():
                 show(event)
     except KeyboardInterrupt:
-        say(f"\nLeaving at once; {contest.folder} keeps what was done.")
+        say(f"\nStopped at once. The results so far are in {comparison.folder}; the same command continues.")
         return INTERRUPTED
     if not received:
         return 0
-    say(f"Stopped; {contest.folder} keeps what was done. The same command goes on.")
+    say(f"Stopped. The results so far are in {comparison.folder}; the same command continues.")
     return exit_code(received[0])
 
 
-def _draw(contest: Contest, quiet: bool) -> None:
+def _draw(comparison: Comparison, quiet: bool) -> None:
     from textgen.contest.plot import PLOT as NAME
     from textgen.contest.plot import draw
 
     try:
-        OutputFile(contest.folder / NAME, "--output-dir", PLOT)
+        OutputFile(comparison.folder / NAME, "--output-dir", PLOT)
     except TextgenError as error:
-        warn(f"no plot is drawn: {error}")
+        warn(f"no plot was drawn: {error}")
         return
-    drawn = draw(contest.folder, contest.record)
+    drawn = draw(comparison.folder, comparison.record)
     if drawn is None:
-        say("No plot without matplotlib: pip install 'textgen-lm[plot]', then the same command draws it.")
+        say("No plot without matplotlib. Run pip install 'textgen-lm[plot]', then the same command again.")
     elif not quiet:
         say(f"plot    {drawn}")
 
 
-def _write(contest: Contest, as_json: bool) -> None:
+def _write(comparison: Comparison, as_json: bool) -> None:
     from textgen.contest.results import table, to_json
 
-    result = json.dumps(to_json(contest.record)) if as_json else table(contest.record)
+    result = json.dumps(to_json(comparison.record)) if as_json else table(comparison.record)
     Output().write(result + "\n")

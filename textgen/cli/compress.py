@@ -1,4 +1,4 @@
-"""textgen compress: a file as small as a model makes it."""
+"""textgen compress: compress a file with a model's predictions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from textgen.cli.outputs import STDOUT, output_file, overwrite_option
-from textgen.cli.screen import Output, ReadingProgress, say
 from textgen.errors import UsageError
-from textgen.outputs import ARCHIVE, Kind, OutputFile
+from textgen.outputs import ARCHIVE, OutputFile, OutputKind
+from textgen.screen import Output, ReadingProgress, say
 from textgen.wording import count, duration
 
 ENDING = ".tgc"
@@ -26,11 +26,12 @@ ENDING = ".tgc"
 def command(file: str, model: str | None, output: str | None, overwrite: bool, quiet: bool) -> int:
     """Compress any FILE losslessly with the predictions of a model.
 
-    The same model, on the same kind of processor and versions of numpy and torch, brings it back: textgen decompress.
+    textgen decompress restores the file with the same model, on the same kind of processor and with the same versions
+    of numpy and torch.
     """
     data = read_input(file)
     target = archive_output(output or file + ENDING, ARCHIVE, file, model, overwrite)
-    from textgen.cli.sample import open_model
+    from textgen.cli.models import open_model
     from textgen.scoring.compression import compress
 
     loaded, began = open_model(model, 1), time.monotonic()
@@ -48,7 +49,7 @@ def command(file: str, model: str | None, output: str | None, overwrite: bool, q
 
 
 def read_input(name: str) -> bytes:
-    """The content of a file. Raises UsageError if it is not there or is a folder."""
+    """The content of a file. Raises UsageError if it does not exist or is a folder."""
     path = Path(name)
     if path.is_dir():
         raise UsageError(f"{name!r} is a folder, not a file.")
@@ -58,15 +59,15 @@ def read_input(name: str) -> bytes:
         raise UsageError(f"file {name!r} does not exist.") from None
 
 
-def archive_output(name: str, kind: Kind, file: str, model: str | None, overwrite: bool) -> OutputFile | None:
+def archive_output(name: str, kind: OutputKind, file: str, model: str | None, overwrite: bool) -> OutputFile | None:
     """Where the result goes, None for standard output. Raises as `OutputFile` does."""
-    from textgen.cli.sample import model_folder
+    from textgen.cli.models import model_folder
 
     return None if name == STDOUT else output_file(name, "-o", kind, (file, model_folder(model)), overwrite)
 
 
 def deliver(content: bytes, target: OutputFile | None) -> None:
-    """Write the result to its file and print the name of that, or write it to standard output."""
+    """Write the result to its file and print the file's name, or write it to standard output."""
     if target is None:
         Output().write_bytes(content)
     else:

@@ -1,4 +1,4 @@
-"""Settings from a file: one TOML table a verb, keys spelled as the long options; or a run's training_args.json."""
+"""Options from a file: a TOML table per command, keys spelled like long options; or the training_args.json of a run."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ LOCAL = "textgen.toml"
 
 
 def defaults_from(path: str | None, group: click.Group, ctx: click.Context) -> dict[str, Any]:
-    """The default values, verb by verb, that a file (or ./textgen.toml) gives. Raises UsageError for unknown keys.
+    """The default values per command from a file, or from ./textgen.toml. Raises UsageError for unknown keys.
 
-    Only the verb at hand is looked into, so that no other needs importing.
+    Only the table of the current command is read, so that no other command is imported.
     """
     file = Path(path) if path else Path(LOCAL)
     if path is None and not file.is_file():
         return {}
     tables = _read(file)
-    for verb, table in tables.items():
-        if verb not in group.list_commands(ctx):
-            raise UsageError(f"{file}: there is no verb {verb!r}.{did_you_mean(verb, group.list_commands(ctx))}")
+    commands = group.list_commands(ctx)
+    for name, table in tables.items():
+        if name not in commands:
+            raise UsageError(f"{file}: unknown command {name!r}.{did_you_mean(name, commands)}")
         if not isinstance(table, dict):
-            raise UsageError(f"{file}: {verb!r} must be a table of options, not {table!r}.")
-    at_hand = ctx.invoked_subcommand
-    command = group.get_command(ctx, at_hand) if at_hand in tables else None
-    return {at_hand: _named(tables[at_hand], command, str(file))} if at_hand and command else {}
+            raise UsageError(f"{file}: {name!r} must be a table of options, not {table!r}.")
+    current = ctx.invoked_subcommand
+    command = group.get_command(ctx, current) if current in tables else None
+    return {current: _by_parameter(tables[current], command, str(file))} if current and command else {}
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -46,18 +47,18 @@ def _read(file: Path) -> dict[str, Any]:
             return {"train": _arguments_of_a_run(json.loads(text))}
         return tomllib.loads(text)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TextgenError(f"config file {str(file)!r} is not what it should be: {error}.") from None
+        raise TextgenError(f"config file {str(file)!r} is invalid: {error}.") from None
 
 
 def _arguments_of_a_run(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The options stored with a run; steps stand for the minutes or epochs that they were planned from."""
+    """The options stored with a run, with its steps instead of the minutes or epochs they were planned from."""
     left_out = {"minutes", "epochs", "output_dir", "overwrite_output_dir", "cell_options"}
     options = {k: v for k, v in content["options"].items() if k not in left_out and v is not None}
     return {**options, "cell-options": content["options"]["cell_options"]}
 
 
-def _named(table: Mapping[str, Any], command: click.Command, file: str) -> dict[str, Any]:
-    """A table's values by parameter name; the cell's own options stand in a table `cell-options`."""
+def _by_parameter(table: Mapping[str, Any], command: click.Command, file: str) -> dict[str, Any]:
+    """A table's values by parameter name; the options of the cell are in a table `cell-options`."""
     known = {_plain(spelling): p.name for p in command.params for spelling in (*p.opts, p.name or "")}
     values: dict[str, Any] = {}
     for key, value in table.items():

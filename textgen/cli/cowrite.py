@@ -1,7 +1,7 @@
-"""Writing together: a person's lines and a model's in turn, on a terminal or a pipe.
+"""Co-writing: a person and a model write lines in turn, on a terminal or through a pipe.
 
-The text is a list of places, each a session, which is a value: to take a turn back is to drop the last places, and
-another draft is a fork of the place before it. Nothing is ever read a second time.
+The text is a list of turns with a session before and after each. Sessions are values: undo drops the last turn, and
+another draft is a fork of the session before it. Nothing is ever read twice.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textgen.cli.screen import Output, encoded, say, warn
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.options import check
-from textgen.outputs import ANYTHING, STATE, Kind, OutputFile
+from textgen.outputs import ANYTHING, STATE, OutputFile, OutputKind
+from textgen.screen import Output, encoded, say, warn
 from textgen.wording import plural
 from textgen.writing.sampling_settings import SampleOptions, check_sampling
 
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
     from textgen.writing.session import Session
 
 CONTINUING = """\
-Type a line and the model writes the next one; an empty line lets it go on by itself.
-A \\ at the end of your line lets it go on in the same line; // begins a line with a slash.
+Type a line and the model writes the next one; with an empty line it continues by itself.
+End your line with \\ to let it continue the same line; // begins a line with a slash.
 """
 COMPLETING = """\
-Type a prompt and the model completes it; an empty line lets it go on.
+Type a prompt and the model completes it; with an empty line it continues.
 // begins a line with a slash.
 """
 HELP = """\
 
-  /again             another draft in place of the last
+  /again             replace the last draft by another one
   /alternatives N    N drafts to choose from: type the number of one
-  /undo              take the last turn back
+  /undo              undo the last turn
   /keep              keep the text so far: /undo and /again stop here
-  /temperature X     be bolder (1) or more careful (0.5)
+  /temperature X     sample more freely (1) or more predictably (0.5)
   /show              print the text so far
   /write FILE        write the text so far to a file
-  /save FILE         save the state of the model, not the text: textgen sample -i --load-state FILE goes on
-  /quit              leave (or Ctrl-D); Ctrl-C ends a text that is being written"""
+  /save FILE         save the state of the model, not the text: textgen sample -i --load-state FILE continues
+  /quit              leave (or Ctrl-D); Ctrl-C stops the text being generated"""
 MOST_ALTERNATIVES = 100
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
-OutputFiles = Callable[[str, str, Kind, bool], OutputFile]
+OutputFiles = Callable[[str, str, OutputKind, bool], OutputFile]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: where the text stood before it, what the person wrote, where the model began, what it wrote, and the
-    place after."""
+    """One turn: the session before it, what the person wrote, the session after that, what the model wrote, and the
+    session at the end."""
 
     before: Session
     read: str
@@ -59,10 +59,10 @@ class Turn:
 
 
 class CoWriting:
-    """A text and the turns in which it came about. `command` returns False to leave.
+    """A text and the turns in which it was written. `command` returns False to leave.
 
-    `text` is what stands there already. `output_file` checks a file that a command names, its kind, and whether it may
-    be replaced whatever it holds.
+    `text` is the text so far. `output_file` checks a file that a command names, by its kind and whether it may be
+    replaced regardless of its content.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CoWriting:
 
     @property
     def session(self) -> Session:
-        """Where the text stands now."""
+        """The session after the last turn."""
         return self._turns[-1].after if self._turns else self._start
 
     @property
@@ -87,7 +87,7 @@ class CoWriting:
         return self._start_text + "".join(turn.read + turn.text for turn in self._turns)
 
     def command(self, line: str) -> bool:
-        """Do what a line says. Raises TextgenError if that cannot be."""
+        """Carry out a line of input. Raises TextgenError if that is impossible."""
         drafts, self._drafts = self._drafts, []
         if drafts and line.strip().isdecimal():
             self._choose(drafts, line.strip())
@@ -130,8 +130,8 @@ class CoWriting:
         self._turns.append(self._written(before, read, begin))
 
     def _written(self, before: Session, read: str, begin: Session) -> Turn:
-        """What the model writes next, up to a line end or of a completion all, shown as it comes."""
-        from textgen.writing.rows import Completion
+        """Generate and show the model's part of a turn: up to a line end, or a whole completion."""
+        from textgen.writing.completions import Completion
 
         completion = Completion("", begin.seed)
         session = begin
@@ -158,18 +158,18 @@ class CoWriting:
         for number in range(1, int(argument) + 1):
             self._output.write(f"{number}: ")
             self._drafts.append(self._written(last.before, last.read, self._fork(last.begin)))
-        say(f"Type a number from 1 to {argument} to choose, or go on without.")
+        say(f"Type a number from 1 to {argument} to choose, or just continue.")
 
     def _choose(self, drafts: list[Turn], number: str) -> None:
         if not 1 <= int(number[:9]) <= len(drafts):
             self._drafts = drafts
-            raise UsageError(f"there are {plural(len(drafts), 'draft')}, and none has the number {number}.")
+            raise UsageError(f"there are {plural(len(drafts), 'draft')}, and no number {number}.")
         self._turns[-1:] = [drafts[int(number) - 1]]
 
     def _undo(self, argument: str) -> None:
         self._last()
         self._turns.pop()
-        say(f"taken back; {plural(len(self._turns), 'turn')} before it.")
+        say(f"undone; {plural(len(self._turns), 'turn')} left.")
 
     def _keep(self, argument: str) -> None:
         self._start, self._start_text, self._turns = self.session, self.text, []
@@ -211,7 +211,7 @@ class CoWriting:
 
     def _last(self) -> Turn:
         if not self._turns:
-            raise UsageError("there is no turn to take back.")
+            raise UsageError("there is no turn to undo.")
         return self._turns[-1]
 
     def _fork(self, session: Session) -> Session:
@@ -220,7 +220,7 @@ class CoWriting:
 
 
 def _ended(text: str) -> str:
-    """A text with a line end after it."""
+    """The text with a line end, unless it is empty."""
     return text if text.endswith("\n") or not text else text + "\n"
 
 
@@ -232,14 +232,13 @@ def cowrite(
     output_file: OutputFiles,
     raw: bool = False,
 ) -> None:
-    """Read lines from standard input and write with them until they end, or the terminal goes; then keep the state,
-    if that was asked for."""
+    """Read lines from standard input and write in turn, until the input ends; then save the state, if requested."""
     output = Output(raw)
     completing = bool(session.model.prompt_end) and bool(prompt)
     writing = CoWriting(session, options, output, prompt + "\n" if completing else prompt, output_file)
     terminal = sys.stdin is not None and sys.stdin.isatty()
     if terminal:
-        say("Writing together: /help tells how.")
+        say("Co-writing: type /help for commands.")
         output.write(prompt + "\n" if prompt else "")
     first = True
     try:
@@ -260,7 +259,7 @@ def cowrite(
 
 
 def _line(terminal: bool) -> str | None:
-    """The next line without its end, None where there is no more."""
+    """The next line without its line end; None at the end of input."""
     if sys.stdin is None:
         return None
     while True:
@@ -269,7 +268,7 @@ def _line(terminal: bool) -> str | None:
                 sys.stderr.write("> ")
                 sys.stderr.flush()
             line = sys.stdin.readline()
-        except KeyboardInterrupt:  # at the prompt there is nothing to end
+        except KeyboardInterrupt:  # at the prompt there is nothing to interrupt
             say(" (Ctrl-D or /quit leaves.)")
             continue
         except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""textgen decompress: the file that `textgen compress` was given."""
+"""textgen decompress: restore the file that `textgen compress` was given."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import click
 
 from textgen.cli.compress import ENDING, archive_output, deliver, read_input
 from textgen.cli.outputs import overwrite_option
-from textgen.cli.screen import ReadingProgress, say
 from textgen.errors import UsageError
 from textgen.outputs import ANYTHING
+from textgen.screen import ReadingProgress, say
 from textgen.wording import count
 
 
@@ -31,7 +31,7 @@ def command(archive: str, model: str | None, output: str | None, overwrite: bool
         raise UsageError(f"{archive!r} does not end in {ENDING}.", hint="-o PATH names the file to write.")
     content = read_input(archive)
     target = archive_output(output or archive.removesuffix(ENDING), ANYTHING, archive, model, overwrite)
-    from textgen.cli.sample import open_model
+    from textgen.cli.models import open_model
     from textgen.scoring.compression import decompress
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())

@@ -1,4 +1,4 @@
-"""textgen env: versions and machine, for a bug report. Reads installed metadata; imports none of it."""
+"""textgen env: versions and machine details for a bug report, from package metadata alone (nothing is imported)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from importlib import metadata
 import click
 
 from textgen import __version__
-from textgen.cli.screen import Output
+from textgen.screen import Output
 
 PACKAGES = ("torch", "numpy", "click", "datasets", "sentencepiece", "pluggy", "safetensors", "huggingface-hub", "rich")
 SHOWN = ("TEXTGEN_LOAD_PLUGINS", "TEXTGEN_MODEL", "TEXTGEN_DATA", "TEXTGEN_RAISE_ERRORS")
-"""Variables whose values may stand in a public bug report; of others, such as a key, it is said that they are set."""
+"""Variables whose values are shown; for others, which may hold secrets, only that they are set."""
 
 
 @click.command("env", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
-    """Show versions and details of the machine, for a bug report."""
+    """Show versions and machine details for a bug report."""
     content = {"textgen": __version__, "python": platform.python_version(), "system": platform.platform()}
     content["cores"] = str(os.cpu_count())
     for package in PACKAGES:
@@ -28,8 +28,10 @@ def command(as_json: bool) -> None:
             content[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             content[package] = "not installed"
-    told = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("TEXTGEN_", "OMP_"))}
-    content |= {name: value if name in SHOWN or name.startswith("OMP_") else "(set)" for name, value in told.items()}
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("TEXTGEN_", "OMP_"))}
+    content |= {
+        name: value if name in SHOWN or name.startswith("OMP_") else "(set)" for name, value in variables.items()
+    }
     if as_json:
         Output().write(json.dumps(content) + "\n")
     else:

@@ -1,4 +1,4 @@
-"""Load plugins one after another and print, a line each, what is wrong: run by `textgen plugins` as a process."""
+"""Load plugins one after another and print the problem of each as a line: the child process of `textgen plugins`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,40 @@ import sys
 import time
 from typing import Any
 
-from textgen import plugins
+import click
+
+from textgen import bases, plugins
+from textgen.cli.installed_commands import A_COMMAND
 from textgen.dependencies import needed
 from textgen.errors import TextgenError
 from textgen.plugins import Entry
+from textgen.tasks.base import Task
 
 LONGEST_IMPORT = 10.0
-"""Seconds that importing a plugin may take, torch not counted."""
+"""The most seconds that importing a plugin may take, torch not included."""
 READY = b"ready\n"
-"""The first line of the answer: what all plugins need is imported."""
+"""The first line of the output: everything that all plugins need is imported."""
 UNTOUCHED = (
-    *("the default dtype", "the default device", "the number of threads", "the grad mode", "the working folder"),
+    *("the default dtype", "the default device", "the number of threads", "the grad mode", "the current directory"),
     *("the precision of matrix products", "the recursion limit", "the signal handlers"),
 )
-"""What importing a plugin must leave as it is, of what `textgen.testing.room.settings` knows."""
+"""Settings of `textgen.testing.room.process_settings` that importing a plugin must not change."""
+
+
+ACCEPTED: dict[str, tuple[plugins.Accepts, str]] = {
+    "cells": (plugins.is_cell, plugins.A_CELL),
+    "tasks": (Task, ""),
+    "models": (bases.is_folder, bases.A_FOLDER),
+    "commands": (click.Command, A_COMMAND),
+}
+"""What may be registered of each kind, and how messages describe it."""
 
 
 def problem_with(entry: Entry) -> str | None:
     """What is wrong with a plugin, or None."""
     before, began = surroundings(), time.monotonic()
     try:
-        registered = plugins.load_module(entry.module)
+        registered = plugins.load_module(entry.module, entry.kind, *ACCEPTED[entry.kind])
     except TextgenError as error:
         return str(error)
     took, after = time.monotonic() - began, surroundings()
@@ -39,18 +52,18 @@ def problem_with(entry: Entry) -> str | None:
         return f"it takes {took:.0f} s to import"
     if entry.name not in registered:
         return f"{entry.module} does not register {entry.name!r}, but {', '.join(map(repr, registered))}"
-    unlisted = plugins.unlisted(entry.module)
+    unlisted = plugins.unlisted(entry.module, entry.kind)
     return f"{entry.module} registers {unlisted[0]!r} without an entry point of that name" if unlisted else None
 
 
 def surroundings() -> dict[str, Any]:
-    """What is the same for all in this process, by name."""
+    """Process-wide settings, by name."""
     import torch
 
-    from textgen.testing.room import settings
+    from textgen.testing.room import process_settings
 
     return {
-        **{name: settings()[name] for name in UNTOUCHED},
+        **{name: process_settings()[name] for name in UNTOUCHED},
         "the random numbers of torch": torch.random.get_rng_state().tolist(),
     }
 
@@ -66,14 +79,14 @@ def _missing() -> str | None:
 
 
 def main() -> None:
-    """Answer on the real standard output; whatever a plugin prints goes elsewhere."""
+    """Print the results to the real standard output; redirect what plugins print."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     missing = _missing()
     answers.write(READY.decode())
     answers.flush()
-    for name, module, distribution, version in json.loads(sys.argv[1]):
-        problem = missing or problem_with(Entry(name, module, distribution, version))
+    for name, module, distribution, version, kind in json.loads(sys.argv[1]):
+        problem = missing or problem_with(Entry(name, module, distribution, version, kind=kind))
         answers.write(json.dumps({"problem": problem}) + "\n")
         answers.flush()
 

@@ -1,4 +1,4 @@
-"""Output files of commands: the `--overwrite` option, and which files a command reads and must not replace."""
+"""Output files of commands: the `--overwrite` option, and the inputs of a command, which it must not replace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from textgen.cli.config import LOCAL
 from textgen.errors import TextgenError
-from textgen.outputs import Kind, OutputFile
+from textgen.outputs import OutputFile, OutputKind
 from textgen.sealed import MANIFEST
 from textgen.text.hub import PREFIX
 from textgen.text.sources import find_sources
@@ -22,15 +22,19 @@ STDOUT = "-"
 
 
 def overwrite_option(*also: str) -> Callable[[Command], Command]:
-    """A decorator that gives a command the choice to replace existing files that are no earlier output of it."""
-    help = "Replace an existing file even if this command did not write it. Inputs are never replaced."
+    """A decorator that lets a command replace existing outputs: with `--overwrite-output-dir` a folder, else a file."""
+    help = (
+        "Replace an existing folder that textgen wrote. Inputs are never replaced."
+        if "--overwrite-output-dir" in also
+        else "Replace an existing file even if this command did not write it. Inputs are never replaced."
+    )
     return click.option("--overwrite", *also, "overwrite", is_flag=True, help=help)
 
 
 def output_file(
-    name: str, option: str, kind: Kind, inputs: Sequence[str | os.PathLike[str] | None], overwrite: bool
+    name: str, option: str, kind: OutputKind, inputs: Sequence[str | os.PathLike[str] | None], overwrite: bool
 ) -> OutputFile:
-    """The file that an option names, if it may be written. `inputs` are what the command reads besides its settings.
+    """The file that an option names, if it may be written. `inputs` are what the command reads besides its config file.
 
     Call it before any work. Raises as `OutputFile` does.
     """
@@ -38,7 +42,7 @@ def output_file(
 
 
 def read_by_command(inputs: Sequence[str | os.PathLike[str] | None]) -> Iterator[Path]:
-    """Inputs with folders and patterns resolved to files, and the settings file of the command at hand."""
+    """Inputs with folders and patterns resolved to files, and the config file of the current command."""
     context = click.get_current_context(silent=True)
     config = context and context.find_root().params.get("config")
     for each in (*inputs, config or LOCAL):
@@ -50,5 +54,5 @@ def read_by_command(inputs: Sequence[str | os.PathLike[str] | None]) -> Iterator
             continue
         try:
             yield from (source.path for source in find_sources([str(each)]))
-        except TextgenError:  # which whoever reads it reports
+        except TextgenError:  # reported when the input is read
             yield path

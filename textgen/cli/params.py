@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
@@ -14,13 +15,14 @@ from click.core import ParameterSource
 from textgen.config import BACKENDS
 from textgen.errors import UsageError
 from textgen.options import Declaration, check_value, declared, default, flag, value_type
+from textgen.screen import say
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 
 
 class Value(click.ParamType[Any]):
-    """A number or text held to its declaration; 2.7 is no count, and NaN is no number."""
+    """A number or text checked against its declaration; 2.7 is not an integer, and NaN is not a number."""
 
     def __init__(self, kind: type, declaration: Declaration) -> None:
         self.name = declaration.metavar or {int: "N", float: "X", str: "TEXT"}.get(kind, "VALUE")
@@ -32,7 +34,7 @@ class Value(click.ParamType[Any]):
         return check_value(shown, self._number(value), self.kind, self.declaration)
 
     def _number(self, typed: Any) -> Any:
-        """What was typed as a finite number, if it is one and a number is wanted."""
+        """The typed text as a finite number, if it is one and a number is expected."""
         if not isinstance(typed, str) or self.kind is str:
             return typed
         if self.declaration.cycle and "," in typed:
@@ -56,22 +58,27 @@ def whole_number(low: int, high: int) -> Value:
 
 
 def backend_option(command: Command) -> Command:
-    """A decorator that gives a command the choice of what runs the model."""
+    """A decorator that adds the option `--backend`."""
     choice = Value(str, Declaration("", choices=BACKENDS, metavar="NAME"))
     help = "Backend: numpy, torch, int8 (faster, rounded), or auto (numpy if possible).  [default: auto]"
     return click.option("--backend", type=choice, default="auto", help=help)(command)
 
 
-def options_of(settings: type, leave_out: tuple[str, ...] = (), first: str = "") -> Callable[[Command], Command]:
-    """A decorator that gives a command every declared option of a settings class, None where it is not given.
+def options_of(*settings: type, leave_out: tuple[str, ...] = (), first: str = "") -> Callable[[Command], Command]:
+    """A decorator that gives a command every declared option of some settings classes, None where it is not given; of
+    a name that several declare, the first counts.
 
     `first` says what comes before the default of the class, such as "the model's own".
     """
+    found: dict[str, Callable[[Any], Any]] = {}
+    for one in settings:
+        for declared_field, declaration in declared(one):
+            if declared_field.name not in (*leave_out, *found):
+                found[declared_field.name] = _click_option(one, declared_field, declaration, first)
 
     def decorate(command: Command) -> Command:
-        for declared_field, declaration in reversed(declared(settings)):
-            if declared_field.name not in leave_out:
-                command = _click_option(settings, declared_field, declaration, first)(command)
+        for add in reversed(found.values()):
+            command = add(command)
         return command
 
     return decorate
@@ -84,8 +91,9 @@ def _click_option(
     name = flag(declared_field.name)
     text = f"{declaration.help}  [{_default_text(declared_field, declaration, first)}]"
     if kind is bool:
-        spelling = "/".join([name, "--no-" + name.removeprefix("--")])
-        return click.option(declared_field.name, spelling, *declaration.also, default=None, help=text)
+        no = name.removeprefix("--") if declaration.no is None else declaration.no
+        spelling = name if no == "" else f"{name}/--{'no-' if declaration.no is None else ''}{no}"
+        return click.option(declared_field.name, spelling, *declaration.also, is_flag=True, default=None, help=text)
     return click.option(
         declared_field.name,
         name,
@@ -106,7 +114,7 @@ def _default_text(declared_field: Field[Any], declaration: Declaration, first: s
 
 
 def given(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that were named, by field name."""
+    """The given settings, by field name."""
     names = {f.name for f in fields(settings)}
     named = {name: value for name, value in values.items() if name in names and value not in (None, ())}
     return {
@@ -118,12 +126,12 @@ def given(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_typed(name: str) -> bool:
-    """Whether an option of this command stands on the command line, not in a settings file or the environment."""
+    """Whether an option is given on the command line, not in a config file or the environment."""
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def numbers_of(name: str, typed: tuple[str, ...]) -> dict[str, float]:
-    """The table of a repeated option NAME=NUMBER, divided at the last sign. Raises UsageError with what was typed."""
+    """The values of a repeated option NAME=NUMBER, split at the last `=`. Raises UsageError naming the typed text."""
     table: dict[str, float] = {}
     for pair in typed:
         key, _, number = pair.rpartition("=")
@@ -150,8 +158,30 @@ def cell_options_of(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return table
 
 
-def refuse_of_another_task(task: str, asked: Mapping[str, Any], own: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise UsageError for an option that was given and that models for this task do not have."""
-    for name, value in asked.items():
-        if name in own and task not in own[name] and value not in (None, False):
-            raise UsageError(f"{flag(name)} goes with a model for --task {' or '.join(own[name])}, not for {task}.")
+def refuse_of_another_task(given: Mapping[str, Any], own: type, task: str, others: Mapping[str, type]) -> None:
+    """Raise UsageError for an option that does not apply to models of a task: `own` is the task's option class,
+    `others` are those of every task, by name."""
+    known = {f.name for f in fields(own)}
+    for name, value in given.items():
+        if name not in known and value not in (None, (), False):
+            theirs = [other for other, settings in others.items() if name in {f.name for f in fields(settings)}]
+            raise UsageError(f"{flag(name)} goes with a model for --task {' or '.join(theirs)}, not for {task}.")
+
+
+@contextmanager
+def encodings_said(shown: bool = True) -> Iterator[None]:
+    """Report at the end which encodings `--encoding auto` detected in this block."""
+    from textgen.text.detection import choosing
+
+    with choosing() as choices:
+        yield
+    for phrase in choices.described() if shown else ():
+        say(phrase)
+
+
+@contextmanager
+def reading_said(sentence: str | None) -> Iterator[None]:
+    """Report at the end, unless the block fails, which reading options came from training."""
+    yield
+    if sentence is not None:
+        say(sentence)

@@ -1,7 +1,6 @@
-"""textgen plugins: what is installed, and what is broken.
+"""textgen plugins: list the installed plugins, including broken ones.
 
-Plugins are loaded in a process of their own: one that ends the process, or hangs, is found out and named, and the
-others are still shown.
+Plugins are loaded in a child process: one that exits or hangs is reported, and the others are still listed.
 """
 
 from __future__ import annotations
@@ -17,12 +16,15 @@ from collections.abc import Iterator
 import click
 
 from textgen import plugins
+from textgen.cli import COMMANDS
+from textgen.cli.installed_commands import clashes
 from textgen.cli.load_plugins import READY
 from textgen.cli.plugins_check import command as check_command
 from textgen.cli.plugins_new import command as new_command
-from textgen.cli.screen import Output
 from textgen.dependencies import require
+from textgen.plugin_metadata import KINDS
 from textgen.plugins import Entry
+from textgen.screen import Output
 from textgen.wording import table
 
 SECONDS_EACH = 60.0
@@ -33,7 +35,7 @@ SECONDS_EACH = 60.0
 @click.option("-v", "--verbose", is_flag=True, help="Show the module of each.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool, verbose: bool) -> None:
-    """List the installed plugins and the cells each provides, including broken ones."""
+    """List the installed plugins and what each provides (cells, tasks, models, commands), including broken ones."""
     ctx.obj = (as_json, verbose)
     if ctx.invoked_subcommand is None:
         _list(as_json, verbose)
@@ -55,28 +57,28 @@ command.add_command(check_command)
 def _list(as_json: bool, verbose: bool) -> None:
     require("torch", "loading plugins")
     rows = [
-        {"cell": entry.name, "package": entry.package, "module": entry.module,
+        {"name": entry.name, "kind": entry.noun, "package": entry.package, "module": entry.module,
          "status": "failed" if problem else "ok", "reason": problem or entry.notice}
         for entry, problem in examined()
     ]  # fmt: skip
     if as_json:
         Output().write(json.dumps(rows) + "\n")
         return
-    columns = ["cell", "package", *(["module"] if verbose else []), "status", "reason"]
+    columns = ["name", "kind", "package", *(["module"] if verbose else []), "status", "reason"]
     Output().write(table(rows, columns) + "\n")
 
 
 def examined() -> Iterator[tuple[Entry, str | None]]:
-    """Every entry point with what is wrong with it, or None."""
-    refused = dict(plugins.refusals())
-    everything = [entry for claims in plugins.entries().values() for entry in claims]
+    """Every entry point with its problem, or None."""
+    refused = {**dict(plugins.refusals()), **dict(clashes(COMMANDS))}
+    everything = [entry for kind in KINDS for claims in plugins.entries(kind).values() for entry in claims]
     problems = _load_elsewhere([entry for entry in everything if entry not in refused])
     for entry in everything:
         yield entry, refused.get(entry) or problems.get(entry)
 
 
 def _load_elsewhere(entries: list[Entry]) -> dict[Entry, str | None]:
-    """Load plugins in a child process, a new one for the rest whenever one takes it down."""
+    """Load plugins in a child process, restarted for the rest whenever a plugin ends it."""
     problems: dict[Entry, str | None] = {}
     waiting = list(entries)
     while waiting:
@@ -89,8 +91,8 @@ def _load_elsewhere(entries: list[Entry]) -> dict[Entry, str | None]:
 
 
 def _answers(entries: list[Entry]) -> tuple[list[str | None], str]:
-    """What is wrong with each of these plugins, as far as a child process got with them, and how it ended."""
-    wanted = json.dumps([[e.name, e.module, e.distribution, e.version] for e in entries])
+    """The problem of each plugin, as far as a child process got, and how the process ended."""
+    wanted = json.dumps([[e.name, e.module, e.distribution, e.version, e.kind] for e in entries])
     child = subprocess.Popen(
         [sys.executable, "-m", "textgen.cli.load_plugins", wanted],
         stdin=subprocess.DEVNULL,
@@ -109,7 +111,7 @@ def _answers(entries: list[Entry]) -> tuple[list[str | None], str]:
 
 
 def _next_line(child: subprocess.Popen[bytes], late: threading.Event) -> bytes:
-    """What the child says next; nothing at its end, which comes at once if it takes too long."""
+    """The next line of the child; empty at its end. A child that takes too long is killed."""
 
     def stop() -> None:
         late.set()

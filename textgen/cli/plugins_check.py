@@ -1,4 +1,4 @@
-"""textgen plugins check: every law that training and sampling rely on, tried on installed cells."""
+"""textgen plugins check: check installed cells against every law that training and sampling rely on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import click
 
 from textgen import plugins
 from textgen.cli.params import cell_options_of
-from textgen.cli.screen import Output, say
 from textgen.dependencies import require
 from textgen.errors import UsageError
 from textgen.plugins import PluginError
+from textgen.screen import Output, say
 from textgen.wording import plural
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def command(
     slow: bool,
     as_json: bool,
 ) -> None:
-    """Check the named cells, or all installed ones, against every law of recurrent cells.
+    """Check the named cells, or all installed ones, against the laws of recurrent cells.
 
-    For a broken law, the smallest failing case is shown, with what it means. The exit code is 1 if any law is broken.
+    For each failure, the smallest failing case is shown, with what it means. The exit code is 1 if any check fails.
     """
     given = cell_options_of(options)
     if given and len(names) != 1:
@@ -54,30 +54,30 @@ def command(
     for name in names:
         if name not in installed:
             plugins.owner(name)  # raises, with what is installed
-    report: Report = JsonReport() if as_json else Report()
-    cells = by_cell(names or installed, report)
-    from textgen.testing import examine
+    reporter: Reporter = JsonReporter() if as_json else Reporter()
+    cells = by_cell(names or installed, reporter)
+    from textgen.testing import run_laws
 
     for cell, found in cells.items():
-        report.cell(cell, found, examine(cell, given, laws=laws or None, slow=slow))
-    report.end()
-    if report.failed:
+        reporter.cell(cell, found, run_laws(cell, given, laws=laws or None, slow=slow))
+    reporter.end()
+    if reporter.failed:
         ctx.exit(1)
 
 
-def by_cell(names: Iterable[str], report: Report) -> dict[type[Cell], list[str]]:
-    """Cells with their names, aliases together; what does not load goes to the report."""
+def by_cell(names: Iterable[str], reporter: Reporter) -> dict[type[Cell], list[str]]:
+    """Cells with their names, aliases grouped; reports cells that do not load."""
     cells: dict[type[Cell], list[str]] = {}
     for name in dict.fromkeys(names):
         try:
             cells.setdefault(plugins.cell(name), []).append(name)
         except PluginError as error:
-            report.problem(name, error)
+            reporter.problem(name, error)
     return cells
 
 
-class Report:
-    """What is found, as text, law by law as it comes."""
+class Reporter:
+    """Prints results as text, law by law."""
 
     def __init__(self) -> None:
         self.failed = False
@@ -85,12 +85,12 @@ class Report:
         self.width = min(shutil.get_terminal_size().columns, WIDEST) if self.output.terminal else WIDEST
 
     def problem(self, name: str, error: PluginError) -> None:
-        """A cell that cannot be had."""
+        """A cell that cannot be loaded."""
         self.failed = True
         say(f"Error: {error}")
 
     def cell(self, cell: type[Cell], names: list[str], results: Iterable[Result]) -> None:
-        """All laws on one cell: a line each, and what is to be said about those that are broken."""
+        """All laws on one cell: a line each, then an explanation of each failure."""
         from textgen.testing import LAWS
         from textgen.testing.law import explanation
 
@@ -100,39 +100,38 @@ class Report:
         self.line("law", "status", "deviation", "what it says")
         done = []
         for result in results:
-            said = result.detail or laws[result.law].statement
-            self.line(result.law, result.status, deviation(result), said)
+            self.line(result.law, result.status, deviation(result), result.detail or laws[result.law].statement)
             done.append(result)
-        broken = [result for result in done if result.status == "failed"]
-        for result in [result for result in broken if not result.because]:
+        failed = [result for result in done if result.status == "failed"]
+        for result in [result for result in failed if not result.cause]:
             self.output.write(f"\n{result.law} failed\n")
             self.output.write(self.wrapped(explanation(laws[result.law], result)) + "\n")
-        if caused := [result for result in broken if result.because]:
+        if caused := [result for result in failed if result.cause]:
             names_of_laws = ", ".join(result.law for result in caused)
             self.output.write(f"\nfailed for the same reason: {names_of_laws}\n")
-            self.output.write(self.wrapped(f"  {'cause':<8} {caused[0].because}") + "\n")
+            self.output.write(self.wrapped(f"  {'cause':<8} {caused[0].cause}") + "\n")
         self.output.write(f"\n{summary(names[0], done)} in {time.monotonic() - started:.1f} s\n\n")
-        self.failed |= bool(broken)
+        self.failed |= bool(failed)
 
-    def line(self, law: str, status: str, measured: str, said: str) -> None:
+    def line(self, law: str, status: str, measured: str, detail: str) -> None:
         """A row of the table, on one line of the screen."""
-        row = f"{law:<18} {status:<9} {measured:>9}"
-        room = self.width - len(row) - 2
+        row = f"{law:<20} {status:<9} {measured:>9}"
         if self.width > NARROWEST:
-            row += "  " + (textwrap.shorten(said, room, placeholder="...") if self.output.terminal else said)
+            space = self.width - len(row) - 2
+            row += "  " + (textwrap.shorten(detail, space, placeholder="...") if self.output.terminal else detail)
         self.output.write(row.rstrip() + "\n")
 
     def wrapped(self, text: str) -> str:
-        """Lines that begin with a word of eleven columns, continued below what follows it."""
+        """Wrap lines that begin with a label; continuation lines are indented past the label (11 columns)."""
         lines = (textwrap.wrap(line, self.width, subsequent_indent=" " * 11) for line in text.splitlines())
         return "\n".join("\n".join(line) for line in lines)
 
     def end(self) -> None:
-        """Nothing is left to say."""
+        """Print whatever comes last."""
 
 
 def deviation(result: Result) -> str:
-    """The worst deviation in a few characters; - where there is nothing to measure."""
+    """The largest deviation; - if nothing was measured."""
     return "-" if result.deviation is None else "0" if result.deviation == 0 else f"{result.deviation:.1e}"
 
 
@@ -146,8 +145,8 @@ def summary(name: str, results: list[Result]) -> str:
     return f"{name}: {', '.join(parts)}"
 
 
-class JsonReport(Report):
-    """The same as one JSON array, an object for each cell."""
+class JsonReporter(Reporter):
+    """Prints one JSON array, with an object for each cell."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""textgen plugins new: a package of your own, ready to install, train and publish."""
+"""textgen plugins new: create a plugin package, ready to install, train and publish."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from textgen.cli.params import given, options_of
-from textgen.cli.screen import Output, say
 from textgen.errors import UsageError
 from textgen.options import from_mapping
 from textgen.scaffold.kinds import KINDS
 from textgen.scaffold.package import Package, create
 from textgen.scaffold.settings import ScaffoldOptions
+from textgen.screen import Output, say
 from textgen.wording import table
 
 
@@ -39,7 +39,7 @@ def command(name: str | None, list_kinds: bool, **values: Any) -> None:
 
 
 def next_steps(package: Package) -> list[str]:
-    """The commands that install a new package, check, train and try its cell."""
+    """Commands that install the package, then check, train and sample its cell."""
     cell, folder = package.names.cell, package.folder
     place = shlex.quote(str(folder) if folder.is_absolute() else f"./{folder}")
     return [

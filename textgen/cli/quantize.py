@@ -1,4 +1,4 @@
-"""textgen quantize: a model folder with weights in eight bits."""
+"""textgen quantize: write a model folder with int8 weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from textgen.cli.outputs import overwrite_option
-from textgen.cli.screen import Output, say
 from textgen.model_folder import STEP
 from textgen.outputs import check_folder
+from textgen.screen import Output, say
 
 
 @click.command("quantize", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -17,9 +17,9 @@ from textgen.outputs import check_folder
 @click.argument("output")
 @overwrite_option("--overwrite-output-dir")
 def command(model: str, output: str, overwrite: bool) -> int:
-    """Write MODEL to folder OUTPUT with weights in eight bits: a quarter of the size, to share or to sample from faster
-    (with onnxruntime: pip install 'textgen-lm[int8]')."""
-    from textgen.cli.sample import model_folder
+    """Write MODEL to folder OUTPUT with int8 weights: a quarter of the size, and faster sampling with onnxruntime
+    (pip install 'textgen-lm[int8]')."""
+    from textgen.cli.models import model_folder
     from textgen.runtime.quantize import quantize
 
     folder = model_folder(model)
@@ -27,6 +27,6 @@ def command(model: str, output: str, overwrite: bool) -> int:
         Path(output), "OUTPUT", "a model folder", lambda manifest: STEP in manifest["files"], [folder], overwrite
     )
     before, after = quantize(folder, Path(output), overwrite)
-    say(f"{before / 1e6:,.2f} MB of weights · {after / 1e6:,.2f} MB in eight bits")
+    say(f"weights: {before / 1e6:,.2f} MB -> {after / 1e6:,.2f} MB (int8)")
     Output().write(f"{output}\n")
     return 0

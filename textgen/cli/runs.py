@@ -1,4 +1,4 @@
-"""textgen runs: the trainings of this folder, how far and how well each got, and whether its files are whole."""
+"""textgen runs: list training runs, with their progress and best scores, and verify their files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from textgen import integrity, sealed
-from textgen.cli.screen import Output
 from textgen.errors import TextgenError
-from textgen.integrity import ARGUMENTS, METRICS, log_lines
+from textgen.integrity import ARGUMENTS, metrics
 from textgen.model_folder import CONFIG
+from textgen.screen import Output
 from textgen.wording import count, figure, plural, table
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -22,7 +22,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List the runs in runs/ with their best scores; `textgen runs show RUN` describes one."""
+    """List the runs in runs/ with their progress and best scores. `textgen runs show RUN` shows one in detail."""
     if ctx.invoked_subcommand is None:
         _list("runs", as_json)
 
@@ -31,7 +31,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.argument("folder", default="runs")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(folder: str, as_json: bool) -> None:
-    """List the runs in FOLDER (default runs/)."""
+    """List the runs in FOLDER (default: runs/) with their progress and best scores."""
     _list(folder, as_json)
 
 
@@ -45,12 +45,13 @@ def _list(folder: str, as_json: bool) -> None:
     if not rows:
         raise TextgenError(f"no run in {folder}/.", hint="train one: textgen train FILE")
     shown = [{**row, "steps": f"{count(row['step'])}/{count(row['steps'])}",
-              "nats": figure(row["best_loss"]), "bits/byte": figure(row["bits_per_byte"])} for row in rows]  # fmt: skip
-    Output().write(table(shown, ["run", "task", "cell", "steps", "nats", "bits/byte"]) + "\n")
+              "val loss": figure(row["best_loss"]), "bits/byte": figure(row["bits_per_byte"])}
+             for row in rows]  # fmt: skip
+    Output().write(table(shown, ["run", "task", "cell", "steps", "val loss", "bits/byte"]) + "\n")
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """A run in one row: what it is, how far it got, its best held-out loss, and what is wrong with it, if anything."""
+    """A run as a row of the list: task, cell, progress and best held-out loss; a damaged run says so."""
     row: dict[str, Any] = {
         "run": run.name,
         "task": "?",
@@ -74,31 +75,17 @@ def summary(run: Path) -> dict[str, Any]:
     return row
 
 
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last one that is cut short is passed over. Raises DamagedError if the log
-    is no regular file."""
-    lines = []
-    for line in log_lines(run / METRICS):
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(content, dict):
-            lines.append(content)
-    return lines
-
-
 @command.command("show", context_settings=HELP)
 @click.argument("run", default="latest")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(run: str, as_json: bool) -> None:
-    """Show the options, plan and every evaluation of RUN (default: the latest)."""
-    from textgen.cli.train import find_run
+    """Show the options, the plan and all evaluations of RUN (default: the latest)."""
+    from textgen.cli.models import find_run
 
     folder = find_run(run)
     if not (folder / ARGUMENTS).exists():
         raise TextgenError(
-            f"{str(folder)!r} is not a run (it has no {ARGUMENTS}).", hint="textgen runs lists those there are."
+            f"{str(folder)!r} is not a run (it has no {ARGUMENTS}).", hint="textgen runs lists all runs."
         )
     arguments = sealed.read_json(folder / ARGUMENTS)
     content = {
@@ -106,7 +93,7 @@ def show(run: str, as_json: bool) -> None:
         "folder": str(folder),
         "checkpoints": [int(path.name.rpartition("-")[2]) for path in integrity.checkpoints(folder)],
         **({"parts": arguments["parts"]} if arguments.get("parts") else {}),
-        **{name: arguments.get(name) for name in ("corpus", "store", "digests", "made_with", "forecast", "options")},
+        **{name: arguments.get(name) for name in ("corpus", "store", "digests", "made_with", "options")},
     }
     evaluations = [line for line in metrics(folder) if "eval_loss" in line]
     if as_json:
@@ -115,11 +102,11 @@ def show(run: str, as_json: bool) -> None:
     content["parts"] = [_part_shown(part) for part in content.get("parts", [])] or ["one"]
     Output().write("".join(f"{line}\n" for name, value in content.items() for line in _described(name, value)))
     rows = [
-        {"step": count(e["step"]), "nats": figure(e["eval_loss"]), "perplexity": figure(e.get("eval_perplexity"), 2),
+        {"step": count(e["step"]), "val loss": figure(e["eval_loss"]), "val ppl": figure(e.get("eval_perplexity"), 2),
          "bits/byte": figure(e.get("eval_bits_per_byte")), "": "final" if e.get("final") else ""} for e in evaluations
     ]  # fmt: skip
     if rows:
-        Output().write("\n" + table(rows, ["step", "nats", "perplexity", "bits/byte", ""]) + "\n")
+        Output().write("\n" + table(rows, ["step", "val loss", "val ppl", "bits/byte", ""]) + "\n")
 
 
 def _part_shown(part: dict[str, Any]) -> str:
@@ -127,7 +114,7 @@ def _part_shown(part: dict[str, Any]) -> str:
 
 
 def _described(name: str, value: Any) -> list[str]:
-    """A name beside its value, or beside each of several values, one a line."""
+    """A name and its value; a list or table takes one line per entry."""
     if isinstance(value, dict):
         shown = [f"{key}: {each}" for key, each in value.items() if each is not None]
     else:
@@ -140,21 +127,21 @@ def _described(name: str, value: Any) -> list[str]:
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per folder.")
 def verify(runs: tuple[str, ...], as_json: bool) -> None:
-    """Verify checksums: compare every file of RUN (default: all in runs/), its checkpoints and tokens with its SHA-256.
+    """Verify the SHA-256 checksums of all files of RUN (default: every run in runs/), its checkpoints and its tokens.
 
-    Every damaged file is named; the exit code is 1 if there is any. RUN may also be a model folder or a tokenized
-    folder.
+    Prints the name of every damaged file; the exit code is 1 if there is any. RUN may also be a model folder or a
+    folder of tokens.
     """
-    from textgen.cli.train import find_run
+    from textgen.cli.models import find_run
 
     folders = [find_run(name) for name in runs] or _committed(Path("runs"))
-    seen: dict[Path, integrity.Examined] = {}
+    seen: dict[Path, integrity.Verification] = {}
     for folder in folders:
         if not any((folder / name).exists() for name in (ARGUMENTS, sealed.MANIFEST, CONFIG)):
             raise TextgenError(
-                f"{str(folder)!r} is neither a run, nor a model folder, nor tokens (it has no {sealed.MANIFEST})."
+                f"{str(folder)!r} is not a run, a model folder or a folder of tokens (it has no {sealed.MANIFEST})."
             )
-        for examined in integrity.examine_run(folder):
+        for examined in integrity.verify_run(folder):
             if examined.folder not in seen:
                 seen[examined.folder] = examined
                 _report(examined, as_json)
@@ -163,25 +150,25 @@ def verify(runs: tuple[str, ...], as_json: bool) -> None:
         are = "file is" if damaged == 1 else "files are"
         raise TextgenError(
             f"{count(damaged)} {are} damaged.",
-            hint="--resume falls back to a checkpoint that is whole; tokens are made again from their corpus.",
+            hint="--resume uses the newest undamaged checkpoint; damaged tokens are recreated from the corpus.",
         )
 
 
 def _committed(root: Path) -> list[Path]:
-    """The runs and other committed folders in a folder. Raises TextgenError if there is none."""
-    places = (f"*/{ARGUMENTS}", f"*/{sealed.MANIFEST}", f"*/*/{ARGUMENTS}")  # the last are the runs of a contest
+    """The runs and other folders with a manifest in `root`. Raises TextgenError if there is none."""
+    places = (f"*/{ARGUMENTS}", f"*/{sealed.MANIFEST}", f"*/*/{ARGUMENTS}")  # the last are the runs of a comparison
     found = {path.parent for place in places for path in root.glob(place) if ".tmp-" not in str(path)}
     if not found:
         raise TextgenError(f"no run in {root}/.", hint="train one: textgen train FILE")
     return sorted(found)
 
 
-def _report(examined: integrity.Examined, as_json: bool) -> None:
+def _report(examined: integrity.Verification, as_json: bool) -> None:
     if as_json:
         content = {"folder": str(examined.folder), "files": examined.files, "damaged": examined.damaged}
         Output().write(json.dumps(content) + "\n")
     else:
-        whole = f"{examined.folder}: {plural(examined.files, 'file')}, all whole"
+        whole = f"{examined.folder}: {plural(examined.files, 'file')}, all intact"
         Output().write("".join(f"{line}\n" for line in examined.damaged or [whole]))
 
 
@@ -189,6 +176,6 @@ def _report(examined: integrity.Examined, as_json: bool) -> None:
 @click.argument("run", default="latest")
 def path(run: str) -> None:
     """Print the folder of RUN (default: the latest)."""
-    from textgen.cli.train import find_run
+    from textgen.cli.models import find_run
 
     Output().write(f"{find_run(run)}\n")

@@ -1,8 +1,7 @@
-"""textgen sample: write text with a trained model."""
+"""textgen sample: generate text with a trained model."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen.cli.help import layered
+from textgen.cli.models import model_folder, open_model
 from textgen.cli.outputs import output_file, overwrite_option
-from textgen.cli.params import backend_option, given, options_of, whole_number
-from textgen.cli.screen import encodings_said, say, warn
+from textgen.cli.params import backend_option, encodings_said, given, options_of, whole_number
 from textgen.cli.writer import Form, Writer
-from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.errors import TextgenError, UsageError
 from textgen.escapes import unescape
 from textgen.model_folder import remembered_reading
 from textgen.options import from_mapping
-from textgen.outputs import STATE, Kind, OutputFile
+from textgen.outputs import STATE, OutputFile, OutputKind
+from textgen.screen import say, warn
 from textgen.settings import SampleOptions, check_sampling
 from textgen.text.detection import STANDARD_INPUT
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from textgen.writing.session import Session
 
 LINE_END = re.compile(r"(\r\n|\n|\r)\Z")
-"""The last line end of a prompt that is read: an editor or `echo` wrote it, not its author."""
+"""The last line end of a prompt from a file or pipe: an editor or `echo` wrote it, not the author."""
 
 
 COMMON = (
@@ -121,7 +121,7 @@ def command(
     form = form if state is None else replace(form, save_state=output(state, "--save-state", STATE))
     loaded = open_model(model, threads, backend)
     if loaded.prompt_end and not (text or interactive or load_state):
-        raise UsageError("this model completes a prompt, and none is given.", hint="--prompt TEXT")
+        raise UsageError("this model completes prompts, and no prompt is given.", hint="--prompt TEXT")
     from textgen.writing.generate import sampling_options
 
     options = sampling_options(loaded, chosen)
@@ -139,7 +139,12 @@ def command(
 
 
 def _output(
-    inputs: Sequence[str | Path | None], overwrite: bool, name: str, option: str, kind: Kind, replace_any: bool = False
+    inputs: Sequence[str | Path | None],
+    overwrite: bool,
+    name: str,
+    option: str,
+    kind: OutputKind,
+    replace_any: bool = False,
 ) -> OutputFile:
     return output_file(name, option, kind, inputs, overwrite or replace_any)
 
@@ -163,12 +168,12 @@ def _check_state(form: Form, state: str | None, interactive: bool, prompt: str |
 
 
 def _session(loaded: LanguageModel, text: str, options: SampleOptions, load_state: str | None) -> tuple[Session, str]:
-    """Where to go on from, and the prompt as it is to be shown: what a loaded state held back stands before it."""
-    from textgen.writing.rows import REMEMBERED
+    """The session to continue, and the prompt to show, preceded by any text that a loaded state held back."""
+    from textgen.writing.completions import REMEMBERED
     from textgen.writing.session import Session
 
     if options.num_beams is not None:
-        raise UsageError(f"--num-beams {options.num_beams} keeps no state and goes on from none.")
+        raise UsageError(f"--num-beams {options.num_beams} keeps no state and continues from none.")
     remember = max(REMEMBERED, options.repeat_last_n, options.max_copy or 0)
     if load_state is None:
         return Session.begin(loaded, text, options.seed, remember), text
@@ -203,8 +208,8 @@ def _checked(chosen: dict[str, Any]) -> SampleOptions:
 
 
 def read_prompt(prompt: str | None, prompt_file: str | None, model: str | None, encoding: str | None) -> str:
-    """The prompt from the argument, standard input or a file. What is read is decoded as the model's training text was,
-    unless an encoding is named, and one line end at its end is left out. Raises TextgenError if it is not text."""
+    """The prompt from the argument, standard input or a file. Input is decoded like the model's training text unless an
+    encoding is given, and loses one final line end. Raises TextgenError if it is not text."""
     if prompt is not None and prompt_file is not None:
         raise UsageError("--prompt and --file exclude each other.")
     if prompt_file is not None:
@@ -217,7 +222,7 @@ def read_prompt(prompt: str | None, prompt_file: str | None, model: str | None, 
             raise TextgenError("standard input is closed.")
         return _decoded(sys.stdin.buffer.read(), STANDARD_INPUT, model, encoding)
     if encoding is not None:
-        raise UsageError(f"--encoding {encoding} goes with a prompt that is read: --prompt - or --file FILE.")
+        raise UsageError(f"--encoding {encoding} applies to a prompt that is read: --prompt - or --file FILE.")
     prompt = prompt or ""
     bad = next((i for i, c in enumerate(prompt) if 0xD800 <= ord(c) <= 0xDFFF), None)
     if bad is not None:
@@ -231,32 +236,3 @@ def _decoded(data: bytes, name: str, model: str | None, encoding: str | None) ->
     if "encoding" in reading.trained and text.encode() != data:
         say(f"The prompt is read as in training: --encoding {reading.encoding}.")
     return LINE_END.sub("", text)
-
-
-def model_folder(name: str | None) -> Path:
-    """The folder behind a path or a name in runs/; without one, that of $TEXTGEN_MODEL, or the latest run. Raises
-    TextgenError for a name that is nearly that of a run."""
-    from textgen.cli.train import find_run
-
-    chosen = name or os.environ.get("TEXTGEN_MODEL")
-    if chosen is None:
-        return find_run("latest")
-    folder = next((each for each in (Path(chosen), Path("runs") / chosen) if each.is_dir()), Path(chosen))
-    near = did_you_mean(chosen, (path.name for path in Path("runs").glob("*") if path.is_dir()))
-    if near and not folder.exists():
-        raise TextgenError(f"there is no model folder {chosen!r}.{near}", hint="train one: textgen train FILE")
-    return folder
-
-
-def open_model(name: str | None, threads: int, backend: str = "auto") -> LanguageModel:
-    """The model of `model_folder`, at work in so many threads."""
-    from textgen.threads import use_threads
-
-    folder = model_folder(name)
-    use_threads(threads)
-    from textgen.language_model import load
-
-    loaded = load(folder, backend)
-    if sys.modules.get("torch") is not None:  # which is loaded only now
-        use_threads(threads)
-    return loaded

@@ -1,4 +1,4 @@
-"""textgen tokenize: a corpus as tokens on disk, made once and used by several trainings."""
+"""textgen tokenize: store a corpus as tokens, once for several training runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from textgen.cli.outputs import overwrite_option, read_by_command
-from textgen.cli.params import given, options_of, whole_number
-from textgen.cli.screen import Output, ReadingProgress, encodings_said, hush_notes, say
+from textgen.cli.params import encodings_said, given, options_of, whole_number
 from textgen.cli.typed_wrong import check_corpus
 from textgen.errors import UsageError
 from textgen.outputs import check_folder
+from textgen.screen import Output, ReadingProgress, hush_notes, say
 from textgen.settings import TrainOptions
 from textgen.text.corpus_settings import CorpusOptions, check_reading
 from textgen.wording import count, plural
@@ -27,14 +27,14 @@ from textgen.wording import count, plural
     "--seed",
     type=whole_number(0, 2**63 - 1),
     default=TrainOptions.seed,
-    help=f"Random seed of the held-out part.  [default: {TrainOptions.seed}]",
+    help=f"Random seed for the held-out part.  [default: {TrainOptions.seed}]",
 )
 @overwrite_option("--overwrite-output-dir")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def command(
     corpus: tuple[str, ...], output_dir: str | None, seed: int, overwrite: bool, quiet: bool, **values: Any
 ) -> int:
-    """Learn a tokenizer from CORPUS, and store the tokens in a folder that `textgen train` accepts as a corpus."""
+    """Learn a tokenizer from CORPUS and store the tokens in a folder that `textgen train` accepts as a corpus."""
     from textgen.options import from_mapping
 
     if quiet:
@@ -47,7 +47,7 @@ def command(
     check_reading(options)
     folder = Path(output_dir)
     check_corpus("tokenize", corpus)
-    from textgen.text.corpus import survey, tokenize
+    from textgen.text.corpus import scan_corpus, tokenize
     from textgen.text.store import KIND
 
     inputs = list(read_by_command([*corpus, options.validation_file, options.tokenizer]))
@@ -57,15 +57,15 @@ def command(
 
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
     with encodings_said(not quiet):
-        surveyed = survey(corpus, options, seed, progress)
-        store = tokenize(surveyed, folder, progress, overwrite)
+        scanned = scan_corpus(corpus, options, seed, progress)
+        store = tokenize(scanned, folder, progress, overwrite)
         progress.finish()
     about = store.about
     if not quiet:
         say(
             f"{count(sum(about['bytes'].values()))} bytes in {plural(about['corpus_documents'], 'document')} · "
             f"{count(about['tokens']['train'])} {about['level']} tokens to train on, "
-            f"{count(about['tokens']['validation'])} held out · {count(about['vocab_size'])} symbols"
+            f"{count(about['tokens']['validation'])} held out · vocabulary {count(about['vocab_size'])}"
         )
     Output().write(f"{folder}\n")
     return 0

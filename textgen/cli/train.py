@@ -1,4 +1,4 @@
-"""textgen train: from text to a model folder."""
+"""textgen train: train a model on a corpus."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ import click
 
 from textgen import plugins
 from textgen.cli.help import layered
+from textgen.cli.models import find_latest, find_run
 from textgen.cli.params import cell_options_of, given, is_typed, options_of
-from textgen.cli.screen import ReadingProgress, hush_notes, say, warn
 from textgen.cli.typed_wrong import check_corpus
-from textgen.errors import TextgenError, UsageError
-from textgen.options import flag, from_mapping
+from textgen.errors import UsageError
+from textgen.options import flag
+from textgen.screen import ReadingProgress, hush_notes, say, warn
 from textgen.settings import TrainOptions
 from textgen.stopping import INTERRUPTED, exit_code, handling
-from textgen.tasks import with_task
+from textgen.tasks.base import options_for, task_of, tasks
+from textgen.text.corpus_settings import TokenizerOptions
 from textgen.training.checks import CHANGEABLE, LENGTHS, check_training
 from textgen.wording import count, duration, plural, short
 
 if TYPE_CHECKING:
     from textgen.training.events import Evaluated
-    from textgen.training.train import Session
+    from textgen.training.train import Training
 
 PLANNED = (
     "cell",
@@ -47,16 +49,17 @@ COMMON = (
     *("minutes", "cell", "task", "output_dir", "resume_from", "init_from", "tokenizer", "text_column"),
     *("hidden_size", "num_layers", "dropout", "epochs", "learning_rate", "validation_split", "seed"),
 )
+OPTIONS: tuple[type, ...] = (TrainOptions, *(task.options for task in tasks()))
 NOT_REPEATED = ("minutes", "epochs", "output_dir", "overwrite_output_dir")
 
 
 @click.command(
     "train",
-    cls=layered(COMMON, TrainOptions),
+    cls=layered(COMMON, *OPTIONS),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("corpus", nargs=-1)
-@options_of(TrainOptions, leave_out=("cell_options",))
+@options_of(*OPTIONS, leave_out=("cell_options",))
 @click.option(
     "-o", "cell_options", nargs=2, multiple=True, metavar="KEY VALUE", help="An option of the cell; may be repeated."
 )
@@ -82,7 +85,7 @@ def command(
     Given only a corpus, the command benchmarks this machine and plans everything so that it takes 5 minutes. --minutes
     sets another time. Options that you give are kept; only the others are planned.
     """
-    chosen = given(TrainOptions, values)
+    chosen = {name: value for options in OPTIONS for name, value in given(options, values).items()}
     if quiet:
         hush_notes()
     if cell_options:
@@ -94,8 +97,8 @@ def command(
         session = _start(corpus, chosen, dry_run, reading)
     elif corpus:
         raise UsageError(
-            f"--resume takes the corpus of the run; leave {corpus[0]!r} out, or train a new run.",
-            hint=f"textgen train {shlex.quote(corpus[0])} --init-from RUN starts a new run from old weights.",
+            f"--resume uses the corpus of the run; omit {corpus[0]!r}, or train a new run.",
+            hint=f"textgen train {shlex.quote(corpus[0])} --init-from RUN starts a new run from the weights of RUN.",
         )
     else:
         session = _resume(resume_from, chosen, reading)
@@ -112,8 +115,8 @@ def command(
 
 
 def _settled(chosen: dict[str, Any], resuming: bool) -> dict[str, Any]:
-    """What was chosen, where the command line wins: a length in a settings file gives way to one that is typed, and
-    what a run was begun with to nothing but what is typed."""
+    """The chosen values: the command line takes precedence over a config file, and a resumed run over both except for
+    options typed on the command line."""
     if resuming:
         return {name: value for name, value in chosen.items() if name in CHANGEABLE or is_typed(name)}
     if any(is_typed(name) for name in LENGTHS):
@@ -121,11 +124,11 @@ def _settled(chosen: dict[str, Any], resuming: bool) -> dict[str, Any]:
     return chosen
 
 
-def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, reading: ReadingProgress) -> Session:
-    """A new run. What can be refused without torch is refused before its import, which takes seconds."""
+def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, reading: ReadingProgress) -> Training:
+    """A new run. Errors that can be found without torch are raised before importing it, which takes seconds."""
     if not corpus:
-        raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to go on with a run.")
-    options = with_task(from_mapping(TrainOptions, chosen))
+        raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to continue a run.")
+    options = options_for(chosen)
     check_training(options)
     plugins.owner(options.cell)
     check_corpus("train", corpus)
@@ -138,7 +141,7 @@ def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, readi
     return start(corpus, options, STARTED, reading, dry_run=dry_run)
 
 
-def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Session:
+def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Training:
     folder = find_run(name)
     from textgen.cli import STARTED
     from textgen.training.machine import keep_memory
@@ -148,24 +151,11 @@ def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Sess
     return resume(folder, chosen, reading, STARTED)
 
 
-def find_run(name: str) -> Path:
-    """The run folder behind a path, a name in runs/, or 'latest'. Raises TextgenError if there is none."""
-    for folder in (Path(name), Path("runs") / name):
-        if name != "latest" and folder.is_dir():
-            return folder
-    if name == "latest":
-        pointer = Path("runs") / "latest"
-        if pointer.is_file():
-            return Path("runs") / pointer.read_text().strip()
-        raise TextgenError("no run in runs/.", hint="train one: textgen train FILE")
-    raise TextgenError(f"there is no run {name!r} here or in runs/.")
-
-
-def show_plan(session: Session, again: str | None) -> None:
-    """What was read, what is going to be trained, and the flags that repeat it."""
+def show_plan(session: Training, again: str | None) -> None:
+    """Show what was read, what will be trained, and the flags that repeat the run."""
     options, config, made = session.options, session.config, session.versions
-    forecast, steps = session.forecast, options.max_steps or 0
-    took = f"about {duration(forecast.train_seconds)}" if forecast.train_seconds else ""
+    estimate, steps = session.estimate, options.max_steps or 0
+    took = f"about {duration(estimate.train_seconds)}" if estimate.train_seconds else ""
     lines = {
         "textgen": [
             made["textgen"],
@@ -177,12 +167,12 @@ def show_plan(session: Session, again: str | None) -> None:
         **({"files": session.encodings} if session.encodings else {}),
         "model": [
             f"{config.cell} {config.num_layers} x {config.hidden_size}",
-            f"{short(forecast.parameters)} parameters",
+            f"{short(estimate.parameters)} parameters",
             f"seed {options.seed}",
         ],
         "plan": [
             f"{count(steps)} steps of {options.batch_size} x {options.seq_length}",
-            f"{steps / session.trainer.task.steps_per_epoch:.1f} epochs",
+            f"{steps / session.trainer.objective.steps_per_epoch:.1f} epochs",
             took,
             str(session.run.folder),
         ],
@@ -194,15 +184,15 @@ def show_plan(session: Session, again: str | None) -> None:
         say(f"{name:8}{' · '.join(str(part) for part in parts if part)}")
 
 
-def say_finished(session: Session) -> None:
-    """That there is nothing left to train, and how to train on."""
+def say_finished(session: Training) -> None:
+    """Say that the run is finished, and how to extend it."""
     progress, steps, folder = session.trainer.progress, session.options.max_steps or 0, session.run.folder
     early = "" if progress.step >= steps else f", early stopping after {count(progress.step)}"
     say(f"This run is finished ({count(steps)} steps planned{early}).")
     say(f"To extend it: textgen train --resume {shlex.quote(str(folder))} --minutes 10 (or --max-steps {2 * steps})")
 
 
-def extension_shown(session: Session) -> list[str]:
+def extension_shown(session: Training) -> list[str]:
     """The plan line of an extended run; empty for other runs."""
     if session.extension is None:
         return []
@@ -211,19 +201,19 @@ def extension_shown(session: Session) -> list[str]:
     return [steps, f"a new schedule from learning rate {part.learning_rate:.2g}"]
 
 
-def repeating_flags(session: Session, corpus: Sequence[str], chosen: Mapping[str, Any]) -> str:
-    """The flags that make the same run without measuring anything: what was chosen, and what was planned."""
+def repeating_flags(session: Training, corpus: Sequence[str], chosen: Mapping[str, Any]) -> str:
+    """The flags that repeat this run without a benchmark: the chosen and the planned options."""
     options = session.options
-    told = {name: value for name, value in chosen.items() if name not in NOT_REPEATED}
-    told |= {name: getattr(options, name) for name in PLANNED}
+    values = {name: value for name, value in chosen.items() if name not in NOT_REPEATED}
+    values |= {name: getattr(options, name) for name in PLANNED}
     tokenized = [Path(path) for path in corpus] == [session.data.folder]
-    if not tokenized and session.data.tokenizer:
-        told.setdefault("tokenizer", options.tokenizer or session.data.tokenizer.level)
-    return " ".join(typed(name, value) for name, value in told.items())
+    if not tokenized and session.data.tokenizer and isinstance(options, TokenizerOptions):
+        values.setdefault("tokenizer", options.tokenizer or session.data.tokenizer.level)
+    return " ".join(typed(name, value) for name, value in values.items())
 
 
 def typed(name: str, value: Any) -> str:
-    """An option as it is typed."""
+    """An option as typed on the command line."""
     if isinstance(value, dict):
         return " ".join(f"-o {key} {shlex.quote(str(each))}" for key, each in value.items())
     if isinstance(value, bool):
@@ -233,8 +223,8 @@ def typed(name: str, value: Any) -> str:
     return f"{flag(name)} {shlex.quote(str(value))}"
 
 
-def follow(session: Session, style: str) -> int:
-    """Train, show it, and stop cleanly when asked to; returns the exit code."""
+def follow(session: Training, style: str) -> int:
+    """Train, show progress, and stop cleanly on a signal; returns the exit code."""
     from textgen.cli.training_display import display
     from textgen.training.events import Ended, Evaluated
 
@@ -255,7 +245,7 @@ def follow(session: Session, style: str) -> int:
                 scores += [event] if isinstance(event, Evaluated) and not event.final else []
                 ended = event if isinstance(event, Ended) else ended
     except KeyboardInterrupt:
-        say(f"\nLeaving at once; {session.run.folder} keeps its last checkpoint.")
+        say(f"\nStopped without saving; {session.run.folder} keeps its last checkpoint.")
         return INTERRUPTED
     assert ended is not None
     if style != "none" or ended.reason in ("interrupted", "time"):
@@ -265,7 +255,7 @@ def follow(session: Session, style: str) -> int:
     return exit_code(received[0]) if ended.reason == "interrupted" else 0
 
 
-def _farewell(session: Session, reason: str, step: int, seconds: float) -> None:
+def _farewell(session: Training, reason: str, step: int, seconds: float) -> None:
     folder = session.run.folder
     if reason in ("interrupted", "time"):
         say(f"Stopped at step {count(step)}; saved.")
@@ -277,24 +267,17 @@ def _farewell(session: Session, reason: str, step: int, seconds: float) -> None:
     else:
         say(f"done · {duration(seconds)} · {folder}")
     model = "" if find_latest() == folder else f" -m {shlex.quote(str(folder))}"
-    say(f"next: textgen {session.data.next_verb.format(model=model)}")
+    use = 'sample{} --prompt "..."' if task_of(session.options).generates else "predict{} FILE"
+    say(f"next: textgen {use.format(model)}")
 
 
-def _judge(session: Session, last: float) -> None:
-    """Say what the evaluations tell of the plan; `last` is the criterion of the last one."""
+def _judge(session: Training, last: float) -> None:
+    """Report what the evaluations say about the plan; `last` is the criterion of the last one."""
     from textgen.training.soundness import best_came_early
 
     progress = session.trainer.progress
     if progress.best_step is None or progress.best_loss is None:
         warn("No evaluation was better than guessing: training diverged. A lower --learning-rate may help.")
     elif best_came_early(progress.best_step, progress.best_loss, progress.step, last):
-        say(f"best at step {count(progress.best_step)} of {count(progress.step)}: shorter or more regularized training "
-            "would do better")  # fmt: skip
-
-
-def find_latest() -> Path | None:
-    """The run that `textgen sample` takes by itself."""
-    try:
-        return find_run("latest")
-    except TextgenError:
-        return None
+        say(f"best at step {count(progress.best_step)} of {count(progress.step)}: shorter training or more "
+            "regularization would give a better model")  # fmt: skip

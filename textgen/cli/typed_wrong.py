@@ -1,4 +1,4 @@
-"""What to type instead, where a command line has a word in the wrong place."""
+"""Hints for a wrong command line."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ _EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)$", re.DOTALL)
 
 
 def explained(error: click.ClickException) -> tuple[str, str | None]:
-    """A message of click in plain words, and a hint at what to type."""
+    """The message of a click error, and a hint on what to type."""
     message, context = error.format_message(), getattr(error, "ctx", None)
     if context is None:
         return message, None
     command = context.command_path
     usage = " ".join(context.command.collect_usage_pieces(context)[1:])
-    listing = f"{command} {_help_flag(context)} lists what there is."
+    spellings = {each for parameter in context.command.get_params(context) for each in parameter.opts}
+    listed = "commands" if isinstance(context.command, click.Group) else "options"
+    listing = f"{command} {'--help-all' if '--help-all' in spellings else '--help'} lists all {listed}."
     if found := _EXTRA.match(message):
         message = f"{command} does not take {found[1]!r}."
-        instead = _prompt_of(found[1]) if command == "textgen sample" else f"{command} {usage}".strip()
-        return message, instead if command == "textgen sample" else f"{instead}; {listing}"
+        if command == "textgen sample":
+            return message, _prompt_of(found[1])
+        return message, f"{f'{command} {usage}'.strip()}; {listing}"
     if isinstance(error, NoSuchCommand):
         return message, _instead_of_command(command, error.command_name) or listing
     if isinstance(error, MissingParameter) and usage:
@@ -37,25 +40,17 @@ def explained(error: click.ClickException) -> tuple[str, str | None]:
     return message, listing
 
 
-def _help_flag(context: click.Context) -> str:
-    """The option of a command that shows all of its options."""
-    spellings = {spelling for parameter in context.command.get_params(context) for spelling in parameter.opts}
-    return "--help-all" if "--help-all" in spellings else "--help"
-
-
 def _prompt_of(words: str) -> str:
-    """What `textgen sample WORDS` was meant to be."""
+    """What was meant by `textgen sample WORDS`."""
     if _is_model(words):
         return f"textgen sample -m {shlex.quote(words)}"
-    return (
-        f"textgen sample --file {shlex.quote(words)}"
-        if Path(words).is_file()
-        else f"textgen sample --prompt {quoted(words)}"
-    )
+    if Path(words).is_file():
+        return f"textgen sample --file {shlex.quote(words)}"
+    return f"textgen sample --prompt {quoted(words)}"
 
 
 def _instead_of_command(command: str, name: str) -> str | None:
-    """What was meant by a name that is no command, if that can be told."""
+    """What was meant by an unknown command, if that is clear."""
     if command == "textgen runs" and _is_model(name):
         return f"textgen runs show {shlex.quote(name)}"
     if command == "textgen cells":
@@ -74,14 +69,14 @@ def _instead_of_command(command: str, name: str) -> str | None:
 
 
 def check_corpus(verb: str, corpus: Sequence[str]) -> None:
-    """Raise UsageError for a file that does not exist, and for a model folder: its README would be read as the text."""
+    """Raise UsageError for a missing file, and for a model folder, whose README would be read as text."""
     for name in corpus:
         if not _is_run(Path(name)):
             continue
         path = shlex.quote(name)
         instead = {
             "train": f"--resume {path} continues that run, --init-from {path} starts from its weights.",
-            "compare": "name the text that the cells are to learn.",
+            "compare": "name the text to train on.",
             "tokenize": "name the text to tokenize.",
         }
         raise UsageError(
@@ -94,7 +89,7 @@ def check_corpus(verb: str, corpus: Sequence[str]) -> None:
 
 
 def quoted(text: str) -> str:
-    """A text in quotation marks, as it is typed."""
+    """A text in quotation marks for the command line."""
     return f'"{text}"' if not re.search(r'["\\$`!]', text) else shlex.quote(text)
 
 

@@ -1,4 +1,4 @@
-"""Completions on standard output, in the form that was asked for."""
+"""Prints completions on standard output in the requested form."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from textgen.cli.screen import Output, say, warn
 from textgen.outputs import OutputFile
+from textgen.screen import Output, say, warn
 from textgen.wording import count, plural
 from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
+    from textgen.writing.completions import Completion
     from textgen.writing.copies import Copy
-    from textgen.writing.rows import Completion
     from textgen.writing.session import Session
 
 _SHOWN = 60
@@ -27,7 +27,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Form:
-    """How completions are shown, what is said of them, and where the state after one goes."""
+    """How completions are printed, what is reported about them, and where the state after one is saved."""
 
     echo: bool | None
     stream: bool | None
@@ -52,12 +52,12 @@ class Writer:
         self._echo = (self._output.terminal if form.echo is None else form.echo) and not form.as_json
         self._stream = form.stream is not False and not form.as_json
         if form.report_copies or options.max_copy is not None:
-            model.training_text  # noqa: B018 - what is missing is said before anything is written
+            model.training_text  # noqa: B018 - raises before anything is written
 
     def write(self, samples: int) -> None:
-        """Write so many texts; sample k with the seed of the first plus k."""
+        """Write this many texts; sample k uses the first seed plus k."""
+        from textgen.writing.completions import Completion
         from textgen.writing.generate import EXACT_ROWS, choose_seed, complete
-        from textgen.writing.rows import Completion
 
         began = time.monotonic()
         going_on = self._session is not None and samples == 1
@@ -132,8 +132,8 @@ class Writer:
         if self._form.report_copies and not self._form.as_json:
             say(describe(self._copy(completion)))
         if completion.unavoidable:
-            symbols = plural(completion.unavoidable, "symbol")
-            warn(f"{symbols} could not avoid copying more than {count(self._options.max_copy or 0)} characters.")
+            tokens = plural(completion.unavoidable, "token")
+            warn(f"{tokens} could not avoid copying more than {count(self._options.max_copy or 0)} characters.")
 
     def _copy(self, completion: Completion) -> Copy | None:
         return self._model.training_text.longest(self._before + completion.text, len(self._before))
@@ -148,7 +148,11 @@ class Writer:
         }
         if self._options.logprobs is not None:
             content["logprobs"] = [
-                {"symbol": self._symbol(c.id), "logprob": c.logprob, "top": [[self._symbol(i), p] for i, p in c.top]}
+                {
+                    "symbol": self._token_text(c.id),
+                    "logprob": c.logprob,
+                    "top": [[self._token_text(i), p] for i, p in c.top],
+                }
                 for c in completion.choices
             ]
         if self._form.report_copies:
@@ -156,12 +160,12 @@ class Writer:
             content["longest_copy"] = None if copy is None else {"characters": len(copy.text), **vars(copy)}
         return content
 
-    def _symbol(self, number: int) -> str:
+    def _token_text(self, number: int) -> str:
         return self._model.tokenizer.decode([number]) or f"<{number}>"
 
 
 def describe(copy: Copy | None) -> str:
-    """The longest copy in a sentence; documents and characters count from 0."""
+    """The longest copy as a sentence; documents and characters count from 0."""
     if copy is None:
         return "longest copy: none"
     text = copy.text if len(copy.text) <= _SHOWN else copy.text[: _SHOWN - 3] + "..."

@@ -1,4 +1,4 @@
-"""A fair contest between cells: the same text, the same number of parameters, the same budget, several seeds."""
+"""Compare cells under equal conditions: the same text, number of parameters and budget, over several seeds."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textgen.contest.results import Row
+    from textgen.contest.results import CellResult
 
 
-def compare(corpus: Any, **options: Any) -> list[Row]:
-    """Compare cells on a corpus, as `textgen.train` takes it; returns a row a cell, the best first.
+def compare(corpus: Any, **options: Any) -> list[CellResult]:
+    """Compare cells on a corpus, given as for `textgen.train`; returns one result per cell, the best first.
 
-    Options are the fields of `textgen.contest.settings.ContestOptions`, and those of `textgen.settings.TrainOptions`
-    that hold for every cell alike. The same call goes on where it was stopped. Raises TextgenError or UsageError in
-    one sentence.
+    Options are the fields of `textgen.contest.settings.CompareOptions`, and those of
+    `textgen.tasks.language.options.LanguageOptions` that apply to every cell alike. If a comparison was interrupted,
+    the same call continues it. Raises TextgenError or UsageError in one sentence.
 
     Example:
-        >>> rows = compare("notes.txt", cells=["lstm", "gru"], budget=["params=200k", "minutes=1"])   # doctest: +SKIP
-        >>> rows[0].name, rows[0].mean                                                                # doctest: +SKIP
+        >>> results = compare("notes.txt", cells=["lstm", "gru"], budget=["params=200k", "minutes=1"])  # doctest: +SKIP
+        >>> results[0].name, results[0].mean                                                            # doctest: +SKIP
     """
     from textgen.contest.prepare import prepare
-    from textgen.contest.results import rows
-    from textgen.contest.settings import ContestOptions, request
+    from textgen.contest.results import ranked
+    from textgen.contest.settings import CompareOptions, request
     from textgen.options import from_mapping
-    from textgen.settings import TrainOptions
+    from textgen.tasks.language.options import LanguageOptions
     from textgen.text.memory import corpora
 
     paths = corpora("corpus", corpus)
-    own = {f.name for f in fields(ContestOptions)}
-    contest = from_mapping(ContestOptions, {name: value for name, value in options.items() if name in own})
-    training = from_mapping(TrainOptions, {name: value for name, value in options.items() if name not in own})
-    prepared = prepare(paths, request(contest, training), contest.output_dir)
-    for _ in prepared.events():
+    own = {f.name for f in fields(CompareOptions)}
+    compared = from_mapping(CompareOptions, {name: value for name, value in options.items() if name in own})
+    training = from_mapping(LanguageOptions, {name: value for name, value in options.items() if name not in own})
+    comparison = prepare(paths, request(compared, training), compared.output_dir)
+    for _ in comparison.events():
         pass
-    return rows(prepared.record)
+    return ranked(comparison.record)

@@ -1,7 +1,7 @@
-"""The schedule of a contest: learning rates tried, then seed by seed a run of every cell; resumable at any moment.
+"""Running a comparison: tune the learning rate of every cell, then train every cell with every seed. Resumable.
 
-Runs of different cells take turns, so that a machine that slows down slows all of them. Each is an ordinary training
-in a folder of its own; what came out is written down before the next begins.
+The cells take turns, so that a machine that slows down slows all of them. Each run is an ordinary training run in its
+own folder; its result is saved before the next run starts.
 """
 
 from __future__ import annotations
@@ -15,196 +15,185 @@ from typing import cast
 
 from textgen import files, sealed
 from textgen.contest import rates, record
-from textgen.contest.events import Began, Chosen, ContestEvent, Inside, Ran, Stopped, Tried
-from textgen.contest.measures import Clock, PeakMemory, sample_speed, train_speed
+from textgen.contest.events import (
+    ComparisonEvent,
+    ComparisonStopped,
+    InTraining,
+    RateChosen,
+    RateTried,
+    RunEnded,
+    TrainingStarted,
+)
+from textgen.contest.measures import PeakMemory, RunTiming, sample_speed, train_speed
 from textgen.contest.planning import reason
-from textgen.contest.record import Entrant, Outcome, Record
-from textgen.scoring.figures import Figures
-from textgen.settings import TrainOptions
+from textgen.contest.record import Candidate, ComparisonRecord, RunResult
+from textgen.scoring.metrics import Metrics
+from textgen.tasks.language.options import LanguageOptions
 from textgen.text.store import TokenStore
 from textgen.training.checkpoint import ARGUMENTS
 from textgen.training.events import Ended, Evaluated, Event, Saved
-from textgen.training.train import Session, resume, start
+from textgen.training.train import Training, resume, start
+
+
+class _StopRequested(Exception):
+    """The current training was stopped on request."""
 
 
 @dataclass
-class _Result:
-    """How a training ended: with its last score, or with a failure, or (neither) because it was stopped."""
-
-    score: Figures | None = None
-    failed: str | None = None
-
-
-@dataclass
-class Contest:
-    """A contest about to run or to go on. `stop` may be set at any time: it ends, saved, after the step at hand."""
+class Comparison:
+    """A comparison, ready to start or continue. Set `stop` at any time: it saves and ends after the current step."""
 
     folder: Path
-    record: Record
+    record: ComparisonRecord
     store: TokenStore
     warnings: Sequence[str] = ()
     stop: bool = False
 
-    def events(self) -> Iterator[ContestEvent]:
-        """Run what is not done yet, alone in the contest's folder; yields what happens."""
+    def events(self) -> Iterator[ComparisonEvent]:
+        """Run what is left, with the folder locked; yields what happens."""
         with files.lock(self.folder):
             files.clean(self.folder)
-            finished = (yield from self._try_rates()) and (yield from self._run_seeds())
-            if not finished:
-                yield Stopped()
+            try:
+                yield from self._tune()
+                yield from self._run_seeds()
+            except _StopRequested:
+                yield ComparisonStopped()
 
     def seconds_left(self) -> float:
-        """The seconds that what is not done yet is expected to take; more trials may be called for than are counted."""
+        """The estimated seconds until the end; tuning may need more trials than are counted here."""
         left = 0.0
-        for entrant in self.record.running:
-            seconds, steps = entrant.expected_seconds or 0.0, entrant.plan.max_steps or 1
-            left += seconds * sum(seed not in entrant.runs for seed in self.record.seeds)
-            if entrant.rate is None:
-                trials = max(1, rates.fewest(self._given) - len(entrant.tried))
-                left += trials * (entrant.step_seconds or 0.0) * rates.trial_steps(steps)
+        for candidate in self.record.running:
+            seconds, steps = candidate.expected_seconds or 0.0, candidate.plan.max_steps or 1
+            left += seconds * sum(seed not in candidate.runs for seed in self.record.seeds)
+            if candidate.rate is None:
+                trials = max(1, rates.fewest(self._given) - len(candidate.tried))
+                left += trials * (candidate.step_seconds or 0.0) * rates.trial_steps(steps)
         return left
 
     @property
     def _given(self) -> list[float]:
-        return list(self.record.asked["learning_rates"])
+        return list(self.record.request["learning_rates"])
 
-    def _try_rates(self) -> Generator[ContestEvent, None, bool]:
-        """Trials, one of each cell in turn, until every cell has its rate; returns False if stopped."""
-        while undecided := [entrant for entrant in self.record.running if entrant.rate is None]:
-            for entrant in undecided:
-                rate = rates.next_rate(entrant.plan.learning_rate or 0.0, entrant.tried, self._given)
-                if rate is None:
-                    self._choose(entrant)
-                    yield Chosen(entrant.name, entrant.rate)
-                elif not (yield from self._try(entrant, rate)):
-                    return False
-        return True
+    def _tune(self) -> Iterator[ComparisonEvent]:
+        """Trials, one per cell in turn, until every cell has its learning rate."""
+        while undecided := [candidate for candidate in self.record.running if candidate.rate is None]:
+            for candidate in undecided:
+                rate = rates.next_rate(candidate.plan.learning_rate or 0.0, candidate.tried, self._given)
+                if rate is not None:
+                    yield from self._try(candidate, rate)
+                    continue
+                candidate.rate = self._given[0] if len(self._given) == 1 else rates.best(candidate.tried)
+                if candidate.rate is None:
+                    candidate.failed = "its training failed at every learning rate that was tried."
+                record.save(self.folder, self.record)
+                yield RateChosen(candidate.name, candidate.rate)
 
-    def _choose(self, entrant: Entrant) -> None:
-        entrant.rate = self._given[0] if len(self._given) == 1 else rates.best(entrant.tried)
-        if entrant.rate is None:
-            entrant.failed = "its training failed at every learning rate that was tried."
-        record.save(self.folder, self.record)
-
-    def _try(self, entrant: Entrant, rate: float) -> Generator[ContestEvent, None, bool]:
-        """A short run at one rate, from a seed that no run of the contest has; only its loss is kept."""
-        folder = self.folder / f"{entrant.slug}-rate-{rate:g}"
-        options = self._trial_options(entrant, rate)
-        yield Began(entrant.name, options.seed, rate, trial=True)
-        result = yield from self._train(folder, options, trial=True)
-        if result.score is None and result.failed is None:
-            return False
-        loss = result.score.loss if result.score else None
-        entrant.tried[rate] = loss
-        record.save(self.folder, self.record)
-        if folder.exists():
-            files.remove_folder(folder)
-        yield Tried(entrant.name, rate, loss)
-        return True
-
-    def _trial_options(self, entrant: Entrant, rate: float) -> TrainOptions:
-        steps = rates.trial_steps(entrant.plan.max_steps or 1)
-        return replace(
-            entrant.plan,
+    def _try(self, candidate: Candidate, rate: float) -> Iterator[ComparisonEvent]:
+        """A short run at one learning rate, with a seed that no run has; only its loss is kept."""
+        folder, steps = (
+            self.folder / f"{candidate.slug}-rate-{rate:g}",
+            rates.trial_steps(candidate.plan.max_steps or 1),
+        )
+        options = replace(
+            candidate.plan,
             learning_rate=rate,
             max_steps=steps,
-            warmup_steps=self.record.asked.get("warmup_steps"),
+            warmup_steps=self.record.request.get("warmup_steps"),
             logging_steps=None,
             eval_steps=steps,
             save_steps=max(1, steps // 4),
             seed=self.record.seeds[-1] + 1,
         )
-
-    def _run_seeds(self) -> Generator[ContestEvent, None, bool]:
-        """The runs, one of each cell in turn; returns False if stopped."""
-        for seed in self.record.seeds:
-            for entrant in self.record.running:
-                if seed not in entrant.runs and not (yield from self._run(entrant, seed)):
-                    return False
-        return True
-
-    def _run(self, entrant: Entrant, seed: int) -> Generator[ContestEvent, None, bool]:
-        folder = run_folder(self.folder, entrant, seed)
-        assert entrant.rate is not None
-        yield Began(entrant.name, seed, entrant.rate, trial=False)
-        result = yield from self._train(folder, replace(entrant.plan, learning_rate=entrant.rate, seed=seed))
-        if result.score is None and result.failed is None:
-            return False
-        entrant.runs[seed] = _outcome(folder, result)
+        yield TrainingStarted(candidate.name, options.seed, rate, trial=True)
+        score = yield from self._train(folder, options, trial=True)
+        candidate.tried[rate] = loss = None if isinstance(score, str) else score.loss
         record.save(self.folder, self.record)
-        yield Ran(entrant.name, seed, entrant.runs[seed])
-        return True
+        if folder.exists():
+            files.remove_folder(folder)
+        yield RateTried(candidate.name, rate, loss)
+
+    def _run_seeds(self) -> Iterator[ComparisonEvent]:
+        """The runs, one per cell in turn."""
+        for seed in self.record.seeds:
+            for candidate in self.record.running:
+                if seed not in candidate.runs:
+                    yield from self._run(candidate, seed)
+
+    def _run(self, candidate: Candidate, seed: int) -> Iterator[ComparisonEvent]:
+        folder = candidate.run_folder(self.folder, seed)
+        assert candidate.rate is not None
+        yield TrainingStarted(candidate.name, seed, candidate.rate, trial=False)
+        score = yield from self._train(folder, replace(candidate.plan, learning_rate=candidate.rate, seed=seed))
+        result = RunResult(failed=score) if isinstance(score, str) else _measured(folder, score)
+        candidate.runs[seed] = result
+        record.save(self.folder, self.record)
+        yield RunEnded(candidate.name, seed, result)
 
     def _train(
-        self, folder: Path, options: TrainOptions, trial: bool = False
-    ) -> Generator[ContestEvent, None, _Result]:
-        """Train in a folder, or go on there. A trial ends with its first look at what is held out.
+        self, folder: Path, options: LanguageOptions, trial: bool = False
+    ) -> Generator[ComparisonEvent, None, Metrics | str]:
+        """Start or resume a training run; returns its score, or why it failed. A trial ends with its first evaluation.
 
-        Whatever fails inside is the failure of this cell, but for what is wrong with the disk.
+        Every exception counts as a failure of this cell, except for errors of the disk.
         """
-        result = _Result()
+        score = None
         try:
             session = self._session(folder, options)
-            with closing(_closable(session) if trial else _timed(session)) as events:
+            with closing(_events(session) if trial else _timed(session)) as events:
                 for event in events:
-                    yield Inside(event, options.max_steps or 1)
+                    yield InTraining(event, options.max_steps or 1)
                     session.trainer.stop = self.stop
                     if isinstance(event, Evaluated) and (trial or event.final):
-                        result.score = event.score
-                    if result.score and trial:
+                        score = event.score
+                    if score and trial:
                         break
         except (OSError, sealed.DamagedError):
             raise
         except Exception as error:
-            result.failed = reason(error)
-        return result
+            return reason(error)
+        if score is None:
+            raise _StopRequested
+        return score
 
-    def _session(self, folder: Path, options: TrainOptions) -> Session:
+    def _session(self, folder: Path, options: LanguageOptions) -> Training:
         if (folder / ARGUMENTS).exists():
             return resume(folder, {})
         options = replace(options, output_dir=str(folder))
         return start([str(self.store.folder)], options, time.monotonic())
 
 
-def _closable(session: Session) -> Generator[Event, None, None]:
-    """The events of a training, which may be left early."""
+def _events(session: Training) -> Generator[Event, None, None]:
+    """The events of a training run, as a generator that can be closed early."""
     return cast(Generator[Event, None, None], session.events())
 
 
-def _timed(session: Session) -> Generator[Event, None, None]:
-    """The events of a training, its clock kept with every checkpoint."""
+def _timed(session: Training) -> Generator[Event, None, None]:
+    """The events of a training run; its timing is saved with every checkpoint."""
     folder, step = session.run.folder, session.trainer.progress.step
-    clock = Clock.read(folder)
+    timing = RunTiming.read(folder)
     memory = PeakMemory(str(session.trainer.update.device))
-    clock.evaluated = {at: seconds for at, seconds in clock.evaluated.items() if at <= step}
-    before, earlier_peak, began = clock.seconds, clock.peak_bytes or 0, time.monotonic()
-    with closing(_closable(session)) as events:
+    timing.evaluated = {at: seconds for at, seconds in timing.evaluated.items() if at <= step}
+    before, earlier_peak, began = timing.seconds, timing.peak_bytes or 0, time.monotonic()
+    with closing(_events(session)) as events:
         for event in events:
-            clock.seconds = before + time.monotonic() - began
+            timing.seconds = before + time.monotonic() - began
             if isinstance(event, Evaluated) and not event.final:
-                clock.evaluated[event.step] = clock.seconds
+                timing.evaluated[event.step] = timing.seconds
             if isinstance(event, (Saved, Ended)):
                 peak = memory.read()
-                clock.peak_bytes = None if peak is None else max(peak, earlier_peak)
-                clock.save(folder)
+                timing.peak_bytes = None if peak is None else max(peak, earlier_peak)
+                timing.save(folder)
             yield event
 
 
-def _outcome(folder: Path, result: _Result) -> Outcome:
-    """The figures of a run that is done."""
-    if result.score is None:
-        return Outcome(failed=result.failed)
-    clock, figures = Clock.read(folder), result.score.to_json()
-    return Outcome(
-        bits_per_byte=figures["bits_per_byte"],
-        nats_per_token=figures["nats_per_token"],
-        seconds=clock.seconds,
+def _measured(folder: Path, score: Metrics) -> RunResult:
+    """The result of a finished run."""
+    timing, metrics = RunTiming.read(folder), score.to_json()
+    return RunResult(
+        bits_per_byte=metrics["bits_per_byte"],
+        nats_per_token=metrics["nats_per_token"],
+        seconds=timing.seconds,
         train_speed=train_speed(folder),
         sample_speed=sample_speed(folder),
-        peak_bytes=clock.peak_bytes,
+        peak_bytes=timing.peak_bytes,
     )
-
-
-def run_folder(folder: Path, entrant: Entrant, seed: int) -> Path:
-    """Where a cell's run from a seed is, in the folder of its contest."""
-    return folder / f"{entrant.slug}-seed{seed}"

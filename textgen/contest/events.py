@@ -1,16 +1,16 @@
-"""What happens during a contest, as the contest tells it."""
+"""The events of a comparison."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgen.contest.record import Outcome
+from textgen.contest.record import RunResult
 from textgen.training.events import Event
 
 
 @dataclass(frozen=True)
-class Began:
-    """A trial of a learning rate, or (without a rate) a run with this seed, has begun or gone on."""
+class TrainingStarted:
+    """A trial of a learning rate, or a run with this seed, has started or resumed."""
 
     name: str
     seed: int
@@ -19,15 +19,15 @@ class Began:
 
 
 @dataclass(frozen=True)
-class Inside:
-    """Something happened inside the training at hand."""
+class InTraining:
+    """An event of the current trial or run, which has this many steps."""
 
     event: Event
     steps: int
 
 
 @dataclass(frozen=True)
-class Tried:
+class RateTried:
     """A learning rate was tried; the loss is None if the trial failed."""
 
     name: str
@@ -36,7 +36,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RateChosen:
     """The learning rate of a cell is decided; None if every trial failed."""
 
     name: str
@@ -44,17 +44,17 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunEnded:
     """A run is done, or has failed."""
 
     name: str
     seed: int
-    outcome: Outcome
+    result: RunResult
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """The contest was asked to stop, and all that is needed to go on is saved."""
+class ComparisonStopped:
+    """The comparison was asked to stop, and everything needed to continue is saved."""
 
 
-ContestEvent = Began | Inside | Tried | Chosen | Ran | Stopped
+ComparisonEvent = TrainingStarted | InTraining | RateTried | RateChosen | RunEnded | ComparisonStopped

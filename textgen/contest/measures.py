@@ -1,34 +1,32 @@
-"""What is measured beside the losses: memory, the speed of sampling, and time across interruptions."""
+"""Measurements besides the loss: memory, speed of training and sampling, and time across interruptions."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from textgen import files, sealed
+from textgen.integrity import metrics
 from textgen.language_model import load
-from textgen.training.checkpoint import METRICS
+from textgen.threads import one_thread
 from textgen.writing.generate import generate
 
-CLOCK = "clock.json"
+TIMING = "timing.json"
 SAMPLED, SAMPLINGS = 100, 5
-"""Tokens drawn at a time, and how often."""
+"""Tokens per sample, and number of samples, for the sampling speed."""
 
 
 class PeakMemory:
-    """The largest memory in use since it was made, in bytes: of the device's tensors on a GPU, else the resident size
-    of the process, which Linux tells (None elsewhere)."""
+    """The peak memory since this object was made, in bytes: of the tensors on a GPU, else the resident memory of the
+    process (None where it cannot be measured, as outside Linux)."""
 
     def __init__(self, device: str) -> None:
         self._gpu = device.startswith("cuda")
@@ -36,21 +34,21 @@ class PeakMemory:
         if self._gpu:
             torch.cuda.reset_peak_memory_stats(device)
         self._device = device
-        self._known = self._gpu or _forget_peak()
+        self._known = self._gpu or _reset_peak()
 
     def read(self) -> int | None:
         """The peak so far."""
-        if self._gpu:
-            return torch.cuda.max_memory_allocated(self._device)
-        return _peak() if self._known else None
+        if not self._known:
+            return None
+        return torch.cuda.max_memory_allocated(self._device) if self._gpu else _peak()
 
 
-def _forget_peak() -> bool:
-    """Give freed memory back and reset the peak resident size of this process; whether that can be done here."""
+def _reset_peak() -> bool:
+    """Release freed memory and reset the peak resident memory of this process; returns whether that is possible."""
     if not sys.platform.startswith("linux"):
         return False
-    with suppress(AttributeError):  # in C libraries that keep nothing back
-        ctypes.CDLL(None).malloc_trim(0)  # or else a run would seem to need what one before it has left behind
+    with suppress(AttributeError):  # a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)  # else what an earlier run has freed would count for this one
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -64,11 +62,11 @@ def _peak() -> int | None:
 
 
 @dataclass
-class Clock:
-    """The seconds that a run took so far, over all its sittings, and the peak of its memory; kept beside the run.
+class RunTiming:
+    """The total time of a run, over all sessions, and its peak memory; stored in the run folder.
 
-    `evaluated` holds the seconds at which each evaluation (by step) was done. Time since the last save of a run that
-    was killed is lost with its steps.
+    `evaluated` maps the step of each evaluation to the seconds until then. If a run is killed, the time since its last
+    checkpoint is discarded with its steps.
     """
 
     seconds: float = 0.0
@@ -76,9 +74,9 @@ class Clock:
     evaluated: dict[int, float] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path) -> Clock:
-        """The clock of a run folder, at zero if it has none yet."""
-        path = folder / CLOCK
+    def read(cls, folder: Path) -> RunTiming:
+        """The timing of a run folder; zero for a new run."""
+        path = folder / TIMING
         if not path.is_file():
             return cls()
         content = sealed.read_json(path)
@@ -89,39 +87,23 @@ class Clock:
             raise sealed.DamagedError(f"{path} is damaged: {error}.") from None
 
     def save(self, folder: Path) -> None:
-        """Replace the stored clock."""
-        files.write_file(folder / CLOCK, files.to_json(asdict(self)))
-
-
-def metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a finished run's metrics."""
-    with open(folder / METRICS, encoding="utf-8") as lines:
-        yield from (json.loads(line) for line in lines)
+        """Replace the stored timing."""
+        files.write_file(folder / TIMING, files.to_json(asdict(self)))
 
 
 def train_speed(folder: Path) -> float | None:
-    """Tokens a second in training: the median over the lines of the run's log, without evaluations and saving."""
+    """Tokens per second in training, without evaluations and checkpoints: the median over the run's log."""
     speeds = [line["tokens_per_second"] for line in metrics(folder) if "tokens_per_second" in line]
     return statistics.median(speeds) if speeds else None
 
 
 def sample_speed(folder: Path) -> float:
-    """Tokens a second of `textgen.generate` for one text in one thread: the median of a few, after a first one."""
+    """Tokens per second of `textgen.generate` for one text in one thread: the median of several, after a warm-up."""
     model = load(folder)
     times = []
-    with _one_thread():
+    with one_thread():
         for seed in range(SAMPLINGS + 1):
             began = time.perf_counter()
             generate(model, max_new_tokens=SAMPLED, ignore_eos=True, seed=seed)
             times.append(time.perf_counter() - began)
     return SAMPLED / statistics.median(times[1:])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

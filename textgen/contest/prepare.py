@@ -1,4 +1,4 @@
-"""A contest from what was asked: a new one, planned and committed, or the one that was begun with the same options."""
+"""Preparing a comparison: a new one, planned and committed, or an interrupted one with the same options."""
 
 from __future__ import annotations
 
@@ -6,78 +6,79 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from textgen.contest import record
-from textgen.contest.contest import Contest
-from textgen.contest.planning import Planner, refuse_nothing_to_judge
-from textgen.contest.record import CONTEST, Record
-from textgen.contest.settings import Request
+from textgen.contest.contest import Comparison
+from textgen.contest.planning import Planner, require_both_parts
+from textgen.contest.record import COMPARISON, ComparisonRecord
+from textgen.contest.settings import ComparisonRequest
 from textgen.errors import TextgenError, UsageError
 from textgen.parameters import named
-from textgen.tasks.language import stored_corpus
+from textgen.tasks.language.data import stored_corpus
 from textgen.text.split import Progress, no_progress
 from textgen.text.store import TokenStore
 from textgen.training.new_run import next_folder
-from textgen.training.provenance import versions
+from textgen.training.provenance import changes, versions
 from textgen.training.train import CACHE
 
 
 def prepare(
     paths: Sequence[str],
-    request: Request,
+    request: ComparisonRequest,
     output_dir: str | None = None,
     progress: Progress = no_progress,
     dry_run: bool = False,
-) -> Contest:
-    """A new contest, planned and committed, or the one that was begun with the same options on the same text.
+) -> Comparison:
+    """A new comparison, planned and committed, or the existing one with the same options on the same text.
 
-    Raises UsageError for a folder that holds a contest of other options, naming the first that differs, and whatever
-    `textgen.contest.planning` refuses. A dry run plans and creates nothing but the tokens.
+    Raises UsageError for a folder with a comparison of other options, naming the first that differs, and whatever
+    `textgen.contest.planning` raises. A dry run plans and creates nothing but the tokens.
     """
     root = Path(output_dir).parent if output_dir else Path("runs")
     store = stored_corpus(paths, request.training, root / CACHE, progress)
-    refuse_nothing_to_judge(store)
+    require_both_parts(store)
     folder = Path(output_dir) if output_dir else _folder(root, paths[0], request, store)
-    if (folder / CONTEST).exists():
-        kept = record.load(folder)
-        _refuse_change(folder, kept, request, store)
-        return Contest(folder, kept, store, _changed_versions(kept))
+    if (folder / COMPARISON).exists():
+        stored = record.load(folder)
+        _refuse_change(folder, stored, request, store)
+        warnings = changes(stored.made_with, versions(stored.made_with["threads"]))
+        return Comparison(folder, stored, store, warnings)
     if folder.exists():
         raise TextgenError(
-            f"{str(folder)!r} exists already and is no contest.", hint=f"name another {named('output_dir')}."
+            f"{str(folder)!r} exists already and is not a comparison.", hint=f"name another {named('output_dir')}."
         )
     planned = Planner(request, store).plan(list(paths))
     if not dry_run:
         record.create(folder, planned)
-    return Contest(folder, planned, store)
+    return Comparison(folder, planned, store)
 
 
-def _folder(root: Path, path: str, request: Request, store: TokenStore) -> Path:
-    """The folder of this very contest, if there is one, else the next that is free."""
-    free = next_folder(root, "contest", path)
+def _folder(root: Path, path: str, request: ComparisonRequest, store: TokenStore) -> Path:
+    """The folder of the newest comparison with this request, else the next free one."""
+    free = next_folder(root, "compare", path)
     stem = free.name.rpartition("-")[0]
-    numbered = {path: path.parent.name.rpartition("-")[2] for path in root.glob(f"{stem}-*/{CONTEST}")}
-    ours = [path for path, number in numbered.items() if number.isdigit()]
-    for begun in sorted(ours, key=lambda path: int(numbered[path]), reverse=True):
+    numbered = {path.parent.name.rpartition("-")[2]: path.parent for path in root.glob(f"{stem}-*/{COMPARISON}")}
+    for number in sorted(filter(str.isdecimal, numbered), key=int, reverse=True):
+        folder = numbered[number]
         try:
-            kept = record.load(begun.parent)
+            stored = record.load(folder)
         except TextgenError:
             continue
-        if kept.store == store.key and kept.asked == request.to_json():
-            return begun.parent
+        if stored.store == store.key and stored.request == request.to_json():
+            return folder
     return free
 
 
-def _refuse_change(folder: Path, kept: Record, request: Request, store: TokenStore) -> None:
-    asked = request.to_json()
-    for name in [*asked, *kept.asked]:
-        if asked.get(name) != kept.asked.get(name):
+def _refuse_change(folder: Path, stored: ComparisonRecord, request: ComparisonRequest, store: TokenStore) -> None:
+    hint = f"name another {named('output_dir')} for another comparison."
+    before, now = stored.request, request.to_json()
+    for name in [*now, *before]:
+        if now.get(name) != before.get(name):
             raise UsageError(
-                f"{named(name)} is not what the contest in {str(folder)!r} has: {_shown(asked.get(name))}, "
-                f"not {_shown(kept.asked.get(name))}.",
-                hint=f"name another {named('output_dir')} for another contest.",
+                f"{named(name)} is {_shown(now.get(name))}, but the comparison in {str(folder)!r} has "
+                f"{_shown(before.get(name))}.",
+                hint=hint,
             )
-    if kept.store != store.key:
-        raise UsageError(f"the corpus is not the one of the contest in {str(folder)!r}.",
-                         hint=f"name another {named('output_dir')} for another contest.")  # fmt: skip
+    if stored.store != store.key:
+        raise UsageError(f"the corpus is not that of the comparison in {str(folder)!r}.", hint=hint)
 
 
 def _shown(value: object) -> str:
@@ -87,12 +88,3 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
     return "the default" if value is None else str(value)
-
-
-def _changed_versions(kept: Record) -> list[str]:
-    now = versions(kept.made_with["threads"])
-    return [
-        f"{name} is now {now[name]}, it was {then}: what is run from here on agrees in quality, not bit for bit."
-        for name, then in kept.made_with.items()
-        if now.get(name) != then
-    ]

@@ -1,31 +1,32 @@
-"""What a contest keeps in `contest.json`: what was asked, what was decided, and what came out so far.
+"""What `comparison.json` stores: the request, every decision, and the results so far.
 
-The file is replaced after every decision and every run, whole and held to its digest, so that a contest that was
-stopped anywhere is taken up from it.
+The file is replaced as a whole, with its checksum, after every decision and every run, so that a comparison can be
+continued wherever it was interrupted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from textgen import files, sealed
 from textgen.errors import TextgenError
 from textgen.options import from_mapping
-from textgen.settings import TrainOptions
+from textgen.parameters import named
+from textgen.tasks.language.options import LanguageOptions
 
-CONTEST = "contest.json"
+COMPARISON = "comparison.json"
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one run ended: its figures, or why it has none.
+class RunResult:
+    """The metrics of a run, or why it failed.
 
-    Seconds are those of training with its evaluations and saving; speeds are in tokens a second; `peak_bytes` is the
-    largest resident size of the process during the run (on a GPU, of its tensors). What could not be measured is None.
+    `seconds` include evaluations and checkpoints; speeds are in tokens per second; `peak_bytes` is the peak resident
+    memory of the process during the run (on a GPU, of its tensors). None where it could not be measured.
     """
 
     bits_per_byte: float | None = None
@@ -38,100 +39,101 @@ class Outcome:
 
 
 @dataclass
-class Entrant:
-    """A cell in the contest: what was decided for it, and what came out so far.
+class Candidate:
+    """A cell in the comparison: its plan and its results so far.
 
-    `tried` holds the loss of each learning rate that was tried (None: it failed), `runs` the outcome of each seed.
+    `tried` maps each learning rate that was tried to its loss (None: the trial failed), `runs` each seed to its result.
+    `slug` begins the names of its run folders; `failed` says why it is out of the comparison.
     """
 
     name: str
     slug: str
     cell: str
     cell_options: dict[str, Any] = field(default_factory=dict)
-    options: TrainOptions | None = None
+    options: LanguageOptions | None = None
     parameters: int | None = None
     step_seconds: float | None = None
     expected_seconds: float | None = None
     tried: dict[float, float | None] = field(default_factory=dict)
     rate: float | None = None
     failed: str | None = None
-    runs: dict[int, Outcome] = field(default_factory=dict)
+    runs: dict[int, RunResult] = field(default_factory=dict)
 
     @property
-    def plan(self) -> TrainOptions:
-        """The options of its runs, but for seed and rate. Only for one that can run."""
+    def plan(self) -> LanguageOptions:
+        """The options of its runs, apart from seed and learning rate. Only for a cell that can run."""
         assert self.options is not None
         return self.options
 
+    def run_folder(self, comparison: Path, seed: int) -> Path:
+        """The folder of its run with a seed."""
+        return comparison / f"{self.slug}-seed{seed}"
+
 
 @dataclass
-class Record:
-    """A contest: `asked` is what makes it this one, `corpus` and `store` the text and its tokens."""
+class ComparisonRecord:
+    """The content of `comparison.json`. `request` and `store`, the key of the tokens, identify the comparison."""
 
-    asked: dict[str, Any]
+    request: dict[str, Any]
     corpus: list[str]
     store: str
     level: str
     seeds: list[int]
-    target: int
-    entrants: list[Entrant]
+    target_parameters: int
+    candidates: list[Candidate]
     made_with: dict[str, Any]
 
     @property
-    def running(self) -> list[Entrant]:
-        """The entrants that can run."""
-        return [entrant for entrant in self.entrants if entrant.failed is None]
+    def running(self) -> list[Candidate]:
+        """The candidates that can run."""
+        return [candidate for candidate in self.candidates if candidate.failed is None]
 
     @property
-    def measure(self) -> str:
-        """What the cells are ranked by: bits per byte, but for words, which are not bytes."""
+    def metric(self) -> str:
+        """The metric that ranks the cells: bits per byte, except for word tokenizers, which are lossy."""
         return "nats_per_token" if self.level == "word" else "bits_per_byte"
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of contest.json."""
-        content = asdict(self)
-        for entrant in content["entrants"]:
-            entrant["tried"] = list(map(list, entrant["tried"].items()))
-            entrant["runs"] = [{"seed": seed, **outcome} for seed, outcome in entrant["runs"].items()]
-        return {"format_version": FORMAT_VERSION, **content}
+    @property
+    def unit(self) -> str:
+        """The unit of the metric."""
+        return "nats per word" if self.level == "word" else "bits per byte"
 
 
-def create(folder: Path, record: Record) -> None:
-    """Commit the folder of a new contest. Raises TextgenError if something else is there."""
+def _content(record: ComparisonRecord) -> bytes:
+    return files.to_json({"format_version": FORMAT_VERSION, **asdict(record)})
+
+
+def create(folder: Path, record: ComparisonRecord) -> None:
+    """Create the folder of a new comparison. Raises TextgenError if it exists."""
     try:
         with files.new_folder(folder) as new:
-            new.write(CONTEST, files.to_json(record.to_json()))
+            new.write(COMPARISON, _content(record))
     except FileExistsError:
-        raise TextgenError(f"{str(folder)!r} exists already.", hint="name another --output-dir.") from None
+        raise TextgenError(f"{str(folder)!r} exists already.", hint=f"name another {named('output_dir')}.") from None
 
 
-def save(folder: Path, record: Record) -> None:
-    """Replace what a contest has come to so far."""
-    files.replace_in_folder(folder, CONTEST, files.to_json(record.to_json()))
+def save(folder: Path, record: ComparisonRecord) -> None:
+    """Replace the stored record."""
+    files.replace_in_folder(folder, COMPARISON, _content(record))
 
 
-def load(folder: Path) -> Record:
-    """Read a contest back. Raises DamagedError for a damaged one, TextgenError for one of a newer format."""
-    path = folder / CONTEST
-    content = sealed.parse_json(sealed.verified(folder, CONTEST), str(path))
+def load(folder: Path) -> ComparisonRecord:
+    """Read a stored record. Raises DamagedError for a damaged file, TextgenError for another format version."""
+    path = folder / COMPARISON
+    content = sealed.parse_json(sealed.verified(folder, COMPARISON), str(path))
     if content.pop("format_version", None) != FORMAT_VERSION:
         raise TextgenError(f"{path} has another format than {FORMAT_VERSION}.", hint="upgrade textgen-lm.")
     try:
-        content["entrants"] = [_entrant(each) for each in content["entrants"]]
-        return Record(**content)
+        content["candidates"] = [_candidate(each) for each in content["candidates"]]
+        return ComparisonRecord(**content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise sealed.DamagedError(f"{path} is damaged: {error}.") from None
 
 
-def _entrant(content: Mapping[str, Any]) -> Entrant:
-    known = {f.name for f in fields(Outcome)}
-    return Entrant(
-        **{
-            **content,
-            "options": content["options"] and from_mapping(TrainOptions, content["options"]),
-            "tried": {float(rate): loss for rate, loss in content["tried"]},
-            "runs": {
-                run["seed"]: Outcome(**{name: run[name] for name in known & run.keys()}) for run in content["runs"]
-            },
-        }
-    )
+def _candidate(content: Mapping[str, Any]) -> Candidate:
+    read = {
+        "options": content["options"] and from_mapping(LanguageOptions, content["options"]),
+        "tried": {float(rate): loss for rate, loss in content["tried"].items()},
+        "runs": {int(seed): RunResult(**result) for seed, result in content["runs"].items()},
+    }
+    return Candidate(**{**content, **read})

@@ -1,34 +1,29 @@
-"""What a contest came to: a row a cell, the best first, with an interval over seeds, as a table or as JSON."""
+"""The results of a comparison: one line per cell, the best first, with confidence intervals; as a table or as JSON."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from textgen.contest.record import Entrant, Outcome, Record
+from textgen.contest.record import Candidate, ComparisonRecord, RunResult
 
 CONFIDENCE = 0.95
-COLUMNS = (
-    *("", "cell", "parameters", "hidden", "rate", "{unit}", "95 % interval"),
-    *("train/s", "sample/s", "memory", "time"),
-)
-
-EQUAL = ("embedding_size", "num_layers", "batch_size", "seq_length", "dropout", "optimizer", "lr_scheduler", "threads")
+SHARED = ("embedding_size", "num_layers", "batch_size", "seq_length", "dropout", "optimizer", "lr_scheduler", "threads")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One cell's result: means and medians over its seeds.
+class CellResult:
+    """The result of one cell: means and medians over its seeds.
 
-    `mean` is the held-out loss in the contest's measure, `low` and `high` its interval (None with fewer than two
-    seeds); `place` is 1 for the best and for all that tie with it, None for a cell without a result. A cell of which
-    a run failed stands below those of which none did, and `note` says why.
+    `mean` is the held-out loss in the comparison's metric, `low` and `high` its confidence interval (None with fewer
+    than two seeds). `rank` is 1 for the best cell and for all that tie with it, None for a cell without a result. A
+    cell with a failed run ranks below those without one, and `note` says why it failed.
     """
 
-    place: int | None
+    rank: int | None
     name: str
     parameters: int | None
     hidden_size: int | None
@@ -58,7 +53,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """The value that Student's t with this many degrees of freedom stays below with this probability (above 1/2)."""
+    """The quantile of Student's t distribution with `freedom` degrees of freedom, for a probability above 1/2."""
     low, high = 0.0, 1.0
     while _t_below(high, freedom) < probability:
         low, high = high, 2 * high
@@ -69,7 +64,7 @@ def t_quantile(probability: float, freedom: int) -> float:
 
 
 def _t_below(t: float, freedom: int) -> float:
-    """The distribution function of Student's t, t >= 0 (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    """The CDF of Student's t distribution at t >= 0 (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
     angle, odd = math.atan(t / math.sqrt(freedom)), freedom % 2
     total, term = 0.0, math.cos(angle) if odd else 1.0
     for power in range(odd, freedom - 1, 2):
@@ -79,34 +74,34 @@ def _t_below(t: float, freedom: int) -> float:
     return (1 + (2 / math.pi * (angle + within) if odd else within)) / 2
 
 
-def rows(record: Record) -> list[Row]:
-    """The results so far, the best first: whole ones, then those with failures, then those without a result."""
-    made = [_row(entrant, record) for entrant in record.entrants]
-    made.sort(key=lambda row: (row.mean is None, row.note is not None, row.mean or 0.0))
-    return [_placed(row, number, made[0]) for number, row in enumerate(made, 1)]
+def ranked(record: ComparisonRecord) -> list[CellResult]:
+    """The results so far, the best first: complete ones, then those with failures, then cells without a result."""
+    found = [_result(candidate, record) for candidate in record.candidates]
+    found.sort(key=lambda result: (result.mean is None, result.note is not None, result.mean or 0.0))
+    return [_with_rank(result, number, found[0]) for number, result in enumerate(found, 1)]
 
 
-def _row(entrant: Entrant, record: Record) -> Row:
-    outcomes = [entrant.runs[seed] for seed in record.seeds if seed in entrant.runs]
-    whole = [outcome for outcome in outcomes if outcome.failed is None]
-    losses = [getattr(outcome, record.measure) for outcome in whole]
-    reach = interval(losses)
-    return Row(
-        place=None,
-        name=entrant.name,
-        parameters=entrant.parameters,
-        hidden_size=entrant.options.hidden_size if entrant.options else None,
-        learning_rate=entrant.rate,
+def _result(candidate: Candidate, record: ComparisonRecord) -> CellResult:
+    runs = list(candidate.runs.values())
+    whole = [run for run in runs if run.failed is None]
+    losses = [getattr(run, record.metric) for run in whole]
+    low, high = interval(losses) or (None, None)
+    return CellResult(
+        rank=None,
+        name=candidate.name,
+        parameters=candidate.parameters,
+        hidden_size=candidate.options.hidden_size if candidate.options else None,
+        learning_rate=candidate.rate,
         mean=statistics.fmean(losses) if losses else None,
-        low=reach[0] if reach else None,
-        high=reach[1] if reach else None,
+        low=low,
+        high=high,
         tie=False,
         seeds=len(whole),
-        train_speed=_median(outcome.train_speed for outcome in whole),
-        sample_speed=_median(outcome.sample_speed for outcome in whole),
-        peak_bytes=max((outcome.peak_bytes for outcome in whole if outcome.peak_bytes), default=None),
-        seconds=_median(outcome.seconds for outcome in whole),
-        note=_note(entrant, outcomes, len(record.seeds)),
+        train_speed=_median(run.train_speed for run in whole),
+        sample_speed=_median(run.sample_speed for run in whole),
+        peak_bytes=max((run.peak_bytes for run in whole if run.peak_bytes), default=None),
+        seconds=_median(run.seconds for run in whole),
+        note=candidate.failed or _failures(runs, len(record.seeds)),
     )
 
 
@@ -115,82 +110,71 @@ def _median(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _note(entrant: Entrant, outcomes: Sequence[Outcome], seeds: int) -> str | None:
-    """Why a row is not whole."""
-    if entrant.failed is not None:
-        return entrant.failed
-    failed = [outcome.failed for outcome in outcomes if outcome.failed is not None]
+def _failures(runs: Sequence[RunResult], seeds: int) -> str | None:
+    failed = [run.failed for run in runs if run.failed is not None]
     return f"{len(failed)} of {seeds} runs failed: {failed[0]}" if failed else None
 
 
-def _placed(row: Row, number: int, best: Row) -> Row:
-    """The row with its place; the best one's if their intervals overlap, or (without intervals) their figures agree."""
-    if row.mean is None or best.mean is None:
-        return row
-    low, high = (row.mean if row.low is None else row.low), (best.mean if best.high is None else best.high)
-    tie = row is not best and row.note is None and low <= high
-    return replace(row, place=1 if tie else number, tie=tie)
+def _with_rank(result: CellResult, number: int, best: CellResult) -> CellResult:
+    """The result with its rank: it ties with the best if their intervals overlap or, without intervals, if equal."""
+    if result.mean is None or best.mean is None:
+        return result
+    low, high = result.mean if result.low is None else result.low, best.mean if best.high is None else best.high
+    tie = result is not best and result.note is None and low <= high
+    return replace(result, rank=1 if tie else number, tie=tie)
 
 
-def to_json(record: Record) -> dict[str, Any]:
-    """The whole result: what was asked, what is equal for all, a table row a cell, and every single run."""
-    plan = next((entrant.options for entrant in record.running), None)
+def to_json(record: ComparisonRecord) -> dict[str, Any]:
+    """The whole comparison: the request, what all cells share, the ranked results, and every single run."""
+    plan = next((candidate.options for candidate in record.running), None)
     return {
         "corpus": record.corpus,
-        "asked": record.asked,
-        "measure": record.measure,
+        "request": record.request,
+        "metric": record.metric,
         "interval": "95 % t-interval of the mean over seeds",
-        "parameters_wanted": record.target,
+        "target_parameters": record.target_parameters,
         "seeds": record.seeds,
-        "equal_for_all": {name: getattr(plan, name) for name in EQUAL} if plan else {},
+        "shared": {name: getattr(plan, name) for name in SHARED} if plan else {},
         "made_with": record.made_with,
-        "rows": [asdict(row) for row in rows(record)],
+        "results": [asdict(result) for result in ranked(record)],
         "runs": {
-            entrant.name: [{"seed": seed, **asdict(outcome)} for seed, outcome in entrant.runs.items()]
-            for entrant in record.entrants
+            candidate.name: [{"seed": seed, **asdict(run)} for seed, run in candidate.runs.items()]
+            for candidate in record.candidates
         },
     }
 
 
-def table(record: Record) -> str:
-    """The rows under their headings, and below them what failed, why, and what the columns mean."""
-    made = rows(record)
-    unit = "bits/byte" if record.measure == "bits_per_byte" else "nats/word"
-    lines = [[heading.format(unit=unit) for heading in COLUMNS], *[_cells(row) for row in made]]
-    notes = [f"{row.name}: {row.note}" for row in made if row.note]
-    if any(row.tie for row in made):
+def table(record: ComparisonRecord) -> str:
+    """The ranked results under their headings; below them the failures, and what a tie means."""
+    results, unit = ranked(record), "bits/byte" if record.metric == "bits_per_byte" else "nats/word"
+    columns: dict[str, Callable[[CellResult], str]] = {
+        "": lambda each: "-" if each.rank is None else f"{each.rank}{'=' if each.tie else ''}",
+        "cell": lambda each: each.name,
+        "parameters": lambda each: _number(each.parameters),
+        "hidden": lambda each: _number(each.hidden_size),
+        "rate": lambda each: _number(each.learning_rate, ".2g"),
+        unit: lambda each: _number(each.mean, ".4f"),
+        "95 % interval": lambda each: "-" if each.low is None else f"{each.low:.4f}-{each.high:.4f}",
+        "train/s": lambda each: _number(each.train_speed),
+        "sample/s": lambda each: _number(each.sample_speed),
+        "memory": lambda each: _number(each.peak_bytes and each.peak_bytes / 1e6, ",.0f", " MB"),
+        "time": lambda each: _number(each.seconds, ",.0f", " s"),
+    }
+    notes = [f"{result.name}: {result.note}" for result in results if result.note]
+    if any(result.tie for result in results):
         notes.append("1= ties with the best: their intervals overlap.")
+    lines = [list(columns), *([shown(result) for shown in columns.values()] for result in results)]
     return "\n".join([*aligned(lines), *notes])
 
 
+def _number(value: float | None, form: str = ",.0f", unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of cells as text, each column as wide as it needs to be: the first two to the left, the others right."""
+    """Lines of cells as text, each column as wide as it needs to be: the first two aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
-        "  ".join(
-            cell.ljust(width) if number < 2 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+        "  ".join(f"{cell:{'<' if k < 2 else '>'}{widths[k]}}" for k, cell in enumerate(line)).rstrip()
         for line in lines
     ]
-
-
-def _cells(row: Row) -> list[str]:
-    between = None if row.low is None or row.high is None else f"{row.low:.4f}-{row.high:.4f}"
-    return [
-        "-" if row.place is None else f"{row.place}=" if row.tie else f"{row.place}",
-        row.name,
-        _shown(row.parameters, ",.0f"),
-        _shown(row.hidden_size, ",.0f"),
-        _shown(row.learning_rate, ".2g"),
-        _shown(row.mean, ".4f"),
-        between or "-",
-        _shown(row.train_speed, ",.0f"),
-        _shown(row.sample_speed, ",.0f"),
-        "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f} MB",
-        "-" if row.seconds is None else f"{row.seconds:,.0f} s",
-    ]
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

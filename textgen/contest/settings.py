@@ -1,17 +1,18 @@
-"""Every option of a contest, declared once, and what its short notations mean: cells, budgets, learning rates."""
+"""The options of a comparison, and the parsing of its short notations: cells, budgets, learning rates."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from textgen.errors import UsageError, did_you_mean
 from textgen.options import changed, check, option
 from textgen.parameters import named
-from textgen.settings import DEFAULT_MINUTES, TrainOptions
+from textgen.settings import DEFAULT_MINUTES
+from textgen.tasks.language.options import LanguageOptions
 from textgen.training.checks import check_training
 
 DECIDED = (
@@ -19,10 +20,8 @@ DECIDED = (
     *("learning_rate", "early_stopping_patience", "sample_steps", "report_to", "seed"),
     *("output_dir", "overwrite_output_dir"),
     "task",
-    *(f.name for kind in TrainOptions.__mro__ if "of_task" in vars(kind) for f in fields(kind)),
 )
-"""Options of a training that a contest decides (it models language, so that those of other tasks are among them); all
-others hold for every cell alike."""
+"""Training options that a comparison sets itself. All others apply to every cell alike."""
 
 _NUMBER = re.compile(r"(\d[\d,_]*(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
@@ -30,8 +29,8 @@ _LARGEST = {"params": 10**11, "tokens": 10**13}
 
 
 @dataclass(frozen=True)
-class ContestOptions:
-    """Who competes, for how long, and how often."""
+class CompareOptions:
+    """Which cells are compared, with what budget, and with how many seeds."""
 
     cells: list[str] = option(
         ["rnn", "lstm", "gru"],
@@ -55,13 +54,13 @@ class ContestOptions:
         default_text="0.5, 1 and 2 times the planned one, and further while the best is at an edge",
     )
     output_dir: str | None = option(
-        None, "Folder of the comparison.", metavar="DIR", default_text="runs/contest-CORPUS-N"
+        None, "Folder of the comparison.", metavar="DIR", default_text="runs/compare-CORPUS-N"
     )
 
 
 @dataclass(frozen=True)
-class Competitor:
-    """A cell with its options, by the name that it has in this contest."""
+class CellSpec:
+    """A cell with its options, and its name in the comparison: the notation as it was given."""
 
     name: str
     cell: str
@@ -70,7 +69,7 @@ class Competitor:
 
 @dataclass(frozen=True)
 class Budget:
-    """What each run may use; None is planned."""
+    """The budget of each run; what is None is planned."""
 
     params: int | None = None
     tokens: int | None = None
@@ -78,20 +77,20 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Request:
-    """A contest as it was asked for, its notations read."""
+class ComparisonRequest:
+    """A comparison as requested, parsed and checked."""
 
-    competitors: list[Competitor]
+    cells: list[CellSpec]
     budget: Budget
     seeds: int
     first_seed: int
     learning_rates: list[float]
-    training: TrainOptions
+    training: LanguageOptions
 
     def to_json(self) -> dict[str, Any]:
-        """What makes this contest this one, by the names of the options."""
+        """What identifies a comparison, by the names of the options."""
         own = {
-            "cells": [competitor.name for competitor in self.competitors],
+            "cells": [cell.name for cell in self.cells],
             "budget": asdict(self.budget),
             "seeds": self.seeds,
             "first_seed": self.first_seed,
@@ -100,44 +99,50 @@ class Request:
         return {**own, **changed(self.training)}
 
 
-def request(contest: ContestOptions, training: TrainOptions) -> Request:
-    """Read and check what is asked for. Raises UsageError."""
-    check(contest)
+def request(compared: CompareOptions, training: LanguageOptions) -> ComparisonRequest:
+    """Parse and check the options. Raises UsageError."""
+    check(compared)
     check_training(training)
     for name in DECIDED:
         if name in changed(training):
             raise UsageError(
-                f"{named(name)} is decided by the contest itself.", hint=f"sizes follow from {named('budget')}."
+                f"{named(name)} is set by the comparison itself.", hint=f"sizes follow from {named('budget')}."
             )
     if training.validation_split == 0 and not training.validation_file:
-        raise UsageError(f"{named('validation_split', 0)} holds out nothing on which cells could be compared.")
-    return Request(
-        competitors(contest.cells),
-        budget(contest.budget),
-        contest.seeds,
-        contest.first_seed,
-        learning_rates(contest.learning_rates),
+        raise UsageError(f"{named('validation_split', 0)} holds nothing out, so cells cannot be compared.")
+    return ComparisonRequest(
+        cells(compared.cells),
+        budget(compared.budget),
+        compared.seeds,
+        compared.first_seed,
+        learning_rates(compared.learning_rates),
         training,
     )
 
 
-def competitors(typed: Sequence[str]) -> list[Competitor]:
-    """Cells from 'lstm,mlstm:heads=2'. Raises UsageError for none, for one named twice, and for a colon astray.
+def cells(typed: Sequence[str]) -> list[CellSpec]:
+    """Cells from 'lstm,mlstm:heads=2'. Raises UsageError for fewer than two, a duplicate, and invalid notation.
 
     Example:
-        >>> competitors(["lstm,mlstm:heads=2"])[1]
-        Competitor(name='mlstm:heads=2', cell='mlstm', options={'heads': '2'})
+        >>> cells(["lstm,mlstm:heads=2"])[1]
+        CellSpec(name='mlstm:heads=2', cell='mlstm', options={'heads': '2'})
     """
     names = [name.strip() for part in typed for name in part.split(",") if name.strip()]
     if not names:
         raise UsageError(f"{named('cells')} names no cell.", hint="textgen cells lists them.")
+    if len(names) == 1:
+        other = "gru" if names[0].startswith("lstm") else "lstm"
+        raise UsageError(
+            f"{named('cells')} names only {names[0]!r}; a comparison needs at least two cells.",
+            hint=f"{named('cells', f'{names[0]},{other}')}, or train a single one: textgen train.",
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UsageError(f"{named('cells')} names {twice!r} twice.")
-    return [_competitor(name) for name in names]
+    return [_cell_spec(name) for name in names]
 
 
-def _competitor(name: str) -> Competitor:
+def _cell_spec(name: str) -> CellSpec:
     cell, *pairs = name.split(":")
     options: dict[str, str] = {}
     for pair in pairs:
@@ -146,11 +151,11 @@ def _competitor(name: str) -> Competitor:
         if not cell or not key or not equals or key in options:
             raise UsageError(f"{named('cells')} {name!r} must be NAME or NAME:OPTION=VALUE:OPTION=VALUE.")
         options[key] = value.strip()
-    return Competitor(name, cell, options)
+    return CellSpec(name, cell, options)
 
 
 def budget(typed: Sequence[str]) -> Budget:
-    """A budget from 'params=1M', 'tokens=2M', 'minutes=3'. Raises UsageError for another name or no positive number.
+    """A budget from 'params=1M', 'tokens=2M', 'minutes=3'. Raises UsageError for an unknown name or invalid number.
 
     Example:
         >>> budget(["params=1.5M,tokens=20k"])
@@ -182,24 +187,26 @@ def _quantity(name: str, typed: str) -> int:
 
 
 def _minutes(typed: str) -> float:
-    try:
-        number = float(typed)
-    except ValueError:
-        number = math.nan
+    number = _float(typed)
     if not 0 < number <= 100_000:
         raise UsageError(f"{named('budget')} minutes must be a number above 0 and at most 100,000, not {typed!r}.")
     return number
 
 
 def learning_rates(typed: Sequence[Any]) -> list[float]:
-    """Rates from '0.001,0.002' or numbers, each once, the lowest first. Raises UsageError for an invalid rate."""
+    """The distinct rates in '0.001,0.002' or a list of numbers, in ascending order. Raises UsageError."""
     rates = set()
     for one in (one for part in typed for one in (part.split(",") if isinstance(part, str) else [part])):
-        try:
-            rate = float(one)
-        except (TypeError, ValueError):
-            rate = math.nan
+        rate = _float(one)
         if isinstance(one, bool) or not 0 < rate <= 100:
             raise UsageError(f"{named('learning_rates')} must be numbers above 0 and at most 100, not {one!r}.")
         rates.add(rate)
     return sorted(rates)
+
+
+def _float(value: Any) -> float:
+    """The number, or NaN for anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

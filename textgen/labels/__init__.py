@@ -1,1 +1,57 @@
-"""Labels for texts: what is read, how a model learns it, how well it does, and how it is used."""
+"""The task `classify`: predict the label of a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textgen.hookspecs import hookimpl
+from textgen.labels.options import ClassificationEvaluation, ClassificationOptions, ClassificationPrediction
+from textgen.tasks.base import Request, Task
+from textgen.text.corpus_settings import check_reading
+from textgen.text.reading import reads_whole_files
+
+if TYPE_CHECKING:
+    from textgen.tasks.data import TaskData
+
+
+class ClassificationTask(Task):
+    """Predict the label of a text."""
+
+    name = "classify"
+    options = ClassificationOptions
+    evaluation = ClassificationEvaluation
+    prediction = ClassificationPrediction
+
+    def check(self, options: ClassificationOptions) -> None:
+        check_reading(options)
+
+    def remembered(self, paths: list[str], options: ClassificationOptions) -> dict[str, Any]:
+        record = super().remembered(paths, options)
+        return {**record, "whole_files": True} if reads_whole_files(paths) else record
+
+    def data(self) -> type[TaskData]:
+        from textgen.labels.data import ClassificationData
+
+        return ClassificationData
+
+    def load(self, folder: Path, backend: str) -> Any:
+        from textgen.labels.classifier import load
+
+        return load(folder, backend)
+
+    def evaluate(self, request: Request) -> None:
+        from textgen.labels.evaluate import evaluate
+
+        evaluate(request)
+
+    def predict(self, request: Request) -> None:
+        from textgen.labels.predict import predict
+
+        predict(request)
+
+
+@hookimpl
+def register_tasks(register: Any) -> None:
+    """The built-in task."""
+    register("classify", ClassificationTask())

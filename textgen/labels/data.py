@@ -1,31 +1,25 @@
-"""Labelled texts, read, divided and encoded once, and kept in a sealed folder."""
+"""The data of classification: labelled texts, split and encoded once, and stored in a sealed folder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from textgen import sealed
+from textgen import files
 from textgen.config import ModelConfig
 from textgen.labels.batches import Batches
+from textgen.labels.classifier import LABELS, labels_file
 from textgen.labels.corpus import KIND, LabelledCorpus
-from textgen.labels.predict import LABELS, labels_file
-from textgen.labels.settings import LabelsOptions
-from textgen.labels.survey import named
-from textgen.labels.task import Classification, LabelledTexts, class_weights, replacement
+from textgen.labels.objective import ClassificationObjective, LabelledTexts, class_weights, replacement
+from textgen.labels.options import ClassificationOptions
+from textgen.labels.survey import listed
 from textgen.labels.texts import Texts
-from textgen.settings import TrainOptions
-from textgen.tasks.examples import ExampleStore, open_examples
+from textgen.tasks.data import ExampleStore, TextExampleData, model_card
 from textgen.tasks.sizing import model_config
-from textgen.tasks.task import ExampleData
-from textgen.text.levels import LEVELS
 from textgen.text.split import TRAIN, VALIDATION, Progress
-from textgen.text.store import tokenizer_of
-from textgen.text.tokenizer import Tokenizer
 from textgen.wording import count, plural, short
 
 BATCH_SIZE, SEQ_LENGTH = 32, 256
@@ -34,53 +28,31 @@ DROPOUT, LEARNING_RATE = 0.5, 2e-3
 
 
 @dataclass(frozen=True)
-class LabelsData(ExampleData):
-    """Texts with labels: what is learned from, and what is held out."""
+class ClassificationData(TextExampleData):
+    """Labelled texts: the training part and the held-out part."""
+
+    kind, arrays = KIND, ("ends", "ids", "labels")
 
     store: ExampleStore
-    pooling: str = LabelsOptions.pooling
+    pooling: str = ClassificationOptions.pooling
 
     most_epochs = 8.0
-    next_verb = "predict{model} FILE"
 
     @classmethod
-    def prepare(cls, paths: list[str], options: TrainOptions, cache: Path, progress: Progress) -> Self:
-        """Read labelled texts and encode them, or find them as they were. Raises TextgenError naming row and column."""
+    def prepare(cls, paths: list[str], options: ClassificationOptions, cache: Path, progress: Progress) -> Self:
+        """Read and encode labelled texts, or open the stored ones. Raises TextgenError naming row and column."""
         corpus = LabelledCorpus.read(paths, options, progress)
         folder = cache / corpus.key
-        return replace(cls.kept(folder, lambda: corpus.write(folder, progress)), pooling=options.pooling)
-
-    @classmethod
-    def open(cls, folder: Path) -> Self:
-        store = open_examples(folder, KIND)
-        for part in (TRAIN, VALIDATION):
-            if sorted(store.parts[part]) != ["ends", "ids", "labels"]:
-                raise sealed.DamagedError(f"{folder} is damaged: its {part} part holds other arrays than it should.")
-        return cls(store)
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:  # type: ignore[override]
-        return tokenizer_of(self.store.folder)
+        data = files.cached(folder, cls.open, lambda: corpus.write(folder, progress))
+        return replace(data, pooling=options.pooling)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the labels, by number."""
+        """The label names, by index."""
         return tuple(self.store.about["labels"])
 
-    @property
-    def amount(self) -> int:
-        return len(self.store.parts[TRAIN]["ids"])
-
-    @property
-    def held_out(self) -> int:
-        return len(self.store.parts[VALIDATION]["ids"])
-
-    @property
-    def characters(self) -> float:  # type: ignore[override]
-        return LEVELS[self.tokenizer.level].characters
-
     def part(self, part: str) -> LabelledTexts:
-        """The texts of a part, encoded, and the numbers of their labels."""
+        """The encoded texts of a part, and the indices of their labels."""
         arrays = self.store.parts[part]
         texts = Texts(arrays["ids"], arrays["ends"], self.tokenizer.boundary)
         return LabelledTexts(texts, arrays["labels"].astype(np.int64))
@@ -91,14 +63,14 @@ class LabelsData(ExampleData):
         shown = ", ".join(f"{label!r} {number:,}" for label, number in zip(self.labels[:6], counts, strict=False))
         return [
             f"{short(self.store.about['bytes'])}B",
-            f"{plural(len(train), 'text')} to learn from, {count(len(held))} held out",
+            f"{plural(len(train), 'text')} to train on, {count(len(held))} held out",
             f"{len(self.labels)} labels: {shown}{', ...' if len(self.labels) > 6 else ''}",
-            f"{count(self.amount)} {self.tokenizer.level} tokens",
-            f"{count(self.tokenizer.vocab_size)} symbols",
+            f"{count(self.training_tokens)} {self.tokenizer.level} tokens",
+            f"{count(self.tokenizer.vocab_size)} tokens in the vocabulary",
         ]
 
-    def with_defaults(self, options: TrainOptions) -> TrainOptions:
-        """What suits some thousands of short texts: a small model, much dropout, small steps."""
+    def with_defaults(self, options: ClassificationOptions) -> ClassificationOptions:
+        """Defaults for some thousands of short texts: a small model, strong dropout, a low learning rate."""
         train = self.part(TRAIN).texts
         finetuned = options.init_from is not None
         return replace(
@@ -112,22 +84,22 @@ class LabelsData(ExampleData):
             tie_weights=False,
         )
 
-    def symbols_per_step(self, options: TrainOptions) -> float:
-        return self.amount / self._batches(options).steps_per_epoch
+    def tokens_per_step(self, options: ClassificationOptions) -> float:
+        return self.training_tokens / self._batches(options).steps_per_epoch
 
-    def _batches(self, options: TrainOptions) -> Batches:
+    def _batches(self, options: ClassificationOptions) -> Batches:
         assert options.batch_size and options.seq_length
         return Batches(self.part(TRAIN).texts.lengths, options.batch_size, options.seq_length, options.seed)
 
-    def config(self, options: TrainOptions, hidden_size: int) -> ModelConfig:
+    def config(self, options: ClassificationOptions, hidden_size: int) -> ModelConfig:
         untied = replace(options, tie_weights=False)
         config = model_config(untied, self.tokenizer.level, self.tokenizer.vocab_size, hidden_size)
         return replace(config, task="classify", outputs=len(self.labels))
 
-    def task(self, options: TrainOptions) -> Classification:
+    def objective(self, options: ClassificationOptions) -> ClassificationObjective:
         train, tokenizer = self.part(TRAIN), self.tokenizer
         frequencies = np.bincount(train.texts.ids, minlength=tokenizer.vocab_size).astype(np.int64)
-        return Classification(
+        return ClassificationObjective(
             train,
             self.part(VALIDATION),
             self.labels,
@@ -142,19 +114,9 @@ class LabelsData(ExampleData):
         return {LABELS: labels_file(self.labels, self.pooling), **self.tokenizer.files()}
 
     def card(self, config: ModelConfig, name: str) -> str:
-        texts = len(self.part(TRAIN).labels)
-        return f"""---
-library_name: textgen
-pipeline_tag: text-classification
----
-
-# {name}
-
-A recurrent model that tells the label of a text ({named(self.labels)}), made with textgen: {config.num_layers} x
-{config.cell}, {config.hidden_size} units, {config.vocab_size:,} symbols ({self.tokenizer.level}), trained on
-{texts:,} texts.
-
-    textgen predict -m {name} FILE
-
-Accuracy over time stands in `metrics.jsonl`, every option in `training_args.json`.
-"""
+        details = [
+            f"{config.vocab_size:,} tokens ({self.tokenizer.level})",
+            f"trained on {len(self.part(TRAIN).labels):,} texts",
+        ]
+        what = f"A recurrent classifier of texts ({listed(self.labels)})"
+        return model_card(name, "text-classification", what, config, details, "predict -m {} FILE")

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: a row for each true label, how often each label was predicted."""
+"""Plots a confusion matrix: rows are true labels, columns predicted ones. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 
 from textgen import files
 from textgen.dependencies import require
-from textgen.labels.figures import LabelFigures
+from textgen.labels.figures import ClassificationMetrics
 from textgen.plots import to_png
 
 INK, PALE = "#333333", "#FFFFFF"
 MOST_NUMBERS = 30
-"""With more labels than this, squares are too small to hold numbers."""
+"""With more labels than this, the cells are too small for numbers."""
 
 
-def plot_confusion(figures: LabelFigures, path: Path) -> None:
-    """Write a PNG: shades are shares of the row, numbers are texts. Raises TextgenError without matplotlib."""
+def plot_confusion(metrics: ClassificationMetrics, path: Path) -> None:
+    """Write a PNG: colours are shares of the row, numbers count texts. Raises TextgenError without matplotlib."""
     require("matplotlib")
     from matplotlib.figure import Figure
 
-    counts, labels = figures.confusion, [_short(label) for label in figures.labels]
+    counts, labels = metrics.confusion, [_short(label) for label in metrics.labels]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(20.0, 2.6 + 0.75 * len(labels))
     figure = Figure(figsize=(size + 0.8, size), dpi=160, layout="constrained")
@@ -40,7 +40,7 @@ def plot_confusion(figures: LabelFigures, path: Path) -> None:
     bar.set_label("share of the true label's texts", color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, length=0)
-    axes.set_title(f"accuracy {figures.accuracy:.1%} of {figures.texts:,} texts", color=INK, fontsize=11, loc="left")
+    axes.set_title(f"accuracy {metrics.accuracy:.1%} of {metrics.texts:,} texts", color=INK, fontsize=11, loc="left")
     files.write_output(path, to_png(figure))
 
 

@@ -1,4 +1,4 @@
-"""From a model's outputs at every time step of a text to one answer, whole or window by window.
+"""Pooling of a model's outputs over the time steps of a text, whole or chunk by chunk.
 
 The readout is linear: the mean of the outputs is the readout of the mean state.
 """
@@ -11,27 +11,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Outputs = npt.NDArray[np.floating[Any]]
-
 
 @dataclass
 class Pool:
-    """The answer of B texts so far, read window by window; memory does not grow with what was read.
-
-    `add` takes outputs (T, B, C) and how many of the T steps count for each text, (B,), which may be 0.
-    """
+    """Pools the outputs of B texts incrementally; memory does not grow with their length."""
 
     pooling: str
     total: npt.NDArray[np.float64] | None = None
-    read: npt.NDArray[np.int64] | None = None
+    steps: npt.NDArray[np.int64] | None = None
 
-    def add(self, outputs: Outputs, lengths: npt.NDArray[np.int64]) -> None:
-        """Take in one window."""
+    def add(self, outputs: npt.NDArray[np.floating[Any]], lengths: npt.NDArray[np.int64]) -> None:
+        """Add outputs (T, B, C), of which the first `lengths` (B,) steps count for each text; a length may be 0."""
         counted = (np.arange(len(outputs))[:, None] < lengths)[:, :, None]
-        if self.total is None or self.read is None:
+        if self.total is None or self.steps is None:
             begin = -np.inf if self.pooling == "max" else 0.0
             self.total = np.full(outputs.shape[1:], begin, np.float64)
-            self.read = np.zeros(outputs.shape[1], np.int64)
+            self.steps = np.zeros(outputs.shape[1], np.int64)
         if self.pooling == "last":
             lanes = np.flatnonzero(lengths)
             self.total[lanes] = outputs[lengths[lanes] - 1, lanes]
@@ -39,16 +34,9 @@ class Pool:
             self.total = np.maximum(self.total, np.where(counted, outputs, -np.inf).max(axis=0))
         else:
             self.total += np.where(counted, outputs, 0.0).sum(axis=0, dtype=np.float64)
-        self.read += lengths
+        self.steps += lengths
 
-    def answer(self) -> npt.NDArray[np.float64]:
+    def pooled(self) -> npt.NDArray[np.float64]:
         """The pooled outputs (B, C)."""
-        assert self.total is not None and self.read is not None
-        return self.total / self.read[:, None] if self.pooling == "mean" else self.total
-
-
-def log_softmax(outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Log-probabilities (B, C) of outputs (B, C)."""
-    shifted = outputs - outputs.max(axis=1, keepdims=True)
-    normalised: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return normalised
+        assert self.total is not None and self.steps is not None
+        return self.total / self.steps[:, None] if self.pooling == "mean" else self.total

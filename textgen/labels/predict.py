@@ -1,193 +1,100 @@
-"""A trained model that tells labels: what `textgen.load` gives for it, for texts in a list or as they come."""
+"""`textgen predict` with a classifier: one line per text, printed as soon as its label is known."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from textgen.errors import UsageError
+from textgen.labels.classifier import Classifier, Prediction
+from textgen.labels.read import Lines, Unlabelled, find_texts, read_texts
+from textgen.screen import Output, warn
+from textgen.tasks.base import Request
+from textgen.text.decoding import AUTO, Decoding, begins_mark, to_utf8
+from textgen.text.sources import SourceOptions
+from textgen.wording import plural
 
-from textgen import arguments, files, sealed
-from textgen.config import ModelConfig
-from textgen.errors import TextgenError, UsageError
-from textgen.labels.figures import LabelFigures
-from textgen.labels.pooling import Pool, log_softmax
-from textgen.labels.read import Labelled, find_labelled, read_labelled
-from textgen.labels.settings import POOLINGS
-from textgen.labels.survey import unknown_label
-from textgen.labels.texts import CHUNK, Reader, Texts, log_probabilities
-from textgen.language_model import digest_of, opened, stepper_of, tokenizer_for
-from textgen.parameters import displayed, named
-from textgen.text.memory import corpora
-from textgen.text.reading import Reading
-from textgen.text.symbols import Ids
-from textgen.text.tokenizer import Tokenizer
-
-TASK, LABELS = "classify", "labels.json"
-TOGETHER = 256
-"""Texts that are gathered before those of alike length are read side by side."""
+READ_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The likeliest label of a text, and how likely each is, in the order of the model's labels."""
-
-    label: str
-    probabilities: dict[str, float]
-
-    @property
-    def probability(self) -> float:
-        """That of the label told."""
-        return self.probabilities[self.label]
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A tokenizer, what reads symbols, the names of the labels, and how outputs come to one answer."""
-
-    config: ModelConfig
-    tokenizer: Tokenizer
-    reader: Reader
-    labels: tuple[str, ...]
-    pooling: str
-    digest: str = ""
-    folder: Path | None = None
-
-    def classify(self, texts: str | Iterable[str]) -> list[Prediction]:
-        """The label of every text. Raises TextgenError for a text that is empty.
-
-        Example:
-            >>> textgen.load("runs/lstm-reviews-1").classify(["a fine film"])[0].label     # doctest: +SKIP
-            'pos'
-        """
-        if isinstance(texts, (str, bytes, Mapping)) or not isinstance(texts, Iterable):
-            shown = "one text" if isinstance(texts, str) else displayed(texts)
-            raise UsageError(f"{named('texts')} must be a list of texts, not {shown}.", hint='classify(["..."])')
-        found = []
-        given = (arguments.utf8("texts", text) for text in texts)
-        for number, answer in enumerate(self.stream([text] if text.decode().strip() else [] for text in given), 1):
-            if answer is None:
-                raise TextgenError(f"text {number} is empty.")
-            found.append(answer)
-        return found
-
-    def evaluate(self, corpus: Any, **reading: Any) -> LabelFigures:
-        """The figures of labelled texts: a path, a table in memory as `textgen.train` takes it, or a list of those.
-
-        They are read as those of the training were; `reading` sets encoding, text_column, label_column or
-        document_separator ('' for none) anew. Raises TextgenError naming row and column.
-        """
-        known = Reading.of(self.config.reading, reading)
-        with known.explained():
-            origins = find_labelled(corpora("corpus", corpus), known.text_column, known.label_column)
-            return self.figures(read_labelled(origins, known.options, known.label_column))
-
-    def figures(self, texts: Iterable[Labelled]) -> LabelFigures:
-        """The figures of labelled texts, which are read once.
-
-        Raises TextgenError for a label that the model does not know, with its row, and if there is no text.
-        """
-        true: list[int] = []
-
-        def pieces() -> Iterator[Iterable[bytes]]:
-            for where, content, label in texts:
-                if label not in self.labels:
-                    raise unknown_label(where, label, self.labels)
-                true.append(self.labels.index(label))
-                yield content
-
-        told = [list(answer.probabilities.values()) for answer in self.stream(pieces()) if answer is not None]
-        if not told:
-            raise TextgenError("there is no text to evaluate.")
-        smallest = np.finfo(np.float64).tiny
-        return LabelFigures.of(self.labels, np.array(true), np.log(np.maximum(np.array(told), smallest)))
-
-    def stream(self, texts: Iterable[Iterable[bytes] | None]) -> Iterator[Prediction | None]:
-        """The label of every text, in order, None for one that is empty; each comes in pieces, which are read before
-        the next text is asked for. None among the texts gives away at once what was gathered.
-
-        Memory does not grow with the length of a text.
-        """
-        waiting: list[Ids] = []
-        for pieces in texts:
-            if pieces is None:
-                yield from self._answers(waiting)
-                continue
-            chunks = self.encoded(pieces)
-            first = next(chunks)
-            second = next(chunks, None)
-            if second is None:
-                waiting.append(first)
-                if len(waiting) == TOGETHER:
-                    yield from self._answers(waiting)
-            else:
-                yield from self._answers(waiting)
-                yield self._prediction(self._long(chain([first, second], chunks)))
-        yield from self._answers(waiting)
-
-    def encoded(self, pieces: Iterable[bytes]) -> Iterator[Ids]:
-        """The ids of a text, its boundary first, in arrays of `CHUNK` and a shorter one in the end; of an empty text
-        one array without any."""
-        rest = np.array([self.tokenizer.boundary], np.int32)
-        for ids in self.tokenizer.encode_pieces(pieces):
-            rest = np.concatenate([rest, self.tokenizer.model_ids(ids)])
-            while len(rest) > CHUNK:
-                yield rest[:CHUNK]
-                rest = rest[CHUNK:]
-        yield rest if len(rest) > 1 or rest[0] != self.tokenizer.boundary else rest[:0]
-
-    def _answers(self, waiting: list[Ids]) -> Iterator[Prediction | None]:
-        """The answers for short texts, which are then no longer waiting."""
-        full = [ids for ids in waiting if len(ids)]
-        told = iter(log_probabilities(self.reader, Texts.of(full), self.pooling) if full else ())
-        answers = [self._prediction(next(told)) if len(ids) else None for ids in waiting]
-        waiting.clear()
-        yield from answers
-
-    def _long(self, chunks: Iterable[Ids]) -> npt.NDArray[np.float64]:
-        """The log-probabilities (C,) of one text that comes in arrays of ids."""
-        pool, state = Pool(self.pooling), self.reader.initial_state(1)
-        for ids in chunks:
-            outputs, state = self.reader.outputs(ids[None], state)
-            pool.add(outputs, np.array([len(ids)]))
-        told: npt.NDArray[np.float64] = log_softmax(pool.answer())[0]
-        return told
-
-    def _prediction(self, told: npt.NDArray[np.float64]) -> Prediction:
-        probabilities = dict(zip(self.labels, np.exp(told).tolist(), strict=True))
-        return Prediction(self.labels[int(told.argmax())], probabilities)
+def predict(request: Request) -> None:
+    """Print the label of every text and the probability of each label: a tab-separated table, or one JSON object per
+    line."""
+    if not request.inputs:
+        raise UsageError("no text given.", hint="textgen predict FILE, or - to read lines from standard input.")
+    reading, options = request.reading, request.reading.options
+    whole = bool(reading.whole_files)
+    by_line = not whole and options.document_separator is None and options.encoding != AUTO
+    piped = request.inputs == ("-",) and by_line
+    sources = [] if piped else find_texts(request.inputs, reading.text_column)
+    model: Classifier = request.load()
+    texts = piped_lines(options) if piped else read_texts(sources, options, whole, reading.label_column)
+    _write(model, texts, request.as_json, at_once=piped)
 
 
-def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
-    """Open the folder of a model that tells labels. Raises as `textgen.language_model.load`."""
-    path = arguments.path("folder", folder)
-    manifest, config = opened(path, backend)
-    if config.task != TASK:
-        raise TextgenError(f"the model in {str(path)!r} tells no labels: it is one for {named('task', config.task)}.")
-    labels, pooling = read_labels(path, manifest, config.outputs)
-    tokenizer, reader = tokenizer_for(path, config), stepper_of(path, manifest, config, backend)
-    return Classifier(config, tokenizer, reader, labels, pooling, digest_of(manifest), path)
+def _write(model: Classifier, texts: Iterable[Unlabelled | None], as_json: bool, at_once: bool) -> None:
+    """Print the predictions below a header, which is printed `at_once` or when the first text has been read."""
+    output, empty = Output(), 0
+    header = "" if as_json else "\t".join(map(_cell, ["label", *model.labels])) + "\n"
+    if at_once:
+        output.write(header)
+    for number, (where, answer) in enumerate(answers(model, texts)):
+        if number == 0 and not at_once:
+            output.write(header)
+        empty += answer is None
+        output.write((_object(where, answer) if as_json else _line(answer)) + "\n")
+    if empty:
+        warn(f"{plural(empty, 'text')} without content got no label.")
 
 
-def labels_file(labels: Sequence[str], pooling: str) -> bytes:
-    """The content of `labels.json`."""
-    return files.to_json({"labels": list(labels), "pooling": pooling})
+def answers(model: Classifier, texts: Iterable[Unlabelled | None]) -> Iterator[tuple[str, Prediction | None]]:
+    """The location and prediction of each text, in order; None among the texts flushes the collected ones."""
+    places: deque[str] = deque()
+
+    def pieces() -> Iterator[Iterable[bytes] | None]:
+        for text in texts:
+            if text is not None:
+                places.append(text.where)
+            yield None if text is None else text.chunks
+
+    for answer in model.stream(pieces()):
+        yield places.popleft(), answer
 
 
-def read_labels(folder: Path, manifest: Mapping[str, Any], outputs: int) -> tuple[tuple[str, ...], str]:
-    """The labels and the pooling of a model folder. Raises DamagedError for what cannot be."""
-    path = folder / LABELS
-    content = sealed.parse_json(sealed.verified(folder, LABELS, manifest, sealed.JSON_LIMIT), str(path))
-    labels, pooling = content.get("labels"), content.get("pooling")
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise sealed.DamagedError(f"{path} is damaged: 'labels' must be a list of texts.")
-    if len(labels) != outputs or len(set(labels)) != outputs:
-        raise sealed.DamagedError(f"{path} is damaged: it names {len(set(labels))} labels for {outputs} outputs.")
-    if pooling not in POOLINGS:
-        raise sealed.DamagedError(f"{path} is damaged: 'pooling' must be {', '.join(POOLINGS)}, not {pooling!r}.")
-    return tuple(labels), pooling
+def piped_lines(options: SourceOptions) -> Iterator[Unlabelled | None]:
+    """The lines of standard input as they arrive, and None whenever no more input is available yet."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("'-' reads texts from a pipe, not from a terminal.", hint="cat FILE | textgen predict -")
+    handle = sys.stdin.fileno()
+    head = os.read(handle, READ_BYTES)
+    while begins_mark(head) and (more := os.read(handle, READ_BYTES)):
+        head += more
+    blocks = chain([head], iter(lambda: os.read(handle, READ_BYTES), b""))
+    known = Decoding(options.encoding, from_training=options.from_training)
+    number, split = 0, Lines()
+    for piece in chain(to_utf8(filter(None, blocks), head, "standard input", known), [None]):
+        for line in split.add(piece) if piece is not None else split.rest():
+            number += 1
+            yield Unlabelled(f"line {number} of standard input", [line] if line.strip() else [])
+        yield None
+
+
+def _line(answer: Prediction | None) -> str:
+    if answer is None:
+        return ""
+    return "\t".join([_cell(answer.label), *[f"{value:.4f}" for value in answer.probabilities.values()]])
+
+
+def _cell(text: str) -> str:
+    """A label as one cell of a table."""
+    return " ".join(text.split())
+
+
+def _object(where: str, answer: Prediction | None) -> str:
+    probabilities = answer and {label: round(value, 6) for label, value in answer.probabilities.items()}
+    content = {"text": where, "label": answer and answer.label, "probabilities": probabilities}
+    return json.dumps(content, ensure_ascii=False)

@@ -1,6 +1,6 @@
-"""Texts with their labels, from tables (a column each) or from one folder a label; and texts alone.
+"""Reads texts with labels, from tables with a column for each or from one folder per label, and texts without labels.
 
-Every text comes in pieces, so that a file of any length is read in bounded memory.
+Texts come in chunks, so that a file of any length is read in bounded memory.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ LABEL_COLUMN = "label"
 
 @dataclass(frozen=True)
 class Origin:
-    """A file to read: a table, or a plain text with the label that its folder names."""
+    """A file to read: a table, or plain text with the label that its folder names."""
 
     source: Source
     label: str | None = None
 
 
 class Labelled(NamedTuple):
-    """A text, where it stands, and its label. The pieces are to be read before the next text is asked for."""
+    """A text, its location, and its label. Its chunks must be read before the next text is requested."""
 
     where: str
-    pieces: Iterable[bytes]
+    chunks: Iterable[bytes]
     label: str
 
 
 class Unlabelled(NamedTuple):
-    """A text and where it stands; its pieces give nothing where a cell or line is empty."""
+    """A text and its location; an empty cell or line has no chunks."""
 
     where: str
-    pieces: Iterable[bytes]
+    chunks: Iterable[bytes]
 
 
 def reading_of(options: ReadingOptions) -> SourceOptions:
-    """How files are read, as the options say."""
+    """The reading options for files."""
     return SourceOptions(
         options.encoding,
         options.document_separator or None,
@@ -57,8 +57,8 @@ def reading_of(options: ReadingOptions) -> SourceOptions:
 
 
 def find_labelled(paths: Sequence[str], text_column: str | None, label_column: str | None = None) -> list[Origin]:
-    """The files meant by `paths`. Plain texts lie in one folder a label, inside the folder that is named, or directly
-    in several that are. Raises UsageError or TextgenError for what does not exist, or says no label."""
+    """The files that `paths` name. Plain texts lie in one folder per label: subfolders of the named folder, or several
+    named folders. Raises UsageError or TextgenError for a missing file and for text without a label."""
     origins = []
     for path in paths:
         if path.startswith(hub.PREFIX):
@@ -71,7 +71,7 @@ def find_labelled(paths: Sequence[str], text_column: str | None, label_column: s
 
 
 def _folder_label(source: Source, path: str, several: bool) -> str:
-    """The name of the folder that says the label of a plain text."""
+    """The name of the folder that labels a plain text."""
     folder = Path(path)
     if folder.is_dir():
         below = source.path.relative_to(folder).parts
@@ -80,7 +80,7 @@ def _folder_label(source: Source, path: str, several: bool) -> str:
         if several:
             return folder.resolve().name
     raise UsageError(
-        f"{source.name!r} is plain text that lies in no label's folder.",
+        f"{source.name!r} is plain text, but no folder names its label.",
         hint="name a table with a column for labels, or a folder that holds one folder for each label.",
     )
 
@@ -88,14 +88,14 @@ def _folder_label(source: Source, path: str, several: bool) -> str:
 def read_labelled(
     origins: Sequence[Origin], reading: SourceOptions, label_column: str | None = None
 ) -> Iterator[Labelled]:
-    """Every text with its label, in order. Raises TextgenError naming row and column of a text or label that is
-    missing, UsageError for a column that does not exist."""
+    """Every text with its label, in order. Raises TextgenError naming row and column of a missing text or label,
+    UsageError for a missing column."""
     for origin in origins:
         if origin.label is None:
             yield from _rows(origin.source, reading, label_column)
         else:
-            for where, pieces in _documents(origin.source, reading):
-                yield Labelled(where, pieces, origin.label)
+            for where, chunks in _documents(origin.source, reading):
+                yield Labelled(where, chunks, origin.label)
 
 
 def _rows(source: Source, reading: SourceOptions, label_column: str | None) -> Iterator[Labelled]:
@@ -117,9 +117,9 @@ def _rows(source: Source, reading: SourceOptions, label_column: str | None) -> I
 def chosen_columns(
     columns: list[str], name: str, text: str | None, label: str | None, texts: Sequence[str] | None = None
 ) -> list[str]:
-    """The columns of a table that hold the text and the label: those asked for; else the one named `text`, or the only
-    other one (of those that may hold text, if `texts` says so), and the one named `label`. Raises UsageError naming
-    the columns."""
+    """The text column and the label column of a table: those asked for; otherwise the one named `text`, or the only
+    other one (among `texts`, the columns that may hold text), and the one named `label`. Raises UsageError naming the
+    columns."""
     if text is not None and text == label:
         raise UsageError(f"column {text!r} cannot hold both the text and the label.")
     if label is None and LABEL_COLUMN not in columns:
@@ -135,54 +135,53 @@ def chosen_columns(
 
 
 def _holding(columns: list[str], texts: Sequence[str] | None) -> list[str]:
-    """Those of some columns that may hold the text: the only one in any case, since a text may be a number."""
+    """The columns that may hold text: a single column always may, since a text may be a number."""
     return columns if len(columns) == 1 or texts is None else [column for column in columns if column in texts]
 
 
 def label_of(value: Any, column: str, where: str) -> str:
-    """The label that a cell holds (`textgen.text.cells.name_in`). Raises TextgenError with row and column where there
-    is none."""
+    """The label in a cell (`textgen.text.cells.name_in`). Raises TextgenError naming row and column if it is empty."""
     return name_in(value, column, where, "label")
 
 
 def _documents(source: Source, reading: SourceOptions) -> Iterator[Unlabelled]:
-    """The documents of a plain file. Raises TextgenError for a file that holds no text."""
+    """The documents of a plain file. Raises TextgenError for one without text."""
     for number, group in groupby(read([source], reading), key=lambda item: item[0]):
         where = repr(source.name) if reading.document_separator is None else f"text {number + 1} of {source.name!r}"
-        yield Unlabelled(where, _with_text((piece for _, piece in group), where))
+        yield Unlabelled(where, _with_text((chunk for _, chunk in group), where))
 
 
-def _with_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
-    """The pieces. Raises TextgenError in the end if they held nothing but white space."""
+def _with_text(chunks: Iterator[bytes], where: str) -> Iterator[bytes]:
+    """The chunks. Raises TextgenError at the end if they held only white space."""
     blank = True
-    for piece in pieces:
-        blank = blank and piece.isspace()
-        yield piece
+    for chunk in chunks:
+        blank = blank and chunk.isspace()
+        yield chunk
     if blank:
         raise TextgenError(f"{where} has no text (only white space).")
 
 
 def find_texts(paths: Sequence[str], text_column: str | None) -> list[Source]:
-    """The files meant by `paths`. Raises as `textgen.text.sources.find_sources`."""
+    """The files that `paths` name. Raises like `textgen.text.sources.find_sources`."""
     try:
         return find_sources(paths, text_column=text_column)
     except UsageError as error:
-        by_pipe = 'a text itself comes by pipe: echo "..." | textgen predict -'
+        by_pipe = 'to classify a text itself, pipe it: echo "..." | textgen predict -'
         raise UsageError(str(error), hint=error.hint or by_pipe) from None
 
 
 def read_texts(
     sources: Sequence[Source], reading: SourceOptions, whole_files: bool = False, label_column: str | None = None
 ) -> Iterator[Unlabelled]:
-    """Texts without labels, in order: the rows of tables, and of plain files each line, or the whole."""
+    """Texts without labels, in order: rows of tables; of plain files each line, or the whole file."""
     for source in sources:
         if table_form(source):
             yield from _cells(source, reading, label_column or LABEL_COLUMN)
         elif whole_files or reading.document_separator is not None:
             yield from _documents(source, reading)
         else:
-            pieces = (piece for _, piece in read([source], reading))
-            for number, line in enumerate(lines(pieces), 1):
+            chunks = (chunk for _, chunk in read([source], reading))
+            for number, line in enumerate(lines(chunks), 1):
                 yield Unlabelled(f"line {number} of {source.name!r}", [line] if line.strip() else [])
 
 
@@ -201,40 +200,37 @@ def _cells(source: Source, reading: SourceOptions, label_column: str) -> Iterato
         yield Unlabelled(where, [content] if content.strip() else [])
 
 
-def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a text that comes in pieces, without their ends (see `Lines`)."""
+def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a text that comes in chunks, without their line ends (see `Lines`)."""
     split = Lines()
-    for piece in pieces:
-        yield from split.add(piece)
+    for chunk in chunks:
+        yield from split.add(chunk)
     yield from split.rest()
 
 
 class Lines:
-    r"""Divides a text that comes in pieces at `\n`, `\r\n` and `\r`, and at nothing else (U+2028, form feed).
+    r"""Splits a text that comes in chunks at `\n`, `\r\n` and `\r`, and at nothing else (U+2028, form feed).
 
-    A line is given as soon as its end has come; the `\n` after a `\r` may come later.
+    A line is returned as soon as its end is read, even if the `\n` after a `\r` is in the next chunk.
     """
 
     def __init__(self) -> None:
-        self._begun: list[bytes] = []
-        self._returned = False
+        self._partial: list[bytes] = []
+        self._after_return = False
 
-    def add(self, piece: bytes) -> Iterator[bytes]:
-        """The lines that end in this piece."""
-        if not piece:
+    def add(self, chunk: bytes) -> Iterator[bytes]:
+        """The lines that end in this chunk."""
+        if not chunk:
             return
-        text = piece[1:] if self._returned and piece.startswith(b"\n") else piece
-        self._returned = piece.endswith(b"\r")
+        text = chunk[1:] if self._after_return and chunk.startswith(b"\n") else chunk
+        self._after_return = chunk.endswith(b"\r")
         for line in text.splitlines(keepends=True):
-            self._begun.append(line.rstrip(b"\r\n"))
+            self._partial.append(line.rstrip(b"\r\n"))
             if line.endswith((b"\n", b"\r")):
-                yield from self._whole()
+                yield b"".join(self._partial)
+                self._partial.clear()
 
     def rest(self) -> Iterator[bytes]:
-        """The last line, if it has no end."""
-        return self._whole() if any(self._begun) else iter(())
-
-    def _whole(self) -> Iterator[bytes]:
-        line = b"".join(self._begun)
-        self._begun.clear()
-        yield line
+        """The last line, if it has no line end."""
+        if any(self._partial):
+            yield b"".join(self._partial)

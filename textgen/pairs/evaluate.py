@@ -1,61 +1,44 @@
-"""How good the completions are that a model writes: their loss, how many are as expected, and BLEU."""
+"""`textgen evaluate` with a model that completes prompts: loss, exact matches and BLEU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+import sys
+from typing import cast
 
-import numpy as np
-
-from textgen.errors import TextgenError
-from textgen.language_model import LanguageModel
-from textgen.pairs.bleu import bleu, exact_matches
-from textgen.pairs.examples import encode_pairs
-from textgen.pairs.read import Pair
-from textgen.pairs.score import score_examples
-from textgen.scoring.evaluate import Score
-from textgen.text.split import Progress, no_progress
-from textgen.writing.generate import complete, sampling_options
-
-TOGETHER = 64
-"""Prompts, of nearly one size, that are completed side by side."""
+from textgen import sealed
+from textgen.model_folder import CONFIG
+from textgen.pairs.data import CompletionData
+from textgen.pairs.quality import Outcome, evaluate_pairs
+from textgen.pairs.read import Pair, read_pairs
+from textgen.pairs.survey import sources_of
+from textgen.screen import Output, ReadingProgress
+from textgen.tasks.base import Request
+from textgen.wording import count
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The score of the completions expected, and what those written have in common with them."""
-
-    score: Score
-    pairs: int
-    exact: int
-    bleu: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All figures by name; `exact_match` is a share from 0 to 1, `bleu` goes from 0 to 100."""
-        exact = {"exact_match": self.exact / self.pairs, "bleu": self.bleu}
-        return {"completion_loss": self.score.nats_per_token, **exact, "pairs": self.pairs, **self.score.to_json()}
+def evaluate(request: Request) -> None:
+    """Generate the completion of every prompt, and print how well they match the expected ones, and their loss."""
+    pairs = _read(request) if request.inputs else cast(CompletionData, request.held_out()).held_out_pairs()
+    progress = ReadingProgress(sys.stderr.isatty())
+    outcome = evaluate_pairs(request.load(), pairs, progress)
+    progress.finish()
+    Output().write((json.dumps(outcome.to_json()) if request.as_json else _sentence(outcome)) + "\n")
 
 
-def evaluate_pairs(model: LanguageModel, pairs: Sequence[Pair], progress: Progress = no_progress) -> Outcome:
-    """Score the completions of pairs, and compare them with those that the model writes, the likeliest symbol each
-    time. Raises TextgenError if there are none."""
-    if not pairs:
-        raise TextgenError("there are no pairs to evaluate.")
-    expected = [pair.completion.decode() for pair in pairs]
-    written = write_completions(model, [pair.prompt.decode() for pair in pairs], progress)
-    score = score_examples(model.stepper, encode_pairs(model.tokenizer, pairs))
-    return Outcome(score, len(pairs), exact_matches(written, expected), bleu(written, expected))
+def _sentence(outcome: Outcome) -> str:
+    score = outcome.score
+    bits = "" if score.unknown is not None else f" · {score.bits_per_byte:.4f} bits per byte"
+    return (
+        f"{score.nats_per_token:.4f} nats per token of the completions{bits} · "
+        f"exact match {outcome.exact / outcome.pairs:.2%} ({count(outcome.exact)} of {count(outcome.pairs)} pairs) · "
+        f"BLEU {outcome.bleu:.2f}"
+    )
 
 
-def write_completions(model: LanguageModel, prompts: Sequence[str], progress: Progress = no_progress) -> list[str]:
-    """The completion of each prompt, the likeliest symbol each time; as long as the model's habits allow."""
-    options = sampling_options(model, {"temperature": 0.0, "seed": 0})
-    written = [""] * len(prompts)
-    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-    for begin in range(0, len(order), TOGETHER):
-        rows = order[begin : begin + TOGETHER].tolist()
-        progress("writing", begin, len(order))
-        for row, completion in zip(rows, complete(model, [prompts[row] for row in rows], options), strict=True):
-            written[row] = completion.text
-    return written
+def _read(request: Request) -> list[Pair]:
+    """The pairs of tables, of the columns that the model was trained on. Raises TextgenError or UsageError."""
+    prompt, completion = request.reading.prompt_column, request.reading.completion_column
+    if prompt is None or completion is None:
+        raise sealed.DamagedError(f"{request.folder / CONFIG} is damaged: it names no columns.")
+    return list(read_pairs(sources_of(request.inputs), (prompt, completion), request.reading.options))

@@ -1,4 +1,4 @@
-"""Pairs from tables: every row's prompt and completion, or one sentence that names the row and the column."""
+"""Reads pairs from tables: the prompt and the completion in every row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH = 1 << 16
 
 
 class Pair(NamedTuple):
-    """A prompt and its completion, as UTF-8; neither is blank."""
+    """A prompt and its completion, as UTF-8; neither is empty or only white space."""
 
     prompt: bytes
     completion: bytes
@@ -30,7 +30,7 @@ class Pair(NamedTuple):
 
 def read_pairs(sources: Sequence[Source], columns: tuple[str, str], reading: SourceOptions) -> Iterator[Pair]:
     """The pairs of tables in order. Raises UsageError for a table without the columns, TextgenError naming row and
-    column for a cell that is empty or holds no text."""
+    column of a cell without text."""
 
     def choose(header: Header) -> list[str]:
         require_columns(header.columns, columns, header.name)
@@ -49,8 +49,8 @@ def _text(value: object, column: str, where: str) -> bytes:
 
 @dataclass(frozen=True)
 class PairScan:
-    """What one pass over pairs tells: their digest, bytes in all, different characters, and a number for each prompt
-    (N,), the same for prompts that are the same."""
+    """The result of one pass over pairs: their digest, total bytes, number of distinct characters, and a hash of each
+    prompt (N,)."""
 
     digest: str
     total: int
@@ -62,10 +62,10 @@ def scan_pairs(pairs: Iterable[Pair], progress: Progress = no_progress) -> PairS
     """Read pairs once."""
     digest = hashlib.sha256()
     characters: set[str] = set()
-    total, batch, size, numbers = 0, [], 0, []
+    total, batch, size, hashes = 0, [], 0, []
     for prompt, completion in pairs:
         digest.update(f"{len(prompt)} {len(completion)} ".encode() + prompt + completion)
-        numbers.append(int.from_bytes(hashlib.sha256(prompt).digest()[:8], "little"))
+        hashes.append(int.from_bytes(hashlib.sha256(prompt).digest()[:8], "little"))
         batch += [prompt, completion]
         size += len(prompt) + len(completion)
         if size >= _BATCH:
@@ -74,25 +74,18 @@ def scan_pairs(pairs: Iterable[Pair], progress: Progress = no_progress) -> PairS
             batch.clear()
             progress("reading", total, 0)
     characters.update(b"".join(batch).decode())
-    return PairScan(digest.hexdigest(), total + size, len(characters), np.array(numbers, dtype=np.uint64))
+    return PairScan(digest.hexdigest(), total + size, len(characters), np.array(hashes, dtype=np.uint64))
 
 
 def choose_held_out(prompts: npt.NDArray[np.uint64], share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Which of N pairs are held out: those of prompts drawn by seed, until `share` of the pairs is reached.
+    """Which of N pairs are held out: prompts are drawn by seed until `share` of the pairs is reached.
 
-    Pairs with the same prompt are on the same side, since a prompt that was trained on tells nothing of new ones. At
-    least one pair is trained on.
+    All pairs of a prompt are on the same side, since a prompt seen in training says nothing about new ones. At least
+    one pair is trained on.
     """
-    held = np.zeros(len(prompts), dtype=bool)
-    wanted = round(share * len(prompts))
-    different, group, sizes = np.unique(prompts, return_inverse=True, return_counts=True)
-    order = list(range(len(different)))
+    distinct, group, sizes = np.unique(prompts, return_inverse=True, return_counts=True)
+    order = list(range(len(distinct)))
     random.Random(f"{seed}/pairs held out").shuffle(order)
-    chosen, taken = [], 0
-    for number in order[: len(order) - 1]:
-        if taken >= wanted:
-            break
-        chosen.append(number)
-        taken += int(sizes[number])
-    held[np.isin(group, chosen)] = True
-    return held
+    before = np.cumsum(sizes[order]) - sizes[order]
+    wanted = before < round(share * len(prompts))
+    return np.isin(group, np.array(order)[:-1][wanted[:-1]])

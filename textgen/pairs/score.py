@@ -1,4 +1,4 @@
-"""How well a model predicts completions, given their prompts."""
+"""Scores how well a model predicts completions, given their prompts."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import math
 
 import numpy as np
 
-from textgen.pairs.examples import IGNORED, Examples, side_by_side
+from textgen.pairs.examples import IGNORED, Examples, padded_batches
 from textgen.scoring.evaluate import Score
-from textgen.stepper import Stepper
+from textgen.stepper import TokenStepper
 
 AT_ONCE = 4096
-"""Symbols that are scored at once, padding included."""
+"""Tokens per batch, padding included."""
 
 
-def score_examples(stepper: Stepper, examples: Examples, most: int | None = None) -> Score:
-    """The score of the completions, each read after its prompt from a fresh state; every end counts as a symbol.
+def score_examples(stepper: TokenStepper, examples: Examples, most: int | None = None) -> Score:
+    """The score of the completions, each read after its prompt from the initial state; every end counts as a token.
 
-    `most` counts only the first pairs, with about so many symbols in all, for a quick look.
+    With `most`, only the first pairs are scored, about so many tokens in total.
     """
     rows = np.arange(len(examples))
     if most is not None:
         rows = rows[: max(1, int(np.searchsorted(np.cumsum(examples.read), most, side="right")))]
     nats, counted = 0.0, 0
-    for group in side_by_side(examples.read, rows, AT_ONCE):
+    for group in padded_batches(examples.read, rows, AT_ONCE):
         inputs, targets, _ = examples.batch(group.tolist())
         counts = targets != IGNORED
         wanted = np.where(counts, targets, 0).astype(np.int32)

@@ -1,9 +1,7 @@
-"""Tables of pairs with everything decided about them, from which the store of a run is written."""
+"""The corpus of pairs, with all decisions about it, and its example store."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,36 +9,29 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from textgen import sealed
-from textgen.errors import TextgenError, UsageError
+from textgen import files, sealed
+from textgen.errors import TextgenError
 from textgen.pairs.examples import encode_pairs
+from textgen.pairs.options import CompletionOptions, columns_of
 from textgen.pairs.read import Pair, PairScan, choose_held_out, read_pairs, scan_pairs
-from textgen.pairs.settings import columns_of
-from textgen.parameters import named
-from textgen.settings import TrainOptions
-from textgen.tasks.examples import Arrays, ExampleStore, open_examples, write_examples
+from textgen.tasks.data import Arrays, ExampleStore, open_examples, write_examples
 from textgen.text.corpus import given_tokenizer
-from textgen.text.corpus_settings import ReadingOptions, choose_tokenizer
+from textgen.text.corpus_settings import choose_tokenizer
 from textgen.text.hub import PREFIX
-from textgen.text.reading import Reading
 from textgen.text.sources import Source, SourceOptions, find_sources
 from textgen.text.split import TRAIN, VALIDATION, Progress
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import Tokenizer, train_tokenizer
 
 KIND = "pairs"
-FORMAT_VERSION = 1
-"""Of what a store of pairs holds; another number asks for a new one."""
 
-TOLD = ("bytes", "characters", "raw", "unknown")
-"""What a store says of the completions of a part (`textgen.pairs.examples.Examples`)."""
-
-NOT_OURS = ("document_separator", "text_column")
+COUNTS = ("bytes", "characters", "raw", "unknown")
+"""What a store records about the completions of a part (see `textgen.pairs.examples.Examples`)."""
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Sources of pairs, and what is made of them."""
+class PairCorpus:
+    """Sources of pairs, their split and their tokenizer."""
 
     sources: list[Source]
     validation: list[Source]
@@ -54,14 +45,14 @@ class Survey:
     given: Tokenizer | None
 
     @classmethod
-    def of(cls, paths: Sequence[str], options: TrainOptions, progress: Progress) -> Survey:
-        """Find and read tables of pairs and decide what is held out and what a symbol is, without storing anything.
+    def read(cls, paths: Sequence[str], options: CompletionOptions, progress: Progress) -> PairCorpus:
+        """Read tables of pairs and choose the held-out part and the tokenizer, without storing anything.
 
-        Raises TextgenError or UsageError for what cannot be read, naming file, row and column.
+        Raises TextgenError or UsageError naming file, row and column of what cannot be read.
         """
         columns = columns_of(options)
-        sources, reading = sources_of(paths, options), SourceOptions(options.encoding, delimiter=options.delimiter)
-        validation = sources_of([options.validation_file] if options.validation_file else [], options)
+        sources, reading = sources_of(paths), SourceOptions(options.encoding, delimiter=options.delimiter)
+        validation = sources_of([options.validation_file] if options.validation_file else [])
         scan = scan_pairs(read_pairs(sources, columns, reading), progress)
         digest = scan_pairs(read_pairs(validation, columns, reading)).digest if validation else ""
         held_out = choose_held_out(scan.prompts, 0.0 if validation else options.validation_split, options.seed)
@@ -71,12 +62,10 @@ class Survey:
 
     @property
     def key(self) -> str:
-        """A digest of all that the store depends on."""
-        given = [hashlib.sha256(data).hexdigest() for data in (self.given.files() if self.given else {}).values()]
-        held_out = hashlib.sha256(self.held_out.tobytes()).hexdigest()
-        read = [self.scan.digest, self.validation_digest, held_out]
-        content = json.dumps([KIND, FORMAT_VERSION, read, self.level, self.vocab_size, given])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        """A digest of everything that determines the store."""
+        given = list(self.given.files().values()) if self.given else None
+        read = [self.scan.digest, self.validation_digest]
+        return files.cache_key(KIND, read, self.held_out, self.level, self.vocab_size, given)
 
     def pairs(self, part: str) -> Iterator[Pair]:
         """The pairs of a part, in order."""
@@ -87,7 +76,7 @@ class Survey:
             yield from read_pairs(self.validation, self.columns, self.reading)
 
     def write(self, folder: Path, progress: Progress) -> None:
-        """Learn the tokenizer from the training part, encode both parts, and write them."""
+        """Train the tokenizer on the training part, then encode and write both parts."""
         progress("learning the tokenizer", 0, self.scan.total)
         texts = ([text] for pair in self.pairs(TRAIN) for text in pair)
         tokenizer = self.given or train_tokenizer(self.level, texts, self.vocab_size)
@@ -98,7 +87,7 @@ class Survey:
             progress("encoding", 0, self.scan.total)
             examples = encode_pairs(tokenizer, self.pairs(part))
             arrays[part] = {"ids": examples.ids.astype(dtype), "sizes": examples.sizes}
-            about[part] = {name: getattr(examples, name) for name in TOLD}
+            about[part] = {name: getattr(examples, name) for name in COUNTS}
         held = list(self.pairs(VALIDATION))
         text = b"".join(text for pair in held for text in pair)
         arrays[VALIDATION]["text"] = np.frombuffer(text, np.uint8)
@@ -106,30 +95,27 @@ class Survey:
         write_examples(folder, KIND, self.key, arrays, about, tokenizer.files())
 
 
-def sources_of(paths: Sequence[str], options: ReadingOptions | Reading) -> list[Source]:
-    """The tables meant by paths. Raises UsageError for what is no table of pairs."""
-    for name in NOT_OURS:
-        if getattr(options, name) is not None:
-            raise UsageError(f"{named(name)} goes with a text, not with pairs.")
+def sources_of(paths: Sequence[str]) -> list[Source]:
+    """The tables that paths name. Raises TextgenError for a data set on the Hub."""
     on_hub = next((path for path in paths if path.startswith(PREFIX)), None)
     if on_hub is not None:
         raise TextgenError(f"pairs are not read from the Hub ({on_hub!r}).", hint="name the data set's files instead.")
     return find_sources(paths)
 
 
-def open_pairs(folder: Path) -> tuple[ExampleStore, Tokenizer]:
-    """What `Survey.write` wrote, with its tokenizer. Raises TextgenError for what is missing or damaged."""
+def open_pairs(folder: Path) -> ExampleStore:
+    """What `PairCorpus.write` wrote. Raises TextgenError if it is missing or damaged."""
     store, tokenizer = open_examples(folder, KIND), tokenizer_of(folder)
-    if not all(_holds(store, part, tokenizer.vocab_size) for part in (TRAIN, VALIDATION)):
-        raise sealed.DamagedError(f"{folder} is damaged: its pairs are not of the sizes that it says.")
-    return store, tokenizer
+    if not all(_is_consistent(store, part, tokenizer.vocab_size) for part in (TRAIN, VALIDATION)):
+        raise sealed.DamagedError(f"{folder} is damaged: its pairs do not have the recorded sizes.")
+    return store
 
 
-def _holds(store: ExampleStore, part: str, symbols: int) -> bool:
-    """Whether a part has the arrays and counts of pairs, and they agree."""
+def _is_consistent(store: ExampleStore, part: str, vocab_size: int) -> bool:
+    """Whether a part has all arrays and counts, and they agree."""
     arrays, about = store.parts[part], store.about.get(part)
     names = ("ids", "sizes", "text", "text_sizes")[: 2 if part == TRAIN else 4]
-    if set(arrays) != set(names) or not isinstance(about, dict) or set(about) != set(TOLD):
+    if set(arrays) != set(names) or not isinstance(about, dict) or set(about) != set(COUNTS):
         return False
     counted = all(type(value) is int or (value is None and name == "unknown") for name, value in about.items())
     whole = all(arrays[name].dtype.kind in "iu" and not (arrays[name] < 0).any() for name in names)
@@ -139,4 +125,4 @@ def _holds(store: ExampleStore, part: str, symbols: int) -> bool:
     filled = all(
         int(arrays[sizes].sum()) == len(arrays[name]) for name, sizes in zip(names[::2], names[1::2], strict=True)
     )
-    return filled and not (arrays["ids"] >= symbols).any() and len({len(arrays[name]) for name in names[1::2]}) == 1
+    return filled and not (arrays["ids"] >= vocab_size).any() and len({len(arrays[name]) for name in names[1::2]}) == 1

@@ -1,1 +1,1 @@
-"""Running a model's step without torch: the graph that is stored with a model, and numpy calls that execute it."""
+"""Running a model's step without torch: the graph stored with a model, and its execution by numpy."""

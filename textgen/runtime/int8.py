@@ -1,8 +1,8 @@
-"""Weights in eight bits: a matrix as whole numbers from -127 to 127, and a scale for each of its rows.
+"""Int8 weights: a matrix as integers from -127 to 127, with a scale for each row.
 
-A quarter of the memory, so that a step which runs at the speed of memory runs faster. Each row w of a matrix becomes
-round(w / s) with s = max|w| / 127 (symmetric, rounded to nearest). What is small, as biases and norms are, stays as it
-is. Products are taken by onnxruntime, which is imported when the first matrix is laid out for it.
+They take a quarter of the memory, so a step that is limited by memory bandwidth runs faster. Each row w of a matrix
+becomes round(w / s) with s = max|w| / 127 (symmetric, rounded to nearest). Small tensors (biases, norms) stay float32.
+Products are computed by onnxruntime, which is imported when the first matrix is prepared for it.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ from typing import Any
 import numpy as np
 
 from textgen.errors import TextgenError
-from textgen.runtime.nodes import Kind
+from textgen.runtime.nodes import TensorSpec
 from textgen.runtime.ops import Array
 from textgen.runtime.plan import Plan
 from textgen.sealed import DamagedError
 
 LARGEST_CODE = 127
 SMALLEST = 4096
-"""Numbers in a tensor from which eight bits are worth while."""
+"""The fewest elements for which a tensor is stored as int8."""
 LARGEST_SCALE = float(np.finfo(np.float32).max) / 256
 SCALE = ".scale"
 """The scales of tensor 'x' are stored as 'x.scale'."""
 
 
-def suits(kind: Kind) -> bool:
-    """Whether a weight of this kind is kept in eight bits."""
-    return kind.dtype == "float32" and len(kind.shape) >= 2 and kind.elements >= SMALLEST
+def suits(spec: TensorSpec) -> bool:
+    """Whether a weight is stored as int8."""
+    return spec.dtype == "float32" and len(spec.shape) >= 2 and spec.elements >= SMALLEST
 
 
 @dataclass(frozen=True)
 class Int8Rows:
-    """A tensor (..., K) of int8 codes with a float32 scale (...) for each row: codes times scales are its numbers."""
+    """A tensor (..., K): int8 codes times a float32 scale (...) for each row."""
 
     codes: Array
     scales: Array
 
     @classmethod
     def of(cls, array: Array, name: str) -> Int8Rows:
-        """Round a float32 tensor (..., K). Raises TextgenError with its name for numbers that are not finite."""
+        """Quantize a float32 tensor (..., K). Raises TextgenError with its name for NaN or infinity."""
         if not np.isfinite(array).all():
-            raise TextgenError(f"weight {name!r} has numbers that are not finite; eight bits cannot hold them.")
+            raise TextgenError(f"weight {name!r} contains NaN or infinity, which int8 cannot represent.")
         scales = (np.abs(array).max(axis=-1) / np.float32(LARGEST_CODE)).astype(np.float32)
         codes = np.rint(array / np.where(scales == 0, np.float32(1), scales)[..., None])
         return cls(codes.clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int8), scales)
 
     @classmethod
     def read(cls, codes: Array, scales: Array, name: str) -> Int8Rows:
-        """As stored. Raises DamagedError with the file's and the weight's name for scales that cannot be."""
+        """From stored codes and scales. Raises DamagedError with the name for invalid scales."""
         if not ((scales >= 0) & (scales <= LARGEST_SCALE)).all():
-            raise DamagedError(f"{name} has a scale that is negative, too large or no number.")
+            raise DamagedError(f"{name} has a scale that is negative, too large or NaN.")
         return cls(codes.copy(), scales.copy())
 
     @cached_property
     def floats(self) -> Array:
-        """The numbers, float32 (..., K)."""
-        numbers: Array = self.codes.astype(np.float32)
-        numbers *= self.scales[..., None]
-        return numbers
+        """The tensor in float32, (..., K)."""
+        values: Array = self.codes.astype(np.float32)
+        values *= self.scales[..., None]
+        return values
 
     def take(self, ids: Array) -> Array:
         """Rows of a table (V, K) at ids (...): (..., K) in float32."""
@@ -71,8 +71,10 @@ class Int8Rows:
 
 
 def in_int8(weights: Mapping[str, Int8Rows]) -> Callable[[Plan], None]:
-    """What makes a plan, whose constants are the `floats` of these weights, use their codes where it can: in linear
-    maps and in tables that are looked up. Raises TextgenError where onnxruntime is not installed."""
+    """A rewrite for plans whose constants are the `floats` of these weights: linear maps and embeddings use the codes.
+
+    Raises TextgenError if onnxruntime is not installed.
+    """
     from textgen.runtime.onnx_product import OnnxProduct
 
     tables = {id(rows.floats): rows for rows in weights.values()}

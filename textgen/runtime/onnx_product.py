@@ -1,13 +1,11 @@
-"""Products with a matrix of eight-bit numbers, by onnxruntime.
+"""Products with an int8 matrix, computed by onnxruntime.
 
-Its operator MatMulNBits rounds each row of x, in blocks, to eight bits too and sums whole numbers, so that a row of the
-result depends on no other row. Of the ONNX format (a protocol buffer) so much is written here as one such operator
-takes; no other package is needed for it.
+The operator MatMulNBits also rounds each row of x to int8, in blocks, and sums integers, so that each row of the result
+depends on one row of x. The ONNX model with this one operator (a protocol buffer) is encoded here, without the onnx
+package.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +14,7 @@ from textgen.dependencies import needed
 from textgen.runtime.ops import Array
 
 BLOCKS = (128, 64, 32)
-"""Numbers of a row that are rounded together: the first that divides its length, else 16."""
+"""Elements of a row that are rounded together: the first size that divides its length, else 16."""
 _FLOAT, _UINT8, _INTEGER = 1, 2, 2
 _ZERO, _ROUNDED_TO_INT8 = 128, 4
 
@@ -25,7 +23,8 @@ class OnnxProduct:
     """x (..., K) times the transpose of codes (N, K) with scales (N,), plus a bias (N,) if there is one."""
 
     def __init__(self, codes: Array, scales: Array) -> None:
-        onnxruntime = _onnxruntime()
+        with needed("onnxruntime", instead="--backend numpy, which computes in float32."):
+            import onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads.chosen() or 1
         options.inter_op_num_threads = 1
@@ -41,12 +40,6 @@ class OnnxProduct:
         if bias is not None:
             np.add(y, bias, out=y)
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self._outputs)
-
-
-def _onnxruntime() -> Any:
-    with needed("onnxruntime", instead="--backend numpy, which makes floats of them."):
-        import onnxruntime
-    return onnxruntime
 
 
 def product_model(codes: Array, scales: Array) -> bytes:
@@ -67,9 +60,9 @@ def product_model(codes: Array, scales: Array) -> bytes:
     return b"".join([_number(1, 8), _bytes(7, b"".join(graph)), *(_bytes(8, each) for each in sets)])
 
 
-def _tensor(name: str, kind: int, array: Array) -> bytes:
+def _tensor(name: str, data_type: int, array: Array) -> bytes:
     dims = b"".join(_number(1, size) for size in array.shape)
-    return dims + _number(2, kind) + _texts(8, name)[0] + _bytes(9, array.tobytes())
+    return dims + _number(2, data_type) + _texts(8, name)[0] + _bytes(9, array.tobytes())
 
 
 def _value(name: str, width: int) -> bytes:

@@ -1,7 +1,7 @@
-"""What a stored step may consist of: a fixed list of operations, each with its types, its shape rule and numpy's way.
+"""The operations that a stored step may use: for each its types, shape inference and numpy implementation.
 
-`types` says what goes in and comes out, a letter each: f float32, i int64, b bool, n a number of any type, a anything.
-The same letter is the same type, `?` may be left out, `*` comes any number of times. Nothing outside the list is run.
+`types` gives the type of each input and of the result by a letter: f float32, i int64, b bool, n float32 or int64,
+a any type. The same letter is the same type, `?` marks an optional input, `*` a repeated one. Nothing else is run.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LETTERS = {"f": ["float32"], "i": ["int64"], "b": ["bool"], "n": ["float32", "in
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation. `options` names its settings and what kind each is; a `sized` one is also given its result's shape,
-    a `typed` one its result's type; `scalars` may stand in the place of arrays. `work` is how many numbers are made,
-    read or multiplied, by the shapes of the inputs and the result."""
+    """An operation. `options` maps each option to what it must be. `sized`: it is called with the result's shape;
+    `typed`: with the result's type; `scalars`: numbers may replace arrays. `work` counts the elements computed, read or
+    multiplied, from the shapes of the inputs and the result."""
 
     types: str
     shape: ShapeRule
@@ -39,17 +39,17 @@ class Operation:
 
     @property
     def inputs(self) -> list[str]:
-        """The letters of what goes in."""
+        """The letters of the inputs."""
         return self.types.split("->")[0].split(",") if not self.types.startswith("->") else []
 
     @property
     def output(self) -> str:
-        """The letter of what comes out."""
+        """The letter of the result."""
         return self.types.split("->")[1]
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)); exact to the last digits on both sides."""
+    """1 / (1 + exp(-x)); accurate for large positive and negative x."""
     y = np.asarray(np.negative(x))
     np.exp(y, out=y)
     np.add(y, np.float32(1), out=y)
@@ -78,7 +78,7 @@ def _linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 
 def product(x: Array, weight: Array, bias: Array) -> Array:
-    """x (..., K) times a matrix that lies in memory as (K, N), plus a bias (N,)."""
+    """x (..., K) times a matrix stored as (K, N), plus a bias (N,)."""
     y = np.matmul(x, weight)
     return np.add(y, bias, out=y)
 
@@ -121,7 +121,7 @@ def _cumsum(x: Array, axis: int) -> Array:
 
 
 def part_of(axis: int, start: int, stop: int, step: int) -> tuple[slice, ...]:
-    """What a `slice` indexes with."""
+    """The index of a `slice`."""
     return (*[slice(None)] * axis, slice(start, stop, step))
 
 
@@ -199,7 +199,7 @@ OPERATIONS: dict[str, Operation] = {
     "amax": Operation("n->n", shapes.reduced, _reduction(np.max), _AXES, work=shapes.read),
     "amin": Operation("n->n", shapes.reduced, _reduction(np.min), _AXES, work=shapes.read),
     "slice": Operation("a->a", shapes.sliced, _slice, _RANGE),
-    "cat": Operation("a,a*->a", shapes.joined, _cat, _AXIS),
+    "cat": Operation("a,a*->a", shapes.concatenated, _cat, _AXIS),
     "take": Operation("a,i->a", shapes.taken, _take, _AXIS),
     "permute": Operation("a->a", shapes.permuted, _permute, {"axes": "axes"}),
     "reshape": Operation("a->a", shapes.reshaped, _reshape, sized=True),
@@ -207,4 +207,4 @@ OPERATIONS: dict[str, Operation] = {
     "full": Operation("->a", shapes.chosen, _full, {"value": "number"}, sized=True, typed=True),
     "cast": Operation("a->n", shapes.same, _cast, typed=True),
 }  # fmt: skip
-"""By name: everything that a stored step may do."""
+"""Every operation of stored steps, by name."""

@@ -1,8 +1,8 @@
-"""From a stored program to numpy calls: values get places in a list, and what can be computed beforehand is.
+"""Compiling a stored program into numpy calls on a list of values, with optimizations.
 
-Rewritings, none of which changes more than last digits: what depends on weights alone is computed once; what depends
-on the symbol alone is computed once for every symbol, where there are few; constants are added once; several slices of
-one value that go through one function do so together; matrices lie in memory as products read them fastest.
+Optimizations, which change results by rounding at most: values that depend on weights alone are computed once; values
+that depend on the token alone become a table, for small vocabularies; constants are added once; slices of one value
+that pass through the same function do so together; matrices are stored in the layout that products read fastest.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import Any
 import numpy as np
 
 from textgen.runtime.graph import IDS, Program
-from textgen.runtime.nodes import BATCHES, Kind
+from textgen.runtime.nodes import BATCHES, TensorSpec
 from textgen.runtime.ops import DTYPES, OPERATIONS, Array, part_of, product
 from textgen.runtime.shapes import Shape, at_batch
 
-MOST_SYMBOLS, LARGEST_TABLE = 1024, 1 << 22
-"""So many symbols get tables of what depends on them alone, of at most so many numbers."""
+MAX_TABLE_ROWS, LARGEST_TABLE = 1024, 1 << 22
+"""The largest vocabulary for which values that depend on the token alone are tabulated, and the largest such table."""
 _TOGETHER = ("sigmoid", "tanh")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation on places of the list of values."""
+    """One operation on the list of values: the places of its inputs and of its result."""
 
     op: str
     sources: tuple[int, ...]
     target: int
-    kind: Kind
+    spec: TensorSpec
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def bound(self, batch: int) -> Callable[..., Array]:
-        """The function of the source arrays, at a batch size."""
+        """The operation as a function of its input arrays, at a batch size."""
         if self.op == "product":
             return np.matmul if len(self.sources) == 2 else product
         if "run" in self.options:
@@ -46,35 +46,35 @@ class Call:
             return itemgetter(part_of(**self.options))
         operation, settings = OPERATIONS[self.op], dict(self.options)
         if operation.sized:
-            settings["shape"] = at_batch(self.kind.shape, batch)
+            settings["shape"] = at_batch(self.spec.shape, batch)
         if operation.typed:
-            settings["dtype"] = DTYPES[self.kind.dtype]
+            settings["dtype"] = DTYPES[self.spec.dtype]
         return partial(operation.run, **settings) if settings else operation.run
 
 
 @dataclass
 class Plan:
-    """Calls in order; `constants` are the values that are known, `inputs` and `outputs` the places of the others."""
+    """Calls in order; `constants` are values known in advance; `inputs` and `outputs` are places."""
 
     calls: list[Call]
     constants: dict[int, Array]
     inputs: dict[str, int]
     outputs: list[int]
-    kinds: dict[int, Kind]
+    specs: dict[int, TensorSpec]
     places: int
 
-    def place(self, kind: Kind) -> int:
-        """A new place."""
-        self.kinds[self.places] = kind
+    def place(self, spec: TensorSpec) -> int:
+        """Allocate a place."""
+        self.specs[self.places] = spec
         self.places += 1
         return self.places - 1
 
     def producers(self) -> dict[int, Call]:
-        """The call behind each place."""
+        """The call that computes each place."""
         return {call.target: call for call in self.calls}
 
     def dependents(self, places: set[int]) -> set[int]:
-        """These places and all whose values depend on them."""
+        """These places and all that depend on them."""
         found = set(places)
         for call in self.calls:
             if not found.isdisjoint(call.sources):
@@ -82,7 +82,7 @@ class Plan:
         return found
 
     def needed(self, places: Sequence[int]) -> set[int]:
-        """These places and all that their values depend on."""
+        """These places and all that they depend on."""
         found = set(places)
         for call in reversed(self.calls):
             if call.target in found:
@@ -91,21 +91,28 @@ class Plan:
 
 
 def lower(
-    program: Program, arrays: Mapping[str, Array], inputs: Mapping[str, Kind], tables: bool = False, rewrite: Any = None
+    program: Program,
+    arrays: Mapping[str, Array],
+    inputs: Mapping[str, TensorSpec],
+    tables: bool = False,
+    rewrite: Any = None,
 ) -> Plan:
-    """The plan of a program over these arrays (weights by name) and `inputs`, with tables of what depends on a symbol
-    alone. `rewrite` may change a plan's calls while its matrices are still the arrays that were given."""
+    """The optimized plan of a program over these arrays (weights by name) and `inputs`.
+
+    `tables` tabulates what depends on the token alone. `rewrite` may change the calls while the plan's matrices are
+    still the given arrays.
+    """
     plan = Plan([], {}, {}, [], {}, 0)
     places = {}
-    for name, kind in inputs.items():
-        plan.inputs[name] = places[name] = plan.place(kind)
+    for name, spec in inputs.items():
+        plan.inputs[name] = places[name] = plan.place(spec)
     constants = {f"constant.{number}": array for number, array in enumerate(program.constants)}
     for name, array in {**arrays, **constants}.items():
         places[name] = _constant(plan, array)
     for number, node in enumerate(program.nodes):
         sources = [places[i] if isinstance(i, str) else _constant(plan, np.asarray(i)) for i in node.inputs]
-        target = places[f"node.{number}"] = plan.place(node.kind)
-        plan.calls.append(Call(node.op, tuple(sources), target, node.kind, node.options))
+        target = places[f"node.{number}"] = plan.place(node.spec)
+        plan.calls.append(Call(node.op, tuple(sources), target, node.spec, node.options))
     plan.outputs = [places[name] for name in program.outputs]
     _prune(plan)
     with np.errstate(all="ignore"):
@@ -125,7 +132,7 @@ def lower(
 
 
 def _constant(plan: Plan, array: Array) -> int:
-    place = plan.place(Kind(str(array.dtype), array.shape))
+    place = plan.place(TensorSpec(str(array.dtype), array.shape))
     plan.constants[place] = array
     return place
 
@@ -138,10 +145,10 @@ def _prune(plan: Plan) -> None:
 
 
 def _fold(plan: Plan) -> None:
-    """Compute what depends on weights alone and is the same at every batch size."""
+    """Constant folding: compute what depends on weights alone and is the same at every batch size."""
     left = []
     for call in plan.calls:
-        if call.kind.fixed and all(source in plan.constants for source in call.sources):
+        if call.spec.fixed and all(source in plan.constants for source in call.sources):
             plan.constants[call.target] = call.bound(1)(*[plan.constants[source] for source in call.sources])
         else:
             left.append(call)
@@ -149,49 +156,49 @@ def _fold(plan: Plan) -> None:
 
 
 def _leave_unexpanded(plan: Plan) -> None:
-    """x + expand(b) -> x + b, where numpy repeats b by itself."""
+    """x + expand(b) -> x + b, where numpy broadcasts b by itself."""
     smaller = {call.target: call.sources[0] for call in plan.calls if call.op == "expand"}
     for number, call in enumerate(plan.calls):
         sources = tuple(smaller.get(place, place) for place in call.sources)
         if OPERATIONS[call.op].scalars and all(
-            _combined(plan, sources, n) == at_batch(call.kind.shape, n) for n in BATCHES
+            _combined(plan, sources, n) == at_batch(call.spec.shape, n) for n in BATCHES
         ):
             plan.calls[number] = replace(call, sources=sources)
 
 
 def _combined(plan: Plan, places: Sequence[int], batch: int) -> Shape:
-    return np.broadcast_shapes(*[at_batch(plan.kinds[place].shape, batch) for place in places])
+    return np.broadcast_shapes(*[at_batch(plan.specs[place].shape, batch) for place in places])
 
 
 def _join_constants(plan: Plan) -> None:
-    """(x + b) + (y + c) -> (x + y) + (b + c), and x + (y + c) -> (x + c) + y where x depends on the symbol alone."""
+    """(x + b) + (y + c) -> (x + y) + (b + c), and x + (y + c) -> (x + c) + y where x depends on the token alone."""
     reads = Counter([*plan.outputs, *(source for call in plan.calls for source in call.sources)])
     by_state = plan.dependents({place for name, place in plan.inputs.items() if name != IDS})
     sums: dict[int, tuple[int, int]] = {}
     calls = []
     for call in plan.calls:
         x, y = call.sources if call.op == "add" else (-1, -1)
-        if y in plan.constants and x not in plan.constants and plan.kinds[x] == call.kind and reads[call.target] == 1:
+        if y in plan.constants and x not in plan.constants and plan.specs[x] == call.spec and reads[call.target] == 1:
             sums[call.target] = (x, y)
-        elif y in sums and plan.kinds[x] == plan.kinds[y] and x not in by_state and x not in plan.constants:
-            between = plan.place(call.kind)
-            calls.append(Call("add", (x, sums[y][1]), between, call.kind))
+        elif y in sums and plan.specs[x] == plan.specs[y] and x not in by_state and x not in plan.constants:
+            between = plan.place(call.spec)
+            calls.append(Call("add", (x, sums[y][1]), between, call.spec))
             call = replace(call, sources=(between, sums[y][0]))
-        elif x in sums and y in sums and plan.kinds[x] == plan.kinds[y]:
+        elif x in sums and y in sums and plan.specs[x] == plan.specs[y]:
             total = _constant(plan, plan.constants[sums[x][1]] + plan.constants[sums[y][1]])
-            between = plan.place(call.kind)
-            calls.append(Call("add", (sums[x][0], sums[y][0]), between, call.kind))
+            between = plan.place(call.spec)
+            calls.append(Call("add", (sums[x][0], sums[y][0]), between, call.spec))
             call = replace(call, sources=(between, total))
         calls.append(call)
     plan.calls = calls
 
 
 def _slice_later(plan: Plan) -> None:
-    """f(x[a:b]), f(x[c:d]) -> y = f(x); y[a:b], y[c:d]. One call on a little more is faster than several on less."""
+    """f(x[a:b]), f(x[c:d]) -> y = f(x); y[a:b], y[c:d]. One call on a little more data is faster than several calls."""
     producers, groups = plan.producers(), dict[tuple[int, str], list[Call]]()
     for call in plan.calls:
         cut = producers.get(call.sources[0]) if call.op in _TOGETHER else None
-        if cut is not None and cut.op == "slice" and cut.options["axis"] == len(cut.kind.shape) - 1:
+        if cut is not None and cut.op == "slice" and cut.options["axis"] == len(cut.spec.shape) - 1:
             groups.setdefault((cut.sources[0], call.op), []).append(call)
     worth = {key for key, group in groups.items() if len(group) > 1 and _share(plan, key[0], group) >= 0.5}
     whole: dict[tuple[int, str], int] = {}
@@ -203,38 +210,40 @@ def _slice_later(plan: Plan) -> None:
             calls.append(call)
             continue
         if key not in whole:
-            whole[key] = plan.place(plan.kinds[key[0]])
-            calls.append(Call(call.op, (key[0],), whole[key], plan.kinds[key[0]]))
+            whole[key] = plan.place(plan.specs[key[0]])
+            calls.append(Call(call.op, (key[0],), whole[key], plan.specs[key[0]]))
         calls.append(replace(cut, sources=(whole[key],), target=call.target))
     plan.calls = calls
 
 
 def _share(plan: Plan, base: int, group: list[Call]) -> float:
-    return sum(call.kind.shape[-1] for call in group) / max(1, plan.kinds[base].shape[-1])
+    return sum(call.spec.shape[-1] for call in group) / max(1, plan.specs[base].shape[-1])
 
 
 def _tabulate(plan: Plan) -> None:
-    """Look up in a table, a row a symbol, what depends on the symbol alone."""
+    """Replace what depends on the token alone by a lookup in a table with one row per token."""
     ids, others = plan.inputs[IDS], {place for name, place in plan.inputs.items() if name != IDS}
     by_id, by_state = plan.dependents({ids}), plan.dependents(others)
     chain = [call for call in plan.calls if call.target not in by_state]
     read = {source for call in plan.calls if call.target in by_state for source in call.sources} | set(plan.outputs)
     made = [call for call in chain if call.target in read & by_id]
-    border = [call for call in made if call.op != "embedding" and call.kind.by_row]
-    rows = [plan.kinds[call.sources[0]].shape[0] for call in chain if call.op == "embedding" and call.sources[1] == ids]
-    symbols = max(rows, default=0)
-    numbers = symbols * sum(call.kind.elements for call in chain)
-    if not border or not symbols or symbols > MOST_SYMBOLS or numbers > LARGEST_TABLE:
+    border = [call for call in made if call.op != "embedding" and call.spec.is_batched]
+    rows = [plan.specs[call.sources[0]].shape[0] for call in chain if call.op == "embedding" and call.sources[1] == ids]
+    tokens = max(rows, default=0)
+    numbers = tokens * sum(call.spec.elements for call in chain)
+    if not border or not tokens or tokens > MAX_TABLE_ROWS or numbers > LARGEST_TABLE:
         return
-    values = run(chain, symbols, {**plan.constants, ids: np.arange(symbols)})
+    values = {**plan.constants, ids: np.arange(tokens)}
+    for call in chain:
+        values[call.target] = call.bound(tokens)(*[values[source] for source in call.sources])
     for call in border:
         table = _constant(plan, values[call.target])
         plan.calls.remove(call)
-        plan.calls.insert(0, Call("embedding", (table, ids), call.target, call.kind))
+        plan.calls.insert(0, Call("embedding", (table, ids), call.target, call.spec))
 
 
 def _transpose_weights(plan: Plan) -> None:
-    """Streamed from memory, a matrix of (K, N) is read by a product nearly twice as fast as its transpose."""
+    """Products read a (K, N) matrix from memory nearly twice as fast as its transpose."""
     turned: dict[tuple[int, str], int] = {}
     for number, call in enumerate(plan.calls):
         weight = call.sources[1] if call.op in ("linear", "matmul") else -1
@@ -249,12 +258,5 @@ def _transpose_weights(plan: Plan) -> None:
 
 
 def _own(plan: Plan) -> None:
-    """Share no memory with the weights, so that what they were read into is let go."""
+    """Share no memory with the weights, so that the buffer they were read into can be freed."""
     plan.constants = {p: array if array.base is None else array.copy() for p, array in plan.constants.items()}
-
-
-def run(calls: Sequence[Call], batch: int, values: dict[int, Array]) -> dict[int, Array]:
-    """The values after these calls, for once."""
-    for call in calls:
-        values[call.target] = call.bound(batch)(*[values[source] for source in call.sources])
-    return values

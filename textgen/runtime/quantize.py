@@ -1,4 +1,4 @@
-"""A model folder's small sister: the same model, its matrices in eight bits, a quarter of the weights' size."""
+"""Quantizing a model folder: the same model with int8 matrices, at a quarter of the size."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from textgen.runtime.int8 import SCALE, Int8Rows, suits
 from textgen.runtime.ops import Array
 
 LEFT_OUT = (WEIGHTS, "training_args.json")
-"""Weights are written anew; and what says how to train is of no use to a folder that cannot be trained further."""
+"""Files that are not copied: the weights are replaced, and an int8 model cannot be trained further."""
 
 
 def quantize(folder: Path, output: Path, replace_output: bool = False) -> tuple[int, int]:
-    """Write `output`, a model folder as `folder` with weights in eight bits. Returns the bytes of both weights' files.
+    """Write `output`, a copy of model folder `folder` with int8 weights. Returns both weight files' sizes in bytes.
 
-    Raises TextgenError for a folder that holds no step, is in eight bits already, or is damaged, and where `output`
-    exists and is not to be replaced.
+    Raises TextgenError if `folder` has no stored step, is int8 already or is damaged, and if `output` exists and must
+    not be replaced.
     """
     require_model(folder)
     manifest = sealed.read_manifest(folder)
     require_weights(folder, manifest)
     if STEP not in manifest["files"]:
-        raise TextgenError(f"{str(folder)!r} holds no {STEP}, without which its weights are run by torch alone.")
+        raise TextgenError(f"{str(folder)!r} holds no {STEP}; only torch can run it.")
     graph, weights = read_step(folder, manifest, read_config(folder, manifest).output_size)
     if graph.int8:
-        raise TextgenError(f"{str(folder)!r} holds weights in eight bits already.")
-    names = tuple(name for name, kind in graph.weights.items() if suits(kind))
+        raise TextgenError(f"{str(folder)!r} already has int8 weights.")
+    names = tuple(name for name, spec in graph.weights.items() if suits(spec))
     tensors = {name: np.asarray(weight) for name, weight in weights.items()}
     for name in names:
         rows = Int8Rows.of(tensors[name], name)

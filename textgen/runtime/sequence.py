@@ -1,7 +1,7 @@
-"""A whole sequence at once, as far as a step's graph allows it.
+"""Running a step over a whole sequence, as far as its graph allows all steps at once.
 
-Of a stack of LSTMs each layer's W·x is computed for the whole sequence in one product, then its recurrent part in a
-loop, and in the end all logits in one product: whatever the cell, as `textgen.runtime.rings` finds it.
+For a stack of LSTMs, say, each layer's W·x is one product for the whole sequence, its recurrent part a loop, and the
+logits are one product at the end. `textgen.runtime.rings` finds this arrangement for any cell.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from textgen.runtime.execution import Execution
 from textgen.runtime.graph import IDS
 from textgen.runtime.ops import DTYPES, Array
 from textgen.runtime.plan import Call, Plan
-from textgen.runtime.rings import Part, arrange
+from textgen.runtime.rings import Segment, arrange
 
-FEWEST_ROWS, LARGEST_SEQUENCE = 256, 1 << 20
-"""A sequence is cut into pieces of so many rows (steps times batch), or more while all their values together have at
-most so many numbers: what then fits a processor's cache."""
+MIN_ROWS, MAX_CHUNK_ELEMENTS = 256, 1 << 20
+"""A sequence is processed in chunks of at least this many rows (steps times batch), and more while all values together
+have at most this many elements, so that a chunk fits a processor's cache."""
 State = tuple[Array, ...]
 
 
 @dataclass
-class Sequences:
-    """The values of all steps, (T * B, ...) a step after the other, by place, and the state before and after."""
+class Chunk:
+    """The values of all steps by place, (T * B, ...) step by step, and the states before and after."""
 
     batch: int
     length: int
@@ -35,33 +35,33 @@ class Sequences:
     after: list[Array]
 
 
-class Together:
-    """Calls for all steps at once."""
+class Batched:
+    """Calls that run for all steps at once."""
 
-    def __init__(self, plan: Plan, part: Part) -> None:
-        self._execution = Execution(plan, part.calls)
+    def __init__(self, plan: Plan, segment: Segment) -> None:
+        self._execution = Execution(plan, segment.calls)
 
-    def run(self, sequences: Sequences) -> None:
-        self._execution.run(sequences.batch * sequences.length, sequences.values)
+    def run(self, chunk: Chunk) -> None:
+        self._execution.run(chunk.batch * chunk.length, chunk.values)
 
 
 class Loop:
-    """Calls of a ring, a step after the other. Takes in the values of places elsewhere, and leaves its own."""
+    """Calls of a component, step by step. `takes` are the places that it reads, `leaves` those that others read."""
 
-    def __init__(self, plan: Plan, part: Part, before: list[int], after: list[int], read: set[int]) -> None:
-        self._execution = Execution(plan, part.calls)
-        self._carried = [(state, before[state], after[state]) for state in part.states]
-        made = {call.target for call in part.calls} | {before[state] for state in part.states}
-        self.takes = {source for call in part.calls for source in call.sources} - made - set(plan.constants)
-        self.leaves = {place: plan.kinds[place] for place in made & read}
+    def __init__(self, plan: Plan, segment: Segment, before: list[int], after: list[int], read: set[int]) -> None:
+        self._execution = Execution(plan, segment.calls)
+        self._carried = [(state, before[state], after[state]) for state in segment.states]
+        made = {call.target for call in segment.calls} | {before[state] for state in segment.states}
+        self.takes = {source for call in segment.calls for source in call.sources} - made - set(plan.constants)
+        self.leaves = {place: plan.specs[place] for place in made & read}
 
-    def run(self, sequences: Sequences) -> None:
-        batch, total = sequences.batch, sequences.batch * sequences.length
-        given = [(place, sequences.values[place]) for place in self.takes]
-        left = {place: np.empty((total, *kind.shape[1:]), DTYPES[kind.dtype]) for place, kind in self.leaves.items()}
-        state = {number: sequences.before[number] for number, _, _ in self._carried}
+    def run(self, chunk: Chunk) -> None:
+        batch, total = chunk.batch, chunk.batch * chunk.length
+        given = [(place, chunk.values[place]) for place in self.takes]
+        left = {place: np.empty((total, *spec.shape[1:]), DTYPES[spec.dtype]) for place, spec in self.leaves.items()}
+        state = {number: chunk.before[number] for number, _, _ in self._carried}
         for start in range(0, total, batch):
-            values = self._execution.blank()
+            values = self._execution.new_values()
             for place, whole in given:
                 values[place] = whole[start : start + batch]
             for number, place, _ in self._carried:
@@ -71,68 +71,68 @@ class Loop:
                 whole[start : start + batch] = values[place]
             state = {number: values[place] for number, _, place in self._carried}
         for number, final in state.items():
-            sequences.after[number] = final
+            chunk.after[number] = final
         for place, whole in left.items():
-            sequences.values[place] = whole
+            chunk.values[place] = whole
 
 
 class Delay:
-    """A state that is what another place was a step before."""
+    """A state that is the value of another place one step earlier."""
 
     def __init__(self, state: int, before: int, after: int) -> None:
         self._state, self._before, self._after = state, before, after
 
-    def run(self, sequences: Sequences) -> None:
-        values, batch = sequences.values[self._after], sequences.batch
-        sequences.values[self._before] = np.concatenate([sequences.before[self._state], values[:-batch]])
-        sequences.after[self._state] = values[-batch:].copy()
+    def run(self, chunk: Chunk) -> None:
+        values, batch = chunk.values[self._after], chunk.batch
+        chunk.values[self._before] = np.concatenate([chunk.before[self._state], values[:-batch]])
+        chunk.after[self._state] = values[-batch:].copy()
 
 
 class SequencePlan:
-    """A step's plan arranged for sequences. Where `possible` is false it can only be run step by step."""
+    """A step's plan arranged for sequences. If `possible` is false, it can only run step by step."""
 
     def __init__(self, plan: Plan, states: int) -> None:
         before, self._ids = [plan.inputs[f"state.{number}"] for number in range(states)], plan.inputs[IDS]
         self._logits, *after = plan.outputs
-        parts, readout = arrange(plan, before, after)
-        self._stages: list[Together | Loop | Delay] = []
-        for part in parts:
-            read = _read([*readout, *(call for other in parts if other is not part for call in other.calls)])
+        segments, readout = arrange(plan, before, after)
+        self._stages: list[Batched | Loop | Delay] = []
+        for segment in segments:
+            read = _read([*readout, *(call for other in segments if other is not segment for call in other.calls)])
             read |= set(plan.outputs)
-            if part.loop:
-                self._stages.append(Loop(plan, part, before, after, read))
-            elif part.calls:
-                self._stages.append(Together(plan, part))
-            delayed = [state for state in part.states if not part.loop or before[state] in read]
+            if segment.loop:
+                self._stages.append(Loop(plan, segment, before, after, read))
+            elif segment.calls:
+                self._stages.append(Batched(plan, segment))
+            delayed = [state for state in segment.states if not segment.loop or before[state] in read]
             self._stages += [Delay(state, before[state], after[state]) for state in delayed]
         self._readout = Execution(plan, readout)
         self._read_out = (_read(readout) | {self._logits}) - {call.target for call in readout} - set(plan.constants)
         loops = [stage for stage in self._stages if isinstance(stage, Loop)]
         crossing = self._read_out.union(*[{*loop.takes, *loop.leaves} for loop in loops])
-        self.possible = all(plan.kinds[place].by_row for place in crossing)
-        self._width = 1 + sum(call.kind.elements for call in plan.calls)
+        self.possible = all(plan.specs[place].is_batched for place in crossing)
+        self._width = 1 + sum(call.spec.elements for call in plan.calls)
 
     def run(self, ids: Array, state: State, all_logits: bool) -> tuple[Array, State]:
-        """Read ids (B, T), T >= 1. The logits of all steps, (T * B, V), step after step, or of the last, (B, V)."""
-        most = max(1, max(FEWEST_ROWS, LARGEST_SEQUENCE // self._width) // len(ids))
-        pieces = []
+        """Read ids (B, T), T >= 1. The logits of all steps, (T * B, V) step by step, or of the last, (B, V)."""
+        most = max(1, max(MIN_ROWS, MAX_CHUNK_ELEMENTS // self._width) // len(ids))
+        chunks = []
         for start in range(0, ids.shape[1], most):
-            logits, state = self._piece(ids[:, start : start + most], state, all_logits)
-            pieces.append(logits)
-        return np.concatenate(pieces) if all_logits else pieces[-1], state
+            logits, state = self._chunk(ids[:, start : start + most], state, all_logits)
+            chunks.append(logits)
+        return np.concatenate(chunks) if all_logits else chunks[-1], state
 
-    def _piece(self, ids: Array, state: State, all_logits: bool) -> tuple[Array, State]:
+    def _chunk(self, ids: Array, state: State, all_logits: bool) -> tuple[Array, State]:
         batch, length = ids.shape
-        sequences = Sequences(batch, length, self._readout.blank(), state, list(state))
-        sequences.values[self._ids] = ids.T.reshape(-1)
+        chunk = Chunk(batch, length, self._readout.new_values(), state, list(state))
+        chunk.values[self._ids] = ids.T.reshape(-1)
         for stage in self._stages:
-            stage.run(sequences)
-        values = sequences.values
+            stage.run(chunk)
+        values = chunk.values
         if not all_logits:
             for place in self._read_out:
                 values[place] = values[place][-batch:]
         self._readout.run(batch * length if all_logits else batch, values)
-        return values[self._logits], tuple(sequences.after)
+        return values[self._logits], tuple(chunk.after)
 
 
 def _read(calls: Sequence[Call]) -> set[int]:

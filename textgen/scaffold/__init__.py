@@ -1,1 +1,1 @@
-"""A new plugin package: from a name to a folder that installs, trains and passes its tests as written."""
+"""New plugin packages: from a name to a folder that can be installed and trained, and that passes its tests."""

@@ -1,4 +1,4 @@
-"""The kinds of cell that one may write, and when to take which."""
+"""The kinds of cell, and when to use each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind: its name, the class to subclass, what the author writes, and for which cells."""
+class CellKind:
+    """A kind of cell: its name, the class to subclass, the method to write, and when to use it."""
 
     name: str
     base: str
@@ -18,18 +18,18 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(
+        CellKind(
             "gated",
             "GatedCell",
             "activate(wx, rh, state)",
             "gates are pointwise functions of W·x + R·h (LSTM, GRU, sLSTM)",
         ),
-        Kind(
+        CellKind(
             "linear",
             "LinearCell",
             "coefficients(xs)",
             "h(t) = a * h(t-1) + b, with a and b from x(t) alone (minGRU, SRU)",
         ),
-        Kind("cell", "Cell", "step(x, state)", "anything else (MGU, Mogrifier, matrix memory)"),
+        CellKind("cell", "Cell", "step(x, state)", "anything else (MGU, Mogrifier, matrix memory)"),
     )
 }

@@ -1,4 +1,4 @@
-"""From what was typed to the names of a cell, its class, its module and its package."""
+"""The names of a cell, its class, its module and its package, from what the user typed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _USED_IN_MODULE = {"State", "Tensor"}
 
 @dataclass(frozen=True)
 class Names:
-    """What things are called: `my-cell`, `MyCell`, `textgen_my_cell`, `textgen-my-cell`."""
+    """The names in a package: `my-cell`, `MyCell`, `textgen_my_cell`, `textgen-my-cell`."""
 
     cell: str
     class_name: str
@@ -35,7 +35,7 @@ class Names:
 
 
 def names_from(typed: str) -> Names:
-    """The names that follow from one; capitals are kept in the class. Raises UsageError with a name that would do.
+    """All names from one; the class keeps its capitals. Raises UsageError, with a suggestion, for an invalid name.
 
     Example:
         >>> names_from("mingru")
@@ -58,7 +58,7 @@ def names_from(typed: str) -> Names:
 
 
 def _capitalised(word: str) -> str:
-    """A word as it stands in a class name: a capital first, and the usual spelling of LSTM and its like."""
+    """A word of a class name: a capital first, and LSTM, GRU and RNN in capitals."""
     ending = next((end for end in _ENDINGS if word.endswith(end)), "")
     stem = word.removesuffix(ending)
     return stem[:1].upper() + stem[1:] + _ENDINGS.get(ending, "")
@@ -73,12 +73,12 @@ def _suggestion(name: str) -> str:
 
 
 def refuse_taken(names: Names) -> None:
-    """Raises UsageError if a cell, a package or a module of that name is installed, naming it."""
+    """Raises UsageError if a cell, package or module with this name is installed, and names it."""
     owner = _owner(names)
     if owner is not None:
         hint = f"choose another, such as: textgen plugins new my-{names.cell}"
         if owner.startswith(f"{names.distribution} ") and names.distribution != plugins.OWN_DISTRIBUTION:
-            hint += f"; or make room: pip uninstall {names.distribution}"
+            hint += f"; or remove it: pip uninstall {names.distribution}"
         raise UsageError(f"the name {names.cell!r} is taken by {owner}.", hint=hint)
 
 

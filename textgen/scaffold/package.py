@@ -1,4 +1,4 @@
-"""A plugin package written from templates: whole or not at all."""
+"""Writing a plugin package from templates, completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from string import Template
 from textgen import __version__, files
 from textgen.errors import TextgenError, UsageError
 from textgen.options import check
-from textgen.scaffold.kinds import KINDS, Kind
+from textgen.scaffold.kinds import KINDS, CellKind
 from textgen.scaffold.names import Names, names_from, refuse_taken
 from textgen.scaffold.settings import LICENSES, ScaffoldOptions
 
@@ -26,18 +26,18 @@ ELSEWHERE = "--output-dir DIR chooses another folder."
 
 @dataclass(frozen=True)
 class Package:
-    """A package that was written: where, and what is in it."""
+    """A new package: its folder and files."""
 
     names: Names
-    kind: Kind
+    kind: CellKind
     folder: Path
     files: tuple[str, ...]
 
 
 def create(name: str, options: ScaffoldOptions) -> Package:
-    """Write a publishable package with a working cell of that name, its tests, README and licence.
+    """Write a publishable package with a working cell of that name, its tests, README and license.
 
-    Raises UsageError for a name that cannot be or is taken, TextgenError if the folder exists or cannot be written.
+    Raises UsageError for a name that is invalid or taken, TextgenError if the folder exists or cannot be written.
     """
     check(options)
     names = names_from(name)
@@ -57,10 +57,10 @@ def create(name: str, options: ScaffoldOptions) -> Package:
 
 
 def contents(names: Names, options: ScaffoldOptions, year: int) -> dict[str, bytes]:
-    """Every file of a package by its path in it. Raises UsageError for an author that is no name."""
+    """The files of a package by path. Raises UsageError for an invalid author."""
     author = f"The {names.distribution} authors" if options.author is None else options.author
     if not author.isprintable() or not author.strip():
-        raise UsageError(f"--author must be a name in one line, not {author!r}.")
+        raise UsageError(f"--author must be a name on one line, not {author!r}.")
     holder, mail = _name_and_mail(author)
     spdx = LICENSES[options.license]
     values = {
@@ -91,18 +91,18 @@ def _filled(template: str, values: Mapping[str, str]) -> bytes:
 
 
 def _name_and_mail(author: str) -> tuple[str, str]:
-    """'Ada <ada@example.org>' in two parts; a name alone has no second."""
+    """Split 'Ada <ada@example.org>'; the address is empty if there is only a name."""
     parts = re.fullmatch(r"(.*\S)\s*<([^<>\s]+@[^<>\s]+)>", author.strip())
     return (parts[1], parts[2]) if parts else (author.strip(), "")
 
 
 def _toml(text: str) -> str:
-    """A TOML string; of printable text, JSON's are."""
+    """A TOML string; for printable text, a JSON string is one."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _write(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Fill a folder under another name, then rename it; whatever goes wrong, nothing stays."""
+    """Write to a temporary folder and rename it; after an error, remove everything."""
     absent = [parent for parent in folder.absolute().parents if not parent.exists()]
     temporary = folder.with_name(f".{folder.name}.tmp-{secrets.token_hex(4)}")
     try:

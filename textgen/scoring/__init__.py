@@ -1,1 +1,1 @@
-"""How well a model predicts: loss, bits, and their proof by compression."""
+"""How well a model predicts text: loss, bits per byte, and compression as their proof."""

@@ -1,8 +1,8 @@
-"""A range coder in whole numbers: symbols and their probabilities to bytes, as few as theory allows, and back.
+"""A range coder in integers: symbols with their probabilities to nearly the fewest possible bytes, and back.
 
-Each symbol takes its share of an interval of whole numbers; the bytes name one number of the last interval. Interval
-ends are kept to 56 bits and a carry runs back into bytes already written, so that nothing is lost to avoid carries.
-Frequencies sum to at most 2^32, and the interval never falls below 2^48, so that rounding costs 2^-16 of a symbol.
+Each symbol takes its share of an interval of integers; the bytes name one number of the last interval. Interval ends
+have 56 bits, and a carry propagates into bytes already written, so no range is given up to avoid carries. Frequencies
+sum to at most 2^32 and the interval never falls below 2^48, so rounding costs at most 2^-16 of a symbol.
 
 Range coding: Martin 1979; carries: Witten, Neal and Cleary 1987, "Arithmetic Coding for Data Compression".
 """
@@ -23,7 +23,7 @@ _LOW_BYTES = _BITS - 8
 _LEAST = 1 << _LOW_BYTES
 
 
-class Encoder:
+class RangeEncoder:
     """Symbols in, bytes out."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Encoder:
             self._range <<= 8
 
     def finish(self) -> bytes:
-        """All bytes: the fewest that, with zeros behind them, name a number of the interval."""
+        """All bytes: the fewest that, followed by zeros, name a number in the interval."""
         for kept in range(0, _BITS + 1, 8):
             step = 1 << (_BITS - kept)
             number = -(-self._low // step) * step
@@ -65,8 +65,8 @@ class Encoder:
         self._bytes[place] += 1
 
 
-class Decoder:
-    """The symbols of `Encoder`'s bytes, asked for in the same order with the same frequencies."""
+class RangeDecoder:
+    """Decodes the bytes of a `RangeEncoder`, given the same frequencies in the same order."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -76,12 +76,12 @@ class Decoder:
         self._unit = 1
 
     def target(self, total: int) -> int:
-        """A number below `total` that is among the frequencies of the next symbol; `take` that symbol then."""
+        """A number below `total` within the frequencies of the next symbol; then `take` that symbol."""
         self._unit = self._range // total
         return min(self._code // self._unit, total - 1)
 
     def take(self, start: int, size: int) -> None:
-        """Go past the symbol with these frequencies."""
+        """Advance past the symbol with these frequencies."""
         self._code -= self._unit * start
         self._range = self._unit * size
         while self._range < _LEAST:
@@ -91,7 +91,7 @@ class Decoder:
             self._range <<= 8
 
     def uniform(self, total: int) -> int:
-        """One of `total` equally likely symbols."""
+        """Decode one of `total` equally likely symbols."""
         symbol = self.target(total)
         self.take(symbol, 1)
         return symbol

@@ -1,8 +1,8 @@
-"""The envelope of a compressed text: what has to be known to open it, and whether it is whole.
+"""The file format of an archive: what decompression needs to know, and checks that the archive is whole.
 
-Two bytes of magic, one of format, one for the number of lanes if there are several, the number of symbols (7 bits a
-byte, low first), the beginnings of two SHA-256, of the model and of the content (3 bytes each, or 8 with several
-lanes), the payload, and the CRC-32 of all that. A short text must not weigh more in its envelope than it has to.
+Two bytes of magic, one of format, one for the number of lanes if there are several, the number of tokens (7 bits per
+byte, low bits first), prefixes of two SHA-256, of the model and of the content (3 bytes each, or 8 with several lanes),
+the payload, and the CRC-32 of all that. It is compact because short texts are compressed, too.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from textgen.sealed import DamagedError
 MAGIC = b"\xd7g"
 FORMAT = 1
 STORED = 0x80
-"""Added to the format where the content stands in the archive as it is."""
+"""Added to the format if the payload is the content itself."""
 
 LONG = 0x40
-"""Added to the format where there are several lanes."""
+"""Added to the format if there are several lanes."""
 
-MOST_SYMBOLS = 1 << 40
+MOST_TOKENS = 1 << 40
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """The parts of an archive. `stored` says that the payload is the content as it is.
+    """The parts of an archive. `stored` says that the payload is the content itself.
 
-    `symbols` are those that the model is shown; `model` and `content` are SHA-256 or, once opened, their beginnings.
+    `tokens` is how many the model reads; `model` and `content` are SHA-256 digests or, once opened, their prefixes.
     """
 
     stored: bool
     lanes: int
-    symbols: int
+    tokens: int
     model: bytes
     content: bytes
     payload: bytes
@@ -43,17 +43,17 @@ class Envelope:
         """The archive."""
         form = FORMAT | (STORED if self.stored else 0)
         head = [form] if self.lanes == 1 else [form | LONG, self.lanes]
-        symbols = self.symbols
-        while symbols >= 0x80:
-            head.append(symbols & 0x7F | 0x80)
-            symbols >>= 7
+        tokens = self.tokens
+        while tokens >= 0x80:
+            head.append(tokens & 0x7F | 0x80)
+            tokens >>= 7
         width = _digest_width(self.lanes)
-        body = MAGIC + bytes([*head, symbols]) + self.model[:width] + self.content[:width] + self.payload
+        body = MAGIC + bytes([*head, tokens]) + self.model[:width] + self.content[:width] + self.payload
         return body + zlib.crc32(body).to_bytes(4, "big")
 
     @classmethod
     def open(cls, archive: bytes, name: str) -> Envelope:
-        """The parts of an archive that is whole. Raises DamagedError, or TextgenError for one of a newer format."""
+        """Read an archive. Raises DamagedError for one that is not whole, and TextgenError for another format."""
         body, check = archive[:-4], archive[-4:]
         if not archive.startswith(MAGIC):
             raise DamagedError(f"{name} is not an archive that textgen compress wrote.")
@@ -65,14 +65,14 @@ class Envelope:
         if version != FORMAT:
             raise TextgenError(f"{name} has format {version}; this textgen reads {FORMAT}.", hint="upgrade textgen-lm.")
         lanes = _byte(rest, name) if form & LONG else 1
-        symbols, shift = 0, 0
+        tokens, shift = 0, 0
         while (byte := _byte(rest, name)) & 0x80:
-            symbols, shift = symbols | (byte & 0x7F) << shift, shift + 7
-        symbols |= byte << shift
-        if not lanes or symbols > MOST_SYMBOLS:
-            raise DamagedError(f"{name} is damaged: it says that it holds {symbols:,} symbols in {lanes} lanes.")
+            tokens, shift = tokens | (byte & 0x7F) << shift, shift + 7
+        tokens |= byte << shift
+        if not lanes or tokens > MOST_TOKENS:
+            raise DamagedError(f"{name} is damaged: it says that it holds {tokens:,} tokens in {lanes} lanes.")
         width = _digest_width(lanes)
-        opened = cls(bool(form & STORED), lanes, symbols, rest.read(width), rest.read(width), rest.read())
+        opened = cls(bool(form & STORED), lanes, tokens, rest.read(width), rest.read(width), rest.read())
         if len(opened.content) < width:
             raise DamagedError(f"{name} is damaged: it ends too early.")
         return opened

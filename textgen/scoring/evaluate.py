@@ -1,8 +1,8 @@
 """How well a model predicts a text: loss, perplexity, and bits per byte, which compares across tokenizers.
 
-The state is carried and every symbol is counted once. To use the processor well a long text is read in several lanes
-side by side; each lane first reads `WARM` symbols of the lane before it, uncounted, so that no symbol is predicted
-from a cold state. With one lane the text is read in one piece.
+The hidden state is carried and every token counts once. To use the processor well, a long text is read in several
+parallel lanes. Each lane first reads the last `WARM` tokens of the lane before it, uncounted, so that no token is
+predicted from a cold state. With one lane, the text is read in one piece.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from textgen import arguments
 from textgen.errors import TextgenError
-from textgen.stepper import Stepper
+from textgen.stepper import TokenStepper
 from textgen.text.corpus import text_of
 from textgen.text.encoding import encode_documents
 from textgen.text.memory import corpora, is_table
@@ -36,10 +36,11 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Score:
-    """Total nats of a text and what they are spread over. Unknown characters cost 8 bits a byte of theirs.
+    """Total nats of a text, and its size in several units. Unknown characters cost 8 bits per byte.
 
-    At word level `unknown` counts the words that were scored as `<unk>`, and nats per character and bits per byte are
-    NaN: words that are lost were not predicted, so these figures compare with nothing. Elsewhere `unknown` is None.
+    With a word tokenizer `unknown` counts the words that were scored as `<unk>`, and nats per character and bits per
+    byte are NaN: lost words were not predicted, so these metrics would compare with nothing. Otherwise `unknown` is
+    None.
     """
 
     nats: float
@@ -74,24 +75,24 @@ class Score:
         return self.nats_per_token
 
     def shown(self) -> dict[str, str]:
-        """What the training table says."""
+        """The metrics of the training table, as text."""
         perplexity, bits = figure(self.perplexity, 2), figure(self.bits_per_byte)
         return {"loss": figure(self.loss), "perplexity": perplexity, "bits/byte": bits}
 
     def to_json(self) -> dict[str, float | None]:
-        """All figures by name; None for those that do not exist at this level."""
-        figures = ("nats_per_token", "nats_per_character", "bits_per_byte", "perplexity")
-        values: dict[str, float] = {name: getattr(self, name) for name in figures}
+        """Every metric by name; None for those that do not exist for this tokenizer."""
+        metrics = ("nats_per_token", "nats_per_character", "bits_per_byte", "perplexity")
+        values: dict[str, float] = {name: getattr(self, name) for name in metrics}
         return {**{name: value if math.isfinite(value) else None for name, value in values.items()}, **asdict(self)}
 
 
 def score_ids(
-    stepper: Stepper, ids: Ids, lanes: int = LANES, warm: int = WARM, most: int | None = None
+    stepper: TokenStepper, ids: Ids, lanes: int = LANES, warm: int = WARM, most: int | None = None
 ) -> tuple[float, int]:
-    """Nats of ids[1:] given what stands before each, and how many were counted.
+    """Nats of ids[1:], each given the ids before it, and how many were counted.
 
-    `ids` (N + 1,) begins with context that is not counted. `most` counts only about that many, the first of every
-    lane, for a quick look at a long text.
+    `ids` (N + 1,) begins with context that is not counted. With `most`, only about that many are counted, the first of
+    every lane, for a quick estimate of a long text.
     """
     length = len(ids) - 1
     if length < 1:
@@ -115,11 +116,11 @@ def score_ids(
 
 def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str | None) -> Score:
     """Score a text, or the documents of a file or folder (a `Path`) or of a table in memory, as `textgen.train` takes
-    it. Raises TextgenError for an empty one, and for a lone surrogate, which is no character.
+    it. Raises TextgenError for an empty text, and for a lone surrogate, which is not a character.
 
-    Every byte counts once: characters that the model never saw as an escape and 8 bits a byte. The text is read as the
-    training text was, with its document separator, for one; `reading` sets encoding, document_separator ('' for none)
-    or text_column anew. Bytes are UTF-8, or what is left of it, unless there is an encoding.
+    Every byte counts once; a character that the model never saw costs an escape and 8 bits per byte. The text is read
+    like the training text, for example with its document separator; `reading` overrides encoding, document_separator
+    ('' for none) or text_column. Bytes are read as UTF-8, invalid ones included, unless there is an encoding.
     """
     model, lanes = arguments.writer(model), arguments.whole_number("lanes", lanes, 1, 4096)
     known = Reading.of(model.config.reading, reading)
@@ -138,20 +139,20 @@ def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str
 
 
 def score_text(model: LanguageModel, sources: Sequence[Source], options: SourceOptions, lanes: int = LANES) -> Score:
-    """The score of files. Raises TextgenError naming the place of what is not text."""
+    """The score of files. Raises TextgenError that names the place of what is not text."""
     encoded = encode_documents(model.tokenizer, read(sources, for_model(model, options)))
     return score_encoded(model.stepper, model, *encoded, lanes)
 
 
 def for_model(model: LanguageModel, options: SourceOptions) -> SourceOptions:
-    """How a model reads files: one whose symbols are bytes takes them as they are."""
+    """How a model reads files: a byte tokenizer takes them as they are."""
     return replace(options, raw=model.tokenizer.level == "byte" and options.encoding is None)
 
 
 def score_encoded(
-    stepper: Stepper, model: LanguageModel, encoded: Ids, size: int, characters: int, lanes: int = LANES
+    stepper: TokenStepper, model: LanguageModel, encoded: Ids, size: int, characters: int, lanes: int = LANES
 ) -> Score:
-    """The score of ids that begin with a boundary and may hold raw bytes of unknown characters."""
+    """The score of ids that begin with a boundary and may contain the raw bytes of unknown characters."""
     raw = model.tokenizer.raw_count(encoded)
     nats, tokens = score_ids(stepper, model.in_context(encoded), lanes)
     unknown = model.tokenizer.unknown_count(encoded)

@@ -1,1 +1,60 @@
-"""Forecasting: what comes next in a series of numbers, by the cells and the loop that write text."""
+"""The task `forecast`: predict the next values of time series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textgen.hookspecs import hookimpl
+from textgen.options import check
+from textgen.series.options import (
+    ForecastEvaluation,
+    ForecastingOptions,
+    ForecastPrediction,
+    check_series,
+    refuse_text_options,
+)
+from textgen.tasks.base import Request, Task
+
+if TYPE_CHECKING:
+    from textgen.tasks.data import TaskData
+
+
+class ForecastingTask(Task):
+    """Predict the next values of time series."""
+
+    name = "forecast"
+    options = ForecastingOptions
+    evaluation = ForecastEvaluation
+    prediction = ForecastPrediction
+
+    def check(self, options: ForecastingOptions) -> None:
+        check(options)
+        check_series(options)
+        refuse_text_options(options)
+
+    def data(self) -> type[TaskData]:
+        from textgen.series.data import SeriesData
+
+        return SeriesData
+
+    def load(self, folder: Path, backend: str) -> Any:
+        from textgen.series.forecaster import load
+
+        return load(folder, backend)
+
+    def evaluate(self, request: Request) -> None:
+        from textgen.series.evaluate import evaluate
+
+        evaluate(request)
+
+    def predict(self, request: Request) -> None:
+        from textgen.series.predict import predict
+
+        predict(request)
+
+
+@hookimpl
+def register_tasks(register: Any) -> None:
+    """The built-in task."""
+    register("forecast", ForecastingTask())

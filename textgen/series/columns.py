@@ -1,4 +1,4 @@
-"""Which column of a table is what: a time, a series to forecast, the name of one, or something to learn from beside."""
+"""Chooses the columns of a table: times, series to forecast, the names of series, and extra inputs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 
 from textgen.errors import UsageError
 from textgen.parameters import named
-from textgen.series.settings import SeriesOptions
+from textgen.series.options import ForecastingOptions
 from textgen.text.header import Header, may_be_text
 from textgen.text.records import require_columns
 
 TIME_NAMES = ("date", "time", "timestamp", "datetime", "ds", "month")
-"""Names of columns that are taken for times where none is named."""
+"""Names of columns that are taken for times if none is given."""
 
 PARTS = ("year", "quarter", "month", "week", "day", "hour", "minute", "second")
-"""Names of columns that hold a part of a time each."""
+"""Names of columns that each hold a part of a time."""
 
 COARSE = ("year", "quarter", "week", "day")
-"""Names that are taken for times where none of the others is there."""
+"""Names of coarse time columns, used if there is none of `TIME_NAMES`."""
 
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table by what they are."""
+    """The columns of a table by their use."""
 
     times: tuple[str, ...]
     targets: tuple[str, ...]
@@ -34,7 +34,7 @@ class Columns:
     series: str | None
 
     def all(self) -> list[str]:
-        """Their names, in the order in which they are read."""
+        """The names of all columns, in the order in which they are read."""
         return [*self.times, *([self.series] if self.series is not None else []), *self.numbers]
 
     @property
@@ -43,9 +43,9 @@ class Columns:
         return [*self.targets, *self.extras]
 
 
-def choose_columns(header: Header, options: SeriesOptions) -> Columns:
-    """What the columns of a table are, by the options, or by their names where these leave it open, or by the dates
-    that one of them holds. Raises UsageError naming the columns."""
+def choose_columns(header: Header, options: ForecastingOptions) -> Columns:
+    """Choose the columns of a table by the options, otherwise by their names, otherwise by the dates that one of them
+    holds. Raises UsageError naming the columns."""
     columns, name = header.columns, header.name
     asked = [*options.time_column, *options.extra_column]
     asked += [options.series_column] if options.series_column is not None else []
@@ -68,10 +68,10 @@ def choose_columns(header: Header, options: SeriesOptions) -> Columns:
     return Columns(tuple(times), tuple(targets), tuple(options.extra_column), options.series_column)
 
 
-def _no_target(header: Header, rest: Sequence[str], times: Sequence[str], options: SeriesOptions) -> UsageError:
-    """The error of a table in which `rest`, the columns that are left, do not tell which one to forecast."""
+def _no_target(header: Header, rest: Sequence[str], times: Sequence[str], options: ForecastingOptions) -> UsageError:
+    """The error if the remaining columns, `rest`, leave open which one to forecast."""
     parts = time_parts(header.columns, times)
-    spread = "" if len(parts) < 2 or options.time_column else f" If a time is spread over columns: {typed(parts)}."
+    spread = "" if len(parts) < 2 or options.time_column else f" If a time has several columns: {typed(parts)}."
     if not rest:
         return UsageError(
             f"{header.name!r} has no column to forecast; its columns are {', '.join(map(repr, header.columns))}.",
@@ -90,24 +90,24 @@ def _no_target(header: Header, rest: Sequence[str], times: Sequence[str], option
 
 
 def _unnamed_times(header: Header, named: set[str]) -> list[str]:
-    """The column of times where none has a usual name: the only one that holds dates, or one without a name."""
+    """The time column if none has a usual name: the only one that holds dates, or one without a name."""
     dates = [column for column in header.times if column not in named]
     return dates if len(dates) == 1 else [column for column in header.columns if not column]
 
 
 def _refuse_no_header(header: Header) -> None:
-    """Raise UsageError if no name in the first row of a csv file is one: all are numbers or times."""
+    """Raise UsageError if the first row of a csv file has no column names, but only numbers or times."""
     names = [column for column in header.columns if column]
     if header.in_first_row and names and not any(may_be_text([column]) for column in names):
         raise UsageError(
-            f"the first row of {header.name!r} holds no names of columns, but {', '.join(map(repr, names[:5]))}.",
+            f"the first row of {header.name!r} has no column names, but {', '.join(map(repr, names[:5]))}.",
             hint="add a first line with a name for each column, such as: date,value",
         )
 
 
 def time_parts(columns: Sequence[str], times: Sequence[str]) -> list[str]:
-    """Columns whose names say that each holds a part of a time: year, month, ...; or a date and a time of day. Empty if
-    there are none, or if `times` (those in use) are others."""
+    """Columns that by their names each hold a part of a time: year, month, ...; or a date and a time of day. Empty if
+    there are none, or if `times`, the columns in use, include others."""
     lower = {column.strip().lower(): column for column in columns}
     parts = [lower[name] for name in PARTS if name in lower] if "year" in lower else []
     if not parts and "date" in lower:
@@ -116,5 +116,5 @@ def time_parts(columns: Sequence[str], times: Sequence[str]) -> list[str]:
 
 
 def typed(columns: Sequence[str]) -> str:
-    """Time columns as they are typed."""
+    """Time columns as command-line options."""
     return " ".join(f"--time-column {shlex.quote(name)}" for name in columns)

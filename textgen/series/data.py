@@ -1,4 +1,4 @@
-"""What a forecaster learns from: series read from tables, divided by time, measured, and stored."""
+"""The data of forecasting: series read from tables, split by time, scaled and stored."""
 
 from __future__ import annotations
 
@@ -10,37 +10,29 @@ from typing import Self
 
 import numpy as np
 
-from textgen import sealed
+from textgen import files, sealed
 from textgen.config import ModelConfig
-from textgen.errors import UsageError
-from textgen.parameters import named
 from textgen.series import history
-from textgen.series.design import FILE, OUTPUTS, Design, Rows, rows_of
-from textgen.series.division import divide
+from textgen.series.design import FILE, OUTPUTS, Design, PreparedSeries, prepare_series
+from textgen.series.division import split_series
 from textgen.series.formats import TimeFormat
-from textgen.series.preparing import arrays_of, design_of, key_of
+from textgen.series.objective import ForecastingObjective
+from textgen.series.options import ForecastingOptions
+from textgen.series.preparing import arrays_of, design_of
 from textgen.series.read import Series, read_series
-from textgen.series.task import Forecasting
 from textgen.series.windows import Windows
-from textgen.settings import TrainOptions
 from textgen.strict_json import to_json
-from textgen.tasks.examples import ExampleStore, open_examples, write_examples
-from textgen.tasks.task import ExampleData
+from textgen.tasks.data import ExampleData, ExampleStore, model_card, open_examples, write_examples
 from textgen.text.sources import SourceOptions, find_sources
 from textgen.text.split import TRAIN, VALIDATION, Progress
 from textgen.wording import count, plural
 
 KIND = "series"
-FORMAT_VERSION = 2
-TEXT_ONLY = ("init_from", "tokenizer", "vocab_size", "text_column", "document_separator", "sampled_softmax",
-             "embedding_dropout")  # fmt: skip
-"""Options that mean something for text alone."""
-
 SIZES = ((200, 8), (1_000, 16), (20_000, 32), (math.inf, 64))
-"""Time steps to train on, at most, and the units of a layer that suit them."""
+"""Hidden sizes that suit up to this many training steps of the series."""
 
 FEWEST_STEPS, MOST_STEPS = 120, 500
-"""Training steps where neither steps nor epochs nor minutes are given: one for every ten time steps, within these."""
+"""The default number of training steps: one for every ten time steps, within these bounds."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +41,10 @@ class SeriesData(ExampleData):
 
     store: ExampleStore
     notes: tuple[str, ...] = ()
-    """What is worth saying of how times were read; only while the tables themselves are at hand."""
-
-    next_verb = "predict{model} TABLE"
+    """Notes on how times were read; empty when opened from a store."""
 
     @classmethod
-    def prepare(cls, paths: list[str], options: TrainOptions, cache: Path, progress: Progress) -> Self:
-        _refuse_text(options)
+    def prepare(cls, paths: list[str], options: ForecastingOptions, cache: Path, progress: Progress) -> Self:
         reading = SourceOptions(options.encoding, delimiter=options.delimiter)
         progress("reading", 0, 0)
         window = options.seq_length
@@ -64,31 +53,31 @@ class SeriesData(ExampleData):
         if options.validation_file is not None:
             named = replace(options, target_column=list(table.columns.targets), time_column=list(table.columns.times))
             apart = read_series(find_sources([options.validation_file]), named, reading, window, table.clock)
-        divided = divide(table, apart, options)
-        design = design_of(divided, options)
-        parts = {TRAIN: arrays_of(divided.training), VALIDATION: arrays_of(divided.held_out)}
+        split = split_series(table, apart, options)
+        design = design_of(split, options)
+        parts = {TRAIN: arrays_of(split.training), VALIDATION: arrays_of(split.held_out)}
         content = to_json(design.to_json())
-        key = key_of(parts, content, FORMAT_VERSION)
-        about, others = {"version": FORMAT_VERSION}, {FILE: content}
-        data = cls.kept(cache / key, lambda: write_examples(cache / key, KIND, key, parts, about, others))
+        key = files.cache_key(KIND, parts, content)
+        folder, others = cache / key, {FILE: content}
+        data = files.cached(folder, cls.open, lambda: write_examples(folder, KIND, key, parts, {}, others))
         return replace(data, notes=table.notes)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         data = cls(open_examples(folder, KIND))
         if len(data.design.scales) != len(data.store.parts[TRAIN]["lengths"]):
-            raise sealed.DamagedError(f"{folder} is damaged: it holds other series than it says.")
+            raise sealed.DamagedError(f"{folder} is damaged: it does not hold the series of its design.")
         return data
 
     @cached_property
     def design(self) -> Design:
-        """What turns these series into what a model reads."""
+        """The design that turns these series into model inputs."""
         path = str(self.store.folder / FILE)
         return Design.from_json(sealed.parse_json(self.store.content(FILE), path), path)
 
     @cached_property
     def ends(self) -> list[int]:
-        """The steps of each series that are trained on."""
+        """The length of the training part of each series."""
         return [int(n) for n in self.store.parts[TRAIN]["lengths"]]
 
     @cached_property
@@ -108,39 +97,39 @@ class SeriesData(ExampleData):
         return found
 
     @cached_property
-    def rows(self) -> list[Rows]:
-        """Every series as a model reads it, with the calendar of the horizon after it."""
-        return [rows_of(series, self.design, self.design.horizon) for series in self.series]
+    def rows(self) -> list[PreparedSeries]:
+        """Every series as the model reads it, with the calendar of the horizon after it."""
+        return [prepare_series(series, self.design, self.design.horizon) for series in self.series]
 
     @property
-    def amount(self) -> int:
+    def training_tokens(self) -> int:
         return sum(self.ends)
 
     @property
-    def held_out(self) -> int:
+    def held_out_tokens(self) -> int:
         return int(self.store.parts[VALIDATION]["lengths"].sum())
 
     @property
-    def most_epochs(self) -> float:  # type: ignore[override]
-        """As many passes as the steps that are taken without a plan, in windows of the usual size."""
-        batch, length = self._window(TrainOptions())
-        return self._steps() * batch * length / self.amount
+    def most_epochs(self) -> float:
+        """The epochs in the default number of steps, with windows of the default size."""
+        batch, length = self._window(ForecastingOptions())
+        return self._steps() * batch * length / self.training_tokens
 
-    def _window(self, options: TrainOptions) -> tuple[int, int]:
-        """Batch size and length: pieces of 64 steps, or of two seasons up to 128, within the longest series."""
+    def _window(self, options: ForecastingOptions) -> tuple[int, int]:
+        """Batch size and window length: 64 steps, or two seasons up to 128, at most the longest series."""
         usual = max(64, min(128, 2 * self.design.season))
         length = min(options.seq_length or usual, max(self.ends) - 1)
         return options.batch_size or 16, length
 
     def _steps(self) -> int:
-        return min(MOST_STEPS, max(FEWEST_STEPS, self.amount // 10))
+        return min(MOST_STEPS, max(FEWEST_STEPS, self.training_tokens // 10))
 
-    def with_defaults(self, options: TrainOptions) -> TrainOptions:
+    def with_defaults(self, options: ForecastingOptions) -> ForecastingOptions:
         batch, length = self._window(options)
         timed = options.minutes is not None or options.epochs is not None or options.max_steps is not None
         steps = options.max_steps if timed else self._steps()
         every = options.eval_steps or max(1, (steps or MOST_STEPS) // 20)
-        hidden = options.hidden_size or next(size for most, size in SIZES if self.amount <= most)
+        hidden = options.hidden_size or next(size for most, size in SIZES if self.training_tokens <= most)
         return replace(
             options,
             batch_size=batch,
@@ -156,7 +145,7 @@ class SeriesData(ExampleData):
             sample_steps=5 * every if options.sample_steps is None else options.sample_steps,
         )
 
-    def config(self, options: TrainOptions, hidden_size: int) -> ModelConfig:
+    def config(self, options: ForecastingOptions, hidden_size: int) -> ModelConfig:
         layers = options.num_layers or 1
         return ModelConfig(
             vocab_size=1,
@@ -172,10 +161,10 @@ class SeriesData(ExampleData):
             outputs=OUTPUTS,
         )
 
-    def task(self, options: TrainOptions) -> Forecasting:
+    def objective(self, options: ForecastingOptions) -> ForecastingObjective:
         assert options.batch_size and options.seq_length
         windows = Windows(self.rows, self.ends, options.batch_size, options.seq_length, options.seed)
-        return Forecasting(windows, self.design, self.held_out > 0)
+        return ForecastingObjective(windows, self.design, self.held_out_tokens > 0)
 
     def described(self) -> list[str]:
         design = self.design
@@ -185,8 +174,8 @@ class SeriesData(ExampleData):
             f"{count(len(design.scales))} series" if len(design.scales) > 1 else "1 series",
             self._times(),
             f"a step is {design.clock.described()}",
-            f"{count(self.amount)} time steps to train on",
-            f"{count(self.held_out)} held out",
+            f"{count(self.training_tokens)} time steps to train on",
+            f"{count(self.held_out_tokens)} held out",
             f"season {design.season}" if design.season > 1 else "no season",
             f"corrects {' or '.join(bases)}",
             "in logarithms" if logs == len(design.scales) else f"{logs} in logarithms" if logs else "",
@@ -195,7 +184,7 @@ class SeriesData(ExampleData):
         ]
 
     def _times(self) -> str:
-        """How times were understood: 'time as day/month/year (01/01/2012 to 01/12/2019)'."""
+        """How times were parsed: 'time as day/month/year (01/01/2012 to 01/12/2019)'."""
         clock = self.design.clock
         if not self.design.columns.times:
             return "rows are counted"
@@ -208,24 +197,7 @@ class SeriesData(ExampleData):
         return {FILE: self.store.content(FILE), history.FILE: history.to_bytes(self.series, self.design.context)}
 
     def card(self, config: ModelConfig, name: str) -> str:
-        targets = ", ".join(self.design.columns.targets)
-        return f"""---
-library_name: textgen
-pipeline_tag: time-series-forecasting
----
-
-# {name}
-
-A recurrent forecaster made with textgen: {config.num_layers} x {config.cell}, {config.hidden_size} units, of {targets},
-a step being {self.design.clock.described()}, trained on {self.amount:,} time steps.
-
-    textgen predict -m {name} TABLE.csv
-
-The loss over time stands in `metrics.jsonl`, every option in `training_args.json`, the measures in `{FILE}`.
-"""
-
-
-def _refuse_text(options: TrainOptions) -> None:
-    given = next((name for name in TEXT_ONLY if getattr(options, name) != getattr(TrainOptions, name)), None)
-    if given is not None:
-        raise UsageError(f"{named(given)} goes with text; series have no use for it.")
+        step = f"a time step is {self.design.clock.described()}"
+        what = f"A recurrent forecaster of {', '.join(self.design.columns.targets)}"
+        details = [step, f"trained on {self.training_tokens:,} time steps"]
+        return model_card(name, "time-series-forecasting", what, config, details, "predict -m {} TABLE.csv")

@@ -1,6 +1,6 @@
-"""What a forecaster is besides its weights: columns, clock, season, lags, calendar, and the measures of each series.
+"""The design of a forecaster, everything but its weights: columns, clock, season, lags, calendar, scales.
 
-`Rows` is a series as the model reads it. The design is kept in the model folder as `forecast.json`.
+It is stored in the model folder as `forecast.json`. A `PreparedSeries` is a series as the model reads it.
 """
 
 from __future__ import annotations
@@ -16,28 +16,25 @@ import numpy.typing as npt
 from textgen import sealed
 from textgen.series.calendar import Calendar
 from textgen.series.columns import Columns
-from textgen.series.inputs import FARTHEST, Lags, Units, base_forecast, features, lagged
+from textgen.series.inputs import FARTHEST, Floats32, Lags, Units, base_forecast, features, lagged
 from textgen.series.read import Series
-from textgen.series.scaling import Scale, deviation, fit
+from textgen.series.scaling import Floats, Scale, deviation, fit
 from textgen.series.times import Clock
 
 FILE = "forecast.json"
 CONTEXT = 512
-"""Steps that are read, at least, before the first forecast of a series: enough for a state to forget its beginning."""
+"""The least steps to read before a forecast: enough for the state to forget where reading began."""
 
 LARGEST = 1_000_000
-"""Time steps that a season, a horizon or a lag may have."""
+"""The most time steps of a season, a horizon or a lag."""
 
 OUTPUTS = 3
-"""Numbers that the model gives at a time step: location, scale and degrees of freedom, before they are bounded."""
-
-Floats = npt.NDArray[np.float64]
-Floats32 = npt.NDArray[np.float32]
+"""The model's outputs at a time step: location, scale and degrees of freedom, before they are bounded."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """All that turns tables into what a model reads, and what it gives into forecasts."""
+    """Everything that turns tables into model inputs, and model outputs into forecasts."""
 
     columns: Columns
     clock: Clock
@@ -50,45 +47,45 @@ class Design:
     scales: dict[str, Scale]
     transform: str
     longest_gap: int | None
-    """Steps of the longest gap that is filled; None where no window said so."""
+    """Steps of the longest gap that is filled; None for `gap_limit`."""
 
     def __post_init__(self) -> None:
         sizes = [self.season, self.horizon, *(self.season * k for k in self.lags.seasons)]
         if not all(1 <= size <= LARGEST for size in sizes) or self.lags.season != self.season or self.clock.step < 1:
-            raise ValueError("a season, a horizon or a lag that cannot be")
+            raise ValueError("an impossible season, horizon or lag")
         if not all(period > 0 and 1 <= harmonics <= 16 for period, harmonics in self.calendar.periods):
-            raise ValueError("a calendar that cannot be")
+            raise ValueError("an impossible calendar")
 
     @property
     def width(self) -> int:
-        """How many numbers the model reads at a time step."""
+        """The number of model inputs at a time step."""
         return self.lags.width + len(self.extras) + self.calendar.width
 
     @property
     def context(self) -> int:
-        """How many steps before a forecast are read."""
+        """The number of steps to read before a forecast."""
         return max(CONTEXT, self.lags.farthest + 1)
 
     @property
     def reach(self) -> int:
-        """How many steps ahead the model is trusted: those that held-out forecasts have judged, at least a season.
-        Beyond, the naive forecast goes on from where the model has come."""
+        """How many steps ahead the model is trusted: those that held-out forecasts measure, at least a season. Beyond
+        them, the naive forecast continues from the model's."""
         return max(self.horizon, self.season)
 
     def scale_of(self, series: Series) -> Scale:
-        """The measures of a series; of one that training did not see, from all of it."""
+        """The scale of a series; for one that is not in the training data, from all of its values."""
         known = self.scales.get(series.name)
         if known is not None:
             return known
         return fit(series.name, series.values, series.missing, self.season, self.horizon, self.transform, series.start)
 
     def to_json(self) -> dict[str, Any]:
-        """As the model folder keeps it."""
+        """The content of `forecast.json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], path: str) -> Design:
-        """Raises DamagedError, naming the path, for what is no design."""
+        """The inverse of `to_json`. Raises DamagedError naming the path."""
         try:
             columns = content["columns"]
             return cls(
@@ -110,11 +107,11 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """One series as the model reads it: `scaled` (N,), `inputs` (N, width) at each of its time steps, `bases` (N,) the
-    naive forecasts of the next step, `calendar` (N + ahead, C) and `beside` (N, E) of the steps to come. `floor` (N,)
-    is the least scaled value that a forecast from each step may take: zero, where neither training nor the history up
-    to that step has a value below it."""
+class PreparedSeries:
+    """One series as the model reads it: `scaled` values (N,) and `inputs` (N, width) at each time step, `bases` (N,)
+    the naive forecasts of the next step, `calendar` (N + ahead, C) of the next steps, `extras` (N, E). `floor` (N,) is
+    the lowest scaled value of forecasts from each step: zero if no value up to that step, in training or since, is
+    negative; otherwise -inf."""
 
     series: Series
     scale: Scale
@@ -122,77 +119,54 @@ class Rows:
     inputs: Floats32
     bases: Floats
     calendar: Floats32
-    beside: Floats32
+    extras: Floats32
     floor: Floats
 
     def __len__(self) -> int:
         return len(self.scaled)
 
     def restored(self, scaled: Floats, steps: npt.NDArray[np.intp]) -> Floats:
-        """The values behind scaled ones (O, ...) that were forecast from some steps (O,), none below the floor."""
+        """The values of scaled forecasts (O, ...) made at some steps (O,), none below the floor."""
         floor = self.floor[steps].reshape(-1, *[1] * (scaled.ndim - 1))
         values = self.scale.restored(scaled)
         return np.where(np.isfinite(floor), np.where(scaled <= floor, 0.0, np.maximum(values, 0.0)), values)
 
     @cached_property
     def counted(self) -> npt.NDArray[np.bool_]:
-        """Whether the next step of each (N,) is known and its naive forecast is not a guess."""
-        there = np.zeros(len(self), dtype=bool)
-        there[:-1] = ~self.series.missing[1:]
-        return there
+        """Whether the value after each step (N,) is known."""
+        return np.append(~self.series.missing[1:], False)
 
-    def since(self, step: int) -> Rows:
+    def since(self, step: int) -> PreparedSeries:
         """The same series from a step on."""
-        series = self.series
-        later = replace(series, values=series.values[step:], missing=series.missing[step:], extras=series.extras[step:])
-        return Rows(
-            later,
-            self.scale,
-            self.scaled[step:],
-            self.inputs[step:],
-            self.bases[step:],
-            self.calendar[step:],
-            self.beside[step:],
-            self.floor[step:],
-        )
+        names = ("scaled", "inputs", "bases", "calendar", "extras", "floor")
+        return replace(self, series=self.series.slice(step), **{name: getattr(self, name)[step:] for name in names})
 
     @property
     def residuals(self) -> Floats:
-        """What the model is to say of each step's next (N,): its distance from the base, in the base's unit."""
+        """The targets (N,): the distance of the next value from its naive forecast, in units of the base's error."""
         ahead = np.append(self.scaled[1:], self.scaled[-1:])
         return (ahead - self.bases) / self.scale.base_unit
 
 
-def rows_of(series: Series, design: Design, ahead: int = 0) -> Rows:
-    """A series ready to be read, and `ahead` further steps of its calendar."""
+def prepare_series(series: Series, design: Design, ahead: int = 0) -> PreparedSeries:
+    """A series as the model reads it, with the calendar of `ahead` more steps."""
     scale = design.scale_of(series)
     scaled = scale.scaled(series.values)
     units = Units.of([scale])
     read = lagged(scaled, design.lags)
     times = series.start + design.clock.step * np.arange(1, len(series) + ahead + 1)
-    calendar = design.calendar.features(series.clock.elapsed(times))
-    beside = beside_of(series, design)
-    inputs = features(read, units, design.lags, series.missing.astype(np.float64))
-    whole = np.concatenate([inputs, beside, calendar[: len(series)].astype(np.float32)], axis=1)
-    bases = base_forecast(read, units)
-    return Rows(series, scale, scaled, whole, bases, calendar.astype(np.float32), beside, _floor(series, scale))
-
-
-def _floor(series: Series, scale: Scale) -> Floats:
-    """The floor of forecasts from each step (N,): see `Rows`."""
-    positive = np.minimum(np.minimum.accumulate(series.values), series.lowest) >= 0
-    return np.where(positive & scale.nonnegative, scale.zero, -np.inf)
-
-
-def beside_of(series: Series, design: Design) -> Floats32:
-    """The extra columns (N, E) in units of their own."""
-    mean, deviation = (np.array([each[k] for each in design.extras]).reshape(-1) for k in (0, 1))
-    scaled = (series.extras - mean) / deviation if len(mean) else series.extras
-    return np.clip(scaled, -FARTHEST, FARTHEST).astype(np.float32)
+    calendar = design.calendar.features(series.clock.elapsed(times)).astype(np.float32)
+    mean, spread = np.array(design.extras).reshape(-1, 2).T
+    extras = np.clip((series.extras - mean) / spread, -FARTHEST, FARTHEST).astype(np.float32)
+    of_values = features(read, units, design.lags, series.missing.astype(np.float64))
+    inputs = np.concatenate([of_values, extras, calendar[: len(series)]], axis=1)
+    never_negative = np.minimum(np.minimum.accumulate(series.values), series.lowest) >= 0
+    floor = np.where(never_negative & scale.nonnegative, scale.zero, -np.inf)
+    return PreparedSeries(series, scale, scaled, inputs, base_forecast(read, units), calendar, extras, floor)
 
 
 def extra_measures(extras: Sequence[Floats]) -> tuple[tuple[float, float], ...]:
-    """Mean and deviation of each column of the training parts' extras (N, E). A constant one is measured by its own
-    size, so that the unit of a column never matters; one of zeros has deviation 1."""
-    together = np.concatenate(list(extras))
-    return tuple((float(c.mean()), deviation(c) if np.ptp(c) > 0 else abs(float(c[0])) or 1.0) for c in together.T)
+    """Mean and deviation of each extra column in the training parts (N, E). The deviation of a constant is its absolute
+    value, so that the unit of a column never matters, and 1 for zero."""
+    columns = np.concatenate(list(extras)).T
+    return tuple((float(c.mean()), deviation(c) if np.ptp(c) > 0 else abs(float(c[0])) or 1.0) for c in columns)

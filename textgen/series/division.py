@@ -1,4 +1,4 @@
-"""Which part of each series is learned from and which is held out: always the last, never one chosen by chance."""
+"""Splits each series into a training part and a held-out part, which is always the end, never a random choice."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from textgen.errors import TextgenError
 from textgen.parameters import named
 from textgen.series.columns import Columns
+from textgen.series.options import ForecastingOptions
 from textgen.series.read import Series, Table, gap_limit, report_left_out
 from textgen.series.scaling import is_constant
 from textgen.series.times import ROW, Clock
-from textgen.settings import TrainOptions
 from textgen.wording import plural
 
 FEWEST = 8
-"""Time steps of the shortest training part."""
+"""Time steps of the shortest possible training part."""
 
 
 @dataclass(frozen=True)
-class Divided:
-    """Each series in two parts, one after the other in time; `ends` are the times after the last of both."""
+class SplitSeries:
+    """Each series in two consecutive parts; `ends` are the times after the end of both."""
 
     training: list[Series]
     held_out: list[Series]
@@ -31,46 +31,38 @@ class Divided:
     columns: Columns
 
 
-def divide(table: Table, apart: Table | None, options: TrainOptions) -> Divided:
-    """Divide every series: the held-out part is `apart` where that is given, which goes on where the series end, else
-    the last share of each, at least one horizon and, of short series, a quarter or eight steps.
+def split_series(table: Table, apart: Table | None, options: ForecastingOptions) -> SplitSeries:
+    """Split every series. The held-out part is `apart` if given, which has to continue the series; otherwise the last
+    share of each, at least one horizon and, of short series, a quarter or eight steps.
 
-    Raises TextgenError for a series that is too short for its horizon, and for what does not follow it.
+    Raises TextgenError for a series that is too short for its horizon, and for a validation file that does not continue
+    the series.
     """
     if apart is not None:
         apart.require_step(table.clock, str(options.validation_file), "the training part's")
         later = {each.name: each for each in apart.series}
-        pairs = [(each, _following(each, later.get(each.name), table.clock, options)) for each in table.series]
+        pairs = [(each, _continuation(each, later.get(each.name), table.clock, options)) for each in table.series]
     else:
-        pairs = [_cut(each, options) for each in table.series]
-    pairs = _usable(pairs, options)
+        pairs = []
+        for each in table.series:
+            left = len(each) - _held_out_steps(len(each), options, options.horizon)
+            pairs.append((each.slice(0, left), each.slice(left)))
+    reasons = [_unusable(training, len(training) + len(held), options) for training, held in pairs]
+    pairs = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
+    report_left_out([reason for reason in reasons if reason is not None], len(pairs))
     ends = [one.start + table.clock.step * (len(one) + len(other)) for one, other in pairs]
-    return Divided([one for one, _ in pairs], [other for _, other in pairs], ends, table.clock, table.columns)
+    return SplitSeries([one for one, _ in pairs], [other for _, other in pairs], ends, table.clock, table.columns)
 
 
-def _cut(series: Series, options: TrainOptions) -> tuple[Series, Series]:
-    left = len(series) - _held(len(series), options, options.horizon)
-    return piece(series, 0, left), piece(series, left, len(series))
-
-
-def _held(length: int, options: TrainOptions, horizon: int) -> int:
+def _held_out_steps(length: int, options: ForecastingOptions, horizon: int) -> int:
     """How many time steps of a series are held out."""
     if options.validation_file is not None or not options.validation_split:
         return 0
     return min(length, max(round(options.validation_split * length), horizon, min(FEWEST, length // 4)))
 
 
-def _usable(pairs: list[tuple[Series, Series]], options: TrainOptions) -> list[tuple[Series, Series]]:
-    """The series that can be learned from, with a warning for the others. Raises TextgenError if there is none."""
-    reasons = [_unusable(training, len(training) + len(held), options) for training, held in pairs]
-    usable = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
-    report_left_out([reason for reason in reasons if reason is not None], len(usable))
-    return usable
-
-
-def _unusable(training: Series, length: int, options: TrainOptions) -> TextgenError | None:
-    """What is wrong with a series of so many time steps, if anything: it is too short, or its training part is
-    constant."""
+def _unusable(training: Series, length: int, options: ForecastingOptions) -> TextgenError | None:
+    """Why a series of `length` time steps cannot be used, if so: it is too short, or its training part is constant."""
     if len(training) < max(options.horizon + 2, FEWEST):
         return _too_short(training.name, len(training) if options.validation_file else length, options)
     known = training.values[~training.missing]
@@ -83,9 +75,9 @@ def _unusable(training: Series, length: int, options: TrainOptions) -> TextgenEr
     return None
 
 
-def _too_short(name: str, length: int, options: TrainOptions) -> TextgenError:
+def _too_short(name: str, length: int, options: ForecastingOptions) -> TextgenError:
     least = _least(options, options.horizon)
-    held = _held(least, options, options.horizon)
+    held = _held_out_steps(least, options, options.horizon)
     fitting = bisect_right(range(1, options.horizon), length, key=lambda horizon: _least(options, horizon))
     shorter = f"{named('horizon', fitting)} fits; or give" if fitting else "give"
     return TextgenError(
@@ -95,26 +87,20 @@ def _too_short(name: str, length: int, options: TrainOptions) -> TextgenError:
     )
 
 
-def _least(options: TrainOptions, horizon: int) -> int:
-    """The time steps of the shortest series that leaves enough to learn from."""
+def _least(options: ForecastingOptions, horizon: int) -> int:
+    """The length of the shortest series that leaves enough time steps for training."""
     needed = max(horizon + 2, FEWEST)
     length = 0
-    while length != (length := needed + _held(length, options, horizon)):
+    while length != (length := needed + _held_out_steps(length, options, horizon)):
         pass
     return length
 
 
-def piece(series: Series, start: int, end: int) -> Series:
-    """The steps of a series from one to before another; its start is that of the whole."""
-    part = slice(start, end)
-    return replace(series, values=series.values[part], missing=series.missing[part], extras=series.extras[part])
-
-
-def _following(series: Series, later: Series | None, clock: Clock, options: TrainOptions) -> Series:
-    """What a validation file holds of a series, beginning where the training part ends."""
+def _continuation(series: Series, later: Series | None, clock: Clock, options: ForecastingOptions) -> Series:
+    """The part of a series in the validation file, beginning where the training part ends."""
     file = options.validation_file
     if later is None:
-        raise TextgenError(f"{file!r} holds no series {series.name!r}.")
+        raise TextgenError(f"{file!r} has no series {series.name!r}.")
     end = series.start + clock.step * len(series)
     if clock.unit == ROW and later.start < end:
         return later
@@ -122,7 +108,7 @@ def _following(series: Series, later: Series | None, clock: Clock, options: Trai
     if ahead < 0 or rest:
         raise TextgenError(
             f"{file!r} begins at {clock.label(later.start)} for {series.name!r}, but the training part ends at "
-            f"{clock.label(end - clock.step)}; the one has to follow the other."
+            f"{clock.label(end - clock.step)}; it has to begin after that."
         )
     limit = options.seq_length or gap_limit(options.season or clock.season())
     if ahead > limit:
@@ -134,7 +120,7 @@ def _following(series: Series, later: Series | None, clock: Clock, options: Trai
 
 
 def bridged(series: Series, later: Series, gap: int) -> Series:
-    """What follows a series, with a gap of so many steps before it filled by the last value."""
+    """What follows a series, with `gap` steps before it filled by the last value of the series."""
     values = np.concatenate([np.full(gap, series.values[-1]), later.values])
     missing = np.concatenate([np.ones(gap, dtype=bool), later.missing])
     extras = np.concatenate([np.repeat(series.extras[-1:], gap, axis=0), later.extras])

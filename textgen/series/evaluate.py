@@ -1,163 +1,103 @@
-"""How good a forecaster is, by rolling origin: from every step on it forecasts the horizon, and so do the naive ones.
-
-The last value and the seasonal value are judged on the very same windows: a forecaster that does not beat them has
-learnt nothing.
-"""
+"""`textgen evaluate` with a forecaster: its rolling-origin errors beside those of the naive forecasts."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, cast
 
-import numpy as np
+from textgen.dependencies import require
+from textgen.errors import TextgenError
+from textgen.screen import Output, say, warn
+from textgen.series.data import SeriesData
+from textgen.series.design import PreparedSeries, prepare_series
+from textgen.series.forecaster import Forecaster
+from textgen.series.options import ForecastEvaluation
+from textgen.series.plot import draw
+from textgen.series.rolling import BacktestReport, ForecastRequest
+from textgen.tasks.base import Request
+from textgen.wording import aligned, count, plural, table
 
-from textgen.errors import TextgenError, TextgenWarning
-from textgen.parameters import named
-from textgen.series.design import Design, Rows
-from textgen.series.loop import Floats, Origins, Stepper, forecasts, paths, read, taken
-from textgen.series.metrics import Errors, last_value, seasonal_naive
-from textgen.wording import plural
-
-MODEL, LAST, SEASONAL = "model", "last value", "seasonal naive"
-MOST_ORIGINS = 20_000
-"""Origins that roll out side by side; their states are held at once."""
-
-MOST_PATH_STEPS = 2_000_000
-"""Steps of sample paths that an evaluation draws at most; of more windows, every so many are taken for coverage."""
+COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": "sMAPE", "scaled_mse": "MSE, scaled",
+           "coverage": "coverage"}  # fmt: skip
+COUNTED = "without a time column, rows are counted, so the table must begin with the training data."
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What is forecast when: `horizon` steps from every `stride`-th origin on, with `number` sample paths of which the
-    middle `level` percent are the interval; 0 paths measure no coverage."""
-
-    horizon: int
-    stride: int = 1
-    number: int = 100
-    level: float = 90.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.number and self.level < 1:
-            says = named("level", f"{self.level:g}")
-            meant = named("level", f"{100 * self.level:g}")
-            warnings.warn(
-                TextgenWarning(f"{says} is less than one percent; did you mean {meant} (percent)?"), stacklevel=2
+def evaluate(request: Request) -> None:
+    """Evaluate the values after the training data in the tables; without tables, the held-out part."""
+    plot, reading = request.outputs.get("plot"), request.reading
+    if plot is not None:
+        require("matplotlib")
+    forecaster: Forecaster = request.load()
+    options: ForecastEvaluation = request.options
+    horizon = options.horizon or forecaster.horizon
+    asked = ForecastRequest(horizon, number=options.paths, level=options.level, seed=options.seed)
+    if request.inputs:
+        encoding, delimiter = reading.asked("encoding"), reading.asked("delimiter")
+        rows = forecaster.read(request.inputs, encoding, delimiter, options.decimal)
+        first = [forecaster.unseen(each, horizon) for each in rows]
+        ended = all(start + horizon > len(each) for start, each in zip(first, rows, strict=True))
+        if ended and not any(each.series.trained for each in rows):
+            counted = not forecaster.design.columns.times
+            raise TextgenError(
+                f"{', '.join(request.inputs)} has fewer than {plural(horizon, 'row')} (the horizon) after the training "
+                "data.",
+                hint=COUNTED if counted else f"textgen evaluate -m {request.folder} scores what it held out.",
             )
+        if not forecaster.design.columns.times and rows[0].series.name in forecaster.design.scales:
+            warn(f"the first {count(first[0])} rows are taken to be the training data; {COUNTED}")
+    else:
+        data = cast(SeriesData, request.held_out())
+        rows, first = data.rows, data.ends
+    report = forecaster.evaluate_rows(rows, first, asked)
+    Output().write(json.dumps(report.to_json(), ensure_ascii=False) + "\n" if request.as_json else _shown(report))
+    if plot is not None:
+        plot.check()
+        _draw(forecaster, rows, asked, plot.path)
 
 
-@dataclass
-class Report:
-    """The errors of the model and of the naive forecasts, by method, in all and for each series."""
-
-    protocol: Protocol
-    season: int
-    windows: int = 0
-    continued: int = 0
-    """Series whose table begins after the end of training: all of their rows are scored."""
-    errors: dict[str, Errors] = field(default_factory=dict)
-    by_series: dict[str, dict[str, Errors]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Every figure, by method; where there are several series, of each of them too."""
-        each = {name: _figures(errors) for name, errors in self.by_series.items()}
-        return {
-            "horizon": self.protocol.horizon,
-            "windows": self.windows,
-            "continued_from_training": self.continued,
-            "season": self.season,
-            "level": self.protocol.level,
-            **_figures(self.errors),
-            **({"series": each} if len(each) > 1 else {}),
-        }
-
-
-def _figures(errors: dict[str, Errors]) -> dict[str, Any]:
-    return {method.replace(" ", "_"): found.to_json() for method, found in errors.items()}
-
-
-def evaluate_rows(
-    stepper: Stepper, rows: Sequence[Rows], design: Design, first: Sequence[int], protocol: Protocol
-) -> Report:
-    """Forecast from every origin of each series whose first forecast value is number `first` or later and whose last
-    is still there. Raises TextgenError if there is no such origin."""
-    report = Report(protocol, design.season)
-    counts = [max(0, len(r) - protocol.horizon - max(0, start - 1)) for r, start in zip(rows, first, strict=True)]
-    total = sum(-(-count // protocol.stride) for count in counts)
-    if not total:
-        shorter = f", or a shorter {named('horizon')}"
-        raise TextgenError(
-            f"no series has {plural(protocol.horizon, 'time step')} left to be forecast and compared.",
-            hint=f"give a longer series{shorter if protocol.horizon > 1 else ''}.",
-        )
-    report.continued = sum(each.series.trained > 0 for each in rows)
-    thin = max(1, -(-total * protocol.number * protocol.horizon // MOST_PATH_STEPS))
-    begin = [max(0, start - 1) for start in first]
-    ends = [len(each) - protocol.horizon for each in rows]
-    for batch in read(stepper, rows, begin, MOST_ORIGINS, ends):
-        past = batch.steps - np.array(begin)[batch.series]
-        chosen = np.flatnonzero(past % protocol.stride == 0)
-        _judge(
-            stepper, rows, design, taken(stepper, batch, chosen), report, past[chosen] // protocol.stride % thin == 0
-        )
-    for errors in report.by_series.values():
-        for method, found in errors.items():
-            report.errors.setdefault(method, Errors()).include(found)
-    return report
-
-
-def _judge(
-    stepper: Stepper,
-    rows: Sequence[Rows],
-    design: Design,
-    origins: Origins,
-    report: Report,
-    drawn: np.ndarray[Any, np.dtype[np.bool_]],
-) -> None:
-    """Add up the errors of some origins, and coverage where paths are `drawn`."""
-    protocol = report.protocol
-    if not len(origins):
-        return
-    found = forecasts(stepper, rows, design, origins, protocol.horizon)
-    report.windows += len(origins)
-    for number in np.unique(origins.series):
-        here = origins.series == number
-        _compare(rows[number], origins.steps[here], found[here], design.season, report)
-    if not protocol.number or not drawn.any():
-        return
-    some = taken(stepper, origins, np.flatnonzero(drawn))
-    low, high = interval(
-        paths(stepper, rows, design, some, protocol.horizon, protocol.number, protocol.seed), protocol.level
+def _shown(report: BacktestReport) -> str:
+    """A table of the methods, and the number of series for which the model beats the naive forecasts."""
+    found = {method: errors.to_json() for method, errors in report.errors.items()}
+    shown = {label: aligned([each[name] for each in found.values()]) for name, label in COLUMNS.items()}
+    shown[COLUMNS["coverage"]] = [
+        "-" if each["coverage"] is None else f"{each['coverage']:.1%}" for each in found.values()
+    ]
+    rows = [{"": method, **{label: shown[label][k] for label in shown}} for k, method in enumerate(found)]
+    lines = [table(rows, ["", *COLUMNS.values()])]
+    request, number = report.request, len(report.by_series)
+    lines.append(
+        f"{plural(report.windows, 'window')} of {plural(request.horizon, 'step')} · {count(number)} series · "
+        f"season {report.season} · coverage is that of the {request.level:g}% interval"
     )
-    for number in np.unique(some.series):
-        here = some.series == number
-        each = rows[number]
-        steps = some.steps[here]
-        truth, known = _came(each, steps, protocol.horizon)
-        errors = report.by_series[each.series.name][MODEL]
-        errors.add_interval(truth, each.restored(low[here], steps), each.restored(high[here], steps), known)
+    lines += _notes(report)
+    if number > 1:
+        better = sum(_beats_naive(errors) for errors in report.by_series.values())
+        lines.append(f"better than every naive forecast (RMSE) on {count(better)} of {count(number)} series")
+    return "\n".join(lines) + "\n"
 
 
-def _compare(rows: Rows, steps: np.ndarray[Any, Any], scaled: Floats, season: int, report: Report) -> None:
-    horizon, values = report.protocol.horizon, rows.series.values
-    truth, known = _came(rows, steps, horizon)
-    methods = {MODEL: rows.restored(scaled, steps), LAST: last_value(values, steps, horizon)}
-    if season > 1:
-        methods[SEASONAL] = seasonal_naive(values, steps, horizon, season)
-    errors = report.by_series.setdefault(rows.series.name, {})
-    for method, forecast in methods.items():
-        errors.setdefault(method, Errors()).add(truth, forecast, known, rows.scale)
+def _notes(report: BacktestReport) -> list[str]:
+    """Notes on the metrics: where evaluation begins, and why one is undefined."""
+    number, lines = len(report.by_series), []
+    if report.continued:
+        which = "" if report.continued == number else f"{count(report.continued)} series: "
+        lines.append(f"{which}the table begins after the training data; every row is scored, from the end of training")
+    undefined = sum(errors["model"].mean("ratio") is None for errors in report.by_series.values())
+    if undefined:
+        whose = "this series" if number == 1 else f"{count(undefined)} of {count(number)} series"
+        lines.append(f"no MASE for {whose}: the seasonal naive forecast has no error in the training part")
+    return lines
 
 
-def _came(rows: Rows, steps: np.ndarray[Any, Any], horizon: int) -> tuple[Floats, np.ndarray[Any, np.dtype[np.bool_]]]:
-    places = steps[:, None] + np.arange(1, horizon + 1)
-    return rows.series.values[places], ~rows.series.missing[places]
+def _beats_naive(errors: dict[str, Any]) -> bool:
+    squares = {method: found.mean("scaled_square") or 0.0 for method, found in errors.items()}
+    return squares["model"] < min(value for method, value in squares.items() if method != "model")
 
 
-def interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
-    """The middle `level` percent of sample paths (R, number, horizon), as two (R, horizon)."""
-    tail = (1 - level / 100) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=1)
-    return low, high
+def _draw(forecaster: Forecaster, rows: list[PreparedSeries], asked: ForecastRequest, path: Path) -> None:
+    """The forecast of the last horizon of each series, beside the actual values."""
+    cut = [each.series.slice(0, len(each) - asked.horizon) for each in rows]
+    found = forecaster.predict_rows([prepare_series(each, forecaster.design) for each in cut], asked)
+    draw(found, path, [each.series.values[-asked.horizon :] for each in rows])
+    say(f"plot: {path} (the last forecasts and the actual values)")

@@ -1,4 +1,4 @@
-"""A trained forecaster in use: what `textgen.load` gives."""
+"""A trained forecaster, as `textgen.load` returns it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from textgen import arguments, sealed
 from textgen.config import BACKENDS, ModelConfig
@@ -17,24 +16,23 @@ from textgen.errors import TextgenError, UsageError
 from textgen.model_folder import read_config, require_model, require_weights
 from textgen.parameters import named
 from textgen.series import history
-from textgen.series.design import FILE, LARGEST, Design, Rows, rows_of
-from textgen.series.evaluate import Protocol, Report, evaluate_rows, interval
+from textgen.series.design import FILE, LARGEST, Design, PreparedSeries, prepare_series
 from textgen.series.history import continued
-from textgen.series.loop import Stepper, forecasts, paths, read
+from textgen.series.loop import forecasts, paths, read
+from textgen.series.options import ForecastingOptions
 from textgen.series.read import Series, read_series
-from textgen.series.scaling import Scale, rounded
-from textgen.series.settings import SeriesOptions
+from textgen.series.rolling import BacktestReport, ForecastRequest, evaluate_rows, interval
+from textgen.series.scaling import Floats, Scale, rounded
+from textgen.stepper import Stepper
 from textgen.text.memory import corpora
 from textgen.text.reading import Reading
 from textgen.text.sources import find_sources
 
-Floats = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is to come in one series: its `times` as a table writes them, the likeliest values (H,), the bounds of the
-    middle `level` percent of its sample paths and those paths (number, H), and the history that it goes on from."""
+    """The forecast of one series: its `times` as the table writes them, the likeliest values (H,), the bounds of the
+    middle `level` percent of the sample paths, those paths (number, H), and the history that it continues."""
 
     series: str
     times: list[str | int]
@@ -48,41 +46,40 @@ class Forecast:
     scale: Scale
 
     def columns(self) -> dict[str, list[float]]:
-        """The forecast and the bounds, as far as there are any, as they are written: with the digits that the series
-        needs (see `Scale.decimals`)."""
+        """The forecast, and the bounds if there are any, rounded for output (see `Scale.decimals`)."""
         bounds = {} if self.low is None or self.high is None else {"low": self.low, "high": self.high}
         arrays = {"forecast": self.values, **bounds}
         together = rounded(np.concatenate(list(arrays.values())).tolist(), self.scale)
         return {name: together[k * len(self.times) : (k + 1) * len(self.times)] for k, name in enumerate(arrays)}
 
     def to_json(self) -> dict[str, Any]:
-        """The forecast by name, the history and the paths left out."""
+        """The forecast by name, without the history and the paths."""
         return {"series": self.series, "time": self.times, **self.columns(), "level": self.level}
 
 
 @dataclass(frozen=True)
 class Forecaster:
-    """A model folder of the forecast task, ready to be used; `design` says how tables are read."""
+    """A trained model of the forecast task; `design` says how tables are read."""
 
     config: ModelConfig
     design: Design
     stepper: Stepper
     history: Mapping[str, Series]
-    """The end of each series that training saw, by name."""
+    """The end of each series in the training data, by name."""
 
     def read(
         self, corpus: Any, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
-    ) -> list[Rows]:
-        """The series of tables as the model reads them; a series that begins where training ended goes on from there.
+    ) -> list[PreparedSeries]:
+        """The series of tables as the model reads them; a series that begins where training ended continues from there.
 
-        Encoding and delimiter are as in training unless they are given; what is before decimals is detected unless it
-        is given. Raises TextgenError naming row and column.
+        Encoding and delimiter default to those of training; the decimal separator is detected by default. Raises
+        TextgenError naming row and column.
         """
         encoding = arguments.optional_text("encoding", encoding)
         delimiter = arguments.optional_text("delimiter", delimiter)
         decimal = None if decimal is None else arguments.choice("decimal", decimal, (".", ","))
         columns = self.design.columns
-        options = SeriesOptions(
+        options = ForecastingOptions(
             time_column=list(columns.times),
             target_column=list(columns.targets),
             series_column=columns.series,
@@ -100,7 +97,7 @@ class Forecaster:
             hint = f"give the column of this table the name {error.column!r}."
             raise UsageError(f"{error} The model was trained on this column.", hint=hint) from None
         table.require_step(self.design.clock, sources[0].name, "the model's")
-        return [rows_of(continued(series, self.history, self.design), self.design) for series in table.series]
+        return [prepare_series(continued(series, self.history, self.design), self.design) for series in table.series]
 
     def predict(
         self,
@@ -113,25 +110,24 @@ class Forecaster:
         delimiter: str | None = None,
         decimal: str | None = None,
     ) -> list[Forecast]:
-        """What comes after the last value of each series of some tables, for `horizon` steps (as trained).
+        """Forecast `horizon` steps (by default as in training) after the last value of each series of some tables.
 
-        `corpus` is a path, a table in memory as `textgen.train` takes it, or a list of those.
-
-        `number` sample paths give the interval that holds `level` percent; the same seed draws the same paths. Raises
-        TextgenError naming row and column for what cannot be read.
+        `corpus` is a path, a table in memory as `textgen.train` takes it, or a list of those. `number` sample paths
+        give the interval of `level` percent; the same seed gives the same paths. Raises TextgenError naming row and
+        column of what cannot be read.
 
         Example:
             >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
             >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
         """
-        protocol = self._protocol(horizon, 1, number, level, seed)
-        return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), protocol)
+        request = self._request(horizon, 1, number, level, seed)
+        return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), request)
 
-    def _protocol(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> Protocol:
-        """What is asked for, held to the limits of the command's options. Raises UsageError naming the parameter."""
+    def _request(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> ForecastRequest:
+        """The request, checked against the limits of the command's options. Raises UsageError naming the parameter."""
         chosen = self.horizon if horizon is None else horizon
         whole = arguments.whole_number
-        return Protocol(
+        return ForecastRequest(
             whole("horizon", chosen, 1, 100_000),
             whole("stride", stride, 1, LARGEST),
             whole("number", number, 0, 100_000),
@@ -141,31 +137,30 @@ class Forecaster:
 
     @property
     def horizon(self) -> int:
-        """Time steps that it was trained to forecast."""
+        """The time steps that it was trained to forecast."""
         return self.design.horizon
 
-    def predict_rows(self, rows: Sequence[Rows], protocol: Protocol) -> list[Forecast]:
-        """As `predict`, of series that are read already."""
-        design, horizon = self.design, protocol.horizon
-        recent = [rows_of(each.series, design, horizon).since(self._begin(len(each))) for each in rows]
+    def predict_rows(self, rows: Sequence[PreparedSeries], request: ForecastRequest) -> list[Forecast]:
+        """Like `predict`, for series that are already read."""
+        design, horizon = self.design, request.horizon
+        recent = [
+            prepare_series(each.series, design, horizon).since(max(0, len(each) - design.context)) for each in rows
+        ]
         origins = list(read(self.stepper, recent, [len(each) - 1 for each in recent], 1 << 20))
         found: dict[int, Forecast] = {}
         for some in origins:
             scaled = forecasts(self.stepper, recent, design, some, horizon)
             drawn = np.zeros((len(some), 0, horizon))
-            if protocol.number:
-                drawn = paths(self.stepper, recent, design, some, horizon, protocol.number, protocol.seed)
+            if request.number:
+                drawn = paths(self.stepper, recent, design, some, horizon, request.number, request.seed)
             for place, number in enumerate(some.series):
-                found[number] = self._forecast(rows[number], scaled[place], drawn[place], protocol)
+                found[number] = self._forecast(rows[number], scaled[place], drawn[place], request)
         return [found[number] for number in sorted(found)]
 
-    def _begin(self, length: int) -> int:
-        return max(0, length - self.design.context)
-
-    def _forecast(self, rows: Rows, scaled: Floats, drawn: Floats, protocol: Protocol) -> Forecast:
+    def _forecast(self, rows: PreparedSeries, scaled: Floats, drawn: Floats, request: ForecastRequest) -> Forecast:
         series, clock = rows.series, rows.series.clock
-        bounds = interval(drawn[None], protocol.level) if len(drawn) else None
-        stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + protocol.horizon))
+        bounds = interval(drawn[None], request.level) if len(drawn) else None
+        stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + request.horizon))
         last = np.array([len(series) - 1])
 
         def restored(scaled: Floats) -> Floats:
@@ -179,7 +174,7 @@ class Forecaster:
             None if bounds is None else restored(bounds[0][0]),
             None if bounds is None else restored(bounds[1][0]),
             restored(drawn),
-            protocol.level,
+            request.level,
             series,
             stamps[: len(series)],
             rows.scale,
@@ -196,38 +191,40 @@ class Forecaster:
         encoding: str | None = None,
         delimiter: str | None = None,
         decimal: str | None = None,
-    ) -> Report:
-        """The errors of this model and of the naive forecasts, by rolling origin, on all that comes after what training
-        saw; of series that it did not see, on their last tenth, at least one horizon.
+    ) -> BacktestReport:
+        """Backtest this model and the naive forecasts, by rolling origin, on all values after the training data; for
+        other series, on their last tenth, at least one horizon.
 
         Raises TextgenError if there is nothing to forecast.
         """
-        protocol = self._protocol(horizon, stride, number, level, seed)
+        request = self._request(horizon, stride, number, level, seed)
         rows = self.read(corpus, encoding, delimiter, decimal)
-        return self.evaluate_rows(rows, [self.unseen(each, protocol.horizon) for each in rows], protocol)
+        return self.evaluate_rows(rows, [self.unseen(each, request.horizon) for each in rows], request)
 
-    def unseen(self, rows: Rows, horizon: int) -> int:
-        """The first step of a series that training did not see."""
+    def unseen(self, rows: PreparedSeries, horizon: int) -> int:
+        """The first step of a series after the training data."""
         scale = self.design.scales.get(rows.series.name)
         if scale is None:
             return max(1, len(rows) - max(horizon, len(rows) // 10))
         return max(1, -(-(scale.end - rows.series.start) // self.design.clock.step))
 
-    def evaluate_rows(self, rows: Sequence[Rows], first: Sequence[int], protocol: Protocol) -> Report:
-        """As `evaluate`, of series that are read already, from the steps `first` of each on."""
+    def evaluate_rows(
+        self, rows: Sequence[PreparedSeries], first: Sequence[int], request: ForecastRequest
+    ) -> BacktestReport:
+        """Like `evaluate`, for series that are already read, from step `first` of each."""
         begin = [
             min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)
         ]
         recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
         after = [start - begun for start, begun in zip(first, begin, strict=True)]
-        return evaluate_rows(self.stepper, recent, self.design, after, protocol)
+        return evaluate_rows(self.stepper, recent, self.design, after, request)
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
-    """Open a model folder of the forecast task, by torch. Runs no code from it. Raises TextgenError for a missing or
+    """Open a model folder of the forecast task with torch. Runs no code from it. Raises TextgenError for a missing or
     damaged folder, naming the file, UsageError for another backend."""
     require("torch", "running a forecaster")
-    from textgen.series.torch_numbers import TorchNumbers
+    from textgen.series.torch_numbers import TorchForecastStepper
     from textgen.weights import load_weights
 
     path = arguments.path("folder", folder)
@@ -237,11 +234,11 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     manifest = sealed.read_manifest(path)
     config = read_config(path, manifest)
     if config.task != "forecast":
-        raise TextgenError(f"the model in {str(path)!r} is no forecaster.")
+        raise TextgenError(f"the model in {str(path)!r} is not a forecaster.")
     content = sealed.parse_json(sealed.verified(path, FILE, manifest, sealed.JSON_LIMIT), str(path / FILE))
     design = Design.from_json(content, str(path / FILE))
     if config.features != design.width:
         raise sealed.DamagedError(f"{path / FILE} is damaged: its inputs are not those of the model.")
     require_weights(path, manifest)
     kept = history.from_bytes(sealed.verified(path, history.FILE, manifest), design, str(path / history.FILE))
-    return Forecaster(config, design, TorchNumbers(load_weights(path, manifest, config)), kept)
+    return Forecaster(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)

@@ -1,7 +1,7 @@
-"""How times are written: patterns in strptime notation, read and written back the same way on every platform.
+"""Time formats: patterns in strptime notation, which read and write times the same way on every platform.
 
-Beyond strptime, a pattern may say `%-d` (no leading zero; also `%-m`, `%-H`, `%-I`, `%-Y`), `%q` (the quarter), `%^b`
-(capitals), `%P` (am, pm), `%3f` (three digits of a second), `%:z` (+02:00) and `%-z` (+02).
+Beyond strptime, a pattern may contain `%-d` (no leading zero; also `%-m`, `%-H`, `%-I`, `%-Y`), `%q` (the quarter),
+`%^b` (capitals), `%P` (am, pm), `%3f` (milliseconds), `%:z` (+02:00) and `%-z` (+02).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from textgen.parameters import named
 
 DAY = 86_400
 CYCLE, CYCLE_DAYS = 400, 146_097
-"""The years after which the calendar repeats itself, and the days in them."""
+"""The years after which the calendar repeats, and their days."""
 
 EPOCH = date(1970, 1, 1).toordinal()
 MONTHS = (
@@ -35,7 +35,7 @@ _TAIL = re.compile(
     r"(?::(?P<minute>\d\d)(?::(?P<second>\d\d)(?P<point>[.,])?(?(point)(?P<fraction>\d{1,9})))?)?"
     rf"(?:(?P<before_half> ?)(?P<half>{_HALF}))?(?:(?P<before_zone> ?)(?P<zone>{_ZONE}))?)?"
 )
-"""A time of day after a date, with a UTC offset or without."""
+"""A time of day after a date, with or without a UTC offset."""
 
 _TAIL_PATTERN = re.compile(r"(?:(?:T|,? +)%-?[HI](?::%M(?::%S(?:[.,]%\d?f)?)?)?(?: ?%[pP])? ?(?:%[:-]?z|Z|UTC)?)?$")
 
@@ -53,7 +53,7 @@ _READ = {
     "H": ("hour", r"\d{1,2}"), "I": ("hour", r"\d{1,2}"), "M": ("minute", r"\d{1,2}"), "S": ("second", r"\d{1,2}"),
     "f": ("fraction", r"\d{1,9}"), "p": ("half", _HALF), "P": ("half", _HALF), "z": ("zone", _ZONE),
 }  # fmt: skip
-"""What each directive reads, and the pattern of that."""
+"""The field that each directive reads, and its pattern."""
 
 _SHORT = {"%F": "%Y-%m-%d", "%T": "%H:%M:%S", "%R": "%H:%M", "%D": "%m/%d/%y", "%h": "%b", "%e": "%-d"}
 _WORDS = {
@@ -64,7 +64,7 @@ _WORDS = {
 
 
 class Moment(NamedTuple):
-    """A time: seconds since 1970 on the clock on the wall, and the seconds by which that is ahead of UTC, or None."""
+    """A time: seconds since 1970 in local time, and the seconds by which that is ahead of UTC, None if unknown."""
 
     local: int
     offset: int | None
@@ -77,7 +77,7 @@ def days_of(year: int, month: int, day: int) -> int:
 
 
 def date_of(days: int) -> tuple[int, date]:
-    """The year of a number of days since 1970, which may lie beyond 9999, and a date in a year like that one."""
+    """The year of a day since 1970, which may be after 9999, and the same day in an equivalent year up to 9999."""
     cycles = max(0, (days - days_of(9600, 1, 1)) // CYCLE_DAYS)
     found = date.fromordinal(days + EPOCH - CYCLE_DAYS * cycles)
     return found.year + CYCLE * cycles, found
@@ -85,17 +85,16 @@ def date_of(days: int) -> tuple[int, date]:
 
 @dataclass(frozen=True)
 class TimeFormat:
-    """How the times of a table are written, as a pattern.
+    """The format of the times of a table, as a pattern.
 
-    A time of day at the end of a pattern may be missing in a text or have more digits than the pattern says: many
-    programs leave out 00:00.
+    The time of day at the end of a pattern may be missing in a text, or have more digits: many programs omit 00:00.
     """
 
     pattern: str
 
     @classmethod
     def asked(cls, text: str) -> TimeFormat:
-        """The format that a user asked for, in strptime notation or as YYYYMMDD. Raises UsageError if it is not a date
+        """The format that a user asks for, in strptime notation or as YYYYMMDD. Raises UsageError if it is not a date
         format."""
         pattern = text if "%" in text else _spelled(text)
         for short, long in _SHORT.items():
@@ -114,7 +113,7 @@ class TimeFormat:
         return found
 
     def read(self, text: str) -> Moment | None:
-        """The moment that a text says, or None for what this format cannot read."""
+        """The moment of a text, or None if this format does not read it."""
         found = _compiled(self.pattern).fullmatch(text)
         return None if found is None else _moment(found.groupdict(""))
 
@@ -125,7 +124,7 @@ class TimeFormat:
         return template % _values(names, days, second, offset or 0)
 
     def as_in(self, texts: Sequence[str]) -> TimeFormat:
-        """This format with the zeros, capitals and time of day of some texts, all of which it reads."""
+        """This format with the leading zeros, capitals and time of day of some texts, all of which it reads."""
         matches = map(_compiled(self.pattern).fullmatch, dict.fromkeys(texts))
         found = [match.groupdict("") for match in matches if match is not None]
         date_part, tail = _divided(self.pattern)
@@ -138,7 +137,7 @@ class TimeFormat:
 
     @property
     def words(self) -> str:
-        """The format in words, 'day/month/year'; as the pattern where no sign stands between its numbers."""
+        """The format in words, 'day/month/year', or the pattern itself if nothing separates its numbers."""
         date_part, tail = _divided(self.pattern)
         if re.search(r"%-?[YmdHM]%", date_part):
             return self.pattern
@@ -148,7 +147,7 @@ class TimeFormat:
 
     @property
     def coarse(self) -> int:
-        """The months between two times that this format can tell apart: 12, 3 or 1; 0 where it says the day."""
+        """The resolution of this format in months: 12, 3 or 1; 0 if it includes the day."""
         names = {_READ[_plain(name)][0] for name in _directives(self.pattern)}
         if names & {"day", "day_of_year", "week"}:
             return 0
@@ -160,12 +159,12 @@ def _directives(pattern: str) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """A directive without its flags: '-d' as 'd'."""
+    """A directive without its flags: 'd' for '-d'."""
     return name.lstrip("-^:0123456789")
 
 
 def _spelled(text: str) -> str:
-    """A format that is spelled out: YYYYMMDD, dd.mm.yyyy HH:mm. An m after the hour is a minute."""
+    """The pattern of a format such as YYYYMMDD or dd.mm.yyyy HH:mm. An m after the hour is a minute."""
     if not re.fullmatch(r"(?:YYYY|yyyy|YY|yy|MM|mm|DD|dd|HH|hh|SS|ss|T|[^A-Za-z])+", text):
         return text
     pattern, hours = "", False
@@ -178,14 +177,14 @@ def _spelled(text: str) -> str:
 
 
 def _divided(pattern: str) -> tuple[str, str]:
-    """The pattern of the date, and that of a time of day and an offset after it."""
+    """The pattern of the date, and that of the time of day and the offset after it."""
     found = _TAIL_PATTERN.search(pattern)
     cut = found.start() if found else len(pattern)
     return pattern[:cut], pattern[cut:]
 
 
 def _is_lenient(date_part: str) -> bool:
-    """Whether any time of day may follow: it can after a day, unless the pattern has one elsewhere."""
+    """Whether any time of day may follow: after a day, unless the pattern has one elsewhere."""
     names = {_READ[_plain(name)][0] for name in _directives(date_part)}
     return bool(names & {"day", "day_of_year", "weekday"}) and not names & {"hour", "minute", "second", "zone"}
 
@@ -234,7 +233,7 @@ def _moment(found: dict[str, str]) -> Moment | None:
 
 
 def _days(found: dict[str, str]) -> int:
-    """Days since 1970 of what a pattern found. Raises ValueError for a date that does not exist."""
+    """Days since 1970 of the fields found. Raises ValueError for a date that does not exist."""
     if "iso_year" in found:
         week, weekday = int(found["week"]), int(found.get("weekday", 1))
         return date.fromisocalendar(int(found["iso_year"]), week, weekday).toordinal() - EPOCH
@@ -246,7 +245,7 @@ def _days(found: dict[str, str]) -> int:
     if "day_of_year" in found:
         days = days_of(year, 1, 1) + int(found["day_of_year"]) - 1
         if not days_of(year, 1, 1) <= days < days_of(year + 1, 1, 1):
-            raise ValueError("no such day")
+            raise ValueError("there is no such day")
         return days
     month = int(found.get("month", 1))
     if "month_name" in found:
@@ -257,7 +256,7 @@ def _days(found: dict[str, str]) -> int:
 
 
 def offset_of(zone: str) -> int:
-    """The seconds by which +02:00, +0200, +02, Z or UTC is ahead of UTC."""
+    """The seconds of an offset: +02:00, +0200, +02, Z or UTC."""
     if zone in ("Z", "UTC"):
         return 0
     digits = zone[1:].replace(":", "")
@@ -267,7 +266,7 @@ def offset_of(zone: str) -> int:
 
 @cache
 def _template(pattern: str) -> tuple[str, frozenset[str]]:
-    """A pattern as a template for `%`, and the names of what it needs."""
+    """A pattern as a template for `%`, and the names in it."""
     parts, names = [], set()
     for name, _, literal in _TOKEN.findall(pattern):
         if not name:
@@ -282,11 +281,11 @@ def _template(pattern: str) -> tuple[str, frozenset[str]]:
 
 
 _WIDTHS = {"Y": 4, "G": 4, "j": 3, "q": 1, "u": 1, "y": 2, "V": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2}
-"""The digits of each directive that is a number."""
+"""The digits of numeric directives."""
 
 
 def _values(names: frozenset[str], days: int, second: int, offset: int) -> dict[str, int | str]:
-    """What each name of a template stands for."""
+    """The value of each name in a template."""
     year, like = date_of(days)
     hour = second // 3600
     values: dict[str, int | str] = {
@@ -303,7 +302,7 @@ def _values(names: frozenset[str], days: int, second: int, offset: int) -> dict[
 
 
 def _word(name: str, like: date) -> str:
-    """The name of a month or a weekday, or the digits of a second that has none."""
+    """The name of a month or weekday, or the zeros of a fraction of a second."""
     if name[-1] == "f":
         return "0" * int(name[:-1] or 6)
     word = MONTHS[like.month - 1] if name[-1] in "bB" else WEEKDAYS[like.weekday()]
@@ -320,7 +319,7 @@ def _zone_text(name: str, offset: int) -> str:
 
 
 def _adapted(name: str, other: Sequence[str], found: Sequence[dict[str, str]]) -> str:
-    """A token of a pattern, without leading zeros or in capitals where all of what it read is."""
+    """A token of a pattern, without leading zeros or in capitals if the texts that it read are so."""
     if not name:
         return "".join(other)
     read = [each[_READ[_plain(name)][0]] for each in found]
@@ -336,7 +335,7 @@ def _adapted(name: str, other: Sequence[str], found: Sequence[dict[str, str]]) -
 
 
 def _tail_of(longest: dict[str, str], found: Sequence[dict[str, str]]) -> str:
-    """The pattern of the time of day and the offset of a text; of all that were found, whether hours have a zero."""
+    """The pattern of the time of day and the offset of a text; all texts decide about leading zeros of hours."""
     hours = [each["hour"] for each in found if each["hour"]]
     hour = "I" if longest["half"] else "H"
     pattern = longest["gap"] + (f"%-{hour}" if any(len(text) == 1 for text in hours) else f"%{hour}")
@@ -363,5 +362,5 @@ DATES = (
     "%Y%m%dT%H%M%SZ", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M", "%Y%m%d %H%M%S", "%Y%m%d", "%Y%m", "%Y", "%Y%m%d%H",
     "%Y%m%d%H%M", "%Y%m%d%H%M%S",
 )  # fmt: skip
-"""Dates that are recognized, the likelier first: of two that suit a table alike, the earlier is taken, so that the day
-comes before the month. Dots always mean that the day is first."""
+"""Known date formats by priority: of two that suit a table equally, the earlier one is used, so that the day comes
+before the month. With dots the day always comes first."""

@@ -1,5 +1,5 @@
-"""The end of every series that training saw, held-out part included: kept with the model, so that a table of new rows
-alone goes on where training ended."""
+"""The end of every series in the training data, held-out part included: stored with the model, so that a table of new
+rows continues where training ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from textgen import sealed
 from textgen.series.design import Design
-from textgen.series.division import bridged, piece
+from textgen.series.division import bridged
 from textgen.series.preparing import arrays_of
 from textgen.series.read import Series, gap_limit
 from textgen.series.times import ROW
@@ -22,27 +22,22 @@ FILE = "history.safetensors"
 
 
 def to_bytes(series: Sequence[Series], context: int) -> bytes:
-    """The content of `history.safetensors`: the last `context` steps of each series, and its least value before."""
-    ends = [_end(each, context) for each in series]
-    lowest = np.array([each.lowest for each in ends])
-    return safetensors.numpy.save({**arrays_of(ends), "lowest": lowest})
-
-
-def _end(series: Series, context: int) -> Series:
-    before = max(0, len(series) - context)
-    lowest = float(series.values[:before].min(initial=math.inf))
-    return replace(piece(series, before, len(series)), lowest=lowest)
+    """The content of `history.safetensors`: the last `context` steps of each series, and the smallest value before."""
+    begins = [max(0, len(each) - context) for each in series]
+    ends = [each.slice(begin) for each, begin in zip(series, begins, strict=True)]
+    lowest = [each.values[:begin].min(initial=math.inf) for each, begin in zip(series, begins, strict=True)]
+    return safetensors.numpy.save({**arrays_of(ends), "lowest": np.array(lowest, dtype=np.float64)})
 
 
 def from_bytes(content: bytes, design: Design, path: str) -> dict[str, Series]:
-    """The end of every series by name, each starting at its own first step. Raises DamagedError naming the path."""
+    """The end of every series by name, each with its own start. Raises DamagedError naming the path."""
     try:
         arrays = safetensors.numpy.load(content)
         lengths, lowest, extras = arrays["lengths"], arrays["lowest"], arrays["extras"]
         if not len(lengths) == len(lowest) == len(design.scales) or lengths.min() < 1:
-            raise ValueError("other series than those of the model")
+            raise ValueError("its series are not those of the model")
         if len(arrays["values"]) != lengths.sum() or extras.shape != (lengths.sum(), len(design.extras)):
-            raise ValueError("other lengths than it says")
+            raise ValueError("its arrays do not have the recorded lengths")
         edges = np.cumsum([0, *lengths])
         found = {}
         for k, (name, scale) in enumerate(design.scales.items()):
@@ -57,8 +52,8 @@ def from_bytes(content: bytes, design: Design, path: str) -> dict[str, Series]:
 
 
 def continued(series: Series, history: Mapping[str, Series], design: Design) -> Series:
-    """A series with the end of training before it, if its first value comes after that and the gap between them is one
-    that a table may have; else the series as it is. Rows without times are never known to come after."""
+    """A series with the end of training in front, if it begins after that with a gap no longer than a table may have;
+    otherwise the series as it is, as always without times."""
     before = history.get(series.name)
     if before is None or design.clock.unit == ROW:
         return series

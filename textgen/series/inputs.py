@@ -1,7 +1,7 @@
-"""What the model reads at a time step: differences from what was a step and a season ago, in units of the series.
+"""What the model reads at a time step: differences from one step and one season before, in units of the series.
 
-Everything is relative to the value at hand, so that a series that has risen to where it never was still looks as it
-did. The same function serves training, on whole series, and the loop, on the values it has just fed back.
+Everything is relative to the current value, so that a series that rises to new heights still looks familiar. The same
+function serves training, on whole series, and the loop, on the values that it has just fed back.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from textgen.series.scaling import Scale
+from textgen.series.scaling import Floats, Scale
+from textgen.series.times import Places
 
 FARTHEST = 8.0
-"""Inputs beyond this many units count as this: one mad value must not carry the state away."""
+"""Inputs are clipped at this many units: a single outlier must not saturate the state."""
 
-Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Lags:
-    """How far back a model looks, in steps before the value at hand: seasons and, where the step is part of a day and
-    there is enough of it, weeks."""
+    """How far back a model looks, in steps before the current value: seasons, and weeks if the steps are shorter than a
+    day and cover enough of them."""
 
     season: int
     seasons: tuple[int, ...]
-    """Whole seasons before the step to forecast that are inputs."""
+    """The inputs include the values this many whole seasons before the step to forecast."""
 
     @classmethod
     def of(cls, season: int, length: int) -> Lags:
-        """The lags that `length` steps of training can teach."""
+        """The lags that `length` steps of training suffice for."""
         if season == 1 or 3 * season > length:
             return cls(season, ())
         most = min(3, length // season - 2)
@@ -41,25 +41,25 @@ class Lags:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """The offsets read, in steps before the value at hand; their order is that of `features`."""
+        """The offsets to read, in steps before the current value, in the order that `features` expects."""
         back = [self.season - 1, self.season, self.season + 1] if self.season > 1 else [0, 1, 2]
         return (0, 1, 2, *back, *(k * self.season - 1 for k in self.seasons))
 
     @property
     def farthest(self) -> int:
-        """How many values before the one at hand have to be remembered."""
+        """How many values before the current one have to be remembered."""
         return max(self.offsets)
 
     @property
     def width(self) -> int:
-        """How many numbers `features` gives, calendar and extra columns apart."""
+        """The number of inputs from `features`, without calendar and extra columns."""
         return 5 + (2 + len(self.seasons) if self.seasons else 0)
 
 
 @dataclass(frozen=True)
 class Units:
-    """The measures of several rows, each (R,), the weights of their bases (R, 3), and the least and greatest value that
-    was seen, with the room beyond."""
+    """The units of several rows, each (R,), the weights of their bases (R, 3), and the lowest and highest value in
+    training with the room beyond."""
 
     step: Floats
     season: Floats
@@ -71,37 +71,30 @@ class Units:
 
     @classmethod
     def of(cls, scales: Sequence[Scale]) -> Units:
-        """Of one row a scale."""
-        return cls(
-            np.array([scale.step_unit for scale in scales]),
-            np.array([scale.season_unit for scale in scales]),
-            np.array([scale.base_unit for scale in scales]),
-            np.array([scale.weights() for scale in scales]).reshape(-1, 3),
-            np.array([scale.low for scale in scales]),
-            np.array([scale.high for scale in scales]),
-            np.array([scale.room for scale in scales]),
-        )
+        """One row for each scale."""
+        rows = [(s.step_unit, s.season_unit, s.base_unit, s.weights(), s.low, s.high, s.room) for s in scales]
+        return cls(*map(np.array, zip(*rows, strict=True)))
 
-    def rows(self, chosen: npt.NDArray[np.intp]) -> Units:
-        """Those of some rows, as often as they are named."""
+    def rows(self, chosen: Places) -> Units:
+        """The units of some rows, which may repeat."""
         return Units(*(getattr(self, each.name)[chosen] for each in fields(self)))
 
 
 def lagged(scaled: Floats, lags: Lags) -> Floats:
-    """A whole series (N,) as what is read at each of its steps, (N, offsets); before its first value stands that."""
+    """The lagged values of a whole series (N,) at each of its steps, (N, offsets); its first value extends backward."""
     places = np.arange(len(scaled))[:, None] - np.array(lags.offsets)
     read: Floats = scaled[np.maximum(places, 0)]
     return read
 
 
 def base_forecast(values: Floats, units: Units) -> Floats:
-    """The naive forecast of the next step (R,), from what is read at this one (R, offsets)."""
+    """The naive forecasts of the next step (R,), from lagged values (R, offsets)."""
     base: Floats = (values[:, [0, 3, 4]] * units.weights).sum(axis=1)
     return base
 
 
 def features(values: Floats, units: Units, lags: Lags, missing: Floats) -> Floats32:
-    """The inputs (R, width) of rows, from what is read at a step (R, offsets), and where that was missing (R,)."""
+    """The inputs (R, width) of a step, from lagged values (R, offsets) and whether the current one is missing (R,)."""
     now = values[:, 0]
     base = (values[:, [1, 4, 5]] * units.weights).sum(axis=1)
     columns = [

@@ -1,7 +1,7 @@
-"""The loop: y(t) becomes x(t + 1).
+"""The forecasting loop: y(t) becomes x(t + 1).
 
-The history is read once, and at each origin the state is kept; then all origins roll out side by side, each forecast
-fed back as the value of the next step. With draws instead of the likeliest values, it writes sample paths.
+The history is read once and the state is kept at each origin. Then all origins roll out as one batch, each forecast fed
+back as the value of the next step. Samples instead of the likeliest values give sample paths.
 """
 
 from __future__ import annotations
@@ -9,45 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 
 from textgen.loop import closed_loop
-from textgen.series.design import Design, Rows
-from textgen.series.head import law, student
-from textgen.series.inputs import Units, base_forecast, features
+from textgen.series.design import Design, PreparedSeries
+from textgen.series.head import sample_student_t, student_t
+from textgen.series.inputs import Floats32, Units, base_forecast, features
+from textgen.series.scaling import Floats
+from textgen.series.times import Places
+from textgen.stepper import Stepper
 
 MOST_CELLS = 1 << 22
-"""Numbers that a chunk of side by side forecasts may take in each of its arrays."""
-
-Floats = npt.NDArray[np.float64]
-Floats32 = npt.NDArray[np.float32]
-Places = npt.NDArray[np.intp]
-
-
-class Stepper(Protocol):
-    """Something that makes a time step for many rows at once; the state is its own affair."""
-
-    def initial_state(self, batch_size: int) -> Any:
-        """The state before the first step."""
-
-    def step(self, inputs: Floats32, state: Any) -> tuple[Floats32, Any]:
-        """Inputs (B, width) to outputs (B, 3), and the state after."""
-
-    def rows(self, state: Any, indices: Places) -> Any:
-        """The state of some rows, as often as they are named."""
-
-    def joined(self, states: Sequence[Any]) -> Any:
-        """The states of several batches as that of one."""
+"""The most elements of an array while a batch of origins rolls out."""
 
 
 @dataclass(frozen=True)
 class Origins:
-    """Where forecasts begin: of each row (R,) the series it belongs to and the last time step that it has read, with
-    the outputs (R, 3) and the state there."""
+    """Where forecasts begin: of each row (R,) the index of its series and the last time step read, with the outputs
+    (R, 3) and the state there."""
 
     series: Places
     steps: Places
@@ -59,10 +41,14 @@ class Origins:
 
 
 def read(
-    stepper: Stepper, rows: Sequence[Rows], first: Sequence[int], most: int, ends: Sequence[int] | None = None
+    stepper: Stepper,
+    rows: Sequence[PreparedSeries],
+    first: Sequence[int],
+    most: int,
+    ends: Sequence[int] | None = None,
 ) -> Iterator[Origins]:
-    """Read every series from its beginning, side by side; every step of a series from `first` on, and before `ends`, is
-    an origin. Yields them in batches of about `most`, in the order of time."""
+    """Read all series from their beginnings as one batch; every step of a series from `first` to before `ends` is an
+    origin. Yields them in batches of about `most`, in order of time."""
     lengths, begin = np.array([len(each) for each in rows]), np.array(first)
     stop = lengths if ends is None else np.array(ends)
     everything, starts = np.concatenate([each.inputs for each in rows]), _starts(lengths)
@@ -72,7 +58,7 @@ def read(
         outputs, state = stepper.step(inputs, state)
         here = np.flatnonzero((begin <= t) & (t < stop))
         if len(here):
-            kept.append(Origins(here, np.full(len(here), t), outputs[here], stepper.rows(state, here)))
+            kept.append(Origins(here, np.full(len(here), t), outputs[here], stepper.select(state, here)))
             number += len(here)
         if number >= most:
             yield _together(stepper, kept)
@@ -83,24 +69,29 @@ def read(
 
 def _together(stepper: Stepper, kept: Sequence[Origins]) -> Origins:
     parts = [np.concatenate(each) for each in zip(*((o.series, o.steps, o.outputs) for o in kept), strict=True)]
-    return Origins(parts[0], parts[1], parts[2], stepper.joined([each.state for each in kept]))
+    return Origins(parts[0], parts[1], parts[2], stepper.concat([each.state for each in kept]))
 
 
 def roll_out(
-    stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, noise: Floats | None = None
+    stepper: Stepper,
+    rows: Sequence[PreparedSeries],
+    design: Design,
+    origins: Origins,
+    horizon: int,
+    noise: Floats | None = None,
 ) -> Floats:
-    """The next `horizon` values (R, horizon) after each origin, scaled: the location of each law, fed back; with
-    `noise` (R, horizon, 2) of uniform numbers, draws from the laws. Raises ValueError where a calendar ends before."""
+    """The next `horizon` scaled values (R, horizon) after each origin: the location of each distribution, fed back, or
+    with uniform `noise` (R, horizon, 2) samples of it. Raises ValueError if a calendar is too short."""
     rolling = _Rolling(rows, design, origins, horizon, noise)
     steps = closed_loop(stepper.step, origins.outputs, origins.state, rolling.choose, rolling.feed)
     return np.stack([chosen for chosen, _ in islice(steps, horizon)], axis=1)
 
 
 class _Rolling:
-    """Forecasts side by side on their way: what is chosen of an output, and what is read after it."""
+    """A batch of origins rolling out: what is chosen from an output, and what is read next."""
 
     def __init__(
-        self, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, noise: Floats | None
+        self, rows: Sequence[PreparedSeries], design: Design, origins: Origins, horizon: int, noise: Floats | None
     ) -> None:
         lengths = np.array([len(each.calendar) for each in rows])
         if np.any(origins.steps + horizon > lengths[origins.series]):
@@ -111,7 +102,7 @@ class _Rolling:
         back = np.maximum(origins.steps[:, None] + np.arange(-design.lags.farthest, 1), 0)  # the first value goes on
         known = np.concatenate([each.scaled for each in rows])[starts[:, None] + back]
         self._values = np.concatenate([known, np.zeros((len(origins), horizon))], axis=1)
-        self._beside = np.concatenate([each.beside for each in rows])[starts + origins.steps]
+        self._extras = np.concatenate([each.extras for each in rows])[starts + origins.steps]
         self._calendar = np.concatenate([each.calendar for each in rows])
         self._place = _starts(lengths)[origins.series] + origins.steps
         last, room = self._values[:, design.lags.farthest], self._units.room
@@ -121,58 +112,64 @@ class _Rolling:
         self._noise, self._ahead, self._reach = noise, 0, design.reach
 
     def _seen(self) -> Floats:
-        """What is read now of each row's past, (R, offsets)."""
+        """The lagged values that are read now, (R, offsets)."""
         return self._values[:, self._lags.farthest + self._ahead - self._offsets]
 
     def choose(self, outputs: Floats32) -> Floats:
-        """The next value of each row (R,): the location of its law, or a draw from it, within the room there is."""
-        location, scale, freedom = law(outputs)
+        """The next value of each row (R,): the location of its distribution or a sample of it, within bounds."""
+        location, scale, freedom = student_t(outputs)
         location = location * (self._ahead < self._reach)
         if self._noise is not None:
-            location = location + scale * student(self._noise[:, self._ahead], freedom)
+            location = location + scale * sample_student_t(self._noise[:, self._ahead], freedom)
         value = base_forecast(self._seen(), self._units) + self._units.base * location
         bounded: Floats = np.clip(value, self._least, self._greatest)
         return bounded
 
     def feed(self, chosen: Floats) -> Floats32:
-        """The inputs (R, width) of the next time step, in which what was chosen is the value."""
+        """The inputs (R, width) of the next time step, whose value is the chosen one."""
         self._ahead += 1
         self._values[:, self._lags.farthest + self._ahead] = chosen
         inputs = features(self._seen(), self._units, self._lags, np.zeros(len(chosen)))
-        return np.concatenate([inputs, self._beside, self._calendar[self._place + self._ahead]], axis=1)
+        return np.concatenate([inputs, self._extras, self._calendar[self._place + self._ahead]], axis=1)
 
 
 def _starts(lengths: Sequence[int] | Places) -> Places:
-    """Where each of several arrays begins, once they stand end to end."""
+    """Where each of several arrays begins once they are concatenated."""
     each = np.asarray(lengths, dtype=np.intp)
     starts: Places = np.cumsum(each) - each
     return starts
 
 
 def chunks(stepper: Stepper, design: Design, origins: Origins, horizon: int, copies: int = 1) -> Iterator[Origins]:
-    """The origins in pieces that fit into memory with so many paths each."""
+    """The origins in chunks that fit into memory with `copies` paths each."""
     each = copies * (horizon * 3 + design.lags.farthest + 4 * design.width)
     size = max(1, MOST_CELLS // each)
     for start in range(0, len(origins), size):
         place = np.arange(start, min(start + size, len(origins)))
-        yield taken(stepper, origins, place)
+        yield select(stepper, origins, place)
 
 
-def taken(stepper: Stepper, origins: Origins, place: Places) -> Origins:
-    """Some of the origins, as often as they are named."""
+def select(stepper: Stepper, origins: Origins, place: Places) -> Origins:
+    """Some of the origins, which may repeat."""
     return Origins(
-        origins.series[place], origins.steps[place], origins.outputs[place], stepper.rows(origins.state, place)
+        origins.series[place], origins.steps[place], origins.outputs[place], stepper.select(origins.state, place)
     )
 
 
 def paths(
-    stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int, number: int, seed: int
+    stepper: Stepper,
+    rows: Sequence[PreparedSeries],
+    design: Design,
+    origins: Origins,
+    horizon: int,
+    number: int,
+    seed: int,
 ) -> Floats:
-    """Sample paths (R, number, horizon), scaled. The noise of a row depends on the seed, its
-    series' name and how far its origin is from the end."""
+    """Scaled sample paths (R, number, horizon). The noise of a row depends on the seed, the name of its series and the
+    distance of its origin from the end."""
     found = []
     for chunk in chunks(stepper, design, origins, horizon, number):
-        copied = taken(stepper, chunk, np.repeat(np.arange(len(chunk)), number))
+        copied = select(stepper, chunk, np.repeat(np.arange(len(chunk)), number))
         places = zip(chunk.series, chunk.steps, strict=True)
         noise = np.concatenate([_noise(seed, rows[k], int(t), number, horizon) for k, t in places])
         drawn = roll_out(stepper, rows, design, copied, horizon, noise)
@@ -180,12 +177,14 @@ def paths(
     return np.concatenate(found)
 
 
-def _noise(seed: int, rows: Rows, step: int, number: int, horizon: int) -> Floats:
+def _noise(seed: int, rows: PreparedSeries, step: int, number: int, horizon: int) -> Floats:
     name = crc32(rows.series.name.encode("utf-8", "surrogateescape"))
     return np.random.default_rng([seed, name, len(rows) - step]).random((horizon, number, 2)).swapaxes(0, 1)
 
 
-def forecasts(stepper: Stepper, rows: Sequence[Rows], design: Design, origins: Origins, horizon: int) -> Floats:
-    """The likeliest paths (R, horizon), scaled."""
+def forecasts(
+    stepper: Stepper, rows: Sequence[PreparedSeries], design: Design, origins: Origins, horizon: int
+) -> Floats:
+    """The scaled forecasts (R, horizon)."""
     parts = chunks(stepper, design, origins, horizon)
     return np.concatenate([roll_out(stepper, rows, design, part, horizon) for part in parts])

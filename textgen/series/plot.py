@@ -1,4 +1,4 @@
-"""Forecasts as a picture: the end of the history, the forecast, and the band of its sample paths. Needs matplotlib."""
+"""Plots forecasts: the end of the history, the forecast, and its interval. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_PANELS = 8
-"""Series that are drawn; of more, the first."""
+"""The number of series that are drawn; of more, the first ones."""
 
 BEFORE = 4
-"""How many horizons of history are shown, at least `FEWEST_BEFORE` steps."""
+"""Horizons of history that are shown, at least `FEWEST_BEFORE` steps."""
 
 FEWEST_BEFORE = 48
 BLUE, ORANGE, INK, FAINT = "#0072B2", "#D55E00", "#333333", "#DDDDDD"
 
 
-def draw(forecasts: Sequence[Forecast], path: Path, came: Sequence[Any] = ()) -> Path:
-    """Write a PNG of some forecasts, each with what `came` (H,) where that is known. Raises TextgenError without
+def draw(forecasts: Sequence[Forecast], path: Path, actual: Sequence[Any] = ()) -> Path:
+    """Write a PNG of some forecasts, each with its `actual` values (H,) if known. Raises TextgenError without
     matplotlib."""
     require("matplotlib")
     from matplotlib.figure import Figure
@@ -39,15 +39,15 @@ def draw(forecasts: Sequence[Forecast], path: Path, came: Sequence[Any] = ()) ->
     figure = Figure(figsize=(9 if columns == 1 else 13, 0.9 + 2.9 * lines), dpi=140, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for place, forecast in enumerate(shown):
-        _panel(axes[place], forecast, came[place] if place < len(came) else None)
+        _panel(axes[place], forecast, actual[place] if place < len(actual) else None)
     for empty in axes[len(shown) :]:
         empty.set_visible(False)
     files.write_output(path, to_png(figure))
     return path
 
 
-def _panel(axes: Axes, forecast: Forecast, came: Any) -> None:
-    """One series: what was, what is forecast, and within what bounds."""
+def _panel(axes: Axes, forecast: Forecast, actual: Any) -> None:
+    """Draw the history, the forecast and the interval of one series."""
     history = forecast.history
     horizon = len(forecast.values)
     back = min(len(history), max(BEFORE * horizon, FEWEST_BEFORE))
@@ -59,8 +59,10 @@ def _panel(axes: Axes, forecast: Forecast, came: Any) -> None:
         axes.fill_between(ahead, low, high, color=ORANGE, alpha=0.2, linewidth=0, label=f"{forecast.level:g}% interval")
     axes.plot(before, values, color=BLUE, linewidth=1.3, label="history")
     axes.plot(ahead, np.append(last, forecast.values), color=ORANGE, linewidth=1.8, label="forecast")
-    if came is not None:
-        axes.plot(ahead[1 : len(came) + 1], came, color=BLUE, linewidth=1.1, linestyle=(0, (3, 1.5)), label="what came")
+    if actual is not None:
+        axes.plot(
+            ahead[1 : len(actual) + 1], actual, color=BLUE, linewidth=1.1, linestyle=(0, (3, 1.5)), label="actual"
+        )
     stamps = [str(time) for time in forecast.history_times[-back:] + forecast.times]
     ticks = np.linspace(0, len(stamps) - 1, min(6, len(stamps))).astype(int)
     axes.set_xticks(ticks - back + 1, [stamps[tick].removesuffix(":00") for tick in ticks], fontsize=8)

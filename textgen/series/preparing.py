@@ -1,33 +1,32 @@
-"""From series divided into parts to what is stored of them: arrays, the design, and a digest of both."""
+"""Prepare split series for storage: arrays, the design, and a digest of both."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from textgen.series.calendar import Calendar
 from textgen.series.design import Design, extra_measures
-from textgen.series.division import Divided
+from textgen.series.division import SplitSeries
 from textgen.series.inputs import Lags
+from textgen.series.options import ForecastingOptions
 from textgen.series.read import Series
 from textgen.series.scaling import fit
-from textgen.settings import TrainOptions
 
 
-def design_of(divided: Divided, options: TrainOptions) -> Design:
-    """The design that the training part asks for."""
-    clock, training = divided.clock, divided.training
+def design_of(split: SplitSeries, options: ForecastingOptions) -> Design:
+    """The design that suits the training part."""
+    clock, training = split.clock, split.training
     season = options.season or clock.season()
     longest = max(map(len, training))
     scales = {
         each.name: fit(each.name, each.values, each.missing, season, options.horizon, options.transform, end)
-        for each, end in zip(training, divided.ends, strict=True)
+        for each, end in zip(training, split.ends, strict=True)
     }
     return Design(
-        divided.columns,
+        split.columns,
         clock,
         season,
         options.horizon,
@@ -41,7 +40,7 @@ def design_of(divided: Divided, options: TrainOptions) -> Design:
 
 
 def arrays_of(series: Sequence[Series]) -> dict[str, Any]:
-    """Several series end to end, by name, as a store keeps them."""
+    """Several series, concatenated, as named arrays for a store."""
     return {
         "values": np.concatenate([each.values for each in series]),
         "missing": np.concatenate([each.missing for each in series]).astype(np.uint8),
@@ -49,12 +48,3 @@ def arrays_of(series: Sequence[Series]) -> dict[str, Any]:
         "lengths": np.array([len(each) for each in series], dtype=np.int64),
         "starts": np.array([each.start for each in series], dtype=np.int64),
     }
-
-
-def key_of(parts: Mapping[str, Mapping[str, Any]], design: bytes, version: int) -> str:
-    """A digest of all that a run reads."""
-    digest = hashlib.sha256(b"%d" % version + design)
-    for part in parts.values():
-        for name, array in part.items():
-            digest.update(name.encode() + str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""From a table to regular series: columns chosen, times counted, gaps filled and marked.
+"""Reads regular series from tables: chooses columns, counts times, fills and marks gaps.
 
-Long form has a column that says which series a row belongs to; wide form has a column for each series. Both come out
-the same: one `Series` for each series and target column, all with one time step.
+In long form a column names the series of each row; in wide form each series has a column. Both give one `Series` for
+each series and target column, all with the same time step.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 import numpy as np
-import numpy.typing as npt
 
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
 from textgen.parameters import named
 from textgen.series.columns import Columns, choose_columns
-from textgen.series.order import in_order, refuse_twice
-from textgen.series.settings import SeriesOptions, check_series
-from textgen.series.time_column import Cells, joined, understood
+from textgen.series.options import ForecastingOptions, check_series
+from textgen.series.order import refuse_duplicates, sort_rows
+from textgen.series.scaling import Floats, Mask
+from textgen.series.time_column import TimeCells, join_time_columns, parse_times
 from textgen.series.times import ROWS, Clock, Integers
 from textgen.text.cells import name_in
 from textgen.text.header import Header, Row
@@ -29,25 +29,24 @@ from textgen.text.records import no_rows
 from textgen.text.sources import Source, SourceOptions, read_rows
 
 MOST_REASONS = 5
-"""Series that are left out of which a warning says why."""
+"""The most series for which a warning says why they are left out."""
 
 HEAD_ROWS = 1000
-"""Rows of each table that are looked at to tell how it writes its numbers."""
-
-Floats = npt.NDArray[np.float64]
+"""The rows of each table from which its number format is detected."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series on a regular grid: `values` (N,) with gaps filled by the last value, `missing` (N,) where they were,
-    `extras` (N, E); `start` is the time of the first value, in units of the clock; `column` is where the values are.
-    The first `trained` values are not of the table but of the model, which keeps the end of what it was trained on, and
-    `lowest` is the least value before them."""
+    """One series on a regular grid: `values` (N,) with gaps filled by the last value, `missing` (N,) the gaps, `extras`
+    (N, E); `start` is the time of the first value, in units of the clock; `column` names the column of the values.
+
+    The first `trained` values come from the model, which keeps the end of its training data, not from the table;
+    `lowest` is the smallest value before them."""
 
     name: str
     start: int
     values: Floats
-    missing: npt.NDArray[np.bool_]
+    missing: Mask
     extras: Floats
     column: str = ""
     clock: Clock = ROWS
@@ -57,10 +56,15 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
+    def slice(self, start: int, end: int | None = None) -> Series:
+        """The steps from `start` to before `end`; the start time stays that of the whole."""
+        part = slice(start, end)
+        return replace(self, values=self.values[part], missing=self.missing[part], extras=self.extras[part])
+
 
 @dataclass
 class _Rows:
-    """The rows of one series as they come: their numbers in the whole table, and what they hold."""
+    """The rows of one series in table order: their indices in the whole table, and their numbers."""
 
     rows: list[int] = field(default_factory=list)
     values: list[list[float]] = field(default_factory=list)
@@ -68,16 +72,16 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Table:
-    """All series of a corpus, their common clock, and the columns they came from."""
+    """All series of a corpus, their common clock, and the columns that they come from."""
 
     series: list[Series]
     clock: Clock
     columns: Columns
     notes: tuple[str, ...] = ()
-    """What is worth saying of how its times were read."""
+    """Notes on how its times were read."""
 
     def require_step(self, clock: Clock, name: str, whose: str) -> None:
-        """Raise TextgenError if the rows of this table, called `name`, are not a step of that clock apart."""
+        """Raise TextgenError if this table, called `name`, has another time step than the given clock."""
         one_row = max(map(len, self.series)) == 1
         if not self.clock.same_steps(clock if not one_row else replace(clock, step=self.clock.step)):
             raise TextgenError(f"a step of {name!r} is {self.clock.described()}, but {whose} is {clock.described()}.")
@@ -85,15 +89,14 @@ class Table:
 
 def read_series(
     sources: Sequence[Source],
-    options: SeriesOptions,
+    options: ForecastingOptions,
     reading: SourceOptions,
     window: int | None = None,
     known: Clock | None = None,
 ) -> Table:
-    """Every series of some tables. `window` is the longest gap that is filled, in steps; None is no limit but the
-    season's own (see `gap_limit`). `known` is the clock of training, whose format and step are tried first. Raises
-    TextgenError naming row and column for what is no number or no time, for a time that comes twice, and for too long a
-    gap."""
+    """Every series of some tables. `window` is the longest gap to fill, in steps; by default it depends on the season
+    (see `gap_limit`). `known` is the clock of training, whose format and step are tried first. Raises TextgenError
+    naming row and column of invalid numbers and times, duplicate times, and gaps that are too long."""
     check_series(options)
     chosen: list[Columns] = []
     delimiter = ""
@@ -104,13 +107,13 @@ def read_series(
         delimiter, found = header.delimiter, choose_columns(header, options)
         if chosen and found != chosen[0]:
             raise UsageError(
-                f"{header.name!r} has other columns than the files before it ({', '.join(header.columns)})."
+                f"{header.name!r} has different columns from the files before it ({', '.join(header.columns)})."
             )
         chosen.append(found)
         unused[:] = [column for column in header.columns if column not in found.all()]
         return found.all()
 
-    gathered = _Gathered()
+    gathered = _TableRows()
     for source in sources:
         rows = read_rows(source, reading, choose)
         head = list(islice(rows, HEAD_ROWS))
@@ -123,15 +126,15 @@ def read_series(
 
 
 @dataclass
-class _Gathered:
-    """The rows of some tables as they come: their times, where each is, and what they hold, by series."""
+class _TableRows:
+    """The rows of some tables: their times, their locations, and their numbers by series."""
 
     times: list[object] = field(default_factory=list)
     where: list[str] = field(default_factory=list)
     groups: dict[str, _Rows] = field(default_factory=dict)
 
     def add(self, rows: Iterable[Row], columns: Columns, form: NumberFormat) -> None:
-        """The rows of one table. Raises TextgenError naming row and column."""
+        """Add the rows of one table. Raises TextgenError naming row and column."""
         named = columns.series is not None
         for place, cells in rows:
             stamp, rest = cells[: len(columns.times)], cells[len(columns.times) + named :]
@@ -140,13 +143,13 @@ class _Gathered:
             group.rows.append(len(self.where))
             pairs = zip(rest, columns.numbers, strict=True)
             group.values.append([form.number(cell, place, column) for cell, column in pairs])
-            self.times.append(joined(columns.times, stamp) if stamp else None)
+            self.times.append(join_time_columns(columns.times, stamp) if stamp else None)
             self.where.append(place)
 
 
 def _format_of(head: Sequence[Row], columns: Columns, name: str, asked: str | None, points: bool) -> NumberFormat:
-    """How a table writes its numbers, by its first rows; with a note where it has decimal commas. Semicolons divide
-    columns where commas divide decimals, so that such a table is not likely to have decimal `points`."""
+    """The number format of a table, detected from its first rows; with a note if it has decimal commas. A table whose
+    columns are separated by semicolons is not likely to have decimal `points`."""
     first = len(columns.all()) - len(columns.numbers)
     cells = (
         (f"{place}: column {column!r}", cell)
@@ -160,19 +163,19 @@ def _format_of(head: Sequence[Row], columns: Columns, name: str, asked: str | No
 
 
 def _regular(
-    gathered: _Gathered,
+    gathered: _TableRows,
     columns: Columns,
     unused: list[str],
-    options: SeriesOptions,
+    options: ForecastingOptions,
     window: int | None,
     known: Clock | None,
 ) -> Table:
     groups = gathered.groups
     _refuse_same_names(groups, columns)
     rows_of_series = [np.array(group.rows) for group in groups.values()]
-    cells = Cells(gathered.times, gathered.where, rows_of_series, " ".join(columns.times))
+    cells = TimeCells(gathered.times, gathered.where, rows_of_series, " ".join(columns.times))
     clock, stamps, notes = _timed(cells, columns, unused, options, known)
-    order, moved = in_order(stamps, cells.series)
+    order, moved = sort_rows(stamps, cells.series)
     limit = gap_limit(options.season or clock.season()) if window is None else window
     series: list[Series] = []
     empty: list[TextgenError] = []
@@ -185,7 +188,7 @@ def _regular(
             name = _name_of(key, target, columns)
             if np.isnan(values[:, place]).all():
                 what = f" for series {name!r}" if name != target else ""
-                empty.append(TextgenError(f"column {target!r} holds no number at all{what}."))
+                empty.append(TextgenError(f"column {target!r} has no numbers{what}."))
                 continue
             grid = _Grid(offsets, where, int(stamps[rows[0]]), clock, limit)
             series.append(grid.filled(name, target, values[:, place], values[:, len(columns.targets) :]))
@@ -194,21 +197,21 @@ def _regular(
 
 
 def _timed(
-    cells: Cells, columns: Columns, unused: list[str], options: SeriesOptions, known: Clock | None
+    cells: TimeCells, columns: Columns, unused: list[str], options: ForecastingOptions, known: Clock | None
 ) -> tuple[Clock, Integers, tuple[str, ...]]:
-    """The clock of a table, the time of each row (N,), and what is worth saying of them."""
+    """The clock of a table, the time of each row (N,), and notes on them."""
     if not columns.times:
         stamps = np.zeros(len(cells.where), dtype=np.int64)
         for rows in cells.series:
             stamps[rows] = np.arange(1, len(rows) + 1)
         return ROWS, stamps, ()
-    found = understood(cells, options.date_format, known)
-    refuse_twice(found.clock, found.stamps, cells, unused, columns)
+    found = parse_times(cells, options.date_format, known)
+    refuse_duplicates(found.clock, found.stamps, cells, unused, columns)
     return found.clock, found.stamps, found.notes
 
 
 def report_left_out(reasons: Sequence[TextgenError], left: int) -> None:
-    """Warn of series that are left out, each with its reason. Raises the first if no other series is `left`."""
+    """Warn of series that are left out, with the reasons. Raises the first one if no series is `left`."""
     if not reasons:
         return
     if not left:
@@ -218,33 +221,33 @@ def report_left_out(reasons: Sequence[TextgenError], left: int) -> None:
 
 
 def _name_of(key: str, target: str, columns: Columns) -> str:
-    """What a series is called: by its column, by what the series column says, or by both."""
+    """The name of a series: its column, its name in the series column, or both."""
     return key if key and len(columns.targets) == 1 else "/".join(filter(None, (key, target)))
 
 
 def _refuse_same_names(groups: Iterable[str], columns: Columns) -> None:
     """Raise TextgenError if two series would have the same name."""
-    met: dict[str, tuple[str, str]] = {}
+    seen: dict[str, tuple[str, str]] = {}
     for key in groups:
         for target in columns.targets:
             name = _name_of(key, target, columns)
-            if name in met:
-                before, column = met[name]
+            if name in seen:
+                before, column = seen[name]
                 raise TextgenError(
                     f"two series have the name {name!r}: column {column!r} of {before!r} and column {target!r} of "
                     f"{key!r}.",
                     hint=f"rename one in column {columns.series!r}.",
                 )
-            met[name] = (key, target)
+            seen[name] = (key, target)
 
 
 def gap_limit(season: int) -> int:
-    """The longest gap that is filled where no window says otherwise: two seasons, at least 32 steps."""
+    """The longest gap that is filled by default: two seasons, at least 32 steps."""
     return max(32, 2 * season)
 
 
 def _offsets(stamps: Integers, clock: Clock, where: list[str], columns: Columns) -> Integers:
-    """The place of each row on the grid. Raises TextgenError for the first row that lies between two steps."""
+    """The position of each row on the grid. Raises TextgenError for the first row between two steps."""
     apart = np.diff(stamps)
     wrong = np.flatnonzero(apart % clock.step)
     if len(wrong):
@@ -258,7 +261,7 @@ def _offsets(stamps: Integers, clock: Clock, where: list[str], columns: Columns)
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the rows of a series stand on its grid, and what they are called."""
+    """The positions of the rows of a series on its grid, and their locations in the table."""
 
     offsets: Integers
     where: list[str]
@@ -267,7 +270,7 @@ class _Grid:
     limit: int
 
     def filled(self, name: str, column: str, values: Floats, extras: Floats) -> Series:
-        """The series from its first number to its last, at least one, gaps filled by the last value before them."""
+        """The series from its first to its last number; there must be one. Gaps are filled with the last value."""
         known = np.flatnonzero(~np.isnan(values))
         places = self.offsets[known]
         gaps = np.diff(places) - 1
@@ -292,7 +295,7 @@ class _Grid:
 
 
 def _carried_on(extras: Floats) -> Floats:
-    """Extra columns (N, E) with every gap filled by the last value before it, by the first after it at the start."""
+    """Extra columns (N, E) with gaps filled with the last value before, at the start with the first value."""
     filled = extras.copy()
     for column in filled.T:
         known = np.flatnonzero(~np.isnan(column))

@@ -1,4 +1,4 @@
-"""What a series is measured by, from its training part alone: its level and spread, whether logarithms suit it, and
+"""The scale of a series, computed from its training part alone: its level and spread, whether logarithms suit it, and
 the naive forecast that the model corrects."""
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from textgen.parameters import named
 
 LAST, SEASONAL, CHANGE = "last value", "seasonal", "seasonal change"
 LEAST = 1e-6
-"""The smallest unit that differences are measured in, in standard deviations."""
+"""The smallest unit of differences, in standard deviations."""
 
 ROUNDING = 1e-14
 """Differences below this share of the largest value are rounding errors of float64 and count as zero."""
 
 SIGNIFICANT, FINENESS = 6, 1000
-"""A forecast is written with at least so many significant digits, and in steps of at most one part in `FINENESS` of
-the usual change from one time step to the next."""
+"""Forecasts are rounded to at least `SIGNIFICANT` digits, and in units of at most 1 / `FINENESS` of the typical change
+from one time step to the next."""
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -31,14 +31,14 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scale:
-    """The measures of one series, all from its training part.
+    """The scale of one series, computed from its training part.
 
     Values y become z = (y - centre) / spread, or (log y - centre) / spread. `base` is the naive forecast that the model
     corrects. `step_unit`, `season_unit` and `base_unit` are the typical sizes, in z, of a change from one step to the
-    next, of one from season to season, and of the base's error. `mean` and `deviation` are those of y itself; `naive`
-    is the mean absolute error of the (seasonal) naive forecast one season ahead, by which MASE divides; 0 if that
-    forecast is exact. `end` is the time after the last that training saw, held-out part included. `low` and `high` are
-    the least and greatest z. `nonnegative` says that no value of the training part is below zero.
+    next, of a change from season to season, and of the base's error. `mean` and `deviation` are those of y itself;
+    `naive` is the mean absolute error of the (seasonal) naive forecast one season ahead, by which MASE divides; 0 if
+    that forecast is exact. `end` is the time after the training data, held-out part included. `low` and `high` are the
+    lowest and highest z. `nonnegative` says that no value of the training part is below zero.
     """
 
     transform: str
@@ -58,64 +58,64 @@ class Scale:
 
     @property
     def zero(self) -> float:
-        """The scaled value of zero; -inf in logarithms, which never reach it."""
+        """The scaled value of zero; -inf for logarithms."""
         return -math.inf if self.transform == "log" else -self.centre / self.spread
 
     @property
     def room(self) -> float:
-        """How far, in z, a forecast may go beyond what was seen: the width of all that training saw, three times that
-        where a trend goes on. A loop that feeds on itself could otherwise run away."""
+        """How far, in z, a forecast may leave the range of the training part: by the width of that range, or three
+        times that with a trend. Without a bound, a loop fed with its own forecasts may diverge."""
         return (self.high - self.low) * (3 if self.base == CHANGE else 1)
 
     def scaled(self, values: Floats) -> Floats:
-        """Values as the model sees them; where logarithms are taken, at least a thousandth of their usual size."""
+        """Values as the model reads them; logarithms are those of at least a thousandth of the typical value."""
         if self.transform == "log":
             values = np.log(np.maximum(values, math.exp(self.centre) * 1e-3))
         return (values - self.centre) / self.spread
 
     def restored(self, scaled: Floats) -> Floats:
-        """The values behind scaled ones."""
+        """The inverse of `scaled`."""
         values = scaled * self.spread + self.centre
         return np.exp(np.minimum(values, 700.0)) if self.transform == "log" else values
 
     def decimals(self, largest: float) -> int:
-        """Digits after the point that forecasts of this series need, the largest of them in size being `largest`:
-        see `FINENESS` and `SIGNIFICANT`. Negative where even ones, tens and so on are more than is needed."""
+        """The decimals that forecasts of this series need, given the `largest` absolute value among them (see
+        `FINENESS` and `SIGNIFICANT`). Negative if they are rounded to tens, hundreds and so on."""
         level = math.exp(min(self.centre, 700.0)) if self.transform == "log" else 1.0
         change = self.step_unit * self.spread * level
         needed = -_exponent(change / FINENESS) if change > 0 else 0
         return max(needed, SIGNIFICANT - 1 - _exponent(largest) if largest > 0 else 0)
 
     def weights(self) -> tuple[float, float, float]:
-        """The base as a sum: its weights on the last value, the value a season before the next, and the one a season
-        before the last."""
+        """The weights of the base on the last value, the value a season before the next, and the value a season before
+        the last."""
         return {LAST: (1.0, 0.0, 0.0), SEASONAL: (0.0, 1.0, 0.0), CHANGE: (1.0, 1.0, -1.0)}[self.base]
 
     def to_json(self) -> dict[str, Any]:
-        """As the model folder keeps it."""
+        """The fields by name."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scale:
-        """Raises ValueError, TypeError or KeyError for what `to_json` did not write."""
+        """The inverse of `to_json`. Raises ValueError, TypeError or KeyError for other content."""
         given = {each.name: content[each.name] for each in fields(cls)}
         numbers = [value for name, value in given.items() if name not in ("transform", "base", "nonnegative")]
         if given["transform"] not in ("none", "log") or given["base"] not in (LAST, SEASONAL, CHANGE):
-            raise ValueError("a transform or a base that does not exist")
+            raise ValueError("an unknown transform or base")
         if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-            raise ValueError("a measure that is no number")
+            raise ValueError("a scale that is not a finite number")
         if min(given[name] for name in ("spread", "step_unit", "season_unit", "base_unit", "deviation")) <= 0:
-            raise ValueError("a measure that is not above 0")
+            raise ValueError("a scale that is not above 0")
         if given["naive"] < 0 or type(given["nonnegative"]) is not bool:
-            raise ValueError("a naive error below 0, or a sign that is neither true nor false")
+            raise ValueError("a negative naive error, or a 'nonnegative' that is not true or false")
         return cls(**given)
 
 
 def fit(name: str, values: Floats, missing: Mask, season: int, horizon: int, transform: str, end: int) -> Scale:
-    """The measures of a training part: values (N,) with gaps filled, `missing` (N,) where they were.
+    """The scale of a training part: values (N,) with gaps filled, `missing` (N,) the gaps.
 
-    A constant series is measured in units of its value and forecast as what it is. Raises TextgenError for logarithms
-    of what is not above 0.
+    A constant series has its value as unit, and is forecast to stay constant. Raises TextgenError for logarithms of
+    values that are not above 0.
     """
     known = values[~missing]
     if is_constant(known):
@@ -156,43 +156,43 @@ def fit(name: str, values: Floats, missing: Mask, season: int, horizon: int, tra
 
 
 def is_constant(known: Floats) -> bool:
-    """Whether values (N,) are all the same, or so close that their spread is too small to be divided by."""
+    """Whether values (N,) are all the same, or their deviation is too small to divide by."""
     return bool(np.ptp(known) == 0 or deviation(known) < np.finfo(np.float64).tiny)
 
 
 def rounded(values: Sequence[float], scale: Scale) -> list[float]:
-    """Forecasts of a series, rounded to the digits that it needs: what csv and JSON say alike."""
+    """Forecasts of a series, rounded for output (see `Scale.decimals`)."""
     decimals = scale.decimals(max((abs(value) for value in values if math.isfinite(value)), default=0.0))
     return [round(float(value), decimals) + 0.0 for value in values]
 
 
 def _exponent(number: float) -> int:
-    """The power of ten of the first significant digit of a number above 0: 2 of 345, -3 of 0.001."""
+    """The decimal exponent of a number above 0: 2 of 345, -3 of 0.001."""
     return math.floor(math.log10(number))
 
 
 def _mean(values: Floats) -> np.float64:
-    """The mean, of values too large to be added up as well."""
+    """The mean, even of values whose sum overflows."""
     unit = _unit(values)
     mean: np.float64 = (values / unit).mean() * unit
     return mean
 
 
 def deviation(values: Floats) -> float:
-    """The standard deviation, of values whose squares no float64 holds as well: exactly in proportion to the unit that
-    values are measured in, if units differ by a power of two."""
+    """The standard deviation, even of values whose squares overflow. Scaling the values by a power of two scales it
+    exactly."""
     unit = _unit(values - _mean(values))
     return float(((values - _mean(values)) / unit).std() * unit)
 
 
 def _unit(values: Floats) -> float:
-    """The power of two just above all values in size; 1 if they are all zero."""
+    """The power of two just above all absolute values; 1 if they are all zero."""
     largest = float(np.abs(values).max())
     return math.ldexp(1.0, min(math.frexp(largest)[1], 1023)) if largest > 0 else 1.0
 
 
 def naive_error(scaled: Floats, missing: Mask, season: int, base: str, ahead: int) -> Floats:
-    """The errors of a naive forecast `ahead` steps before, (n,), where both ends are known."""
+    """The errors (n,) of a naive forecast `ahead` steps ahead, where origin and target are known."""
     origin, target = np.arange(len(scaled) - ahead), np.arange(ahead, len(scaled))
     seasons = -(-ahead // season)
     back, first = target - seasons * season, 0
@@ -209,9 +209,9 @@ def naive_error(scaled: Floats, missing: Mask, season: int, base: str, ahead: in
 
 
 def choose_base(scaled: Floats, missing: Mask, season: int, horizon: int) -> str:
-    """The naive forecast with the least mean square error over the horizon, the simplest where they are even.
+    """The naive forecast with the lowest mean square error over the horizon, the simplest one in a tie.
 
-    A seasonal one needs three seasons of training to be believed.
+    The seasonal ones need three seasons of training.
     """
     kinds = [LAST, SEASONAL, CHANGE] if season > 1 and 3 * season <= len(scaled) else [LAST]
     steps = sorted({1, *np.unique(np.linspace(1, horizon, min(horizon, 24)).astype(int)).tolist()})
@@ -223,14 +223,14 @@ def choose_base(scaled: Floats, missing: Mask, season: int, horizon: int) -> str
 
 
 def unit(scaled: Floats, missing: Mask, season: int, base: str) -> float:
-    """The root mean square error of a naive forecast of the next step; 1 where there is none."""
+    """The root mean square error of a naive forecast of the next step; 1 if there is none."""
     errors = naive_error(scaled, missing, season, base, 1)
     return max(LEAST, float(np.sqrt(np.mean(errors**2)))) if len(errors) else 1.0
 
 
 def suits_logarithms(values: Floats, missing: Mask, season: int) -> bool:
-    """Whether changes are rather in proportion to the values: by the likelihood of the changes under a normal law,
-    logarithms counted with their Jacobian (Box and Cox 1964), with a margin of two nats."""
+    """Whether changes are proportional to the values rather than independent of them: by the likelihood of the changes
+    under a normal distribution, with the Jacobian of the logarithms (Box and Cox 1964) and a margin of two nats."""
     if values.min() <= 0:
         return False
     ahead = season if season > 1 and 3 * season <= len(values) else 1

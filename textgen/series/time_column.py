@@ -1,7 +1,7 @@
-"""A column of times understood: in which format it is written, which clock it keeps, and the numbers of that clock.
+"""Parses a time column: detects its format and its clock, and counts its times.
 
-The whole table decides. Of the formats that read every time, the one is right whose times are regular: 01/02/2012 after
-01/01/2012 is a month later if the table goes on so.
+The whole table decides. Of the formats that read every time, the one that makes the times most regular is chosen:
+01/02/2012 is a month after 01/01/2012 if the other rows agree.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from textgen.series.regularity import Fit, commonest, fitting_clock
 from textgen.series.times import ROW, Clock, Integers, Moments, Places
 
 PLAUSIBLE = (1700, 2100)
-"""Years that whole numbers may stand for, unless the column is called a year."""
+"""Years that integers may mean, unless the column is called a year."""
 
 _START = datetime(1970, 1, 1)
 
 
 @dataclass(frozen=True)
 class TimeColumn:
-    """Times as numbers (N,) of a clock, and what is worth saying of how they were read."""
+    """Times (N,) as counts of a clock, and notes on how they were read."""
 
     clock: Clock
     stamps: Integers
@@ -36,7 +36,7 @@ class TimeColumn:
 
 @dataclass(frozen=True)
 class _Reading:
-    """The times of a table in one format, and the clock that suits them."""
+    """The times of a table in one format, the clock that suits them, and how many rows go back in time."""
 
     form: TimeFormat
     moments: Moments
@@ -45,13 +45,13 @@ class _Reading:
 
     @property
     def disorder(self) -> tuple[int, int]:
-        """What is irregular: distances that are not a step, then rows that go back."""
-        return self.fit.faults, self.backward
+        """How irregular the times are: distances that are not a step, then rows that go back."""
+        return self.fit.irregular, self.backward
 
 
 @dataclass(frozen=True)
-class Cells:
-    """The cells of a time column (N,), where each row stands, the rows of each series, and the name of the column."""
+class TimeCells:
+    """The cells of a time column (N,), the location of each row, the rows of each series, and the column's name."""
 
     values: Sequence[object]
     where: Sequence[str]
@@ -59,9 +59,9 @@ class Cells:
     column: str
 
 
-def understood(cells: Cells, date_format: str | None = None, known: Clock | None = None) -> TimeColumn:
-    """The times of a table: in the format that was asked for, or in that of the clock that is known from training, or
-    in the one that makes them regular. Raises TextgenError naming the row of what is no time."""
+def parse_times(cells: TimeCells, date_format: str | None = None, known: Clock | None = None) -> TimeColumn:
+    """The times of a table: in the format asked for, otherwise in that of the `known` clock of training, otherwise in
+    the one that makes them most regular. Raises TextgenError naming the row of a cell that is not a time."""
     moments = _typed(cells.values)
     if moments is not None:
         form = TimeFormat(_typed_format(moments))
@@ -69,13 +69,13 @@ def understood(cells: Cells, date_format: str | None = None, known: Clock | None
     texts = [_text(value) for value in cells.values]
     if date_format is not None:
         return _on_clock(_asked(date_format, texts, cells), cells, known)
-    whole = all(_is_whole(text) for text in texts)
+    integers = all(_is_integer(text) for text in texts)
     if known is not None and known.format and (found := _read(TimeFormat(known.format), texts)) is not None:
         return _on_clock(_reading(TimeFormat(known.format).as_in(texts), found, cells), cells, known)
-    if whole and known is not None and known.unit == ROW:
+    if integers and known is not None and known.unit == ROW:
         return _counter(texts, cells)
     readings = _readings(texts, cells)
-    if whole:
+    if integers:
         readings = [each for each in readings if _is_plausible(each, cells.column)]
         if not readings:
             return _counter(texts, cells)
@@ -87,38 +87,36 @@ def understood(cells: Cells, date_format: str | None = None, known: Clock | None
     rival = next((each for each in rivals if not np.array_equal(each.moments.local, best.moments.local)), None)
     if rival is None or known is not None:
         return column
-    note = f"{rival.form.words} fits, too: --date-format {_typed_option(rival.form.pattern)}"
-    return replace(column, notes=(*column.notes, note))
+    plain = rival.form.pattern.replace("%-", "%").replace("%^", "%").replace("%:z", "%z")
+    shown = f"'{plain}'" if " " in plain else plain
+    return replace(column, notes=(*column.notes, f"{rival.form.words} fits, too: --date-format {shown}"))
 
 
-def _typed_option(pattern: str) -> str:
-    plain = pattern.replace("%-", "%").replace("%^", "%").replace("%:z", "%z")
-    return f"'{plain}'" if " " in plain else plain
-
-
-def _counter(texts: Sequence[str], cells: Cells) -> TimeColumn:
-    """Whole numbers that count, and are no dates."""
+def _counter(texts: Sequence[str], cells: TimeCells) -> TimeColumn:
+    """Integers that count rows rather than mean dates."""
     stamps = np.array([int(text) for text in texts], dtype=np.int64)
-    distances = [np.diff(np.unique(stamps[rows])) for rows in cells.series]
-    step = commonest(np.concatenate([np.zeros(0, np.int64), *distances]))
-    return TimeColumn(Clock(ROW, step), stamps)
+    return TimeColumn(Clock(ROW, commonest(_distances(stamps, cells))), stamps)
 
 
-def _is_whole(text: str) -> bool:
+def _distances(stamps: Integers, cells: TimeCells) -> Integers:
+    """The distances between the distinct times of each series."""
+    return np.concatenate([np.zeros(0, np.int64), *(np.diff(np.unique(stamps[rows])) for rows in cells.series)])
+
+
+def _is_integer(text: str) -> bool:
     digits = text.removeprefix("-")
     return digits.isascii() and digits.isdecimal() and len(digits) <= 15
 
 
 def _is_plausible(reading: _Reading, column: str) -> bool:
-    """Whether whole numbers read as dates are that: years of our time, regular."""
-    local = reading.moments.local
-    years = local.astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970
-    ours = bool(np.all((years >= PLAUSIBLE[0]) & (years <= PLAUSIBLE[1])))
-    return reading.fit.regular and (ours or "year" in column.lower())
+    """Whether integers are dates: regular, and of plausible years."""
+    years = reading.moments.local.astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970
+    plausible = bool(np.all((years >= PLAUSIBLE[0]) & (years <= PLAUSIBLE[1])))
+    return reading.fit.regular and (plausible or "year" in column.lower())
 
 
 def _text(value: object) -> str:
-    """A cell as text: 2020.0, as which some programs write a whole number, is 2020."""
+    """A cell as text. 2020.0 is 2020: some programs write integers like that."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -127,7 +125,7 @@ def _text(value: object) -> str:
 
 
 def _typed(values: Sequence[object]) -> Moments | None:
-    """Dates that come as dates, not as text; None if one of them does not."""
+    """Cells that hold dates rather than text; None unless all do."""
     found = [value for value in values if isinstance(value, date)]
     if not found or len(found) < len(values):
         return None
@@ -150,7 +148,7 @@ def _typed_format(moments: Moments) -> str:
 
 
 def _read(form: TimeFormat, texts: Sequence[str]) -> Moments | None:
-    """All of some texts in one format, or None if it does not read one of them."""
+    """Some texts in one format, or None if it does not read all of them."""
     known = {}
     for text in texts:
         if text not in known:
@@ -167,18 +165,13 @@ def _read(form: TimeFormat, texts: Sequence[str]) -> Moments | None:
     return Moments(local, offsets)
 
 
-def _readings(texts: Sequence[str], cells: Cells) -> list[_Reading]:
-    """The texts in every format that reads them all."""
-    found = []
-    for pattern in DATES:
-        form = TimeFormat(pattern)
-        moments = _read(form, texts)
-        if moments is not None:
-            found.append(_reading(form.as_in(texts), moments, cells))
-    return found
+def _readings(texts: Sequence[str], cells: TimeCells) -> list[_Reading]:
+    """The texts in every format that reads all of them."""
+    found = [(form, _read(form, texts)) for form in map(TimeFormat, DATES)]
+    return [_reading(form.as_in(texts), moments, cells) for form, moments in found if moments is not None]
 
 
-def _reading(form: TimeFormat, moments: Moments, cells: Cells) -> _Reading:
+def _reading(form: TimeFormat, moments: Moments, cells: TimeCells) -> _Reading:
     series, backward = [], 0
     for rows in cells.series:
         absolute = moments.absolute[rows]
@@ -189,7 +182,7 @@ def _reading(form: TimeFormat, moments: Moments, cells: Cells) -> _Reading:
     return _Reading(form, moments, fitting_clock(series, form.coarse), backward)
 
 
-def _asked(date_format: str, texts: Sequence[str], cells: Cells) -> _Reading:
+def _asked(date_format: str, texts: Sequence[str], cells: TimeCells) -> _Reading:
     form = TimeFormat.asked(date_format)
     moments = _read(form, texts)
     if moments is None:
@@ -201,8 +194,8 @@ def _asked(date_format: str, texts: Sequence[str], cells: Cells) -> _Reading:
     return _reading(form.as_in(texts), moments, cells)
 
 
-def _unreadable(texts: Sequence[str], cells: Cells) -> TextgenError:
-    """The error for the first time that goes against the format of those before it."""
+def _unreadable(texts: Sequence[str], cells: TimeCells) -> TextgenError:
+    """The error for the first time that is not in the format of those before it."""
     wrong = 0
     for form in map(TimeFormat, DATES):
         read = [form.read(text) for text in texts]
@@ -214,7 +207,7 @@ def _unreadable(texts: Sequence[str], cells: Cells) -> TextgenError:
             return TextgenError(f"{column} has the time {texts[row]!r} with {has}, but the rows before it {others}.")
         wrong = max(wrong, read.index(None))
     return TextgenError(
-        f"{cells.where[wrong]}: column {cells.column!r} has {_shown(texts[wrong])}, which is no date that can be read.",
+        f"{cells.where[wrong]}: column {cells.column!r} has {_shown(texts[wrong])}, which cannot be read as a date.",
         hint="dates look like 2016-07-01, 2016-07-01 14:00, 2016-07, 1.7.2016 or 7/1/2016, the same in every row; "
         f"{named('date_format', '%d/%m/%Y')} says how they are written.",
     )
@@ -224,15 +217,14 @@ def _shown(text: str) -> str:
     return f"the time {text!r}" if text else "an empty cell"
 
 
-def _on_clock(reading: _Reading, cells: Cells, known: Clock | None) -> TimeColumn:
-    """The times of a reading by the known clock if they suit it, else by their own."""
+def _on_clock(reading: _Reading, cells: TimeCells, known: Clock | None) -> TimeColumn:
+    """The times of a reading on the known clock if they suit it, otherwise on their own."""
     moments, clock = reading.moments, reading.fit.clock
     if known is not None and known.unit != ROW:
         stamps = known.count(moments)
         if stamps is not None:
-            distances = [np.diff(np.unique(stamps[rows])) for rows in cells.series]
-            together = np.concatenate([np.zeros(0, np.int64), *distances])
-            if not len(together) or commonest(together) == known.step:
+            distances = _distances(stamps, cells)
+            if not len(distances) or commonest(distances) == known.step:
                 clock = known
     zone = known.zone if known is not None and moments.offsets is None else moments.named_zone()
     clock = replace(clock, zone=zone, format=reading.form.pattern)
@@ -241,8 +233,8 @@ def _on_clock(reading: _Reading, cells: Cells, known: Clock | None) -> TimeColum
     return TimeColumn(clock, counted)
 
 
-def joined(names: Sequence[str], cells: Sequence[object]) -> object:
-    """The cells of several time columns as one value: by their names year, month, day ..., else a date and a time."""
+def join_time_columns(names: Sequence[str], cells: Sequence[object]) -> object:
+    """The cells of several time columns as one value: year, month, day ... by their names, or a date and a time."""
     lower = [name.strip().lower() for name in names]
     if len(names) == 1:
         return cells[0]

@@ -1,7 +1,7 @@
-"""Times as whole numbers: the clock of a series says what they count and how they are written.
+"""Times as integers: the clock of a series defines their unit and how they are written.
 
-Times are counted in seconds, days, months or rows. A day may be one of some weekdays only (business days), and a month
-stands for one of its days: the first, the last, the 15th. A series is a regular grid of such numbers, so that a gap is
+Times are counted in seconds, days, months or rows. Days may be limited to some weekdays (business days), and a month
+stands for one of its days: the first, the last, the 15th. A series is a regular grid of such integers, so that a gap is
 a number of steps.
 """
 
@@ -25,13 +25,13 @@ SECOND, DAY_UNIT, MONTH, ROW = "second", "day", "month", "row"
 UNITS = (SECOND, DAY_UNIT, MONTH, ROW)
 HOUR, DAY, WEEK = 3600, 86_400, 604_800
 EVERY_DAY, BUSINESS_DAYS = "1111111", "1111100"
-"""Weekdays from Monday on that have a row."""
+"""The weekdays that have a row, from Monday on."""
 
 MONDAY = 4
 """The first Monday, in days since 1970."""
 
 MOST_CHANGES = 4
-"""How often a year the UTC offset of one place may change: twice is usual."""
+"""How often the UTC offset of a place may change in a year; twice is usual."""
 
 _LATEST = datetime(9998, 1, 1)
 _ZONE = re.compile(r"|[+-]\d\d:\d\d(?: -?\d{1,15} [+-]\d\d:\d\d)*|[A-Za-z][\w+/-]*")
@@ -42,8 +42,8 @@ Places = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Moments:
-    """Times of a table: `local` (N,) seconds since 1970 on the clock on the wall; `offsets` (N,) the seconds by which
-    that is ahead of UTC, None where the table does not say; and the name of the time zone, '' where it has none."""
+    """Times of a table: `local` (N,) seconds since 1970 in local time; `offsets` (N,) the seconds by which that is
+    ahead of UTC, None if unknown; and the name of the time zone, '' if unknown."""
 
     local: Integers
     offsets: Integers | None = None
@@ -53,17 +53,17 @@ class Moments:
         return len(self.local)
 
     def of(self, rows: Places) -> Moments:
-        """Those of some rows."""
+        """The times of some rows."""
         return Moments(self.local[rows], None if self.offsets is None else self.offsets[rows], self.zone)
 
     @property
     def absolute(self) -> Integers:
-        """Seconds since 1970 (N,), of UTC where the table says how far it is ahead."""
+        """Seconds since 1970 (N,), in UTC if the offsets are known."""
         return self.local if self.offsets is None else self.local - self.offsets
 
     def named_zone(self) -> str:
-        """What a clock has for a zone: the name, else the offsets and when they changed; the last one alone where they
-        change more often than clocks are set."""
+        """The zone of a clock: its name, otherwise the offsets and when they changed; only the last offset if they
+        change more often than those of a place."""
         if self.offsets is None or self.zone:
             return self.zone
         seconds, first = np.unique(self.absolute, return_index=True)
@@ -77,13 +77,12 @@ class Moments:
 
 @dataclass(frozen=True)
 class Clock:
-    """How a series is timed: the unit it counts in, how many of them make a step, and how its times are written.
+    """How the times of a series are counted and written: the unit, the units per step, and the format.
 
     `week` are the weekdays that days and months fall on. `day` is the day of the month that a month stands for, or the
     last one of a shorter month; if `week` skips that day, it is the weekday before it, or the one after the first.
-    `second` is the time of day of days and months. `zone` is '', the name of a time zone, or UTC offsets and, between
-    them, the seconds since 1970 at which one gives way to the next: '+02:00 1667091600 +01:00'. `format` is empty for
-    counters.
+    `second` is the time of day of days and months. `zone` is '', the name of a time zone, or UTC offsets separated by
+    the seconds since 1970 at which they change: '+02:00 1667091600 +01:00'. `format` is empty for counters.
     """
 
     unit: str
@@ -103,20 +102,20 @@ class Clock:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Clock:
-        """Raises KeyError, TypeError or ValueError for what is no clock."""
+        """A clock from its fields by name. Raises KeyError, TypeError or ValueError for other content."""
         unit, week, zone, form = (str(content[name]) for name in ("unit", "week", "zone", "format"))
         step, day, second = (int(content[name]) for name in ("step", "day", "second"))
         return cls(unit, step, day, second, week, zone, form)
 
     def same_steps(self, other: Clock) -> bool:
-        """Whether both count the same steps, wherever in the day or month they fall."""
+        """Whether both have the same steps, at any time of the day or month."""
         same_week = self.unit != DAY_UNIT or self.week == other.week
         return (self.unit, self.step) == (other.unit, other.step) and same_week
 
     def season(self) -> int:
-        """Steps after which a series of this step usually resembles itself; 1 where nothing is known.
+        """The usual seasonal period in steps; 1 if there is none.
 
-        A day for what is measured more often than daily, a week of days, a year of weeks, months or quarters.
+        A day for steps shorter than that, a week of days, a year of weeks, months or quarters.
         """
         if self.unit == MONTH:
             return 12 // self.step if 12 % self.step == 0 else 1
@@ -136,10 +135,9 @@ class Clock:
                 if self.step % size == 0:
                     return _plural(self.step // size, noun)
         if self.unit == MONTH:
-            months, noun = next(
-                (n, noun) for n, noun in ((12, "year"), (3, "quarter"), (1, "month")) if not self.step % n
-            )
-            return _plural(self.step // months, noun)
+            for months, noun in ((12, "year"), (3, "quarter"), (1, "month")):
+                if self.step % months == 0:
+                    return _plural(self.step // months, noun)
         if self.unit == DAY_UNIT and self.week == EVERY_DAY and self.step % 7 == 0:
             return _plural(self.step // 7, "week")
         if self.unit == DAY_UNIT and self.week == BUSINESS_DAYS:
@@ -148,8 +146,8 @@ class Clock:
         return _plural(self.step, self.unit) + only
 
     def count(self, moments: Moments) -> Integers | None:
-        """Moments as whole numbers (N,) of this clock's unit, or None if one of them is no time of this clock. Those
-        without an offset are local ones of its zone."""
+        """Moments as counts (N,) of this clock's unit, or None if one of them is not on this clock. Moments without
+        offsets are local times of its zone."""
         if self.unit == SECOND:
             local = moments.offsets is None
             return moments.absolute - _offsets(self.zone, moments.local, from_utc=False) * int(local)
@@ -167,7 +165,7 @@ class Clock:
         return counted
 
     def local(self, times: Integers) -> Integers:
-        """Times (...) as seconds since 1970 on the clock on the wall."""
+        """Times (...) as seconds since 1970 in local time."""
         if self.unit == SECOND:
             return times + _offsets(self.zone, times, from_utc=True)
         if self.unit == MONTH:
@@ -190,11 +188,11 @@ class Clock:
         return days
 
     def elapsed(self, times: Integers) -> Integers:
-        """Times (...) as the calendar wants them: months or rows as they are, else seconds on the clock on the wall."""
+        """Times (...) as the calendar reads them: months or rows unchanged, others as seconds in local time."""
         return times if self.unit in (MONTH, ROW) else self.local(times)
 
     def labels(self, times: Integers) -> list[str | int]:
-        """Times (N,) as the table would write them, or the numbers of rows. What has digits alone is a number."""
+        """Times (N,) as the table writes them; counters, and times of digits only, as integers."""
         if self.unit == ROW:
             return [int(time) for time in times]
         local = self.local(times)
@@ -204,12 +202,12 @@ class Clock:
         return [int(text) if text.isdecimal() and not text.startswith("0") else text for text in texts]
 
     def label(self, time: int) -> str | int:
-        """One time as the table would write it."""
+        """One time as the table writes it."""
         return self.labels(np.array([time], dtype=np.int64))[0]
 
 
 ROWS = Clock(ROW, 1)
-"""The clock of rows without times."""
+"""The clock of a table without times."""
 
 
 def _offset_text(offset: int) -> str:
@@ -218,7 +216,7 @@ def _offset_text(offset: int) -> str:
 
 
 def _months(days: Integers) -> Integers:
-    """The months since the year 0 in which days since 1970 lie."""
+    """The months since the year 0 of days since 1970."""
     months: Integers = days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) + 1970 * 12
     return months
 
@@ -232,7 +230,7 @@ def _first_days(months: Integers) -> Integers:
 
 @cache
 def time_zone(name: str) -> ZoneInfo:
-    """The rules of a named time zone. Raises TextgenError if this machine does not know it."""
+    """The rules of a named time zone. Raises TextgenError if this machine has none for it."""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
@@ -242,7 +240,7 @@ def time_zone(name: str) -> ZoneInfo:
 
 
 def _offsets(zone: str, seconds: Integers, from_utc: bool) -> Integers:
-    """How far a zone is ahead of UTC at some seconds since 1970 of UTC, or of its own clock on the wall."""
+    """How many seconds a zone is ahead of UTC at some times, in seconds since 1970 in UTC or in its local time."""
     if not zone:
         return np.zeros(seconds.shape, dtype=np.int64)
     if zone[0] in "+-":

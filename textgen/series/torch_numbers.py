@@ -1,19 +1,17 @@
-"""A torch model behind arrays of numbers, for the loop of forecasts."""
+"""A torch model behind numpy arrays, for forecasting."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from textgen.recurrence import State
+from textgen.series.inputs import Floats32
 from textgen.torch_stepper import TorchRows
 
-Floats32 = npt.NDArray[np.float32]
 
-
-class TorchNumbers(TorchRows):
-    """`textgen.series.loop.Stepper` over a torch model: inputs (B, features) to outputs (B, outputs)."""
+class TorchForecastStepper(TorchRows):
+    """`textgen.stepper.Stepper` over a torch model: inputs (B, features) to outputs (B, outputs)."""
 
     def step(self, inputs: Floats32, state: State) -> tuple[Floats32, State]:
         with self.quiet():

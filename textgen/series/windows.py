@@ -1,4 +1,4 @@
-"""The windows that training reads: pieces of series, a pure function of (seed, step)."""
+"""The windows of series that training reads: a pure function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from textgen.series.design import Rows
+from textgen.series.design import PreparedSeries
+from textgen.series.inputs import Floats32
 
 WARM = 4
-"""The share of a window, one in so many, that only warms the state where it begins inside a series."""
-
-Floats32 = npt.NDArray[np.float32]
+"""A window that begins inside a series only warms up the state in its first 1 / WARM."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """`batch_size` pieces of `seq_length` steps of series, each drawn with a chance in proportion to its length.
+    """Windows of `seq_length` steps, `batch_size` per step; series are drawn in proportion to their lengths.
 
-    A piece begins afresh; where it begins inside a series, its first quarter only warms the state. `ends` are the
-    numbers of steps of each series that belong to the training part.
+    A window begins with the initial state; inside a series, its first quarter only warms up the state. `ends` are the
+    lengths of the training parts.
     """
 
-    rows: Sequence[Rows]
+    rows: Sequence[PreparedSeries]
     ends: Sequence[int]
     batch_size: int
     seq_length: int
@@ -33,16 +32,16 @@ class Windows:
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
-        """The steps of each series from which the next, still in the training part, is predicted."""
+        """The steps of each series whose next step is still in the training part."""
         return np.array([end - 1 for end in self.ends])
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which as many time steps are read as there are."""
+        """Training steps that read as many time steps as there are."""
         return max(1, int(self.counts.sum()) // (self.batch_size * self.seq_length))
 
     def window(self, step: int) -> tuple[Floats32, Floats32]:
-        """Inputs (T, B, width) and targets (T, B, 2) of a step: what is to be said, and whether it counts (1 or 0)."""
+        """Inputs (T, B, width) and targets (T, B, 2) of a step: the residual, and whether it counts (1 or 0)."""
         draw = np.random.default_rng([self.seed, step])
         chosen = draw.choice(len(self.rows), size=self.batch_size, p=self.counts / self.counts.sum())
         width = self.rows[0].inputs.shape[1]
@@ -53,10 +52,10 @@ class Windows:
             warm = self.seq_length // WARM
             start = int(where * (max(0, count - self.seq_length) + warm + 1)) - warm
             start, length = max(0, start), min(self.seq_length, count)
-            piece = slice(start, start + length)
-            inputs[:length, lane] = rows.inputs[piece]
-            targets[:length, lane, 0] = rows.residuals[piece]
-            targets[:length, lane, 1] = rows.counted[piece]
+            part = slice(start, start + length)
+            inputs[:length, lane] = rows.inputs[part]
+            targets[:length, lane, 0] = rows.residuals[part]
+            targets[:length, lane, 1] = rows.counted[part]
             if start:
                 targets[:warm, lane, 1] = 0.0
         return inputs, targets

@@ -1,4 +1,4 @@
-"""The conformance kit for recurrent cells: every law that training and sampling rely on, tried on your cell.
+"""The conformance kit for recurrent cells: checks every law that training and sampling rely on.
 
 A package's whole test file:
 
@@ -18,14 +18,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textgen.testing.examination import check_cell, examine
+    from textgen.testing.examination import check_cell, run_laws
     from textgen.testing.law import Law, LawBroken, Result
     from textgen.testing.laws import LAWS
     from textgen.testing.parametrize import parametrize_with_checks
 
 _HOMES = {
     "check_cell": "examination",
-    "examine": "examination",
+    "run_laws": "examination",
     "parametrize_with_checks": "parametrize",
     "LAWS": "laws",
     "Law": "law",
@@ -35,7 +35,7 @@ _HOMES = {
 
 __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "check_cell",
-    "examine",
+    "run_laws",
     "parametrize_with_checks",
     "LAWS",
     "Law",

@@ -1,4 +1,4 @@
-"""What a law is, and what comes of trying it on a cell."""
+"""What a law is, and the result of checking one on a cell."""
 
 from __future__ import annotations
 
@@ -8,59 +8,54 @@ from typing import Any, Literal
 
 import torch
 
-from textgen.testing.trial import Trial
+from textgen.testing.trial import Case
 
 BOTH = (torch.float64, torch.float32)
 SHAPES = ((1, 1), (2, 5), (5, 3), (3, 2))
-"""The (T, B) of most laws. Each size of cell meets the same batch in all of them: some cells prepare for a batch."""
+"""The (T, B) of most laws. Each cell size always has the same batch size: some cells prepare for one batch size."""
 Status = Literal["passed", "failed", "expected", "skipped"]
 
 
 @dataclass(frozen=True)
 class Law:
-    """One statement about every cell, and the function that tries it on one case.
+    """One statement about every cell, and the function that checks it in one case.
 
-    `shapes` are the (T, B) tried, `least` the smallest (T, B, hidden_size) at which the law says something: a broken
-    case is made smaller down to that. `one_size`: one size of cell will do. `slow`: takes seconds. `meaning` says what
-    a cell that breaks it does to training or sampling.
+    `meaning` says what breaking it does to training or sampling. `shapes` are the (T, B) to check; `least` is the
+    smallest (T, B, hidden_size) at which the law says anything, and so the limit for shrinking a failing case.
+    `one_size`: one cell size is enough. `slow`: takes seconds.
     """
 
     name: str
     statement: str
     meaning: str
-    test: Callable[[Trial], None]
-    shapes: tuple[tuple[int, int], ...]
-    least: tuple[int, int, int]
-    dtypes: tuple[torch.dtype, ...]
-    one_size: bool
-    slow: bool
+    test: Callable[[Case], None]
+    shapes: tuple[tuple[int, int], ...] = SHAPES
+    least: tuple[int, int, int] = (1, 1, 1)
+    dtypes: tuple[torch.dtype, ...] = (torch.float64,)
+    one_size: bool = False
+    slow: bool = False
 
 
-def law(
-    meaning: str,
-    shapes: tuple[tuple[int, int], ...] = SHAPES,
-    least: tuple[int, int, int] = (1, 1, 1),
-    dtypes: tuple[torch.dtype, ...] = (torch.float64,),
-    one_size: bool = False,
-    slow: bool = False,
-) -> Callable[[Callable[[Trial], None]], Law]:
-    """Make a function of a trial a law: its name is the function's, its statement the function's docstring."""
+def law(meaning: str, **settings: Any) -> Callable[[Callable[[Case], None]], Law]:
+    """Turn a function of a `Case` into a law, named like the function; its docstring is the statement.
 
-    def named(test: Callable[[Trial], None]) -> Law:
-        return Law(
-            test.__name__, " ".join((test.__doc__ or "").split()), meaning, test, shapes, least, dtypes, one_size, slow
-        )
+    `settings` are the other fields of `Law`. A law in one of the modules listed in `textgen.testing.laws` is checked on
+    every cell; there is nothing else to register.
+    """
+
+    def named(test: Callable[[Case], None]) -> Law:
+        return Law(test.__name__, " ".join((test.__doc__ or "").split()), meaning, test, **settings)
 
     return named
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one law: its name, a status, the worst deviation seen (None: nothing to measure), and a sentence.
+    """The result of one law: its name, a status, the largest deviation (None: nothing was measured), and a sentence.
 
-    Status: `passed`, `failed`, `expected` (broken, as the cell declares), or `skipped` (not about this cell).
-    `case` is the smallest case that breaks the law, as text; `error` what the cell raised, if it did; `because` what
-    else is wrong with the cell and alone makes this law fail, if something is.
+    Status: `passed`, `failed`, `expected` (failed, as the cell declares), or `skipped` (does not apply to this cell).
+    `case` is the smallest failing case, as text; `error` the exception that the cell raised, if any; `cause` another
+    fault of the cell that explains this failure, if there is one.
     """
 
     law: str
@@ -69,17 +64,17 @@ class Result:
     detail: str = ""
     case: str = ""
     error: BaseException | None = field(default=None, repr=False, compare=False)
-    because: str = ""
+    cause: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The result as JSON holds it; a deviation that is no finite number becomes null."""
+        """The result for JSON; a deviation that is not finite becomes null."""
         content = {name: value for name, value in asdict(self).items() if name != "error"}
         finite = self.deviation is not None and self.deviation < float("inf")
         return {**content, "deviation": self.deviation if finite else None}
 
 
 class LawBroken(AssertionError):
-    """A cell breaks a law. `cell` is the name of its class, `result` what was found, `law` which law it is."""
+    """A cell breaks a law. `cell` is the name of its class, `law` the law, `result` what was found."""
 
     def __init__(self, cell: str, law: Law, result: Result) -> None:
         super().__init__(cell, law, result)
@@ -92,10 +87,10 @@ class LawBroken(AssertionError):
 def explanation(law: Law, result: Result) -> str:
     """What the law says, what was found in the smallest case, and what that means: a line each.
 
-    The cause comes first where it is another law's.
+    A cause elsewhere comes first.
     """
     lines = {
-        "cause": result.because,
+        "cause": result.cause,
         "law": law.statement,
         "found": result.detail,
         "in": result.case,

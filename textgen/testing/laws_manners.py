@@ -1,4 +1,4 @@
-"""Laws about manners: seeds, side effects, long texts, memory and time."""
+"""Laws about side effects and long runs: seeds, process settings, finite values, memory and time."""
 
 from __future__ import annotations
 
@@ -19,93 +19,87 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from textgen.cell import Cell
 from textgen.recurrence import State
 from textgen.testing.law import law
-from textgen.testing.room import other_randomness, settings
-from textgen.testing.trial import Trial, gradients, weighted
+from textgen.testing.room import other_rng_states, process_settings
+from textgen.testing.trial import Case, gradients, weighted
 from textgen.wording import plural
 
-LONG, WINDOW, BACK = 10_000, 1_000, 200
-STEPS, PARTS = 1_000, 4
+LONG, WINDOW, BACKWARD_STEPS = 10_000, 1_000, 200
+STEPS, INTERVALS = 1_000, 5
 
 
-@law(
-    meaning="A training could not be repeated.",
-    shapes=((1, 2), (5, 3)),
-    least=(1, 2, 1),
-)
-def same_seed(trial: Trial) -> None:
-    """The same torch seed gives the same cell, and in training mode the same outputs; no other randomness is
-    touched.
+@law("Training runs could not be reproduced.", shapes=((1, 2), (5, 3)), least=(1, 2, 1))
+def reproducible(case: Case) -> None:
+    """The same torch seed gives the same weights, and in training mode the same outputs; no other random generator
+    is used.
     """
-    before = other_randomness()
-    one = trial.fresh()
-    trial.require(other_randomness() == before, "the constructor draws from Python's or numpy's random generator")
+    before = other_rng_states()
+    one = case.fresh()
+    case.require(other_rng_states() == before, "the constructor uses Python's or numpy's random generator")
     random.seed(1)
     numpy.random.seed(1)
-    trial.same(trial.fresh().state_dict(), one.state_dict(), "built twice from one seed")
-    xs, state = trial.sequence(), trial.state()
-    trial.cell.train()
-    before = other_randomness()
-    first = trial.run(xs, state)
-    trial.require(other_randomness() == before, "forward draws from Python's or numpy's random generator")
-    trial.same(trial.run(xs, state), first, "training mode, twice from one seed")
+    case.same(case.fresh().state_dict(), one.state_dict(), "built twice with the same seed")
+    xs, state = case.sequence(), case.state()
+    case.cell.train()
+    before = other_rng_states()
+    first = case.run(xs, state)
+    case.require(other_rng_states() == before, "forward uses Python's or numpy's random generator")
+    case.same(case.run(xs, state), first, "training mode, twice with the same seed")
 
 
-@law(
-    meaning="Scores would differ from run to run, and sampling would spend random numbers that are not its own.",
-)
-def no_noise(trial: Trial) -> None:
-    """In eval mode nothing is random: outputs do not depend on the seed, and no random number is drawn."""
-    xs, state = trial.sequence(), trial.state()
-    first = trial.run(xs, state)
-    torch.manual_seed(trial.case.seed + 1)
+@law("Scores would differ from run to run, and a seed would not determine what is sampled.")
+def deterministic_eval(case: Case) -> None:
+    """In eval mode outputs do not depend on the seed, and no random number is drawn."""
+    xs, state = case.sequence(), case.state()
+    first = case.run(xs, state)
+    torch.manual_seed(case.config.seed + 1)
     before = torch.get_rng_state()
     with torch.no_grad():
-        ys, after = trial.cell(xs, state)
+        ys, after = case.cell(xs, state)
         for x in xs:
-            state = trial.cell.step(x, state)[1]
-    trial.same({"ys": ys, **{f"state[{k}]": s for k, s in enumerate(after)}}, first, "under another seed")
-    trial.require(torch.equal(torch.get_rng_state(), before), "random numbers are drawn in eval mode")
+            state = case.cell.step(x, state)[1]
+    case.same({"ys": ys, **{f"state[{k}]": s for k, s in enumerate(after)}}, first, "with another seed")
+    case.require(torch.equal(torch.get_rng_state(), before), "random numbers are drawn in eval mode")
 
 
 @law(
-    meaning="A cell would change how the rest of the program works, or write into the text that is being sampled.",
+    "The cell would change how the rest of the program runs, or print into the sampled text.",
     shapes=((2, 2),),
     one_size=True,
 )
-def no_side_effects(trial: Trial) -> None:
-    """Building and running a cell changes no setting of the program (dtype, threads, folder, ...) and prints
+def no_side_effects(case: Case) -> None:
+    """Building and running a cell changes no setting of the process (dtype, threads, directory, ...) and prints
     nothing.
     """
-    torch.set_num_threads(3)  # a number that no author writes
-    before, cell = settings(), trial.cell
+    torch.set_num_threads(3)  # a value that no cell would set
+    before, cell = process_settings(), case.cell
 
-    def look(what: str) -> None:
-        changed = [name for name, value in settings().items() if value != before[name]]
-        trial.require(not changed, f"{what} changes {', '.join(changed)}")
-        said = trial.said.getvalue()
-        trial.require(not said, f"{what} prints {said[:60]!r}")
+    def expect_unchanged(what: str) -> None:
+        changed = [name for name, value in process_settings().items() if value != before[name]]
+        case.require(not changed, f"{what} changes {', '.join(changed)}")
+        printed = case.printed.getvalue()
+        case.require(not printed, f"{what} prints {printed[:60]!r}")
 
-    look("its constructor")
-    xs, state = trial.sequence(), trial.state()
+    expect_unchanged("the constructor")
+    xs, state = case.sequence(), case.state()
     cell.step(xs[0], state)
-    look("step")
-    trial.differentiate(xs, state)
-    look("forward or backward")
+    expect_unchanged("step")
+    case.differentiate(xs, state)
+    expect_unchanged("forward or backward")
 
 
 @law(
-    meaning="Sampling a long text, or training with the state carried through a corpus, would end in NaN.",
+    "Sampling a long text, or training with the state carried through a corpus, would end in NaN.",
     shapes=((LONG, 2),),
     least=(LONG, 2, 1),
     dtypes=(torch.float32,),
     one_size=True,
 )
-def finite(trial: Trial) -> None:
-    """10,000 steps of N(0, 1) and of zeros leave outputs and state finite in a cell as it is initialised; so are the
-    gradients over 200 more steps of N(0, 1), and over one more of zeros.
+def finite(case: Case) -> None:
+    """In a newly initialised cell, outputs and state stay finite over 10,000 steps of N(0, 1) and of zeros, and so do
+    the gradients over 200 more steps of N(0, 1) and one more of zeros.
     """
-    cell = trial.fresh()
-    xs = trial.sequence()
+    cell = case.fresh()
+    xs = case.sequence()
     xs[:, 1] = 0
     with torch.no_grad():
         state = cell.initial_state(2)
@@ -113,49 +107,44 @@ def finite(trial: Trial) -> None:
             ys, state = cell(xs[start : start + WINDOW], state)
             for what, row in {"N(0, 1)": 0, "zeros": 1}.items():
                 good = ys[:, row].isfinite().all() and all(s[row].isfinite().all() for s in state)
-                trial.require(bool(good), f"NaN or infinity on {what} by step {start + WINDOW:,}")
+                case.require(bool(good), f"NaN or infinity on {what} by step {start + WINDOW:,}")
     weights = {name: p for name, p in cell.named_parameters() if p.requires_grad}
-    for what, row, steps in (("N(0, 1)", 0, BACK), ("zeros", 1, 1)):
+    for what, row, steps in (("N(0, 1)", 0, BACKWARD_STEPS), ("zeros", 1, 1)):
         rows = slice(row, row + 1)
         norms = gradient_norms(cell, xs[:steps, rows], tuple(s[rows] for s in state), weights)
         for name, norm in norms.items():
-            said = f"the gradient of {name} has norm {norm} over {plural(steps, 'more step')} of {what}"
-            trial.require(math.isfinite(norm), said)
-        if norms and steps == BACK:
-            trial.note = f"gradient norm {math.hypot(*norms.values()):.2g} over {BACK} more steps"
+            found = f"the gradient of {name} has norm {norm} over {plural(steps, 'more step')} of {what}"
+            case.require(math.isfinite(norm), found)
+        if norms and steps == BACKWARD_STEPS:
+            case.note = f"gradient norm {math.hypot(*norms.values()):.2g} over {BACKWARD_STEPS} more steps"
 
 
 def gradient_norms(cell: Cell, xs: Tensor, state: State, weights: Mapping[str, Tensor]) -> dict[str, float]:
-    """The norm of each weight's gradient from the outputs for these inputs and this state."""
+    """The norm of each weight's gradient, of a loss of the outputs for these inputs and this state."""
     if not weights:
         return {}
     found = gradients(weighted({"ys": cell(xs, state)[0]}), weights)
     return {name: gradient.double().norm().item() for name, gradient in zip(weights, found.values(), strict=True)}
 
 
-@law(
-    meaning="A long text, or a server, would run out of memory.",
-    shapes=((1, 2),),
-    dtypes=(torch.float32,),
-    one_size=True,
-)
-def memory_flat(trial: Trial) -> None:
-    """1,000 steps leave no memory behind: no Python objects, no tensors."""
-    x, state = trial.sequence()[0], trial.state()
+@law("Long texts and servers would run out of memory.", shapes=((1, 2),), dtypes=(torch.float32,), one_size=True)
+def constant_memory(case: Case) -> None:
+    """Memory does not grow over 1,000 steps: neither Python objects nor tensors."""
+    x, state = case.sequence()[0], case.state()
     used = []
-    with older_objects_aside():
-        for _ in range(PARTS + 1):
-            state = walk(trial, x, state, STEPS // (PARTS + 1))
+    with existing_objects_frozen():
+        for _ in range(INTERVALS):
+            state = walk(case, x, state, STEPS // INTERVALS)
             gc.collect()
             used.append({"Python objects": sys.getallocatedblocks(), "bytes of tensors": living_tensors()})
-    for what in used[0]:  # a leak leaks all the time; what Python keeps for its own sake comes and goes
-        least = min(after[what] - before[what] for before, after in pairwise(used)) / (STEPS // (PARTS + 1))
-        trial.require(least < 0.5, f"each step leaves {least:.0f} {what} behind")
+    for what in used[0]:  # a leak grows in every interval; Python's own caches do not
+        least = min(after[what] - before[what] for before, after in pairwise(used)) / (STEPS // INTERVALS)
+        case.require(least < 0.5, f"each step leaks {least:.0f} {what}")
 
 
 @contextmanager
-def older_objects_aside() -> Iterator[None]:
-    """Put what exists out of the garbage collector's sight: there may be very much of it."""
+def existing_objects_frozen() -> Iterator[None]:
+    """Hide existing objects from the garbage collector: there may be very many."""
     frozen = gc.get_freeze_count() > 0
     if not frozen:
         gc.freeze()
@@ -166,16 +155,16 @@ def older_objects_aside() -> Iterator[None]:
             gc.unfreeze()
 
 
-def walk(trial: Trial, x: Tensor, state: State, steps: int) -> State:
-    """So many steps without gradients."""
+def walk(case: Case, x: Tensor, state: State, steps: int) -> State:
+    """Run a number of steps without gradients."""
     with torch.no_grad():
         for _ in range(steps):
-            state = trial.cell.step(x, state)[1]
+            state = case.cell.step(x, state)[1]
     return state
 
 
 def living_tensors() -> int:
-    """Bytes that tensors hold, those that the collector sees, shared memory counted once."""
+    """Bytes held by the tensors that the garbage collector tracks; shared memory counts once."""
     held = {}
     for thing in gc.get_objects():
         if type(thing) in (Tensor, torch.nn.Parameter) and thing.device.type == "cpu" and not thing.is_sparse:
@@ -184,35 +173,31 @@ def living_tensors() -> int:
     return sum(held.values())
 
 
-class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations of torch that run inside, and the numbers that they return."""
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts torch operations and the elements that they return."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.done = 0
+        self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         tensors = result if isinstance(result, (list, tuple)) else [result]
-        self.done += 1 + sum(t.numel() for t in tensors if isinstance(t, Tensor))
+        self.total += 1 + sum(t.numel() for t in tensors if isinstance(t, Tensor))
         return result
 
 
-@law(
-    meaning="The longer the text, the slower each symbol.",
-    shapes=((1, 2),),
-    one_size=True,
-)
-def cost_flat(trial: Trial) -> None:
-    """A step late in a text does no more work than an early one, counted in operations and numbers."""
-    x, state = trial.sequence()[0], trial.cell.initial_state(trial.case.batch)
+@law("The longer the text, the slower each token.", shapes=((1, 2),), one_size=True)
+def constant_time(case: Case) -> None:
+    """A late step costs no more than an early one, counted in operations and elements."""
+    x, state = case.sequence()[0], case.cell.initial_state(case.config.batch)
     early = late = 0
     with torch.no_grad():
         for t in range(STEPS // 2):
             if 8 <= t < STEPS // 2 - 8:
-                state = trial.cell.step(x, state)[1]
+                state = case.cell.step(x, state)[1]
                 continue
-            with Work() as work:
-                state = trial.cell.step(x, state)[1]
-            early, late = (max(early, work.done), late) if t < 8 else (early, max(late, work.done))
-    trial.require(late <= 2 * early, f"{late} operations and numbers a step after {STEPS // 2} steps, {early} at first")
+            with OperationCounter() as counter:
+                state = case.cell.step(x, state)[1]
+            early, late = (max(early, counter.total), late) if t < 8 else (early, max(late, counter.total))
+    case.require(late <= 2 * early, f"{late} operations and elements after {STEPS // 2} steps, {early} at first")

@@ -1,4 +1,4 @@
-"""Laws about the state and everything given: fixed in shape and type, a value, never changed, never kept."""
+"""Laws about the state and the inputs: fixed shapes and dtypes, no changes in place, no hidden storage."""
 
 from __future__ import annotations
 
@@ -15,137 +15,90 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from textgen.cell import Cell
 from textgen.recurrence import State
 from textgen.testing.law import BOTH, law
-from textgen.testing.trial import Broken, Trial, both, distance, named
+from textgen.testing.trial import Case, Violation, both, distance, named
 
 
-@law(
-    meaning="A model of the sizes you ask for could not be built.",
-)
-def sizes(trial: Trial) -> None:
-    """The constructor takes (input_size, hidden_size, **options) and gives a Cell of those sizes, or a ValueError."""
-    cell = trial.cell
-    trial.require(isinstance(cell, Cell), f"it makes a {type(cell).__name__}, which is no textgen.Cell")
+@law("A model of the requested sizes could not be built.")
+def sizes(case: Case) -> None:
+    """The constructor takes (input_size, hidden_size, **options) and makes such a Cell, or raises ValueError."""
+    cell = case.cell
+    case.require(isinstance(cell, Cell), f"the constructor makes a {type(cell).__name__}, not a textgen.Cell")
     for name in ("input_size", "hidden_size"):
-        found, asked = getattr(cell, name), getattr(trial.case, name)
-        trial.require(found == asked, f"{name} is {found!r} where {asked} was asked for")
+        found, asked = getattr(cell, name), getattr(case.config, name)
+        case.require(found == asked, f"{name} is {found!r}, not {asked} as requested")
     found = cell.output_size
-    trial.require(isinstance(found, int) and found >= 1, f"output_size is {found!r}, not a whole number of at least 1")
+    case.require(isinstance(found, int) and found >= 1, f"output_size is {found!r}, not a whole number of at least 1")
 
 
 @law(
-    meaning="States are stored, stacked, cut into rows and carried over: none of it works if their form changes.",
+    "Storing, batching and resuming states would fail: they rely on fixed shapes.",
     shapes=((1, 1), (2, 1), (5, 3), (3, 2)),
 )
-def state_structure(trial: Trial) -> None:
-    """The state is a tuple of tensors, batch first, of the same number and shapes before and after any step."""
-    batch, cell = trial.case.batch, trial.cell
+def state_structure(case: Case) -> None:
+    """The state is a tuple of tensors, batch first; their number and shapes never change."""
+    batch, cell = case.config.batch, case.cell
     start = cell.initial_state(batch)
-    well_formed(trial, start, start, "initial_state")
-    xs = trial.sequence()
+    well_formed(case, start, start, "initial_state")
+    xs = case.sequence()
     with torch.no_grad():
         y, after = cell.step(xs[0], start)
-        well_formed(trial, after, start, "step")
-        expect_shape(trial, y, (batch, cell.output_size), "step's output")
+        well_formed(case, after, start, "step")
+        expect_shape(case, y, (batch, cell.output_size), "step's output")
         ys, after = cell(xs, start)
-    well_formed(trial, after, start, "forward")
-    expect_shape(trial, ys, (trial.case.length, batch, cell.output_size), "forward's output")
+    well_formed(case, after, start, "forward")
+    expect_shape(case, ys, (case.config.length, batch, cell.output_size), "forward's output")
 
 
-def well_formed(trial: Trial, state: State, like: State, origin: str) -> None:
-    """Raises Broken unless the state is a tuple of tensors, batch first, shaped as `like`."""
+def well_formed(case: Case, state: State, like: State, origin: str) -> None:
+    """Raises Violation unless the state is a tuple of tensors, batch first, shaped as `like`."""
     kind = type(state).__name__
-    trial.require(isinstance(state, tuple), f"{origin} gives a {kind} as state, not a tuple")
-    trial.require(len(state) > 0, f"{origin} gives a state of no tensors")
-    trial.require(len(state) == len(like), f"{origin} gives {len(state)} state tensors, not {len(like)}")
+    case.require(isinstance(state, tuple), f"{origin} returns a {kind} as state, not a tuple")
+    case.require(len(state) > 0, f"{origin} returns an empty state")
+    case.require(len(state) == len(like), f"{origin} returns {len(state)} state tensors, not {len(like)}")
     for k, (tensor, reference) in enumerate(zip(state, like, strict=True)):
         kind = type(tensor).__name__
-        trial.require(isinstance(tensor, Tensor), f"{origin} gives a {kind} as state[{k}], not a tensor")
-        expect_shape(trial, tensor, tuple(reference.shape), f"state[{k}] of {origin}")
+        case.require(isinstance(tensor, Tensor), f"{origin} returns a {kind} as state[{k}], not a tensor")
+        expect_shape(case, tensor, tuple(reference.shape), f"state[{k}] of {origin}")
         first = tensor.shape[:1]
-        trial.require(first == (trial.case.batch,), f"state[{k}] of {origin} is {tuple(tensor.shape)}, not batch first")
+        case.require(first == (case.config.batch,), f"state[{k}] of {origin} is {tuple(tensor.shape)}, not batch first")
 
 
-def expect_shape(trial: Trial, tensor: Tensor, shape: tuple[int, ...], what: str) -> None:
-    """Raises Broken unless the tensor has this shape."""
+def expect_shape(case: Case, tensor: Tensor, shape: tuple[int, ...], what: str) -> None:
+    """Raises Violation unless the tensor has this shape."""
     found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-    trial.require(found == shape, f"{what} has shape {found}, not {shape}")
+    case.require(found == shape, f"{what} has shape {found}, not {shape}")
 
 
-@law(
-    meaning="Half of a model would drift into another precision: slower, larger, or stopped by an error.",
-    dtypes=BOTH,
-)
-def dtype_kept(trial: Trial) -> None:
-    """Outputs and state keep the dtype of the weights, float32 or float64, whatever torch's default is."""
-    cell, dtype = trial.cell, trial.case.dtype
-    before = tuple(s.dtype for s in cell.initial_state(trial.case.batch))
-    trial.require(all(d == dtype or not d.is_floating_point for d in before), f"initial_state is {before}, not {dtype}")
-    xs = trial.sequence()
-    for default in (torch.float32, torch.float64):
-        torch.set_default_dtype(default)
-        for origin, run in both(cell).items():
-            state = tuple(s.to(d) for s, d in zip(cell.initial_state(trial.case.batch), before, strict=True))
-            with torch.no_grad():
-                ys, after = run(xs, state)
-            trial.require(ys.dtype == dtype, f"{origin} gives {ys.dtype} for {dtype}")
-            found = tuple(s.dtype for s in after)[: len(before)]
-            trial.require(found == before, f"{origin} turns a state of {before} into {found}")
-
-
-@law(
-    meaning="Writing into one text's state would change another's, or every text would start differently.",
-    shapes=((2, 1), (2, 3)),
-)
-def initial_state(trial: Trial) -> None:
-    """initial_state draws nothing and shares nothing: each call gives the same values in memory of their own."""
-    batch, cell = trial.case.batch, trial.cell
-    one, two = cell.initial_state(batch), cell.initial_state(batch)
-    same_start = {f"state[{k}]": s for k, s in enumerate(one)}
-    trial.same({f"state[{k}]": s for k, s in enumerate(two)}, same_start, "a second call of initial_state")
-    owned = {memory(s) for s in [*cell.parameters(), *cell.buffers(), *one]}
-    for k, tensor in enumerate(two):
-        trial.require(memory(tensor) not in owned, f"state[{k}] shares its memory with the cell or with another call's")
-    xs = trial.sequence()
-    trial.close(trial.run(xs, (), lambda xs, _: cell(xs)), trial.run(xs, two), "without a state, against initial_state")
-
-
-def memory(tensor: Tensor) -> int:
-    """Where a tensor's memory begins."""
-    return tensor.untyped_storage().data_ptr()
-
-
-@law(
-    meaning="What is fed again, forked or undone would have changed: sampling goes wrong in silence.",
-)
-def nothing_changed(trial: Trial) -> None:
-    """Inputs, the state given, parameters and buffers are left as they were, bit for bit."""
-    cell, xs = trial.cell, trial.sequence()
+@law("Inputs and states that are used again (fork, undo) would have changed: wrong samples, and no error.")
+def no_mutation(case: Case) -> None:
+    """step and forward change no input, state, parameter or buffer in place."""
+    cell, xs = case.cell, case.sequence()
     own = cell.state_dict()
-    with unchanged(trial, "step", own):
-        state = trial.state()
+    with unchanged(case, "step", own):
+        state = case.state()
     watched = {"xs": xs, **{f"state[{k}]": s for k, s in enumerate(state)}, **own}
     for origin, run in both(cell).items():
-        with torch.no_grad(), unchanged(trial, origin, watched):
+        with torch.no_grad(), unchanged(case, origin, watched):
             run(xs, state)
     before = {name: tensor.clone() for name, tensor in watched.items()}
-    trial.differentiate(xs, state)
-    trial.same(watched, before, "changed by forward and backward")
+    case.differentiate(xs, state)
+    case.same(watched, before, "changed by forward and backward")
 
 
 @contextmanager
-def unchanged(trial: Trial, origin: str, watched: Mapping[str, Tensor]) -> Iterator[None]:
-    """Raise Broken if what is done inside changes one of these tensors, with the line that does it if it is known."""
+def unchanged(case: Case, origin: str, watched: Mapping[str, Tensor]) -> Iterator[None]:
+    """Raise Violation if the block changes one of these tensors, with the line that does it if it is known."""
     before = {name: tensor.clone() for name, tensor in watched.items()}
     with Writes(watched) as writes:
         yield
     for name, (operation, place) in writes.found.items():
         if deviation := distance(watched[name], before[name]):
-            raise Broken(f"{origin} changes {name} in place at {place} ({operation})", deviation)
-    trial.same(watched, before, f"changed by {origin}")
+            raise Violation(f"{origin} changes {name} in place at {place} ({operation})", deviation)
+    case.same(watched, before, f"changed by {origin}")
 
 
 class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records which of the watched tensors are written into: by their names, the operation and the line of code."""
+    """Records writes into the watched tensors: by tensor name, the operation and the line of code."""
 
     def __init__(self, watched: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -164,49 +117,86 @@ class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def calling_line() -> str:
-    """The line of code that is at work, torch's own and that of this module left out."""
+    """The innermost line of code outside torch and this module."""
     for frame, line in traceback.walk_stack(None):
         if frame.f_code.co_filename != __file__ and "/torch/" not in Path(frame.f_code.co_filename).as_posix():
             return f"{Path(frame.f_code.co_filename).name}:{line}"
     return "an unknown line"
 
 
+@law("Part of the model would switch to another precision: slower, larger, or a dtype error.", dtypes=BOTH)
+def dtype_preserved(case: Case) -> None:
+    """Outputs and state have the dtype of the weights, float32 or float64, whatever torch's default dtype is."""
+    cell, dtype = case.cell, case.config.dtype
+    before = tuple(s.dtype for s in cell.initial_state(case.config.batch))
+    case.require(all(d == dtype or not d.is_floating_point for d in before), f"initial_state is {before}, not {dtype}")
+    xs = case.sequence()
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        for origin, run in both(cell).items():
+            state = tuple(s.to(d) for s, d in zip(cell.initial_state(case.config.batch), before, strict=True))
+            with torch.no_grad():
+                ys, after = run(xs, state)
+            case.require(ys.dtype == dtype, f"{origin} returns {ys.dtype} for {dtype}")
+            found = tuple(s.dtype for s in after)[: len(before)]
+            case.require(found == before, f"{origin} turns state dtypes {before} into {found}")
+
+
 @law(
-    meaning="A kept state (a fork, an undo, a window's start) would change under your hands.",
+    "Changing one sequence's state would change another's, or every sequence would start differently.",
+    shapes=((2, 1), (2, 3)),
 )
-def nothing_shared(trial: Trial) -> None:
-    """What the cell has returned stays as it is whatever the cell does next, and is not the cell's own memory."""
-    cell, xs, state = trial.cell, trial.sequence(), trial.state()
+def initial_state(case: Case) -> None:
+    """initial_state is deterministic: each call returns the same values, in new memory."""
+    batch, cell = case.config.batch, case.cell
+    one, two = cell.initial_state(batch), cell.initial_state(batch)
+    same_start = {f"state[{k}]": s for k, s in enumerate(one)}
+    case.same({f"state[{k}]": s for k, s in enumerate(two)}, same_start, "a second call of initial_state")
+    owned = {memory(s) for s in [*cell.parameters(), *cell.buffers(), *one]}
+    for k, tensor in enumerate(two):
+        case.require(memory(tensor) not in owned, f"state[{k}] shares memory with the cell or with an earlier call")
+    xs = case.sequence()
+    case.close(case.run(xs, (), lambda xs, _: cell(xs)), case.run(xs, two), "without a state, against initial_state")
+
+
+def memory(tensor: Tensor) -> int:
+    """Where a tensor's memory begins."""
+    return tensor.untyped_storage().data_ptr()
+
+
+@law("A saved state (fork, undo, start of a window) would change later.")
+def no_aliasing(case: Case) -> None:
+    """Returned tensors do not alias the cell's memory, and later calls leave them unchanged."""
+    cell, xs, state = case.cell, case.sequence(), case.state()
     with torch.no_grad():
         for origin, run in both(cell).items():
             returned = named(*run(xs, tuple(s.clone() for s in state)))
-            kept = {name: tensor.clone() for name, tensor in returned.items()}
+            copies = {name: tensor.clone() for name, tensor in returned.items()}
             for _ in range(2):
-                run(trial.sequence(), tuple(s.clone() for s in trial.state()))
-            trial.same(returned, kept, f"returned by {origin}, changed by a later one")
+                run(case.sequence(), tuple(s.clone() for s in case.state()))
+            case.same(returned, copies, f"returned by {origin}, changed by a later call")
             owned = {memory(t) for t in [*cell.parameters(), *cell.buffers()]}
             for name, tensor in returned.items():
-                trial.require(memory(tensor) not in owned, f"{name} of {origin} is memory of the cell's own")
+                case.require(memory(tensor) not in owned, f"{name} of {origin} shares memory with the cell")
 
 
-@law(
-    meaning="Texts written side by side would mix, and a resumed training would not go on as it stopped.",
-)
-def keeps_nothing(trial: Trial) -> None:
-    """The cell keeps nothing between calls: the same inputs and state give the same bits, whatever ran in between."""
-    xs, state = trial.sequence(), trial.state()
-    new = trial.build()
-    new.load_state_dict(trial.cell.state_dict())
+@law("Parallel generations would mix, and resumed training would differ from uninterrupted training.")
+def stateless(case: Case) -> None:
+    """The cell stores nothing between calls: equal inputs and state give bit-identical results at any time."""
+    xs, state = case.sequence(), case.state()
+    new = case.build()
+    new.load_state_dict(case.cell.state_dict())
     unused = both(new)
-    for origin, run in both(trial.cell).items():
-        first = trial.run(xs, state, run)
-        trial.run(trial.sequence(3, trial.case.batch + 1), trial.state(trial.case.batch + 1))
-        trial.same(trial.run(xs, state, run), first, f"{origin} a second time")
-        trial.same(trial.run(xs, state, unused[origin]), first, f"{origin} of a cell that has run nothing before")
-    trial.differentiate(xs, state)
-    for path, module in trial.cell.named_modules():
+    for origin, run in both(case.cell).items():
+        first = case.run(xs, state, run)
+        case.run(case.sequence(3, case.config.batch + 1), case.state(case.config.batch + 1))
+        case.same(case.run(xs, state, run), first, f"{origin} a second time")
+        case.same(case.run(xs, state, unused[origin]), first, f"{origin} of a cell that has not run before")
+    case.differentiate(xs, state)
+    for path, module in case.cell.named_modules():
         for name, value in vars(module).items():
-            held = list(value.values()) if isinstance(value, dict) else value
-            for tensor in held if isinstance(held, (list, tuple)) else [held]:
-                kept = isinstance(tensor, Tensor) and tensor.grad_fn is not None
-                trial.require(not kept, f"{'.'.join(filter(None, [path, name]))} keeps a tensor and all its history")
+            values = list(value.values()) if isinstance(value, dict) else value
+            for each in values if isinstance(values, (list, tuple)) else [values]:
+                has_graph = isinstance(each, Tensor) and each.grad_fn is not None
+                attribute = ".".join(filter(None, [path, name]))
+                case.require(not has_graph, f"{attribute} holds a tensor with its autograd graph")

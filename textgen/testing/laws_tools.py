@@ -1,4 +1,4 @@
-"""Laws about tools around a cell: compiling, exporting, importing. Slow: seconds each."""
+"""Laws about tools: compiling, exporting, importing. Slow: seconds each."""
 
 from __future__ import annotations
 
@@ -18,46 +18,44 @@ from torch import Tensor, nn
 from textgen.cell import Cell
 from textgen.recurrence import State
 from textgen.testing.law import law
-from textgen.testing.trial import NotForThisCell, Trial
+from textgen.testing.trial import Case, NotApplicable
 
 IMPORT_SECONDS = 0.5
 TRIES = 3
 
 
 @law(
-    meaning="Training and prompts could not be made faster by compiling.",
+    "Compiling could not speed up training and prompt processing.",
     shapes=((3, 2),),
     least=(3, 2, 1),
     dtypes=(torch.float32,),
     one_size=True,
     slow=True,
 )
-def compiles(trial: Trial) -> None:
-    """torch.compile takes step in one piece, gradients included, and forward in one piece without gradients; the
-    results are the same.
-    """
-    cell, xs, state = trial.cell, trial.sequence(), trial.state()
+def compiles(case: Case) -> None:
+    """torch.compile(fullgraph=True) compiles step with gradients and forward without; the results are the same."""
+    cell, xs, state = case.cell, case.sequence(), case.state()
     backend = "inductor" if any(map(shutil.which, ("c++", "g++", "clang++"))) else "aot_eager"
-    trial.note = f"by {backend}"
+    case.note = f"by {backend}"
 
     def by_step(x: Tensor, s: State) -> tuple[Tensor, State]:
         return cell.step(x[0], s)
 
     with compiler() as compiled:
         step = compiled(by_step, backend)
-        trial.close(trial.run(xs, state, step), trial.run(xs, state, by_step), "a compiled step")
-        trial.close(
-            trial.differentiate(xs, state, step),
-            trial.differentiate(xs, state, by_step),
+        case.close(case.run(xs, state, step), case.run(xs, state, by_step), "a compiled step")
+        case.close(
+            case.differentiate(xs, state, step),
+            case.differentiate(xs, state, by_step),
             "gradients of a compiled step",
         )
         forward = compiled(lambda x, s: cell(x, s), "aot_eager")
-        trial.close(trial.run(xs, state, forward), trial.run(xs, state), "a compiled forward")
+        case.close(case.run(xs, state, forward), case.run(xs, state), "a compiled forward")
 
 
 @contextmanager
 def compiler() -> Iterator[Callable[[Any, str], Any]]:
-    """torch.compile in one piece, quietly, from a clean start, leaving nothing behind."""
+    """torch.compile(fullgraph=True) without log output, with empty caches before and after."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     torch._dynamo.reset()
@@ -71,7 +69,7 @@ def compiler() -> Iterator[Callable[[Any, str], Any]]:
 
 
 class Step(nn.Module):
-    """A cell's step as a module, which is what torch.export takes."""
+    """A cell's step as a module, as torch.export expects."""
 
     def __init__(self, cell: Cell) -> None:
         super().__init__()
@@ -81,25 +79,19 @@ class Step(nn.Module):
         return self.cell.step(x, state)
 
 
-@law(
-    meaning="A trained model could not be traced, and so not sampled without torch or the plugin.",
-    shapes=((1, 3),),
-    least=(1, 3, 1),
-    one_size=True,
-    slow=True,
-)
-def exports(trial: Trial) -> None:
-    """torch.export takes step with any number of rows, and what it gives computes the same for another number."""
+@law("Other runtimes could not run the model.", shapes=((1, 3),), least=(1, 3, 1), one_size=True, slow=True)
+def exports(case: Case) -> None:
+    """torch.export exports step with a dynamic batch size; the program gives the same results at any batch size."""
     from torch.export import Dim, export
 
-    x, state = trial.sequence()[0], trial.state()
+    x, state = case.sequence()[0], case.state()
     rows = {0: Dim("batch")}
     with compiler(), torch.no_grad():
-        program = export(Step(trial.cell), (x, state), dynamic_shapes=(rows, tuple(rows for _ in state))).module()
+        program = export(Step(case.cell), (x, state), dynamic_shapes=(rows, tuple(rows for _ in state))).module()
         for batch in (1, 3, 5):
-            xs, before = trial.sequence(1, batch), trial.state(batch)
-            actual = trial.run(xs, before, lambda x, s: program(x[0], s))
-            trial.close(actual, trial.run(xs, before, lambda x, s: trial.cell.step(x[0], s)), f"exported, {batch} rows")
+            xs, before = case.sequence(1, batch), case.state(batch)
+            actual = case.run(xs, before, lambda x, s: program(x[0], s))
+            case.close(actual, case.run(xs, before, lambda x, s: case.cell.step(x[0], s)), f"exported, {batch} rows")
 
 
 TIMER = """
@@ -111,17 +103,12 @@ sys.stderr.write(f"seconds {time.perf_counter() - begin}")
 """
 
 
-@law(
-    meaning="Everyone who has the plugin installed would wait for it.",
-    one_size=True,
-    slow=True,
-    shapes=((1, 1),),
-)
-def imports_fast(trial: Trial) -> None:
-    """Importing the cell's module takes at most 0.5 s beyond torch."""
-    module = type(trial.cell).__module__
+@law("Everyone who has the plugin installed would wait for its import.", one_size=True, slow=True, shapes=((1, 1),))
+def imports_fast(case: Case) -> None:
+    """Importing the cell's module takes at most 0.5 s in addition to torch."""
+    module = type(case.cell).__module__
     if module == "__main__":
-        raise NotForThisCell("it is defined in the program itself, not in a module.")
+        raise NotApplicable("the cell is defined in the main program, not in a module.")
     path = os.pathsep.join(filter(None, sys.path))
     fastest = float("inf")
     for _ in range(TRIES):
@@ -131,10 +118,10 @@ def imports_fast(trial: Trial) -> None:
             text=True,
             env={**os.environ, "PYTHONPATH": path},
         )
-        said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
-        trial.require(done.returncode == 0, f"{module} cannot be imported on its own: {said}")
-        fastest = min(fastest, float(said.rpartition(" ")[2]))
+        output = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
+        case.require(done.returncode == 0, f"{module} cannot be imported on its own: {output}")
+        fastest = min(fastest, float(output.rpartition(" ")[2]))
         if fastest <= IMPORT_SECONDS:
             break
-    trial.note = f"{fastest:.2f} s"
-    trial.require(fastest <= IMPORT_SECONDS, f"{module} takes {fastest:.1f} s to import")
+    case.note = f"{fastest:.2f} s"
+    case.require(fastest <= IMPORT_SECONDS, f"{module} takes {fastest:.1f} s to import")

@@ -14,12 +14,12 @@ from textgen.testing.examination import declared_failures, raise_if_failed, resu
 from textgen.testing.law import Law, LawBroken
 from textgen.testing.laws import selected
 
-Given = type[Cell] | str | tuple[type[Cell] | str, Mapping[str, Scalar]]
+CellSpec = type[Cell] | str | tuple[type[Cell] | str, Mapping[str, Scalar]]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One law on one cell: call it. `id` names both, `reason` is why the cell says it breaks this law, if it does."""
+    """One law on one cell: call it. `id` names both; `reason` is the cell's reason in `expected_failures`, if any."""
 
     id: str
     cell: type[Cell]
@@ -28,23 +28,23 @@ class Check:
     reason: str | None = None
 
     def __call__(self) -> None:
-        """Raises LawBroken if the law is broken, declared or not, unittest.SkipTest if it is not about this cell."""
+        """Raises LawBroken if the law is broken, declared or not, and unittest.SkipTest if it does not apply."""
         for result in results_of(self.cell, self.options, [self.law], {}):
             if result.status == "skipped":
                 raise SkipTest(result.detail)
             raise_if_failed(self.cell, result)
 
 
-def checks(cells: Iterable[Given], laws: Iterable[str] | None = None, slow: bool = False) -> list[Check]:
-    """A check for each cell and each law: those named, or all fast ones, and with `slow` really all.
+def checks(cells: Iterable[CellSpec], laws: Iterable[str] | None = None, slow: bool = False) -> list[Check]:
+    """A check for each cell and each law: the named laws, or all fast ones, and with `slow` all of them.
 
-    A cell is a class, the name of an installed one, or a pair of either and its options. Raises TextgenError for
-    names, options and declarations that do not exist.
+    A cell is a class, the name of an installed cell, or a pair of either and options. Raises TextgenError for unknown
+    names and options, and for invalid `expected_failures`.
     """
     wanted = selected(laws, slow)
     made = []
-    for given in cells:
-        which, options = given if isinstance(given, tuple) else (given, {})
+    for spec in cells:
+        which, options = spec if isinstance(spec, tuple) else (spec, {})
         cell = plugins.cell(which) if isinstance(which, str) else which
         label = which if isinstance(which, str) else which.__name__
         typed = "".join(f",{name}={value}" for name, value in options.items())
@@ -55,12 +55,11 @@ def checks(cells: Iterable[Given], laws: Iterable[str] | None = None, slow: bool
 
 
 def parametrize_with_checks(
-    cells: Iterable[Given], laws: Iterable[str] | None = None, slow: bool = False
+    cells: Iterable[CellSpec], laws: Iterable[str] | None = None, slow: bool = False
 ) -> Callable[[Any], Any]:
-    """Decorate a test function that takes `check` and calls it: it becomes a test for each cell and each law.
+    """Parametrize a test function that takes `check` and calls it: one test for each cell and each law.
 
-    Arguments and errors as for `checks`. A law in the cell's `expected_failures` is an expected failure, and a
-    failure if it passes.
+    Arguments and errors as for `checks`. A law in the cell's `expected_failures` is a strict xfail.
 
     Example:
         >>> from textgen import plugins
@@ -76,7 +75,7 @@ def parametrize_with_checks(
 
 
 def expectation(check: Check) -> list[Any]:
-    """The mark that makes a declared law an expected failure, strictly, or none."""
+    """A strict xfail mark for a law that the cell declares to break; empty for others."""
     import pytest
 
     if check.reason is None:

@@ -1,7 +1,7 @@
-"""The pytest plugin: `pytest --textgen-cell NAME` tries the laws on an installed cell, with no test file.
+"""The pytest plugin: `pytest --textgen-cell NAME` checks the laws on an installed cell, without a test file.
 
-`pytest_addoption` declares the options; `pytest_collection_modifyitems` adds the tests. Nothing else of textgen is
-imported before an option asks for it: every run of pytest in this environment loads this module.
+`pytest_addoption` declares the options; `pytest_collection_modifyitems` adds the tests. The rest of textgen
+is imported only if an option asks for it: every pytest run in this environment loads this module.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="Try the laws of textgen.testing on this installed cell; may be repeated.",
+        help="Check the laws of textgen.testing on this installed cell; may be repeated.",
     )
-    group.addoption("--textgen-slow", action="store_true", help="Its slow laws too: compiling, exporting, importing.")
+    group.addoption(
+        "--textgen-slow", action="store_true", help="Also check the slow laws: compiling, exporting, importing."
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add the laws on the cells asked for to the tests, before anything is deselected."""
+    """Add the checks of the requested cells to the tests, before anything is deselected."""
     for name in dict.fromkeys(config.getoption("--textgen-cell")):
         suite = CellSuite.from_parent(session, name=name, nodeid=f"textgen-cell/{name}")
         items.extend(suite.collect())
@@ -73,4 +75,4 @@ class LawItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
-        return Path("textgen-cell") / self.check.id, None, f"{self.check.cell.__name__} keeps {self.name}"
+        return Path("textgen-cell") / self.check.id, None, f"{self.check.cell.__name__}: {self.name}"

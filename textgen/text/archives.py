@@ -1,4 +1,4 @@
-"""Packed files: gzip, bzip2, xz and zstandard, known by their first bytes and never by their names."""
+"""Compressed files: gzip, bzip2, xz and zstandard, recognized by their first bytes and never by their names."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from typing import Any, BinaryIO
 from textgen.dependencies import needed
 from textgen.errors import TextgenError
 
-PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 MAGIC_BYTES = 10
 
 
 def unreadable(name: str, error: OSError) -> TextgenError:
-    """What to say of a file that the machine does not give."""
+    """The error for a file that the operating system does not let us read."""
     return TextgenError(f"cannot read {name!r}: {error.strerror or error}.")
 
 
 @contextmanager
 def opened(path: Path, name: str) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked if its first bytes say so; give it to `head` and `read`, which never seek.
+    """A file opened for sequential reading, decompressed if its first bytes say so.
 
-    Raises TextgenError naming the file (as `name`) for whatever fails in reading it, inside the block as well.
+    Raises TextgenError naming the file (as `name`) for any failure to read it, including those inside the block.
     """
-    kind = ""
+    compression = ""
     try:
         with path.open("rb") as file:
-            kind = packed_with(file.read(MAGIC_BYTES))
+            compression = compression_of(file.read(MAGIC_BYTES))
             file.seek(0)
-            if not kind:
+            if not compression:
                 yield file
                 return
-            with _UNPACK[kind](file) as stream:
+            with _DECOMPRESS[compression](file) as stream:
                 yield stream
     except EOFError:
-        raise TextgenError(f"{name!r} is a damaged {kind} file (it ends too early).") from None
+        raise TextgenError(f"{name!r} is a damaged {compression} file (it ends too early).") from None
     except (gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise TextgenError(f"{name!r} is a damaged {kind} file ({error}).") from None
+        raise TextgenError(f"{name!r} is a damaged {compression} file ({error}).") from None
     except OSError as error:
-        if kind and error.errno is None:  # said by the unpacker, not by the machine
-            raise TextgenError(f"{name!r} is a damaged {kind} file ({_plain(error)}).") from None
+        if compression and error.errno is None:  # raised by the decompressor, not by the operating system
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise TextgenError(f"{name!r} is a damaged {compression} file ({reason}).") from None
         raise unreadable(name, error) from error
 
 
-def packed_with(head: bytes) -> str:
-    """What packed a file that begins with these `MAGIC_BYTES`, or ''. Each sign is one that no text begins with."""
-    if head.startswith(b"\x1f\x8b\x08"):  # with the only method there is: two bytes may begin a text in UTF-16
+def compression_of(head: bytes) -> str:
+    """How a file that begins with these `MAGIC_BYTES` is compressed, or ''. No text begins with these signatures."""
+    if head.startswith(b"\x1f\x8b\x08"):  # the first two bytes alone may begin a text in UTF-16
         return "gzip"
     if head.startswith(b"BZh") and head[4:] in (b"1AY&SY", b"\x17rE8P\x90"):
         return "bzip2"
@@ -60,25 +61,21 @@ def packed_with(head: bytes) -> str:
     return "zstandard" if head.startswith(b"\x28\xb5\x2f\xfd") else ""
 
 
-def unpacked_name(name: str) -> str:
-    """A file's name in lower case without the ending of a packer."""
+def uncompressed_name(name: str) -> str:
+    """A file's name in lower case without a compression suffix."""
     lower = name.lower()
-    return next((lower.removesuffix(ending) for ending in PACKED_ENDINGS if lower.endswith(ending)), lower)
+    return next((lower.removesuffix(ending) for ending in COMPRESSED_ENDINGS if lower.endswith(ending)), lower)
 
 
-def _plain(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
-
-
-def _unpack_zstandard(file: BinaryIO) -> Any:
-    with needed("pyarrow", "reading zstandard files", instead="unpack the file."):
+def _open_zstandard(file: BinaryIO) -> Any:
+    with needed("pyarrow", "reading zstandard files", instead="decompress the file."):
         import pyarrow
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd")
 
 
-_UNPACK: dict[str, Callable[[BinaryIO], Any]] = {
+_DECOMPRESS: dict[str, Callable[[BinaryIO], Any]] = {
     "gzip": lambda file: gzip.GzipFile(fileobj=file),
     "bzip2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
-    "zstandard": _unpack_zstandard,
+    "zstandard": _open_zstandard,
 }

@@ -1,7 +1,7 @@
-"""Encoding a long text in several processes: in blocks that can be encoded apart, in order, with the same ids.
+"""Encoding a long text in several processes: in blocks that can be encoded separately, in order, with the same ids.
 
-The processes are started plainly and spoken to through pipes: no fork (which threads do not survive) and no second
-import of the user's program. What goes through is bytes; each message is a number of parts and their lengths.
+The processes are started with `subprocess` and use pipes: no fork, which is unsafe with threads, and no second import
+of the user's program. A message is the number of its parts, their lengths, and their bytes.
 """
 
 from __future__ import annotations
@@ -24,23 +24,18 @@ from textgen.errors import TextgenError
 from textgen.text.symbols import Ids, Tokenizer
 
 BATCH_BYTES = 1 << 20
-MANY_PARTS = 10_000
-WORTHWHILE_BYTES = 32 << 20  # below this, starting processes takes about as long as they save
-Piece = tuple[str, bool, bytes]
-"""The part of the corpus it belongs to, whether a document begins with it, and its text."""
+MAX_PARTS = 10_000
+WORTHWHILE_BYTES = 32 << 20  # below this, starting processes takes as long as it saves
+Block = tuple[str, bool, bytes]
+"""The part of the corpus that a block belongs to, whether a document begins with it, and its text."""
 
 
-def usable_cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def blocks(tokenizer: Tokenizer, documents: Iterable[tuple[str, Iterable[bytes]]]) -> Iterator[Piece]:
-    """Documents cut where their parts can be encoded apart, into blocks of about `BATCH_BYTES`."""
-    for part, pieces in documents:
+def blocks(tokenizer: Tokenizer, documents: Iterable[tuple[str, Iterable[bytes]]]) -> Iterator[Block]:
+    """Documents in blocks of about `BATCH_BYTES` that can be encoded separately."""
+    for part, chunks in documents:
         rest, begins = b"", True
-        for piece in pieces:
-            rest += piece
+        for chunk in chunks:
+            rest += chunk
             if len(rest) >= BATCH_BYTES and (end := tokenizer.cut(rest)):
                 yield part, begins, rest[:end]
                 rest, begins = rest[end:], False
@@ -48,11 +43,11 @@ def blocks(tokenizer: Tokenizer, documents: Iterable[tuple[str, Iterable[bytes]]
             yield part, begins, rest
 
 
-def encode(tokenizer: Tokenizer, pieces: Iterable[Piece], processes: int) -> Iterator[tuple[Piece, Ids]]:
-    """Each piece with its ids, the boundary first where a document begins, in order."""
+def encode(tokenizer: Tokenizer, blocks: Iterable[Block], processes: int) -> Iterator[tuple[Block, Ids]]:
+    """Each block with its ids, in order; where a document begins, the boundary comes first."""
     with _workers(tokenizer, processes) as ask, ThreadPoolExecutor(processes) as threads:
-        waiting: deque[tuple[list[Piece], Future[list[bytes]]]] = deque()
-        for batch in _batches(pieces):
+        waiting: deque[tuple[list[Block], Future[list[bytes]]]] = deque()
+        for batch in _batches(blocks):
             waiting.append((batch, threads.submit(ask, [text for _, _, text in batch])))
             if len(waiting) > 2 * processes:
                 yield from _answers(tokenizer, *waiting.popleft())
@@ -60,20 +55,20 @@ def encode(tokenizer: Tokenizer, pieces: Iterable[Piece], processes: int) -> Ite
             yield from _answers(tokenizer, *waiting.popleft())
 
 
-def _answers(tokenizer: Tokenizer, batch: list[Piece], answer: Future[list[bytes]]) -> Iterator[tuple[Piece, Ids]]:
+def _answers(tokenizer: Tokenizer, batch: list[Block], answer: Future[list[bytes]]) -> Iterator[tuple[Block, Ids]]:
     boundary = np.array([tokenizer.boundary], dtype=np.int32)
-    for piece, data in zip(batch, answer.result(), strict=True):
+    for block, data in zip(batch, answer.result(), strict=True):
         ids = np.frombuffer(data, dtype=np.int32)
-        yield piece, np.concatenate([boundary, ids]) if piece[1] else ids
+        yield block, np.concatenate([boundary, ids]) if block[1] else ids
 
 
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    batch: list[Piece] = []
+def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
+    batch: list[Block] = []
     size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece[2])
-        if size >= BATCH_BYTES or len(batch) >= MANY_PARTS:
+    for block in blocks:
+        batch.append(block)
+        size += len(block[2])
+        if size >= BATCH_BYTES or len(batch) >= MAX_PARTS:
             yield batch
             batch, size = [], 0
     if batch:
@@ -81,7 +76,7 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 class _Worker:
-    """A process that encodes; it ends when its input does."""
+    """A process that encodes texts until its input ends."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
@@ -90,7 +85,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for us; it ends when we do
+            start_new_session=True,  # Ctrl-C reaches only this process, which then ends the worker
         )
         self.ask([part for name, content in tokenizer.files().items() for part in (name.encode(), content)])
 
@@ -102,7 +97,7 @@ class _Worker:
         except OSError:
             answer = None
         if answer is None:
-            raise TextgenError("a process that encodes text has ended.", hint="was there too little memory?")
+            raise TextgenError("a process that encodes text has ended.", hint="was it out of memory?")
         return answer
 
     def end(self) -> None:
@@ -130,7 +125,7 @@ def _workers(tokenizer: Tokenizer, count: int) -> Iterator[Callable[[list[bytes]
 
 
 def work() -> None:
-    """What a worker does: read a tokenizer's files, then answer texts with ids until there are no more."""
+    """The main function of a worker: receives a tokenizer's files, then encodes texts until the input ends."""
     from textgen.text.tokenizer import load_tokenizer
 
     source, target = sys.stdin.buffer, sys.stdout.buffer
@@ -150,7 +145,7 @@ def _send(stream: IO[bytes], parts: list[bytes]) -> None:
 
 
 def _receive(stream: IO[bytes]) -> list[bytes] | None:
-    """The parts of a message; None at the end."""
+    """The parts of a message; None at the end of the stream."""
     head = stream.read(8)
     if len(head) < 8:
         return None

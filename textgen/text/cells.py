@@ -1,4 +1,4 @@
-"""What a cell of a table holds, as text or as a name: of a label, or of a series."""
+"""Cells of a table as text, or as the name of a label or a series."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from textgen.errors import TextgenError
 
 LONGEST_NAME = 200
-"""Characters; a longer cell is a text in the wrong column."""
+"""Characters; a longer cell must be a text, so the column is the wrong one."""
 
 
 def cell(value: Any, column: str, where: str) -> bytes:
-    """The text of one cell, b'' for null. Raises TextgenError with the place for anything else."""
+    """The text of one cell in UTF-8, b'' for null. Raises TextgenError naming the row and column of anything else."""
     if value is None:
         return b""
     if not isinstance(value, str):
@@ -27,10 +27,10 @@ def cell(value: Any, column: str, where: str) -> bytes:
 
 
 def name_in(value: Any, column: str, where: str, what: str) -> str:
-    """The name that a cell holds, of a label or whatever `what` says, without blanks around it.
+    """The name in a cell, with surrounding spaces removed; `what` says what is named, for example a label.
 
-    The same value gives the same name whatever the format: csv has only text, so `True` is `true`, and `1.0` is `1`.
-    Raises TextgenError with row and column where there is none.
+    A value has the same name in every format. Since csv has only text, `True` becomes `true`, and `1.0` becomes `1`.
+    Raises TextgenError naming the row and column of a cell that holds no name.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
         raise TextgenError(
@@ -45,8 +45,8 @@ def name_in(value: Any, column: str, where: str, what: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    """A truth value in lower case, and a whole number that is written as Python writes a float without its `.0`. All
-    else stays as it is: 007, 1.50 and 1e+20 are names of their own."""
+    """A boolean in lower case, and a whole number in Python's float notation without its `.0`. Everything else is
+    kept: 007, 1.50 and 1e+20 are names in their own right."""
     if text.lower() in ("true", "false"):
         return text.lower()
     try:

@@ -1,7 +1,7 @@
-"""Which encoding some bytes are written in, where they are not UTF-8: charset-normalizer, and the letters of languages.
+"""Detecting the encoding of bytes that are not UTF-8, with charset-normalizer and the alphabets of languages.
 
-charset-normalizer measures how plausible a text looks in each encoding. In short texts with few letters beyond ASCII
-several Latin encodings look alike; of these the one is taken in which the letters are those of a language.
+charset-normalizer measures how plausible a text looks in each encoding. Short texts with few letters beyond ASCII look
+alike in several Latin encodings; the encoding in which those letters belong to one language wins.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ LETTERS = {
     "cp1254": TURKISH,
     "cp1257": BALTIC,
 }
-"""The Latin encodings, the most common first, and the letters beyond ASCII of languages that are written in them."""
+"""Latin encodings, the most common first, and the letters beyond ASCII of the languages written in them."""
 
 JAPANESE, KANA = ("cp932", "euc_jp"), 0.2
 EASTERN = [*JAPANESE, "shift_jis", "euc_kr", "cp949", "gb18030", "big5"]
 CANDIDATES = [*LETTERS, "cp1251", "koi8_r", "koi8_u", "iso8859_5", "cp866", "cp1253", "iso8859_7", "cp1255", "cp1256"]
 CANDIDATES += EASTERN
-"""What text files are written in. More candidates would mean more wrong answers for short texts."""
+"""Encodings of text files. More candidates would mean more wrong answers for short texts."""
 
 ALIKE_CHAOS, ALIKE_COHERENCE = 0.03, 0.1
-"""Texts whose measures are this near to the best one's look alike."""
+"""Candidates whose scores are this close to the best look alike."""
 
 HANDICAP, LIKE_A_LANGUAGE = 0.03, 0.3
-"""By how much of its letters another encoding must be better than the most common one, and the share that is enough."""
+"""How much better than the most common encoding another one must score, and the lowest score that is accepted."""
 
 INSIDE_WORDS = "’‘·-­"
 CHUNK = 1024
 
 
 def charset_of(sample: bytes, name: str) -> str:
-    """Python's name of the encoding of some whole lines. Raises TextgenError if they are text in none that is known."""
+    """Python's name for the encoding of some whole lines. Raises TextgenError if no known encoding fits."""
     with needed("charset_normalizer", named("encoding", "auto")):
         from charset_normalizer import from_bytes
     found = [] if b"\0" in sample else list(from_bytes(sample, chunk_size=CHUNK, cp_isolation=CANDIDATES))
@@ -80,7 +80,7 @@ def charset_of(sample: bytes, name: str) -> str:
 
 
 def _japanese(sample: bytes) -> str | None:
-    """The Japanese encoding in which a text has kana, without which nobody writes Japanese; None if it has few."""
+    """The Japanese encoding in which a text has kana, as all Japanese text does; None if there are few."""
     shares = {}
     for encoding in JAPANESE:
         with suppress(UnicodeDecodeError):
@@ -91,8 +91,8 @@ def _japanese(sample: bytes) -> str | None:
 
 
 def _latin(sample: bytes) -> str | None:
-    """The Latin encoding whose letters are most like those of a language, the more common of equal ones; None where
-    they are unlike in every one."""
+    """The Latin encoding in which the letters fit one language best, the more common one in a tie; None if they fit
+    in none."""
     scores = {}
     for encoding, alphabets in LETTERS.items():
         with suppress(UnicodeDecodeError):
@@ -102,8 +102,8 @@ def _latin(sample: bytes) -> str | None:
 
 
 def latin_score(text: str, alphabets: tuple[str, ...]) -> float:
-    """The share of the characters beyond ASCII that are letters of one language, the language with the most of them.
-    Punctuation does not count, but for what stands inside a word."""
+    """The share of the characters beyond ASCII that belong to the alphabet that covers most of them. Punctuation does
+    not count, except inside a word."""
     letters: dict[str, int] = {}
     for before, character, after in zip(" " + text, text, text[1:] + " ", strict=False):
         inside = before.isalpha() and after.isalpha() and character not in INSIDE_WORDS

@@ -1,40 +1,38 @@
-"""A corpus from what was typed to tokens on disk: found, scanned, divided, encoded once, memory-mapped ever after.
+"""From the corpus arguments to tokens on disk: files are found, scanned, split and encoded once, then memory-mapped.
 
-A store's name is a digest of all it depends on, so an edited corpus never meets old tokens. Memory does not grow with
-the corpus.
+The name of a store is a digest of everything it depends on, so an edited corpus never meets old tokens. Memory does not
+grow with the corpus.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from textgen import files
-from textgen.errors import TextgenError, UsageError
+from textgen.errors import UsageError
 from textgen.parameters import named
 from textgen.text import recipes
-from textgen.text.corpus_settings import CorpusOptions, ReadingOptions, check_reading, choose_tokenizer
+from textgen.text.corpus_settings import CorpusOptions, check_reading, choose_tokenizer
 from textgen.text.encoding import encode_parts
 from textgen.text.levels import LEVELS
 from textgen.text.reading import Reading
 from textgen.text.sources import Source, SourceOptions, find_sources, read
 from textgen.text.split import TRAIN, VALIDATION, Progress, Scan, Split, choose_split, no_progress, scan
-from textgen.text.store import COUNTS, FORMAT_VERSION, KIND, TokenStore, count, open_store, tokenizer_of
+from textgen.text.store import COUNTED, COUNTS, KIND, TokenStore, open_store, tokenizer_of
 from textgen.text.tokenizer import Tokenizer, train_tokenizer
 
 REMEMBERED = ("encoding", "document_separator", "text_column")
-"""What a model of text remembers of reading it."""
+"""The reading options that a language model remembers."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text sources with everything decided about them; `tokenize` turns it into a store."""
+    """Text sources, and how they are read, split and tokenized; `tokenize` turns them into a store."""
 
     sources: list[Source]
     validation: list[Source]
@@ -52,41 +50,41 @@ class Corpus:
 
     @property
     def remembered(self) -> dict[str, str]:
-        """How the text is read, as a model trained on it remembers."""
+        """The reading options that a model trained on this text remembers."""
         return {name: value for name in REMEMBERED if (value := getattr(self.reading, name))}
 
     def key(self) -> str:
-        """A digest of all that the tokens depend on."""
+        """A digest of everything that the tokens depend on."""
         digests = [self.scan.digest, self.validation_scan.digest if self.validation_scan else None]
         split = [sorted(self.split.held_out), self.split.tail_document, self.split.tail_offset]
-        given = [hashlib.sha256(data).hexdigest() for data in (self.given.files() if self.given else {}).values()]
-        reading = [self.remembered] if self.remembered else []
-        content = json.dumps([FORMAT_VERSION, digests, split, self.level, self.vocab_size, given, *reading])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        given = self.given.files() if self.given else {}
+        return files.cache_key(digests, split, self.level, self.vocab_size, given, self.remembered)
 
     def parts(self) -> Iterator[tuple[str, int, bytes]]:
-        """(part, document, piece), the training part first for a validation file of its own."""
+        """(part, document, chunk); a separate validation file comes after the training part."""
         yield from self.split.divide(read(self.sources, self.reading))
-        for document, piece in read(self.validation, self.reading) if self.validation else ():
-            yield VALIDATION, document + len(self.scan.sizes), piece
+        for document, chunk in read(self.validation, self.reading) if self.validation else ():
+            yield VALIDATION, document + len(self.scan.sizes), chunk
 
     def documents(self) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """Each document's part and its pieces; take the pieces before the next document."""
+        """The part and the chunks of each document; consume the chunks before the next document."""
         for (part, _), group in groupby(self.parts(), key=lambda item: item[:2]):
-            yield part, (piece for _, _, piece in group)
+            yield part, (chunk for _, _, chunk in group)
 
 
-def survey(paths: Sequence[str], options: CorpusOptions, seed: int, progress: Progress = no_progress) -> Corpus:
-    """Find and scan a corpus and decide level, vocabulary and split, without storing anything.
+def scan_corpus(paths: Sequence[str], options: CorpusOptions, seed: int, progress: Progress = no_progress) -> Corpus:
+    """Find and scan a corpus and choose its tokenizer kind, vocabulary size and split, without storing anything.
 
-    `paths` are files, folders, globs, `hub:` names and `-`, or the name of one recipe, whose own options hold where
-    none were given. Raises TextgenError or UsageError for what cannot be read, naming file and offset.
+    `paths` are files, folders, globs, `hub:` names and `-`, or the name of one recipe, whose options are the defaults.
+    Raises TextgenError or UsageError naming the file and offset of what cannot be read.
     """
     check_reading(options)
     sources, validation, options = _found(paths, options, progress)
     given = given_tokenizer(options.tokenizer)
     level = given.level if given else options.tokenizer
-    reading = replace(_reading(options, raw=level == "byte"), may_be_raw=True)
+    raw = level == "byte" and options.encoding is None
+    separator, column = options.document_separator or None, options.text_column
+    reading = SourceOptions(options.encoding, separator, raw, True, column, options.delimiter)
     scanned = scan(_counted(read(sources, reading), "reading", 0, progress))
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
@@ -98,7 +96,7 @@ def survey(paths: Sequence[str], options: CorpusOptions, seed: int, progress: Pr
 def _found(
     paths: Sequence[str], options: CorpusOptions, progress: Progress
 ) -> tuple[list[Source], list[Source], CorpusOptions]:
-    """What to train on, what to hold out apart from it, and the options with those of a recipe."""
+    """The training sources, separate validation sources, and the options, completed by those of a recipe."""
     recipe = recipes.find(paths)
     column = options.text_column
     if recipe is None:
@@ -108,14 +106,14 @@ def _found(
         for name, default in (("validation_file", None), ("validation_split", CorpusOptions.validation_split)):
             if getattr(options, name) != default:
                 raise UsageError(
-                    f"{named(name)} does not go with {recipe.name!r}, which says what is held out.",
-                    hint="name the text's own file instead.",
+                    f"{named(name)} does not go with {recipe.name!r}, which has a validation part.",
+                    hint="name the text file itself instead.",
                 )
     parts = recipe.find_parts(progress)
-    validation = _of_recipe(parts.get(recipes.VALIDATION, []))
+    validation = _of_recipe(parts.get(VALIDATION, []))
     if options.validation_file is not None:
         validation = find_sources([options.validation_file], text_column=column)
-    return _of_recipe(parts[recipes.TRAIN]), validation, recipe.fill(options)
+    return _of_recipe(parts[TRAIN]), validation, recipe.fill(options)
 
 
 def _of_recipe(part: Iterable[recipes.Part]) -> list[Source]:
@@ -126,32 +124,22 @@ def _of_recipe(part: Iterable[recipes.Part]) -> list[Source]:
     ]
 
 
-def _reading(options: ReadingOptions, raw: bool = False) -> SourceOptions:
-    return SourceOptions(
-        encoding=options.encoding,
-        document_separator=options.document_separator or None,
-        raw=raw and options.encoding is None,
-        text_column=options.text_column,
-        delimiter=options.delimiter,
-    )
-
-
 def text_of(
     paths: Sequence[str], reading: Reading, progress: Progress = no_progress
 ) -> tuple[list[Source], SourceOptions]:
-    """A text that is read as it is, for evaluating, and how to read it; of a recipe, its test part or what it holds
-    out, read as the recipe says unless asked otherwise. Raises TextgenError or UsageError as `survey` does."""
+    """The sources of a text to evaluate on, and how to read them. Of a recipe, its test part, else its validation part,
+    read with its options unless others were asked for. Raises TextgenError or UsageError as `scan_corpus` does."""
     recipe = recipes.find(paths)
     if recipe is None:
         return find_sources(paths, text_column=reading.text_column), reading.options
     parts = recipe.find_parts(progress)
-    part = next(parts[name] for name in (recipes.TEST, recipes.VALIDATION, recipes.TRAIN) if name in parts)
+    part = next(parts[name] for name in (recipes.TEST, VALIDATION, TRAIN) if name in parts)
     asked = {name: reading.asked(name) for name in REMEMBERED}
     return _of_recipe(part), Reading.of(recipe.options, asked).options
 
 
 def given_tokenizer(name: str | None) -> Tokenizer | None:
-    """The tokenizer of a model folder or token store, where the option names one instead of a level."""
+    """The tokenizer of a model folder or token store, if the option names one; None if it names a tokenizer kind."""
     if name is None or name in LEVELS:
         return None
     folder = Path(name)
@@ -165,13 +153,18 @@ def given_tokenizer(name: str | None) -> Tokenizer | None:
 def tokenize(
     corpus: Corpus, folder: Path, progress: Progress = no_progress, replace_folder: bool = False
 ) -> TokenStore:
-    """Train the tokenizer on the training part, encode both parts, and write the store."""
-    training = (pieces for part, pieces in corpus.documents() if part == TRAIN)
+    """Learn the tokenizer from the training part, encode both parts, write the store, and open it."""
+    write_store(corpus, folder, progress, replace_folder)
+    return open_store(folder)
+
+
+def write_store(corpus: Corpus, folder: Path, progress: Progress, replace_folder: bool = False) -> None:
+    """Write the store of a corpus, as `tokenize` does."""
+    training = (chunks for part, chunks in corpus.documents() if part == TRAIN)
     progress("learning the tokenizer", 0, corpus.total)
     tokenizer = corpus.given or train_tokenizer(corpus.level, training, corpus.vocab_size)
     dtype = "<u2" if tokenizer.vocab_size + 256 <= 1 << 16 else "<u4"
-    counted = ("tokens", "raw", "bytes", "characters", "documents")
-    counts = {part: dict.fromkeys(counted, 0) for part in (TRAIN, VALIDATION)}
+    counts = {part: dict.fromkeys(COUNTED, 0) for part in (TRAIN, VALIDATION)}
     frequencies = np.zeros(tokenizer.vocab_size, dtype="<i8")
     with files.new_folder(folder, replace_folder) as store:
         for name, content in tokenizer.files().items():
@@ -180,45 +173,36 @@ def tokenize(
         done = 0
         for part, begins, (ids, size, characters) in encode_parts(tokenizer, corpus.documents(), corpus.total):
             outputs[part].write(ids.astype(dtype).tobytes())
-            frequencies += count(ids, len(frequencies)) if part == TRAIN else 0
-            for what, more in zip(counted, (len(ids), tokenizer.raw_count(ids), size, characters, begins), strict=True):
+            if part == TRAIN:
+                frequencies += np.bincount(ids, minlength=len(frequencies))[: len(frequencies)]
+            for what, more in zip(COUNTED, (len(ids), tokenizer.raw_count(ids), size, characters, begins), strict=True):
                 counts[part][what] += more
             done += size
             progress("encoding", done, corpus.total)
         store.write(COUNTS, frequencies.tobytes())
         store.about = {
             "kind": KIND,
-            "store_version": FORMAT_VERSION,
             "key": corpus.key(),
             "dtype": dtype,
             "level": tokenizer.level,
             "vocab_size": tokenizer.vocab_size,
             "corpus_documents": len(corpus.scan.sizes),
             "reading": corpus.remembered,
-            **{what: {part: counts[part][what] for part in counts} for what in counted},
+            **{what: {part: counts[part][what] for part in counts} for what in COUNTED},
         }
-    return open_store(folder)
 
 
 def _counted(
-    pieces: Iterable[tuple[int, bytes]], what: str, total: int, progress: Progress
+    chunks: Iterable[tuple[int, bytes]], what: str, total: int, progress: Progress
 ) -> Iterator[tuple[int, bytes]]:
     done = 0
-    for document, piece in pieces:
-        done += len(piece)
+    for document, chunk in chunks:
+        done += len(chunk)
         progress(what, done, total)
-        yield document, piece
+        yield document, chunk
 
 
 def cached_store(corpus: Corpus, cache: Path, progress: Progress = no_progress) -> TokenStore:
-    """The store of a corpus in a folder of stores, written if it is not there yet or is damaged."""
+    """The store of a corpus in a folder of stores, written if it is missing or damaged."""
     folder = cache / corpus.key()
-    if folder.is_dir():
-        try:
-            return open_store(folder)
-        except TextgenError:
-            files.remove_folder(folder)
-    try:
-        return tokenize(corpus, folder, progress)
-    except FileExistsError:  # another process was faster
-        return open_store(folder)
+    return files.cached(folder, open_store, lambda: write_store(corpus, folder, progress))

@@ -1,4 +1,4 @@
-"""Every option of reading a corpus and turning it into tokens, each declared once with its help and limits."""
+"""The options for reading and tokenizing a corpus, each declared once with its help and limits."""
 
 from __future__ import annotations
 
@@ -12,34 +12,22 @@ from textgen.parameters import named
 from textgen.text.levels import LEVELS, SIZED, SMALLEST_VOCABULARY, listed
 
 VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
-"""Bytes of text, at most, and the vocabulary of pieces that suits them."""
+"""Sizes of a text in bytes, up to which a subword vocabulary of this size suits it."""
 
 WORDS = 10_000
-"""The vocabulary of words: that of most published figures."""
+"""The default vocabulary size of `word`, which most published results use."""
 
 
 @dataclass(frozen=True)
-class ReadingOptions:
-    """How text is read."""
+class FileOptions:
+    """How files are read, whatever they are read for."""
 
     encoding: str | None = option(
         None,
         "Text encoding; auto detects it for each file.",
         metavar="NAME",
         default_text="UTF-8, or what a byte-order mark says",
-        section="Text",
-    )
-    document_separator: str | None = option(
-        None,
-        r"Text that separates documents, such as '<|endoftext|>' or '\n\n'; '' for none.",
-        metavar="TEXT",
-        default_text="each file is one document",
-    )
-    text_column: str | None = option(
-        None,
-        "The text column of a table (csv, tsv, json, jsonl, parquet, Hub).",
-        metavar="NAME",
-        default_text="text, or the only column that holds text",
+        section="Corpus",
     )
     delimiter: str | None = option(
         None,
@@ -51,8 +39,45 @@ class ReadingOptions:
 
 
 @dataclass(frozen=True)
-class CorpusOptions(ReadingOptions):
-    """How a corpus is read, divided and turned into tokens."""
+class ReadingOptions(FileOptions):
+    """How text is read."""
+
+    document_separator: str | None = option(
+        None,
+        r"Text that separates documents, such as '<|endoftext|>' or '\n\n'; '' for none.",
+        metavar="TEXT",
+        default_text="each file is one document",
+        section="Text",
+    )
+    text_column: str | None = option(
+        None,
+        "The text column of a table (csv, tsv, json, jsonl, parquet, Hub).",
+        metavar="NAME",
+        default_text="text, or the only column that holds text",
+    )
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """What is held out of training."""
+
+    validation_file: str | None = option(
+        None,
+        "Evaluate on this file instead of holding out a part of the corpus.",
+        metavar="FILE",
+        section="Corpus",
+    )
+    validation_split: float = option(
+        0.1,
+        "Share of the corpus to hold out: whole documents, or the end of a single one; 0 holds out nothing.",
+        low=0,
+        high=0.9,
+    )
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """How text is turned into tokens."""
 
     tokenizer: str | None = option(
         None,
@@ -68,19 +93,15 @@ class CorpusOptions(ReadingOptions):
         high=1_000_000,
         default_text="chosen from the corpus",
     )
-    validation_file: str | None = option(
-        None, "Evaluate on this file instead of holding out a part of the corpus.", metavar="FILE"
-    )
-    validation_split: float = option(
-        0.1,
-        "Share of the corpus to hold out: whole documents, or the end of a single one; 0 holds out nothing.",
-        low=0,
-        high=0.9,
-    )
 
 
-def check_reading(options: CorpusOptions) -> None:
-    """Hold options to their limits and to each other. Raises UsageError."""
+@dataclass(frozen=True)
+class CorpusOptions(TokenizerOptions, ReadingOptions, SplitOptions):
+    """How a corpus of text is read, split and tokenized."""
+
+
+def check_reading(options: TokenizerOptions) -> None:
+    """Check options against their limits and each other. Raises UsageError."""
     check(options)
     if options.vocab_size is not None and options.tokenizer not in (None, *SIZED):
         raise UsageError(
@@ -88,9 +109,9 @@ def check_reading(options: CorpusOptions) -> None:
         )
 
 
-def choose_tokenizer(options: CorpusOptions, scan: Any) -> tuple[str, int]:
-    """Level and vocabulary size. Text of some length is cut into frequent pieces (bpe), a short one into characters;
-    so is a script of thousands of characters, each of which says as much as a piece."""
+def choose_tokenizer(options: TokenizerOptions, scan: Any) -> tuple[str, int]:
+    """The tokenizer kind and vocabulary size. A long text is tokenized by bpe; a short one, or one in a script of
+    thousands of characters, each as informative as a subword, by characters."""
     check_reading(options)
     level = options.tokenizer
     if options.vocab_size is not None:

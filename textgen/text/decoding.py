@@ -1,4 +1,4 @@
-"""Text in any encoding as UTF-8, streamed; what is not text is refused with its place in the file."""
+"""Text in any encoding converted to UTF-8 in a stream; bytes that are not text are refused with their offset."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from textgen.parameters import named
 from textgen.text.signatures import looks_binary, refuse_other_formats
 
 HEAD_BYTES = 4096
-NUL_SHARE = 0.2  # more NUL bytes than this in the head is no UTF-8 that a person wrote
-READABLE = 0.3  # so much visible ASCII is a text
+NUL_SHARE = 0.2  # text in UTF-8 has fewer NUL bytes in its head
+READABLE = 0.3  # a text has at least this share of visible ASCII
 AUTO = "auto"
 
 BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
@@ -25,8 +25,8 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of
 }
 WITHOUT_MARK = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # the order nearly all files have
 OVERFLOW = "pending buffer overflow"
-"""A long unknown escape sequence of ISO-2022: a bare UnicodeError before Python 3.13, since then a UnicodeDecodeError
-that begins with the block instead of the sequence."""
+"""The error for a long unknown escape sequence of ISO-2022: a bare UnicodeError before Python 3.13, and since then a
+UnicodeDecodeError that starts at the block instead of the sequence."""
 NOT_TEXT = {"base64", "bz2", "hex", "quopri", "rot-13", "uu", "zlib", "idna", "punycode", "undefined"}
 NOT_TEXT |= {"unicode-escape", "raw-unicode-escape"}
 COMMON = [AUTO, "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "ascii", "latin-1", "koi8-r", "koi8-u"]
@@ -36,12 +36,12 @@ COMMON += [f"cp{page}" for page in (437, 850, 852, 865, 866, 874, 932, 949, 950,
 
 
 def codec(encoding: str) -> str:
-    """Python's name of a text encoding, in which UTF-16 and UTF-32 have a byte order. Raises UsageError."""
+    """Python's name for a text encoding, with a byte order for UTF-16 and UTF-32. Raises UsageError."""
     try:
         name = codecs.lookup(encoding).name
     except (LookupError, ValueError):
         near = did_you_mean(encoding.lower(), COMMON)
-        raise UsageError(f"no encoding is named {encoding!r}.{near}") from None
+        raise UsageError(f"unknown encoding {encoding!r}.{near}") from None
     if name in NOT_TEXT:
         raise UsageError(
             f"{encoding!r} is not an encoding of text files.", hint=f"{named('encoding', 'latin-1')}, for example."
@@ -51,9 +51,14 @@ def codec(encoding: str) -> str:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What is known of a text's encoding: the one `asked` for or None; whether it was `found` by `auto`; whether it
-    comes from a model's training, so that any byte-order mark overrules it; and whether raw bytes could be asked for,
-    as hints may say."""
+    """What is known about the encoding of a text.
+
+    Attributes:
+        asked: the encoding to use; None for UTF-8 or that of a byte-order mark.
+        found: whether `auto` detected it.
+        from_training: whether a model remembers it, so that any byte-order mark overrides it.
+        may_be_raw: whether hints may suggest reading raw bytes.
+    """
 
     asked: str | None = None
     found: bool = False
@@ -62,9 +67,9 @@ class Decoding:
 
 
 def to_utf8(blocks: Iterable[bytes], head: bytes, name: str, known: Decoding) -> Iterator[bytes]:
-    """The text of `blocks` in UTF-8, one piece a block, each ending at a character border; pieces may be empty.
+    """The text of `blocks` in UTF-8, one chunk per block, each ending at a character boundary; chunks may be empty.
 
-    `head` is the first HEAD_BYTES of the file, `name` what messages call it. A byte-order mark is no part of the text.
+    `head` is the first HEAD_BYTES of the file, `name` what messages call it. A byte-order mark is not part of the text.
     Raises TextgenError at the first byte that is not text.
     """
     if known.asked is None or known.found:
@@ -77,12 +82,12 @@ def to_utf8(blocks: Iterable[bytes], head: bytes, name: str, known: Decoding) ->
         try:
             text = _decode(decoder, block)
             data = (text if begun else text.removeprefix("\ufeff")).encode()
-        except UnicodeDecodeError as error:  # its object is what the decoder had kept, then the block
+        except UnicodeDecodeError as error:  # error.object is what the decoder had buffered, then the block
             byte, place = error.object[error.start], offset - len(error.object) + error.start
             label = shown(encoding) if known.found or encoding in BYTE_ORDER_MARKS else encoding
             message = f"{name!r} is not {label} text (byte 0x{byte:02x} at offset {place})."
             raise TextgenError(message, hint=_remedy(name, known, not block, looks_binary(head))) from None
-        except UnicodeEncodeError as error:  # UTF-7 can write what UTF-8 cannot
+        except UnicodeEncodeError as error:  # UTF-7 can encode lone surrogates, UTF-8 cannot
             half = f"U+{ord(error.object[error.start]):04X}"
             raise TextgenError(f"{name!r} has half a character ({half}) before offset {offset}.") from None
         begun = begun or bool(text)
@@ -90,14 +95,14 @@ def to_utf8(blocks: Iterable[bytes], head: bytes, name: str, known: Decoding) ->
 
 
 def _decode(decoder: codecs.IncrementalDecoder, block: bytes) -> str:
-    """The text of a block; an empty block is the end. Raises UnicodeDecodeError."""
+    """The text of a block; an empty block marks the end. Raises UnicodeDecodeError."""
     before = decoder.getstate()
     try:
         return decoder.decode(block, not block)
     except UnicodeError as error:
         if isinstance(error, UnicodeDecodeError) and error.reason != OVERFLOW:
             raise
-        decoder.setstate(before)  # the error does not say where: find the place byte by byte
+        decoder.setstate(before)  # the error has no position: find it byte by byte
         for index in range(len(block)):
             kept = len(decoder.getstate()[0])
             try:
@@ -109,25 +114,25 @@ def _decode(decoder: codecs.IncrementalDecoder, block: bytes) -> str:
 
 
 def _remedy(name: str, known: Decoding, cut_off: bool, binary: bool) -> str:
-    raw = f"{named('tokenizer', 'byte')} learns raw bytes" if known.may_be_raw else ""
+    raw = f"{named('tokenizer', 'byte')} reads raw bytes" if known.may_be_raw else ""
     auto, other_name = named("encoding", AUTO), named("encoding", "NAME")
     if binary and known.asked is None and not cut_off:
         return "; ".join(filter(None, ("it looks like a binary file rather than text", raw))) + "."
     if known.found:
-        other = f"{auto} chose that by a part of the file; {other_name} says what it is"
+        other = f"{auto} chose that from a part of the file; {other_name} overrides it"
     elif known.from_training:
-        other = f"that is the encoding of the training text; {other_name} or auto reads another one"
+        other = f"that is the encoding of the training text; {other_name} or auto overrides it"
     elif known.asked is None:
-        other = f"{auto} finds the encoding of {name!r}"
+        other = f"{auto} detects the encoding of {name!r}"
     else:
         other = f"{auto}, or another {named('encoding')}"
         raw += f" without {named('encoding')}" if raw else ""
-    cut = "it ends within a character, as a file cut off does" if cut_off else ""
+    cut = "it ends within a character, as a truncated file does" if cut_off else ""
     return "; ".join(filter(None, (cut, other, raw))) + "."
 
 
 def shown(encoding: str) -> str:
-    """An encoding as messages name it, which --encoding also takes."""
+    """An encoding as messages name it; --encoding accepts that name."""
     if encoding in BYTE_ORDER_MARKS:
         return encoding.upper()
     return encoding.replace("cp125", "windows-125") if encoding.startswith("cp125") else encoding
@@ -144,14 +149,23 @@ def _choose(head: bytes, name: str, known: Decoding) -> str:
     return found or encoding
 
 
+def is_utf8(data: bytes) -> bool:
+    """Whether bytes are valid UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def marked(head: bytes, first: str | None = None) -> str | None:
-    """The encoding that a byte-order mark tells, None without one; marks of the family `first` are looked for first."""
+    """The encoding of a byte-order mark, None without one; marks of the family `first` are tried first."""
     order = sorted(BYTE_ORDER_MARKS, key=lambda other: first is not None and other[:6] != first)
     return next((encoding for encoding in order if head.startswith(BYTE_ORDER_MARKS[encoding])), None)
 
 
 def begins_mark(head: bytes) -> bool:
-    """Whether more bytes could make a byte-order mark of a beginning, or another mark of it."""
+    """Whether `head` may be the start of a byte-order mark that more bytes complete."""
     return any(len(head) < len(mark) and mark.startswith(head) for mark in BYTE_ORDER_MARKS.values())
 
 
@@ -160,7 +174,7 @@ def _mostly_nul(head: bytes) -> bool:
 
 
 def likely_wide(head: bytes) -> str | None:
-    """The UTF-16 or UTF-32, without a mark, that text beginning with these NUL bytes is in; None for anything else."""
+    """The likely UTF-16 or UTF-32 encoding of a head without a mark but with many NUL bytes; None for anything else."""
     if not _mostly_nul(head):
         return None
     scores = {wide: _readable(head, wide) for wide in BYTE_ORDER_MARKS if wide != "utf-8"}
@@ -169,7 +183,7 @@ def likely_wide(head: bytes) -> str | None:
 
 
 def _refuse_nul(head: bytes, name: str) -> None:
-    """Raises TextgenError naming the likely encoding, or returns if UTF-8 itself will name a wrong byte."""
+    """Raises TextgenError naming the likely encoding, or returns if decoding as UTF-8 will report an invalid byte."""
     likely = likely_wide(head)
     if likely is None:
         try:
@@ -179,7 +193,7 @@ def _refuse_nul(head: bytes, name: str) -> None:
         likely = "utf-8"
     raise TextgenError(
         f"{name!r} does not look like text ({head.count(0) / len(head):.0%} of its first {len(head):,} bytes are NUL).",
-        hint=f"{named('encoding', likely)} or auto if it is text, or {named('tokenizer', 'byte')} to learn raw bytes.",
+        hint=f"{named('encoding', likely)} or auto if it is text, or {named('tokenizer', 'byte')} to read raw bytes.",
     )
 
 

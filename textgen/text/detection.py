@@ -1,7 +1,7 @@
-"""`--encoding auto`: the encoding of each file, found from its bytes.
+"""`--encoding auto`: detecting the encoding of each file.
 
-A byte-order mark decides. Without one, a file that is valid UTF-8 throughout is UTF-8; any other file is judged by
-its lines that are not ASCII. That reads the whole file once, in bounded memory.
+A byte-order mark decides. Without one, a file of valid UTF-8 is UTF-8; for any other file, the lines that are not ASCII
+decide. The whole file is read once, in bounded memory.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from textgen.wording import plural
 
 STANDARD_INPUT = "standard input"
 SAMPLE_BYTES = 1 << 16
-"""So much of a file, lines that are not ASCII, is shown to charset-normalizer."""
+"""How many bytes of lines that are not ASCII charset-normalizer examines."""
 
 
 @dataclass
 class Choices:
-    """The encodings chosen so far, by the file's absolute path, and the names under which messages know the files."""
+    """The encodings chosen so far, and what messages call the files, by absolute path."""
 
     encodings: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
 
     def lasting(self) -> dict[str, str]:
-        """What another run has to know to read the same: encodings other than UTF-8, of files that last."""
-        passing = {path for path, name in self.names.items() if name == STANDARD_INPUT}
-        return {p: encoding for p, encoding in self.encodings.items() if encoding != "utf-8" and p not in passing}
+        """What another run needs to read the same text: encodings other than UTF-8, except that of standard input."""
+        temporary = {path for path, name in self.names.items() if name == STANDARD_INPUT}
+        return {p: encoding for p, encoding in self.encodings.items() if encoding != "utf-8" and p not in temporary}
 
     def described(self) -> list[str]:
-        """What was chosen, a phrase for each encoding; nothing where every file is UTF-8."""
+        """A phrase for each chosen encoding; none if every file is UTF-8."""
         read = sorted((decoding.shown(self.encodings[path]), name) for path, name in self.names.items())
         if all(label == "UTF-8" for label, _ in read):
             return []
@@ -56,8 +56,8 @@ _choices: ContextVar[Choices | None] = ContextVar("choices", default=None)
 
 @contextmanager
 def choosing(known: Mapping[str, str] | None = None) -> Iterator[Choices]:
-    """Choose the encoding of each file only once within this context, and keep what was chosen; files that are `known`
-    keep theirs. A context within another one joins it."""
+    """Within this context, detect the encoding of each file only once; `known` files are not detected. A nested context
+    shares the outer one."""
     outer = _choices.get()
     if outer is not None:
         outer.encodings.update(known or {})
@@ -72,7 +72,7 @@ def choosing(known: Mapping[str, str] | None = None) -> Iterator[Choices]:
 
 
 def chosen(path: Path, name: str, blocks: Callable[[], Iterable[bytes]]) -> str:
-    """The encoding of a file, from the context or from its `blocks`. Raises TextgenError as `detect`."""
+    """The encoding of a file, from the context or its `blocks`. Raises TextgenError as `detect` does."""
     choices, key = _choices.get(), str(path.absolute())
     found = (choices and choices.encodings.get(key)) or detect(blocks(), name)
     if choices is not None:
@@ -81,7 +81,7 @@ def chosen(path: Path, name: str, blocks: Callable[[], Iterable[bytes]]) -> str:
 
 
 def detect(blocks: Iterable[bytes], name: str) -> str:
-    """The encoding of a text that comes in blocks. Raises TextgenError if it is not text in any encoding known."""
+    """The encoding of a text in blocks. Raises TextgenError if no known encoding fits."""
     blocks = iter(blocks)
     head = b""
     while len(head) < decoding.HEAD_BYTES and (block := next(blocks, b"")):
@@ -95,7 +95,7 @@ def detect(blocks: Iterable[bytes], name: str) -> str:
     sample = _Sample()
     for block in chain([head], blocks):
         sample.add(block)
-    if sample.is_utf8() or sample.mostly_utf8():  # of the latter the wrong byte is named when it is read
+    if sample.is_utf8() or sample.mostly_utf8():  # reading reports an invalid byte
         return "utf-8"
     return charset_of(b"".join(sample.lines()), name)
 
@@ -134,27 +134,19 @@ class _Sample:
         return self._decoder is not None
 
     def mostly_utf8(self) -> bool:
-        """Whether most lines are UTF-8: then one that is not is damaged, and no sign of another encoding."""
+        """Whether most lines are UTF-8: then the others are damaged rather than in another encoding."""
         lines = self.lines()
-        return 2 * sum(map(_is_utf8, lines)) > len(lines)
+        return 2 * sum(map(decoding.is_utf8, lines)) > len(lines)
 
     def lines(self) -> list[bytes]:
-        """The first lines that are not ASCII, once the text has ended."""
+        """The first lines that are not ASCII, to be called at the end of the text."""
         self._take(self._rest)
         self._rest = b""
         return self._lines
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _whole_lines(text: bytes) -> tuple[bytes, bytes]:
-    """The whole lines of a text, and what of the last one is there; of a very long line a part is taken for a line."""
+    """The complete lines of a text, and the rest; a part of a very long line counts as a line."""
     end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
     if len(text) - end > SAMPLE_BYTES:
         end = _last_border(text, len(text)) or len(text)
@@ -162,13 +154,13 @@ def _whole_lines(text: bytes) -> tuple[bytes, bytes]:
 
 
 def _cut(line: bytes, size: int) -> bytes:
-    """At most `size` bytes of a line, with whole characters if there is a place to tell by."""
+    """At most `size` bytes of a line, with whole characters if a boundary can be found."""
     if len(line) <= size:
         return line
     return line[: _last_border(line, size) or size]
 
 
 def _last_border(text: bytes, end: int) -> int:
-    """The last place up to `end` after a byte that is no part of a character in any encoding of several bytes; 0 for
+    """The last position up to `end` after a byte that no multibyte encoding uses within a character; 0 if there is
     none."""
     return next((at for at in range(end, 0, -1) if text[at - 1] < 0x30), 0)

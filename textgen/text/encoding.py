@@ -1,4 +1,4 @@
-"""Documents to ids, with the bytes and characters that they had."""
+"""Encoding documents as token ids, and counting their bytes and characters."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import numpy as np
 
 from textgen.text import bulk
 from textgen.text.symbols import Ids, Tokenizer
+from textgen.threads import usable_cores
 
 Encoded = tuple[Ids, int, int]
-"""Ids, and the bytes and characters that were read for them."""
+"""Ids, and how many bytes and characters were read for them."""
 
 
 def encode_parts(
     tokenizer: Tokenizer, documents: Iterable[tuple[str, Iterator[bytes]]], total: int
 ) -> Iterator[tuple[str, bool, Encoded]]:
-    """The part of each document, whether it begins, and its ids as they come; `total` is the bytes in all.
+    """For each array of ids: the part of its document, whether the document begins there, and the ids.
 
-    A long text is encoded in several processes where the tokenizer is worth it: with the same ids, in the same order.
+    A long text (`total` bytes) is encoded in several processes if the tokenizer is slow. The ids and their order are
+    the same.
     """
-    processes = bulk.usable_cores()
+    processes = usable_cores()
     if tokenizer.in_bulk and total >= bulk.WORTHWHILE_BYTES and processes > 1:
         for (part, begins, text), ids in bulk.encode(tokenizer, bulk.blocks(tokenizer, documents), processes):
             yield part, begins, (ids, len(text), count_characters(text))
@@ -32,7 +34,7 @@ def encode_parts(
 
 
 def encode_document(tokenizer: Tokenizer, pieces: Iterable[bytes]) -> Iterator[Encoded]:
-    """A document's ids, its boundary first, in arrays; with each, the bytes and characters read since the last."""
+    """A document's ids in arrays, the boundary first; with each, the bytes and characters read since the last one."""
     size = characters = 0
 
     def counted() -> Iterator[bytes]:
@@ -50,7 +52,7 @@ def encode_document(tokenizer: Tokenizer, pieces: Iterable[bytes]) -> Iterator[E
 
 
 def encode_documents(tokenizer: Tokenizer, pieces: Iterable[tuple[int, bytes]]) -> Encoded:
-    """All ids of a text (a boundary before each document), its bytes and its characters."""
+    """All ids of a text, with a boundary before each document, and how many bytes and characters it has."""
     documents = [
         encoded
         for _, group in groupby(pieces, key=lambda item: item[0])
@@ -61,7 +63,7 @@ def encode_documents(tokenizer: Tokenizer, pieces: Iterable[tuple[int, bytes]]) 
 
 
 def count_characters(text: bytes) -> int:
-    """Characters of UTF-8: the bytes that do not continue one."""
+    """The number of characters in UTF-8: the bytes that are not continuation bytes."""
     if text.isascii():
         return len(text)
     return int(np.count_nonzero((np.frombuffer(text, dtype=np.uint8) & 0xC0) != 0x80))

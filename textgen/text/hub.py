@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub by name, streamed once into a temporary table and read from there."""
+"""Data sets of the Hugging Face Hub, streamed once into a temporary table and read from there."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ _NAME = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)(?::([^:]*))?(?::([^:]*))?")
 
 
 def parse(typed: str) -> tuple[str, str | None, str]:
-    """Name, configuration (None: the only or default one) and split of `hub:owner/name[:config][:split]`.
+    """Name, configuration (None for the only or default one) and split of `hub:owner/name[:config][:split]`.
 
-    The configuration may be left empty: `hub:owner/name::test`. Raises UsageError.
+    The configuration may be empty: `hub:owner/name::test`. Raises UsageError.
     """
     match = _NAME.fullmatch(typed)
     if match is None:
-        raise UsageError(f"{typed!r} does not name a data set of the Hub.", hint=f"write {SPELLING}.")
+        raise UsageError(f"{typed!r} is not the name of a Hub data set.", hint=f"write {SPELLING}.")
     return match[1], match[2] or None, match[3] or DEFAULT_SPLIT
 
 
 def spool(typed: str, text_column: str | None, beside: Sequence[str] = ()) -> Path:
-    """The text column of a data set, and those `beside` it that it has, as a jsonl file, since a corpus is read several
-    times; removed when the process ends. Rows without text are left out, unless something stands beside it. Raises
-    TextgenError in one sentence if it cannot be had, or holds what is not text."""
+    """Write the text column of a data set, and any columns of `beside` that it has, to a temporary jsonl file.
+
+    A corpus is read several times; the file is removed when the process ends. Rows without text are skipped unless
+    there are columns beside it. Raises TextgenError if the data set cannot be read, or holds something other than text.
+    """
     with tempfile.NamedTemporaryFile("wb", prefix="textgen-", suffix=".jsonl", delete=False) as file:
         atexit.register(Path(file.name).unlink, missing_ok=True)
         for row in _rows(typed, text_column, beside):
@@ -60,11 +62,11 @@ def _stream(typed: str) -> Iterator[dict[str, Any]]:
         yield from _load(name, config, split)
     except TextgenError:
         raise
-    except Exception as error:  # whatever a library of many formats and a network may raise
+    except Exception as error:  # the library reads many formats over a network and may raise anything
         reason = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "")
         raise TextgenError(
             f"the data set {typed!r} cannot be read from the Hub ({reason[:300] or type(error).__name__}).",
-            hint=f"is it at https://huggingface.co/datasets/{name}? Without a connection, name its files instead.",
+            hint=f"check https://huggingface.co/datasets/{name}. Without a connection, name local files instead.",
         ) from error
 
 
@@ -76,5 +78,5 @@ def _load(name: str, config: str | None, split: str) -> Any:
         from huggingface_hub.utils import logging
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would tell of each try to reach the Hub
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would report each attempt to reach the Hub
     return datasets.load_dataset(name, config, split=split, streaming=True)

@@ -1,5 +1,4 @@
-"""Rows of JSON lines and of a JSON array of objects. The columns are those of all rows, so that a file is read once
-more before its rows are."""
+"""Rows of JSON lines and of a JSON array of objects. Any row may add a column, so a first pass finds all of them."""
 
 from __future__ import annotations
 
@@ -13,27 +12,27 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from textgen.errors import TextgenError, TextgenWarning
-from textgen.strict_json import refuse_constant
+from textgen.strict_json import DuplicateKeyError, refuse_constant, unique_keys
 from textgen.text import header
 from textgen.text.header import Choose, Header, Row, is_time, is_whole, named_columns
 from textgen.wording import count
 
 JSON, JSONL = "json", "jsonl"
 MOST_COLUMNS, MOST_SHAPES = 10_000, 1_000
-"""Different columns that a table may have, and different sets of columns that are told apart."""
+"""How many columns a table may have, and how many different sets of keys are counted."""
 
 LONGEST_INTEGER = 4_000
-"""Digits; a longer one is infinite."""
+"""Digits; a longer integer is read as infinity."""
 
 READ_CHARACTERS = 1 << 16
 _EXAMPLE = '{"text": "..."}'
 
 JsonRow = tuple[str, dict[str, Any]]
-"""Where a row is, and what it holds."""
+"""The place of a row, and its content."""
 
 
 def json_form(head: bytes) -> str:
-    """What a .json file is that begins with `head`, in any encoding of Unicode: an array of objects, JSON lines, or ''
+    """The form of a .json file that begins with `head` in any Unicode encoding: an array of objects, JSON lines, or ''
     for anything else."""
     text = head.decode(json.detect_encoding(head), "replace").lstrip()
     if text.startswith("["):
@@ -48,14 +47,14 @@ def json_form(head: bytes) -> str:
 
 
 def json_objects(raw: BinaryIO, form: str, name: str) -> Iterator[JsonRow]:
-    """The objects of a file in UTF-8, one after another. Raises TextgenError with the line or row."""
+    """The objects of a file in UTF-8, one by one. Raises TextgenError naming the line or row of an error."""
     return _lines(raw, name) if form == JSONL else _array(io.TextIOWrapper(raw, "utf-8", newline=""), name)
 
 
 @dataclass
 class JsonColumns:
-    """What one pass over all rows tells: how many there are, which sets of keys they have, and which keys hold text,
-    something else than whole numbers, or something else than times in some row."""
+    """What one pass over all rows finds out: how many rows there are, which sets of keys they have, and which keys hold
+    text, anything but whole numbers, or anything but times in some row."""
 
     rows: int = 0
     shapes: Counter[tuple[str, ...]] = field(default_factory=Counter)
@@ -71,7 +70,9 @@ class JsonColumns:
         for _, row in objects:
             found._add(row)
             if len(found.keys) > MOST_COLUMNS:
-                raise TextgenError(f"{name!r} has more than {count(MOST_COLUMNS)} different columns; that is no table.")
+                raise TextgenError(
+                    f"{name!r} has more than {count(MOST_COLUMNS)} different columns, so it is not a table."
+                )
         return found
 
     def _add(self, row: dict[str, Any]) -> None:
@@ -89,7 +90,7 @@ class JsonColumns:
             self.shapes[shape] += 1
 
     def choose(self, name: str, choose: Choose) -> list[str]:
-        """The keys of the chosen columns, with a warning for rows that lack one."""
+        """The keys of the chosen columns, with a warning if some rows lack one."""
         keys = list(self.keys)
         places = named_columns(keys, name, lambda place: keys[place] not in self.not_whole)
         texts = [column for column, place in places.items() if keys[place] in self.texts]
@@ -117,7 +118,7 @@ class JsonColumns:
 
 
 def json_rows(objects: Iterable[JsonRow], columns: JsonColumns, name: str, choose: Choose) -> Iterator[Row]:
-    """The rows with the values of the chosen columns, None where a row lacks one."""
+    """The rows with the values of the chosen columns, None if a row lacks one."""
     if not columns.rows:
         return
     chosen = columns.choose(name, choose)
@@ -125,23 +126,11 @@ def json_rows(objects: Iterable[JsonRow], columns: JsonColumns, name: str, choos
         yield where, tuple(row.get(key) for key in chosen)
 
 
-class _Duplicate(ValueError):
-    """A key that occurs twice in one object."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        twice = next(key for key, number in Counter(key for key, _ in pairs).items() if number > 1)
-        raise _Duplicate(twice)
-    return table
-
-
 def _integer(text: str) -> float:
     return int(text) if len(text) <= LONGEST_INTEGER else math.copysign(math.inf, -1 if text[0] == "-" else 1)
 
 
-_DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_int=_integer, object_pairs_hook=_unique)
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_int=_integer, object_pairs_hook=unique_keys)
 
 
 def _lines(raw: BinaryIO, name: str) -> Iterator[JsonRow]:
@@ -150,7 +139,7 @@ def _lines(raw: BinaryIO, name: str) -> Iterator[JsonRow]:
         number += 1
         where = f"line {number} of {name!r}"
         if len(line) == header.CELL_BYTES:
-            raise TextgenError(f"{where} is longer than {header.CELL_BYTES >> 20} MiB; that is no table.")
+            raise TextgenError(f"{where} is longer than {header.CELL_BYTES >> 20} MiB, so it is not a table.")
         if line.isspace():
             continue
         try:
@@ -158,15 +147,17 @@ def _lines(raw: BinaryIO, name: str) -> Iterator[JsonRow]:
         except (ValueError, RecursionError) as error:
             raise _not_json(error, where) from None
         if not isinstance(row, dict):
-            raise TextgenError(f"{where} is not a row, which looks like {_EXAMPLE}.")
+            raise _not_a_row(where)
         yield where, row
 
 
+def _not_a_row(where: str) -> TextgenError:
+    return TextgenError(f"{where} is not a JSON object, such as {_EXAMPLE}.")
+
+
 def _not_json(error: Exception, where: str) -> TextgenError:
-    if isinstance(error, _Duplicate):
-        return TextgenError(
-            f"{where} has two columns named {str(error)!r}.", hint="give each column a name of its own."
-        )
+    if isinstance(error, DuplicateKeyError):
+        return TextgenError(f"{where} has two columns named {error.key!r}.", hint="give each column a different name.")
     problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     if isinstance(error, json.JSONDecodeError):
         problem = f"{error.msg} at character {error.pos + 1}"
@@ -174,10 +165,10 @@ def _not_json(error: Exception, where: str) -> TextgenError:
 
 
 def _array(text: io.TextIOWrapper, name: str) -> Iterator[JsonRow]:
-    """The objects of an array, of which no more than one is in memory."""
+    """The objects of an array, one at a time in memory."""
     buffer = _Buffer(text)
     if buffer.next() != "[":
-        raise TextgenError(f"{name!r} is not a JSON array of rows such as {_EXAMPLE}.")
+        raise TextgenError(f"{name!r} is not a JSON array of objects such as {_EXAMPLE}.")
     buffer.skip()
     more, number = buffer.next() != "]", 0
     while more:
@@ -185,22 +176,22 @@ def _array(text: io.TextIOWrapper, name: str) -> Iterator[JsonRow]:
         where = f"row {number} of {name!r}"
         row = buffer.value(where)
         if not isinstance(row, dict):
-            raise TextgenError(f"{where} is not a row, which looks like {_EXAMPLE}.")
+            raise _not_a_row(where)
         yield where, row
         sign = buffer.next()
         if sign not in (",", "]"):
-            what = f"{sign!r} comes" if sign else "the file ends"
-            raise TextgenError(f"{name!r} is not JSON: {what} after row {number}, where ',' or ']' is expected.")
+            what = f"{sign!r} follows" if sign else "the file ends after"
+            raise TextgenError(f"{name!r} is not JSON: {what} row {number}, but ',' or ']' was expected.")
         if more := sign == ",":
             buffer.skip()
             buffer.next()
     buffer.skip()
     if rest := buffer.next():
-        raise TextgenError(f"{name!r} is not JSON: {rest!r} comes after the end of the array.")
+        raise TextgenError(f"{name!r} is not JSON: {rest!r} follows the end of the array.")
 
 
 class _Buffer:
-    """A text of which only the value at hand is in memory."""
+    """A text of which only the current value is in memory."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
@@ -208,7 +199,7 @@ class _Buffer:
         self._place = 0
 
     def next(self) -> str:
-        """The next character that is not blank, which stays; '' at the end."""
+        """The next character that is not whitespace, without consuming it; '' at the end."""
         while True:
             while self._place < len(self._held):
                 if self._held[self._place] not in " \t\r\n":
@@ -218,7 +209,7 @@ class _Buffer:
                 return ""
 
     def skip(self) -> None:
-        """Pass over one character."""
+        """Consume one character."""
         self._place += 1
 
     def value(self, where: str) -> Any:
@@ -227,11 +218,11 @@ class _Buffer:
             try:
                 found, self._place = _DECODER.raw_decode(self._held, self._place)
                 return found
-            except json.JSONDecodeError as error:  # it may only be cut off
+            except json.JSONDecodeError as error:  # the value may only be incomplete
                 size = len(self._held) - self._place
                 if size >= header.CELL_BYTES:
                     raise TextgenError(
-                        f"{where} is not JSON, or longer than {header.CELL_BYTES >> 20} MiB; that is no table."
+                        f"{where} is not JSON, or longer than {header.CELL_BYTES >> 20} MiB, so it is not a table."
                     ) from None
                 if not self._more(size):
                     raise TextgenError(f"{where} is not JSON ({error.msg}).") from None
@@ -239,7 +230,7 @@ class _Buffer:
                 raise _not_json(error, where) from None
 
     def _more(self, least: int = 0) -> bool:
-        """Read on; as much again as is held, so that a long value is not tried too often."""
+        """Read at least as much again as is held, so that a long value is not parsed too often."""
         more = self._text.read(max(READ_CHARACTERS, least))
         self._held = self._held[self._place :] + more
         self._place = 0

@@ -1,4 +1,4 @@
-"""The levels at which text is cut into symbols: the one list that options, plans, messages and tokenizers go by."""
+"""The tokenizer kinds: the one list that options, plans, messages and tokenizers use."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Level:
-    """What the plan needs to know of a level.
+    """What the plan needs to know about a tokenizer kind.
 
     Attributes:
-        symbol: what one symbol is, in words.
-        characters: how many characters one symbol stands for, about.
-        sized: whether its vocabulary is learned to a size, so that `--vocab-size` goes with it.
+        symbol: what one token is, in words.
+        characters: about how many characters one token stands for.
+        sized: whether its vocabulary is learned up to a size, so that `--vocab-size` applies.
     """
 
     symbol: str
@@ -25,11 +25,11 @@ LEVELS = {
     "char": Level("a character of the text", 1.0, sized=False),
     "byte": Level("a byte", 1.0, sized=False),
     "bpe": Level("a frequent piece, found by merging pairs", 3.0, sized=True),
-    "unigram": Level("a frequent piece, of the likeliest cut", 3.0, sized=True),
-    "word": Level("a word between blanks", 5.0, sized=True),
+    "unigram": Level("a frequent piece, from the likeliest segmentation", 3.0, sized=True),
+    "word": Level("a word between spaces", 5.0, sized=True),
 }
 SMALLEST_VOCABULARY = 260
-"""The least that `--vocab-size` takes: a piece besides the bytes."""
+"""The smallest `--vocab-size`: one piece besides the bytes."""
 
 SIZED = tuple(name for name, level in LEVELS.items() if level.sized)
 

@@ -1,4 +1,4 @@
-"""Tables that a Python program holds: frames of pandas and polars, tables of pyarrow, data sets of `datasets`.
+"""Tables in memory: data frames of pandas and polars, tables of pyarrow, data sets of `datasets`.
 
 Each is written once, in batches, to a temporary parquet file, and read from there like any other table.
 """
@@ -17,17 +17,17 @@ from textgen.errors import TextgenError, UsageError
 from textgen.parameters import displayed, named
 
 ROWS = 10_000
-"""Rows of a data set that are held in memory at once."""
+"""Rows of a data set in memory at a time."""
 
 
 class TableName(str):
-    """What messages call a table in memory, with the file that holds it as long as the name is in use."""
+    """What messages call a table in memory, with the file that holds it while the name is in use."""
 
     file: Path
 
 
 def is_table(value: object) -> bool:
-    """Whether a value is a table of one of the libraries above."""
+    """Whether a value is a table of one of these libraries."""
     return _is_pandas(value) or _is_dataset(value) or hasattr(value, "__arrow_c_stream__")
 
 
@@ -40,8 +40,8 @@ def _is_dataset(value: object) -> bool:
 
 
 def corpora(name: str, value: object) -> list[str]:
-    """The parameter `name` as a list of paths and tables: one of either, or several in a list. Raises UsageError for
-    anything else, and for an empty list."""
+    """The parameter `name`, one path or table or a list of them, as a list. Raises UsageError for anything else, and
+    for an empty list."""
     one = isinstance(value, (str, os.PathLike)) or is_table(value)
     if one or isinstance(value, (bytes, bytearray, memoryview, Mapping)) or not isinstance(value, Iterable):
         return [_corpus(name, value)]
@@ -64,8 +64,8 @@ def _corpus(name: str, value: object) -> str:
 
 
 def spool(table: object) -> TableName:
-    """A table in a temporary file, which is removed with the last use of its name. Raises TextgenError for columns that
-    no parquet file can hold."""
+    """Write a table to a temporary file, which is removed when its name is no longer in use. Raises TextgenError for
+    columns that a parquet file cannot hold."""
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -93,7 +93,7 @@ def spool(table: object) -> TableName:
 
 
 def _batches(table: Any) -> Iterator[Any]:
-    """A table as tables of pyarrow."""
+    """A table as pyarrow tables."""
     import pyarrow as pa
 
     if _is_pandas(table):
@@ -105,7 +105,7 @@ def _batches(table: Any) -> Iterator[Any]:
 
 
 def _with_index(frame: Any) -> Any:
-    """A frame of pandas whose index, where it has a name or holds times, is a column; a series is a frame of one."""
+    """A pandas data frame or series as a frame, whose index is a column if it has a name or holds times."""
     if not hasattr(frame, "columns"):
         frame = frame.to_frame("y" if frame.name is None else str(frame.name))
     if str(frame.index.dtype).startswith("period"):

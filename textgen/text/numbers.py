@@ -1,6 +1,6 @@
-"""Numbers as tables write them: one strict grammar, with a decimal point or a decimal comma.
+"""Numbers in tables: one strict grammar, with a decimal point or a decimal comma.
 
-`1,234` is 1234 in one country and 1.234 in another. What the other cells of a table say decides, or an option does.
+`1,234` is 1234 in one country and 1.234 in another. An option or the other cells of the table decide.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from textgen.parameters import named
 
 MISSING = ("", "na", "nan", "n/a", "null", "none", "?", "-")
 LARGEST = 1e100
-"""The largest number of a series, in either direction; the square of a larger one could not be added up."""
+"""The largest magnitude of a number in a series; sums of squares of larger ones would overflow."""
 
 POINT, COMMA = ".", ","
 _PLAIN = r"[+-]?(?:[0-9]+(?:{0}[0-9]*)?|{0}[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -31,8 +31,8 @@ _SHOWN = 40
 
 
 def read_number(text: str, decimal: str) -> float | None:
-    """The number that a text is where `decimal` divides whole from part, thousands in groups or not; None if it is
-    none. Only the digits 0 to 9 count, and infinity is no number."""
+    """The number in a text with this decimal mark, with or without grouped thousands; None if it is not a number. Only
+    the digits 0 to 9 count, and infinity is not a number."""
     plain, grouped = _FORMS[decimal]
     if plain.fullmatch(text):
         return float(text.replace(decimal, POINT))
@@ -42,18 +42,18 @@ def read_number(text: str, decimal: str) -> float | None:
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """The decimal mark of a table, and the marks in doubt: a cell with one of them that could be two numbers is
-    neither."""
+    """The decimal mark of a table, and the doubtful marks: a cell with one of those that could be two different numbers
+    is refused."""
 
     decimal: str = POINT
     doubtful: str = COMMA
 
     @classmethod
     def of(cls, cells: Iterable[tuple[str, object]], asked: str | None = None, points: bool = True) -> NumberFormat:
-        """By what an option says, or by cells that are numbers in one way only, each with its place.
+        """The format that an option gives (`asked`), or that cells imply that are numbers with one decimal mark only.
 
-        Where no cell tells, `1.234` is 1.234 if the table is likely to have decimal `points`. Raises UsageError for
-        cells that contradict each other.
+        `cells` come with their places. If none of them decides, `1.234` is 1.234 if the table is likely to have decimal
+        `points`. Raises UsageError for cells that contradict each other.
         """
         if asked is not None:
             return cls(asked, "")
@@ -69,15 +69,14 @@ class NumberFormat:
         if len(telling) > 1:
             (_, point), (there, comma) = telling[POINT], telling[COMMA]
             raise UsageError(
-                f"{there} holds {comma!r}, a number with a decimal comma, beside {point!r} with a decimal point "
-                f"({telling[POINT][0]}).",
-                hint=f"{named('decimal', ',')} or {named('decimal', '.')} says which it is.",
+                f"{there} holds {comma!r}, a number with a decimal comma, but {telling[POINT][0]} holds {point!r} with "
+                f"a decimal point.",
+                hint=f"{named('decimal', ',')} or {named('decimal', '.')} decides.",
             )
         return cls(next(iter(telling)), "") if telling else cls(POINT, COMMA if points else COMMA + POINT)
 
     def number(self, value: object, where: str, column: str) -> float:
-        """What a cell holds as a number, NaN for nothing. Raises TextgenError naming row and column for anything
-        else."""
+        """The number in a cell, NaN if it is empty. Raises TextgenError naming the row and column of anything else."""
         found: float | None = None
         if value is None:
             return math.nan
@@ -94,10 +93,10 @@ class NumberFormat:
             hint = "correct the cell, or leave it empty if nothing was measured."
             if other is not None:
                 hint = f"{named('decimal', mark)} reads it as {other:g}."
-            raise TextgenError(f"{where}: column {column!r} holds {_shown(value)}, which is no number.", hint=hint)
+            raise TextgenError(f"{where}: column {column!r} holds {_shown(value)}, which is not a number.", hint=hint)
         if abs(found) > LARGEST:
             raise TextgenError(
-                f"{where}: column {column!r} holds {_shown(value)}, which is too large: numbers may reach from "
+                f"{where}: column {column!r} holds {_shown(value)}, which is too large: numbers range from "
                 f"-{LARGEST:g} to {LARGEST:g}.",
                 hint="leave the cell empty if nothing was measured, or use a larger unit.",
             )
@@ -112,7 +111,7 @@ class NumberFormat:
             raise TextgenError(
                 f"{where}: column {column!r} holds {_shown(text)}, which is {found:g} with a decimal point and "
                 f"{other:g} with a decimal comma.",
-                hint=f"{named('decimal', '.')} or {named('decimal', ',')} says which it is.",
+                hint=f"{named('decimal', '.')} or {named('decimal', ',')} decides.",
             )
         return found
 

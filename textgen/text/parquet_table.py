@@ -15,11 +15,11 @@ from textgen.errors import TextgenError
 from textgen.text.header import Choose, Header, Row, named_columns
 
 PARQUET = "parquet"
-PARQUET_ROWS = 128  # read at a time: few, since a row may hold a whole book
+PARQUET_ROWS = 128  # at a time; few, since a row may hold a whole book
 
 
 def parquet_rows(stream: BinaryIO, name: str, choose: Choose) -> Iterator[Row]:
-    """The rows of a parquet file. One that was packed is unpacked to a temporary file, since its end is read first."""
+    """The rows of a parquet file. A compressed one is decompressed to a temporary file, since its end is read first."""
     with needed("pyarrow", "reading parquet files"):
         import pyarrow
         from pyarrow import parquet
@@ -46,7 +46,7 @@ def parquet_rows(stream: BinaryIO, name: str, choose: Choose) -> Iterator[Row]:
 
 
 def _chosen(schema: Any, name: str, choose: Choose) -> list[str]:
-    """The chosen columns, by the names that the file has for them."""
+    """The chosen columns, by their names in the file."""
     from pyarrow import types
 
     fields = list(schema)
@@ -61,7 +61,7 @@ def _chosen(schema: Any, name: str, choose: Choose) -> list[str]:
 
 
 def require_zone(kind: Any, column: str, name: str) -> None:
-    """Raise TextgenError if a column of this Arrow type is in a time zone that this machine does not know."""
+    """Raise TextgenError if a column of this Arrow type has a time zone that this machine does not know."""
     zone = getattr(kind, "tz", None)
     if zone is None or zone == "UTC" or re.fullmatch(r"[+-]\d\d:\d\d", zone):
         return
@@ -69,14 +69,16 @@ def require_zone(kind: Any, column: str, name: str) -> None:
         ZoneInfo(zone)
     except (KeyError, ValueError, OSError):
         raise TextgenError(
-            f"column {column!r} of {name!r} is in the time zone {zone!r}, which is unknown here.",
-            hint="if the name is right: pip install tzdata.",
+            f"column {column!r} of {name!r} has the time zone {zone!r}, which this machine does not know.",
+            hint="if the name is correct: pip install tzdata.",
         ) from None
 
 
 def _cells(column: Any, title: str, before: int, name: str) -> list[Any]:
-    """The values of a column; of floats in 16 or 32 bits the shortest numbers that stand for them, as csv has them.
-    Raises TextgenError for one that Python cannot hold, such as a year beyond 9999; `before` are the rows before."""
+    """The values of a column. 16- and 32-bit floats become the shortest decimals that represent them, as in csv.
+
+    Raises TextgenError for a value that Python cannot hold, such as a year after 9999; `before` rows come before.
+    """
     from pyarrow import ArrowException, timestamp, types
 
     if types.is_timestamp(column.type) and column.type.unit == "ns":  # Python counts microseconds

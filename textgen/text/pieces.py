@@ -1,4 +1,4 @@
-"""Bytes that come in blocks: divided at a separator wherever it stands, and cut small at character borders."""
+"""Splitting blocks of bytes into documents at a separator, and into chunks at character boundaries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from textgen.errors import UsageError
 from textgen.escapes import unescape
 
-PIECE_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
 def split(blocks: Iterable[bytes], typed: str) -> Iterator[bytes | None]:
-    """The same bytes with None for each separator, also where one crosses the border of two blocks."""
+    """The same bytes with None for each separator, even one that spans two blocks."""
     sign = separator(typed)
     line_ends = b"" if sign.endswith((b"\n", b"\r")) else b"\r\n"
     rest, dropped = b"", b""
@@ -21,7 +21,7 @@ def split(blocks: Iterable[bytes], typed: str) -> Iterator[bytes | None]:
             yield part.lstrip(dropped)
             yield None
             dropped = line_ends
-        sure = max(0, border(rest, len(rest) - len(sign) + 1))  # beyond it a separator may have begun
+        sure = max(0, border(rest, len(rest) - len(sign) + 1))  # a separator may have begun after it
         begin = rest[:sure].lstrip(dropped)
         yield begin
         rest, dropped = rest[sure:], b"" if begin else dropped
@@ -29,7 +29,7 @@ def split(blocks: Iterable[bytes], typed: str) -> Iterator[bytes | None]:
 
 
 def separator(typed: str) -> bytes:
-    r"""A separator as bytes; escapes such as `\n` count as what they stand for. Raises UsageError for an empty one."""
+    r"""A separator as bytes, with escapes such as `\n` interpreted. Raises UsageError for an empty one."""
     try:
         sign = unescape(typed).encode()
     except UnicodeEncodeError:
@@ -40,24 +40,24 @@ def separator(typed: str) -> bytes:
 
 
 def cut(data: bytes) -> Iterator[bytes]:
-    """The same bytes in pieces of `PIECE_BYTES` at most, each ending at a character border."""
+    """The same bytes in chunks of at most `CHUNK_BYTES`, each ending at a character boundary."""
     start = 0
-    while len(data) - start > PIECE_BYTES:
-        end = border(data, start + PIECE_BYTES)
+    while len(data) - start > CHUNK_BYTES:
+        end = border(data, start + CHUNK_BYTES)
         yield data[start:end]
         start = end
     yield data[start:] if start else data
 
 
 def border(data: bytes, end: int) -> int:
-    """The last place at or before `end` where a character of UTF-8 begins; `end` itself in bytes that are not UTF-8."""
+    """The last character boundary of UTF-8 at or before `end`; `end` itself in bytes that are not UTF-8."""
     near = range(end, max(end - 4, -1), -1)
     return next((place for place in near if place >= len(data) or data[place] & 0xC0 != 0x80), end)
 
 
 def span(blocks: Iterable[bytes], start: int, stop: int, whole_characters: bool) -> Iterator[bytes]:
-    """The bytes from `start` to `stop`. With whole characters of UTF-8, each place moves on to the next border, so that
-    spans that meet neither lose nor share a byte."""
+    """The bytes from `start` to `stop`. With whole characters, both move forward to the next character boundary, so
+    that adjacent spans neither lose nor share a byte."""
     at = 0
     for block in blocks:
         begin, end = max(start - at, 0), max(stop - at, 0)

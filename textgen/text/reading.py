@@ -1,7 +1,8 @@
-"""How a model reads text: as in training, which `config.json` remembers, unless asked otherwise."""
+"""How a model reads text: as in training, which `config.json` records, unless options override it."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,24 +14,24 @@ from textgen import arguments, sealed
 from textgen.errors import UsageError
 from textgen.parameters import flag, named
 from textgen.text import decoding, hub, recipes
+from textgen.text.archives import opened
 from textgen.text.sources import SourceOptions, find_sources, table_form
 from textgen.text.tables import form_of
 
 COLUMNS = ("text_column", "label_column", "prompt_column", "completion_column")
-WANTED = {"delimiter": "says what is between the columns of this table"}
 OF_TABLES = (*COLUMNS, "delimiter")
-"""Settings that mean something for tables alone."""
+"""Settings that apply only to tables."""
 
 
 def _checked(name: str, value: Any) -> Any:
-    """A setting that was asked for. Raises UsageError for another type."""
+    """A setting that was asked for. Raises UsageError if its type is wrong."""
     return arguments.flag(name, value) if name == "whole_files" else arguments.text(name, value)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The settings of reading. `trained` are the names of those that come from training; an empty document separator
-    in what is asked for stands for none."""
+    """The settings for reading. `trained` names those that come from training; to override a document separator with
+    none, ask for an empty one."""
 
     encoding: str | None = None
     document_separator: str | None = None
@@ -44,36 +45,36 @@ class Reading:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], asked: Mapping[str, Any]) -> Self:
-        """What was asked for, and what a model remembers where nothing was. Raises UsageError for a setting that does
-        not exist or cannot be, DamagedError for a record that no training wrote."""
+        """The settings that were asked for, and for the others those that a model remembers (`record`). Raises
+        UsageError for an unknown or invalid setting, DamagedError for an invalid record."""
         known = {each.name for each in fields(cls)} - {"trained"}
         unknown = next((name for name in asked if name not in known), None)
         if unknown is not None:
-            raise UsageError(f"there is no setting {unknown!r} of reading.", hint=f"it is one of {', '.join(known)}.")
+            raise UsageError(f"unknown reading option {unknown!r}.", hint=f"options: {', '.join(sorted(known))}.")
         given = {name: _checked(name, value) for name, value in asked.items() if value is not None}
         kept = {name: record[name] for name in known & record.keys() - given.keys()}
         for name, value in kept.items():
             if type(value) is not (bool if name == "whole_files" else str):
-                raise sealed.DamagedError(f"config.json is damaged: {name} of reading cannot be {value!r}.")
+                raise sealed.DamagedError(f"config.json is damaged: the reading option {name} cannot be {value!r}.")
         reading = cls(**{**kept, **given, "trained": frozenset(kept)})
-        reading.options  # noqa: B018 - refuses what cannot be
+        reading.options  # noqa: B018 - raises for invalid values
         return reading
 
     def asked(self, name: str) -> Any:
-        """A setting that was asked for; None if nobody did."""
+        """A setting if it was asked for, else None."""
         return None if name in self.trained else getattr(self, name)
 
     @property
     def options(self) -> SourceOptions:
-        """How files are read. A byte-order mark overrules an encoding that nobody asked for."""
+        """How files are read. A byte-order mark overrides an encoding from training."""
         separator, first = self.document_separator or None, "encoding" in self.trained
         return SourceOptions(
             self.encoding, separator, text_column=self.text_column, delimiter=self.delimiter, from_training=first
         )
 
     def said(self, sources: Sequence[str]) -> str | None:
-        """What comes from training in reading these inputs, in a sentence; None if nothing does. A corpus by name is
-        read as its recipe says."""
+        """A sentence about the settings from training that apply to these inputs; None if there are none. A recipe
+        has its own settings."""
         tables = any(path.startswith(hub.PREFIX) or form_of(path) or Path(path).is_dir() for path in sources)
         names = [each.name for each in fields(self) if each.name in self.trained]
         shown = [name for name in names if tables or name not in OF_TABLES]
@@ -88,7 +89,7 @@ class Reading:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Say of a column that a table lacks that it comes from training, where it does."""
+        """Add to an error about a missing column that its name comes from training."""
         try:
             yield
         except UsageError as error:
@@ -97,11 +98,20 @@ class Reading:
             if error.column is None or name is None:
                 raise
             message = f"{error} The model was trained with {named(name, getattr(self, name))}."
-            wanted = WANTED.get(name, "names the column of this table")
+            wanted = "gives that of this table" if name == "delimiter" else "names the column of this table"
             raise UsageError(message, hint=f"{named(name, 'X')} {wanted}.") from None
 
+    def lines(self, paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Every line of some plain files, without its end, after where it is ("line 7 of 'notes.txt'"); an empty one
+        after each file. Raises as `find_sources`, and as `decoded`."""
+        for source in find_sources(paths):
+            with opened(source.path, source.name) as stream:
+                text = self.decoded(stream.read(), source.name)
+            for number, line in enumerate([*re.split("\r\n?|\n", text), ""], 1):
+                yield f"line {number} of {source.name!r}", line
+
     def decoded(self, data: bytes, name: str) -> str:
-        """A short text from its bytes, read as a file is. Raises TextgenError naming the byte that is not text."""
+        """A short text from bytes, read like a file. Raises TextgenError naming the byte that is not text."""
         from textgen.text.detection import chosen
 
         known, found = self.options, self.encoding == decoding.AUTO
@@ -111,21 +121,18 @@ class Reading:
 
 
 def record_of(paths: Sequence[str], options: Any) -> dict[str, Any]:
-    """What `config.json` remembers of the options of a training on these paths: how the text was read."""
+    """The reading options of a training run on these paths, as `config.json` records them."""
     if len(paths) == 1 and (Path(paths[0]) / sealed.MANIFEST).is_file():
         record: dict[str, Any] = sealed.read_manifest(Path(paths[0])).get("reading", {})
         return record
     recipe = recipes.find(paths)
     options = recipe.fill(options) if recipe else options
     names = [each.name for each in fields(Reading) if each.name not in ("whole_files", "trained")]
-    record = {name: value for name in names if (value := getattr(options, name, None))}
-    if getattr(options, "task", None) == "classify" and _whole_files(paths):
-        record["whole_files"] = True
-    return record
+    return {name: value for name in names if (value := getattr(options, name, None))}
 
 
-def _whole_files(paths: Sequence[str]) -> bool:
-    """Whether every text is a file: no table is among them."""
+def reads_whole_files(paths: Sequence[str]) -> bool:
+    """Whether every text is a file, so that there are no tables."""
     if any(path == "-" or path.startswith(hub.PREFIX) for path in paths):
         return False
     return not any(table_form(source) for source in find_sources(paths))

@@ -1,8 +1,8 @@
-"""Well-known corpora by name: where each comes from, under which licence, and how it is usually divided.
+"""Well-known corpora by name: the source, the licence and the usual split of each.
 
-A recipe is a small TOML file in `corpora/`. Its text is looked for in the folder `$TEXTGEN_DATA`, in `corpora/data/`
-here, beside the recipe, and in the cache, where it is downloaded to if need be. Digests that are known are held to;
-of what comes without one, the digest is written down at the first download and held to from then on.
+A recipe is a small TOML file in `corpora/`. Its text is searched for in the folder `$TEXTGEN_DATA`, in `corpora/data/`
+of the current directory, beside the recipe, and in the cache, where it is downloaded if necessary. Checksums in recipes
+are verified; a download without one is verified against its checksum from the first download.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import shutil
 import tempfile
 import tomllib
 import urllib.request
@@ -22,20 +23,22 @@ from typing import Any, BinaryIO
 
 from textgen import files, sealed
 from textgen.errors import TextgenError, UsageError
-from textgen.text.archives import PACKED_ENDINGS, opened
+from textgen.text.archives import COMPRESSED_ENDINGS, opened
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DATA_FOLDER = Path("corpora", "data")
 TIMEOUT_SECONDS = 30
 READ_BYTES = 1 << 20
 Progress = Callable[[str, int, int], None]
+"""Called with the activity, the bytes done and the total bytes."""
+
 Part = tuple[Path, tuple[int, int] | None]
-"""A file or folder, and which bytes of the file if not all."""
+"""A file or folder, and the range of bytes of the file; None for all."""
 
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """One file: its path within a folder of data, the part it is, its source, and what is known of its content."""
+    """A file of a recipe: its path in a data folder, its part, its source, and its checksum and size if known."""
 
     path: str
     part: str = TRAIN
@@ -51,7 +54,7 @@ class RecipeFile:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A corpus by name. `options` are corpus options that suit it; `parts` are shares of its only file, in bytes."""
+    """A corpus by name. `options` are suitable corpus options; `parts` divide its only file by shares of its bytes."""
 
     name: str
     about: str
@@ -63,17 +66,17 @@ class Recipe:
 
     @property
     def holds_out(self) -> bool:
-        """Whether the recipe itself says what is held out."""
+        """Whether the recipe has a validation part."""
         return VALIDATION in {*self.parts, *(file.part for file in self.files)}
 
     def fill(self, options: Any) -> Any:
-        """Corpus options with the recipe's own where none were given; level and vocabulary go together."""
+        """Corpus options, with those of the recipe where none were given; tokenizer and vocabulary size go together."""
         chosen = options.tokenizer is not None or options.vocab_size is not None
         own = {key: value for key, value in self.options.items() if getattr(options, key) is None}
         return replace(options, **{k: v for k, v in own.items() if not (chosen and k in ("tokenizer", "vocab_size"))})
 
     def find_parts(self, progress: Progress) -> dict[str, list[Part]]:
-        """Its parts (train, validation, test), found here or downloaded. Raises TextgenError naming file or URL."""
+        """Its parts (train, validation, test), local or downloaded. Raises TextgenError naming the file or URL."""
         paths = [_local(file) for file in self.files]
         if None in paths:
             folder = _cached(self, progress)
@@ -89,7 +92,7 @@ class Recipe:
 
 
 def home() -> Path:
-    """The folder of the recipes: within the installed package, or `corpora/` of a checkout."""
+    """The folder of the recipes: in the installed package, or `corpora/` of a checkout."""
     package = Path(__file__).parents[1]
     return package / "corpora" if (package / "corpora").is_dir() else package.parent / "corpora"
 
@@ -100,18 +103,18 @@ def names() -> list[str]:
 
 
 def find(paths: Sequence[str]) -> Recipe | None:
-    """The recipe that a corpus argument names, if it names one and no such file is here. Raises UsageError."""
+    """The recipe that a corpus argument names, unless a file has that name; None without one. Raises UsageError."""
     known = set(names())
     named = [path for path in paths if path in known and not Path(path).exists()]
     if not named:
         return None
     if len(paths) > 1:
-        raise UsageError(f"{named[0]!r} is a corpus with parts of its own; give it alone.")
+        raise UsageError(f"{named[0]!r} is a corpus with its own parts; name it alone.")
     return load(named[0])
 
 
 def load(name: str) -> Recipe:
-    """A recipe by name. Raises TextgenError if its file is not a recipe."""
+    """A recipe by name. Raises TextgenError if its file is damaged."""
     path = home() / f"{name}.toml"
     try:
         content = tomllib.loads(path.read_text())
@@ -123,35 +126,33 @@ def load(name: str) -> Recipe:
 
 
 def _local(file: RecipeFile) -> Path | None:
-    """Where a file is already: by its own name or with the ending of a packer."""
+    """The local path of a file, under its own name or with a compression suffix; None without one."""
     data = os.environ.get("TEXTGEN_DATA")
     folders = [*([Path(data)] if data else []), DATA_FOLDER, home()]
-    candidates = [Path(f"{folder / file.path}{ending}") for folder in folders for ending in ("", *PACKED_ENDINGS)]
+    candidates = [Path(f"{folder / file.path}{ending}") for folder in folders for ending in ("", *COMPRESSED_ENDINGS)]
     return next((path for path in candidates if path.exists()), None)
 
 
 def _cached(recipe: Recipe, progress: Progress) -> Path:
-    """The folder of a downloaded recipe, whole: each file as its manifest says."""
+    """The folder of a downloaded recipe, with verified files."""
     folder = cache_folder() / recipe.name
-    if folder.is_dir():
-        try:
-            manifest = sealed.verify(folder)
-            if all(file.name in manifest["files"] for file in recipe.files):
-                return folder
-        except TextgenError:
-            pass
-        files.remove_folder(folder)
-    try:
+
+    def verified(folder: Path) -> Path:
+        manifest = sealed.verify(folder)
+        if not all(file.name in manifest["files"] for file in recipe.files):
+            raise sealed.DamagedError(f"{folder} does not hold every file of {recipe.name!r}.")
+        return folder
+
+    def download() -> None:
         with files.new_folder(folder) as new:
             for url, group in groupby(recipe.files, key=lambda file: file.url):
                 _download(recipe, url, list(group), new, progress)
-    except FileExistsError:  # another process was faster
-        sealed.verify(folder)
-    return folder
+
+    return files.cached(folder, verified, download)
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `$XDG_CACHE_HOME/textgen/corpora`, or that in `~/.cache`."""
+    """The folder of downloads: `$XDG_CACHE_HOME/textgen/corpora`, by default in `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textgen" / "corpora"
 
 
@@ -160,21 +161,22 @@ def _download(
 ) -> None:
     place = DATA_FOLDER / wanted[0].path
     if url is None:
-        raise TextgenError(f"the text of {recipe.name!r} is missing: there is no {str(home() / wanted[0].path)!r}.")
+        raise TextgenError(
+            f"the text of {recipe.name!r} is missing: there is no file {str(home() / wanted[0].path)!r}."
+        )
     try:
         with tempfile.TemporaryFile() as spool:
             _fetch(url, spool, lambda done, total: progress(f"downloading {recipe.name}", done, total))
             for file in wanted:
-                with _opened_download(spool, file) as stream:
-                    writer = new.create(file.name)
-                    while block := stream.read(READ_BYTES):
-                        writer.write(block)
+                spool.seek(0)
+                stream = zipfile.ZipFile(spool).open(file.member) if file.member else spool
+                shutil.copyfileobj(stream, new.create(file.name), READ_BYTES)
     except (OSError, http.client.HTTPException, zipfile.BadZipFile, KeyError) as error:
         reason = getattr(error, "reason", None) or error
-        unpack = f", unpack {wanted[0].member}" if wanted[0].member else ""
+        extract = f", extract {wanted[0].member}" if wanted[0].member else ""
         raise TextgenError(
             f"{recipe.name!r} cannot be downloaded from {url} ({str(reason).rstrip('.')}).",
-            hint=f"get that by another way{unpack} and put it at {place}, or so in the folder $TEXTGEN_DATA.",
+            hint=f"download it by other means{extract} and put it at {place}, or at that path in $TEXTGEN_DATA.",
         ) from None
 
 
@@ -189,15 +191,8 @@ def _fetch(url: str, spool: BinaryIO, progress: Callable[[int, int], None]) -> N
         raise OSError(f"it ended after {spool.tell():,} of {total:,} bytes")
 
 
-def _opened_download(spool: BinaryIO, file: RecipeFile) -> Any:
-    spool.seek(0)
-    if file.member is not None:
-        return zipfile.ZipFile(spool).open(file.member)
-    return open(os.dup(spool.fileno()), "rb")
-
-
 def _checked(path: Path, file: RecipeFile, recipe: Recipe) -> int:
-    """The unpacked size of a file, which is held to what the recipe knows of it. Raises TextgenError."""
+    """The uncompressed size of a file, after verifying what the recipe knows of it. Raises TextgenError."""
     if path.is_dir():
         return 0
     size, digest = 0, hashlib.sha256()
@@ -208,7 +203,7 @@ def _checked(path: Path, file: RecipeFile, recipe: Recipe) -> int:
     if file.bytes not in (None, size) or file.sha256 not in (None, digest.hexdigest()):
         what = f"{size:,} bytes, not {file.bytes:,}" if file.bytes not in (None, size) else "its SHA-256 differs"
         raise TextgenError(
-            f"{str(path)!r} is not the file that {recipe.name!r} is made of ({what}).",
-            hint="remove it, or name the file itself to train on it as it is.",
+            f"{str(path)!r} is not the file of {recipe.name!r} ({what}).",
+            hint="remove it, or name the file itself to train on it.",
         )
     return size

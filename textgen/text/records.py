@@ -1,47 +1,39 @@
-"""Tables as records: some columns of every row, for tasks that read more than one text."""
+"""Tables for tasks that read more than one column: some columns of every row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from textgen.errors import TextgenError, did_you_mean, missing_column
+from textgen.errors import TextgenError
 from textgen.text.header import Choose
+from textgen.text.header import require_columns as require_columns
 from textgen.text.sources import Source, SourceOptions, read_rows
 
 
-class Record(NamedTuple):
-    """Where a row stands ("row 5 of 'x.csv'"), and the values of its columns as they were chosen: text in csv and tsv,
-    what they hold elsewhere, None for nothing."""
+class TableRow(NamedTuple):
+    """The place of a row ("row 5 of 'x.csv'"), and the values of the chosen columns: text in csv and tsv, typed values
+    in other formats, None for a missing one."""
 
     where: str
     values: tuple[Any, ...]
 
 
-def read_records(sources: Sequence[Source], choose: Choose, reading: SourceOptions) -> Iterator[Record]:
-    """Every row of several tables; `choose(header)` says which columns of a table are read.
+def read_records(sources: Sequence[Source], choose: Choose, reading: SourceOptions) -> Iterator[TableRow]:
+    """Every row of several tables; `choose(header)` chooses the columns of each table.
 
-    Raises TextgenError naming file and row for what is no table, and at the end if there was no row at all.
+    Raises TextgenError naming the file and row of an error, and at the end if there was no row at all.
     """
     empty = True
     for source in sources:
         for where, values in read_rows(source, reading, choose):
             empty = False
-            yield Record(where, values)
+            yield TableRow(where, values)
     if empty:
         raise no_rows(sources)
 
 
 def no_rows(sources: Sequence[Source]) -> TextgenError:
-    """The error of tables that have a header at most."""
+    """The error for tables without rows."""
     names = repr(sources[0].name) if len(sources) == 1 else f"of {len(sources)} files"
     return TextgenError(f"corpus {names} has no rows.")
-
-
-def require_columns(columns: Sequence[str], wanted: Sequence[str], name: str) -> None:
-    """Raise UsageError for the first wanted column that a table does not have, naming those it has."""
-    for column in wanted:
-        if column not in columns:
-            there = ", ".join(map(repr, columns))
-            message = f"{name!r} has no column {column!r}; its columns are {there}.{did_you_mean(column, columns)}"
-            raise missing_column(message, column)

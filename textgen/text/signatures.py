@@ -1,4 +1,4 @@
-"""Files that are not text, told by their first bytes: what they are, and how to get text out of them."""
+"""File formats that are not text, recognized by their first bytes, and how to get text out of them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from textgen.parameters import named
 
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r\x1a\x1b"})
 _MOST_CONTROLS = 0.05
-"""Control characters that text may have, as a share of its bytes. UTF-16 and UTF-32, which have more, are known by
-their marks or by an --encoding."""
+"""The largest share of control characters in text. UTF-16 and UTF-32 have more, and need a byte-order mark or
+--encoding."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format of files: what a message calls it, and what to do."""
+    """A file format: what messages call it, and a hint."""
 
     noun: str
     remedy: str
 
 
 _EXPORT = "save it as plain text first"
-_UNPACK = "unpack it and name the files in it"
-_PDF = Format("a PDF document", "pdftotext, for example, makes a plain text of it")
+_UNPACK = "extract it and name the files in it"
+_PDF = Format("a PDF document", "convert it to plain text, with pdftotext for example")
 _ZIP = Format("a zip archive", _UNPACK)
-_IMAGE = Format("an image", "text recognition (OCR) makes a plain text of a scan")
-_SOUND = Format("a sound or video file", "a transcript of it would be text")
+_IMAGE = Format("an image", "text recognition (OCR) extracts the text of a scan")
+_SOUND = Format("a sound or video file", "a transcript of it is text")
 _PROGRAM = Format("a program", "")
 _ARRAY = Format("an array of numbers", "")
-_OLD_OFFICE = Format("a document of an old Microsoft Office", _EXPORT)
+_OLD_OFFICE = Format("an old Microsoft Office document", _EXPORT)
 
 _BEGINNINGS = {
     b"{\\rtf": Format("a rich-text document (RTF)", _EXPORT),
@@ -52,7 +52,7 @@ _BEGINNINGS = {
     b"MZ\x90\0": _PROGRAM,
     b"\xca\xfe\xba\xbe": _PROGRAM,
     b"\0asm": _PROGRAM,
-    b"SQLite format 3\0": Format("an SQLite database", "export a table of it as csv"),
+    b"SQLite format 3\0": Format("an SQLite database", "export a table from it as csv"),
     b"\x93NUMPY": _ARRAY,
     b"\x89HDF\r\n\x1a\n": _ARRAY,
     b"ARROW1\0\0": Format("an Arrow table", "save it as Parquet or csv"),
@@ -63,9 +63,9 @@ _ALSO_TEXT = {
     b"AT&TFORM": Format("a DjVu document", _EXPORT),
     b"PAR1": Format("a Parquet table", "a table is read if its name ends in .parquet"),
 }
-"""Beginnings that a text may have, so that the file must look binary besides."""
+"""Signatures that a text may begin with, so that the file must also look binary."""
 
-_OFFICE = {  # what names of files inside a zip say of it
+_OFFICE = {  # by the names of files in a zip archive
     b"word/": Format("a Word document", _EXPORT),
     b"xl/": Format("an Excel workbook", "save it as csv first"),
     b"ppt/": Format("a PowerPoint presentation", _EXPORT),
@@ -83,11 +83,11 @@ _BY_ENDING = {
     ".xls": _OFFICE[b"xl/"],
     ".ppt": _OFFICE[b"ppt/"],
 }
-"""Where a container of several formats does not say which it is, the name of the file does."""
+"""By file extension, if the content does not tell which format a container has."""
 
 
 def format_of(head: bytes, name: str = "") -> Format | None:
-    """The format of a file that begins with `head`, None if that may be text. `name` is the file's, if it has one."""
+    """The format of a file that begins with `head`, None if it may be text. `name` is its file name, if it has one."""
     if head.startswith(b"RIFF") and head[8:12] in (b"WEBP", b"WAVE", b"AVI "):
         return _IMAGE if head[8:12] == b"WEBP" else _SOUND
     if re.match(rb"%PDF-\d\.\d", head):
@@ -108,15 +108,15 @@ def format_of(head: bytes, name: str = "") -> Format | None:
 
 
 def refuse_other_formats(head: bytes, name: str, may_be_raw: bool = False) -> None:
-    """Raise TextgenError for a file whose first bytes are those of another format than text. The hint speaks of raw
-    bytes where those may be asked for."""
+    """Raise TextgenError for a file whose first bytes show that it is not text. The hint suggests reading raw bytes if
+    that is possible."""
     found = format_of(head, name)
     if found is not None:
-        raw = f"{named('tokenizer', 'byte')} learns its raw bytes" if may_be_raw else ""
+        raw = f"{named('tokenizer', 'byte')} reads its raw bytes" if may_be_raw else ""
         remedies = "; ".join(filter(None, (found.remedy, raw)))
         raise TextgenError(f"{name!r} is {found.noun}, not text.", hint=f"{remedies}." if remedies else None)
 
 
 def looks_binary(head: bytes) -> bool:
-    """Whether there are more control characters than text has, so that no encoding is likely to help."""
+    """Whether there are more control characters than in text in any encoding."""
     return len(head) - len(head.translate(None, _CONTROLS)) > _MOST_CONTROLS * len(head)

@@ -1,7 +1,7 @@
 """Any input as documents of UTF-8 bytes: files, folders, globs, tables, data sets of the Hub and standard input.
 
-`find_sources` turns what was typed into a list of files; `read` streams them, as often as wanted, in bounded memory.
-Nothing is tidied up: line ends, white space and repeated documents stay as they are.
+`find_sources` turns corpus arguments into a list of files; `read` streams them any number of times in bounded memory.
+Nothing is cleaned up: line ends, whitespace and repeated documents are kept.
 """
 
 from __future__ import annotations
@@ -25,38 +25,40 @@ from typing import Any, BinaryIO
 from textgen.errors import TextgenError, TextgenWarning, UsageError, did_you_mean
 from textgen.parameters import named
 from textgen.text import decoding, detection, hub, recipes
-from textgen.text.archives import PACKED_ENDINGS, opened, unreadable
+from textgen.text.archives import COMPRESSED_ENDINGS, opened, unreadable
 from textgen.text.csv_table import csv_rows, delimiter_of
 from textgen.text.header import DEFAULT_COLUMN, Choose, Header, Row
 from textgen.text.json_table import JSON, JSONL, JsonColumns, json_form, json_objects, json_rows
+from textgen.text.levels import listed
 from textgen.text.memory import TableName
 from textgen.text.parquet_table import PARQUET, parquet_rows
 from textgen.text.pieces import cut, separator, span, split
 from textgen.text.tables import TABLE_ENDINGS, as_file, form_of, texts
 
-TEXT_ENDINGS = (".txt", ".md", ".text", ".rst", *TABLE_ENDINGS)  # what is taken from a folder, packed or not
+TEXT_ENDINGS = (".txt", ".md", ".text", ".rst", *TABLE_ENDINGS)  # files read from a folder, compressed or not
 
 READ_BYTES = 1 << 20
 JSON_HEAD = 1 << 20
-"""Bytes of a .json file that are looked at to tell whether it is a table."""
+"""Bytes of a .json file that decide whether it is a table."""
 IN_MEMORY = "memory:"
-"""What stands before the name of a table in memory, where a run says what it was trained on."""
+"""The prefix of tables in memory where a run records its corpus."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    r"""How files are read. Raises UsageError for an encoding that is not one of text, or an empty separator.
+    r"""How files are read. Raises UsageError for an invalid encoding, delimiter or empty separator.
 
-    `encoding`: None is strict UTF-8, or what a byte-order mark says; `auto` finds the encoding of each file. If the
-    named encoding is UTF-8, -16 or -32, a byte-order mark of any of them overrules it; any other named encoding
-    overrules a mark, unless it is `from_training`: not asked for, but remembered by a model.
-    `document_separator`: divides each file wherever it stands, and is removed. Line ends and empty lines right
-    after it go with it, unless it ends in a line end itself; so one on a line of its own leaves documents of whole
-    lines. The two characters `\n` stand for a newline, and so for `\t`, `\r`, `\0` and `\\`.
-    `raw`: without an encoding, take the bytes of a plain file as they are (unpacked, but neither checked nor decoded).
-    `may_be_raw`: that could be asked for, and the hint of a message may say so.
-    `text_column`: the column of a table to read; None is `text`, or the only one that holds text.
-    `delimiter`: what is between the columns of csv and tsv files; None detects it.
+    Attributes:
+        encoding: None means UTF-8, or what a byte-order mark says; `auto` detects the encoding of each file. A mark
+            overrides a named encoding of the UTF-8, -16 and -32 family, and any encoding that is `from_training`.
+        document_separator: splits a file wherever it occurs, and is removed, together with line ends directly after it
+            unless it ends in one. So a separator on its own line leaves documents of whole lines. Escapes such as `\n`
+            and `\t` are interpreted.
+        raw: without an encoding, read the bytes of a plain file without decoding or checking them.
+        may_be_raw: whether hints may suggest reading raw bytes.
+        text_column: the column of a table to read; None means `text`, or the only one that holds text.
+        delimiter: the delimiter of csv and tsv files; None detects it.
+        from_training: whether the encoding was remembered by a model rather than asked for.
     """
 
     encoding: str | None = None
@@ -78,9 +80,14 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """One file to read; standard input is a temporary file by then. `name` is what messages call it; `span` is the
-    part of the unpacked file that counts, in bytes. `among` is "texts" for a file that was found beside plain texts, in
-    a folder or by a pattern, "tables" for one found beside tables alone, and "" for one that was named."""
+    """One file to read; standard input is in a temporary file.
+
+    Attributes:
+        name: what messages call the file.
+        span: the range of bytes to read of the uncompressed file; None for all.
+        among: "texts" for a file found in a folder or by a pattern beside plain texts, "tables" for one found beside
+            tables only, "" for one named directly.
+    """
 
     path: Path
     name: str
@@ -89,12 +96,12 @@ class Source:
 
 
 def find_sources(paths: Sequence[str], stdin: BinaryIO | None = None, text_column: str | None = None) -> list[Source]:
-    """The files meant by `paths`, in their order: files, folders, globs, `hub:` names (their `text_column`), and `-`
-    for `stdin` (default: the process's).
+    """The files that `paths` name, in order: files, folders, globs, `hub:` names (their `text_column`), and `-` for
+    `stdin` (default: that of the process).
 
-    A folder gives its text files by ending, recursively, sorted, without hidden ones and without following links to
-    folders; a glob gives the files that match, sorted; a file named directly is taken whatever its ending. Raises
-    UsageError for what does not exist, TextgenError for what cannot be read or is no regular file.
+    A folder stands for its files with the extensions of texts, recursively, sorted, without hidden files and without
+    following links to folders; a glob for the matching files, sorted; a file named directly may have any extension.
+    Raises UsageError for what does not exist, TextgenError for what cannot be read or is not a regular file.
     """
     spooled: Source | None = None
     found: list[Source] = []
@@ -114,21 +121,21 @@ def find_sources(paths: Sequence[str], stdin: BinaryIO | None = None, text_colum
 
 
 def refuse_missing(paths: Sequence[str]) -> None:
-    """Raise as `find_sources` does for files that are not there, and read nothing."""
+    """Raise as `find_sources` does for missing files, without reading anything."""
     if recipes.find(paths) is None:
         elsewhere = ("-", hub.PREFIX)
         find_sources([path for path in paths if not path.startswith(elsewhere) and not Path(path).is_dir()])
 
 
 def gone(paths: Sequence[str]) -> str | None:
-    """Where a corpus came from that cannot be read again, of the paths that `lasting` wrote; None if it can."""
+    """How a corpus that cannot be read again was given, by paths that `lasting` made; None if it can."""
     if "-" in paths:
         return "by pipe"
     return "from memory" if any(path.startswith(IN_MEMORY) for path in paths) else None
 
 
 def lasting(path: str) -> str:
-    """A path as typed, written so that it means the same from another folder."""
+    """A path argument in a form that means the same from any folder."""
     if isinstance(path, TableName):
         return IN_MEMORY + path
     named = path == "-" or path.startswith(hub.PREFIX) or recipes.find([path]) is not None
@@ -136,15 +143,14 @@ def lasting(path: str) -> str:
 
 
 def read(sources: Sequence[Source], options: SourceOptions) -> Iterator[tuple[int, bytes]]:
-    """The documents in order, as (number from 0, piece): non-empty pieces of 1 MiB at most.
+    """The documents in order, as (number from 0, chunk), in non-empty chunks of at most 1 MiB.
 
-    Pieces are valid UTF-8 that ends at a character border (any bytes if raw); joined they are the document exactly.
-    A file is one document unless a separator divides it; an empty document gives nothing and uses no number. Raises
-    TextgenError naming the file and the byte offset (after unpacking) of what is not text, and at the end if there
-    was no text at all.
+    Chunks are valid UTF-8 and end at character boundaries (any bytes if raw); joined, they are the document exactly. A
+    file is one document unless a separator splits it; an empty document is skipped and not counted. Raises TextgenError
+    naming the file and the byte offset (after decompression) of what is not text, and at the end if there was no text.
     """
     empty = True
-    for numbered in _numbered(piece for source in sources for piece in _divided(source, options)):
+    for numbered in _numbered(chunk for source in sources for chunk in _divided(source, options)):
         empty = False
         yield numbered
     if empty:
@@ -153,25 +159,25 @@ def read(sources: Sequence[Source], options: SourceOptions) -> Iterator[tuple[in
 
 
 def documents_of(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[tuple[int, bytes]]:
-    """The documents of a text that is there already, as `read` gives those of files."""
-    return _numbered(_pieces(blocks, options))
+    """The documents of a text in memory, in the form that `read` returns."""
+    return _numbered(_chunks(blocks, options))
 
 
-def _numbered(pieces: Iterable[bytes | None]) -> Iterator[tuple[int, bytes]]:
-    """Pieces that are not empty, each with the number of its document; None stands after each document."""
+def _numbered(chunks: Iterable[bytes | None]) -> Iterator[tuple[int, bytes]]:
+    """The chunks that are not empty, each with the number of its document; None marks the end of a document."""
     number, begun = 0, False
-    for piece in pieces:
-        if piece:
+    for chunk in chunks:
+        if chunk:
             begun = True
-            yield number, piece
-        elif piece is None:
+            yield number, chunk
+        elif chunk is None:
             number, begun = number + begun, False
 
 
 def _files(name: str) -> list[Source]:
     path = Path(name)
     try:
-        if not name:  # of which Path would make the current folder
+        if not name:  # Path("") is the current folder
             raise FileNotFoundError
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -184,7 +190,7 @@ def _files(name: str) -> list[Source]:
         return _in_folder(path, name)
     if not stat.S_ISREG(mode):
         kind = "named pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
-        raise TextgenError(f"{name!r} is a {kind}, not a file.", hint="send it to standard input and name it -.")
+        raise TextgenError(f"{name!r} is a {kind}, not a file.", hint="pipe it to standard input and name it -.")
     return [Source(path, name)]
 
 
@@ -192,16 +198,15 @@ def _missing(path: Path, name: str) -> UsageError:
     siblings = [entry.name for entry in path.parent.glob("*")] if "\0" not in name else []
     near = did_you_mean(path.name, [*siblings, *recipes.names()])
     likely = re.fullmatch(r"[\w-]+/[\w.-]+", name) and not path.parent.is_dir()
-    return UsageError(
-        f"corpus {name!r} does not exist.{near}", hint=f"a data set of the Hub is hub:{name}." if likely else None
-    )
+    hint = f"to read a data set of the Hub, write hub:{name}." if likely else None
+    return UsageError(f"corpus {name!r} does not exist.{near}", hint=hint)
 
 
 def _in_folder(folder: Path, name: str) -> list[Source]:
     def refuse(error: OSError) -> None:
         raise unreadable(str(error.filename), error) from error
 
-    endings = TEXT_ENDINGS + tuple(text + packed for text in TEXT_ENDINGS for packed in PACKED_ENDINGS)
+    endings = TEXT_ENDINGS + tuple(text + suffix for text in TEXT_ENDINGS for suffix in COMPRESSED_ENDINGS)
     paths: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [child for child in folders if not child.startswith(".")]
@@ -210,20 +215,19 @@ def _in_folder(folder: Path, name: str) -> list[Source]:
     found = [source for path in sorted(paths, key=lambda path: path.parts) for source in _files(str(path))]
     found = [source for source in found if form_of(source.path.name) != JSON or table_form(source)]
     if not found:
-        *most, last = TEXT_ENDINGS
-        raise TextgenError(f"no {', '.join(most)} or {last} file in {name!r}.")
+        raise TextgenError(f"no {listed(TEXT_ENDINGS)} file in {name!r}.")
     return _together(found)
 
 
 def _together(sources: list[Source]) -> list[Source]:
-    """Files that were found, each knowing what it was found among."""
+    """Files that were found together, with `among` set."""
     among = "tables" if all(table_form(source) for source in sources) else "texts"
     return [replace(source, among=among) for source in sources]
 
 
 def table_form(source: Source) -> str:
-    """The kind of table a file is (`textgen.text.tables.form_of`), or '' for plain text; a .json file is one if it
-    holds an array of objects, or JSON lines. Raises TextgenError for a .json file that cannot be read."""
+    """The format of a table (`textgen.text.tables.form_of`), or '' for plain text; a .json file is a table if it holds
+    an array of objects, or JSON lines. Raises TextgenError for a .json file that cannot be read."""
     form = form_of(source.path.name)
     if form != JSON:
         return form
@@ -232,7 +236,7 @@ def table_form(source: Source) -> str:
 
 
 def _matching(pattern: str) -> list[Source]:
-    """Like glob.glob, but `**` does not follow links, since a loop of them would never end."""
+    """Like glob.glob, but `**` does not follow links, which might form a loop."""
     parts = Path(pattern).parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     root, rest = Path(*parts[:fixed]), [*parts[fixed:], *["*"][: parts[-1] == "**"]]
@@ -248,7 +252,7 @@ def _matching(pattern: str) -> list[Source]:
 
 
 def _spool(stdin: BinaryIO | None) -> Source:
-    """Standard input in a temporary file, since a corpus is read several times; removed when the process ends."""
+    """Copy standard input to a temporary file, since a corpus is read several times; removed when the process ends."""
     if stdin is None or stdin.isatty():
         raise UsageError("'-' reads a corpus from a pipe, not from a terminal.", hint="cat FILE | textgen train -")
     try:
@@ -261,24 +265,24 @@ def _spool(stdin: BinaryIO | None) -> Source:
 
 
 def _divided(source: Source, options: SourceOptions) -> Iterator[bytes | None]:
-    """The pieces of a file, with None after each document."""
+    """The chunks of a file, with None after each document."""
     if form := table_form(source):
         for text in _texts(source, form, options):
-            yield from _pieces([text], options)
+            yield from _chunks([text], options)
             yield None
     else:
         raw = options.raw and options.encoding is None
         with opened(source.path, source.name) as stream:
-            yield from _pieces(_text_blocks(stream, source, options, raw), options)
+            yield from _chunks(_text_blocks(stream, source, options, raw), options)
     yield None
 
 
 class _NoText(Exception):
-    """A table that was found beside others has no column of text."""
+    """A table that was found beside other files has no text column."""
 
 
 def _texts(source: Source, form: str, options: SourceOptions) -> Iterator[bytes]:
-    """The texts of a table; none, with a warning, of one that was found beside others and has no column for them."""
+    """The texts of a table; one that was found beside other files and has no text column is skipped with a warning."""
 
     def rows(choose: Choose) -> Iterator[Row]:
         def choose_here(header: Header) -> list[str]:
@@ -292,18 +296,17 @@ def _texts(source: Source, form: str, options: SourceOptions) -> Iterator[bytes]
     try:
         yield from texts(rows, options.text_column)
     except _NoText as columns:
-        left_out = f"{source.name!r} is left out: it has no column 'text'; its columns are {columns}."
-        warnings.warn(TextgenWarning(f"{left_out} {named('text_column', 'NAME')} reads another one."), stacklevel=2)
+        skipped = f"{source.name!r} is skipped: it has no column 'text'; its columns are {columns}."
+        warnings.warn(TextgenWarning(f"{skipped} {named('text_column', 'NAME')} chooses another one."), stacklevel=2)
 
 
 def read_rows(source: Source, options: SourceOptions, choose: Choose) -> Iterator[Row]:
-    """The rows of a table, with the columns that are chosen. Raises TextgenError for a file that is no table."""
+    """The rows of a table with the chosen columns. Raises TextgenError for a file that is not a table."""
     form = table_form(source)
     if not form and form_of(source.path.name):
-        raise TextgenError(f"{source.name!r} is not a table: it is no JSON array of objects, nor JSON lines.")
+        raise TextgenError(f"{source.name!r} is not a table: it holds neither a JSON array of objects nor JSON lines.")
     if not form:
-        *most, last = TABLE_ENDINGS
-        raise TextgenError(f"{source.name!r} is not a table: its name ends in none of {', '.join(most)} and {last}.")
+        raise TextgenError(f"{source.name!r} is not a table: its name does not end in {listed(TABLE_ENDINGS)}.")
     yield from _rows(source, form, options, choose)
 
 
@@ -326,7 +329,7 @@ def _rows(source: Source, form: str, options: SourceOptions, choose: Choose) -> 
 
 @lru_cache(maxsize=64)
 def _json_columns(source: Source, form: str, reading: SourceOptions, stamp: tuple[int, int]) -> JsonColumns:
-    """The columns of all rows; `stamp` changes with the file."""
+    """The columns of all rows; `stamp` identifies the version of the file."""
     return JsonColumns.of(_json_objects(source, form, reading), source.name)
 
 
@@ -335,13 +338,13 @@ def _json_objects(source: Source, form: str, options: SourceOptions) -> Iterator
         yield from json_objects(as_file(_text_blocks(stream, source, options, False)), form, source.name)
 
 
-def _pieces(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[bytes | None]:
+def _chunks(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[bytes | None]:
     for part in split(blocks, options.document_separator) if options.document_separator else blocks:
         yield from cut(part) if part else [part]
 
 
 def _text_blocks(stream: BinaryIO, source: Source, options: SourceOptions, raw: bool) -> Iterator[bytes]:
-    """What is read from a file, as UTF-8 unless raw."""
+    """The content of a file, as UTF-8 unless raw."""
     blocks = iter(lambda: stream.read(READ_BYTES), b"")
     if source.span is not None:
         blocks = filter(None, span(blocks, *source.span, whole_characters=not raw))
@@ -361,7 +364,7 @@ def _text_blocks(stream: BinaryIO, source: Source, options: SourceOptions, raw: 
 
 
 def _raw_blocks(source: Source) -> Iterator[bytes]:
-    """The bytes of a file that count, read anew."""
+    """The bytes of a file, or of its span, read from its start."""
     with opened(source.path, source.name) as stream:
         blocks = iter(lambda: stream.read(READ_BYTES), b"")
         yield from blocks if source.span is None else span(blocks, *source.span, whole_characters=False)

@@ -1,29 +1,29 @@
-"""What one pass over a corpus tells, and which part of it is held out."""
+"""Scanning a corpus, and choosing the part that is held out."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-TRAIN, VALIDATION = "train", "validation"
+from textgen.text.recipes import TRAIN as TRAIN
+from textgen.text.recipes import VALIDATION as VALIDATION
+from textgen.text.recipes import Progress as Progress
+
 BATCH_BYTES = 1 << 20
 _ASCII = bytes(range(128))
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, bytes done and bytes in all."""
-
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over a corpus tells: its documents' sizes in bytes of UTF-8, its digest, its alphabet's size."""
+    """The result of one pass over a corpus: document sizes in UTF-8 bytes, a digest, the number of characters used."""
 
     sizes: list[int]
     digest: str
@@ -34,20 +34,20 @@ class Scan:
         return sum(self.sizes)
 
 
-def scan(pieces: Iterable[tuple[int, bytes]]) -> Scan:
-    """Read a corpus once. The digest covers the text and where documents begin."""
+def scan(chunks: Iterable[tuple[int, bytes]]) -> Scan:
+    """Read a corpus once. The digest covers the text and the starts of documents."""
     sizes: list[int] = []
     digest = hashlib.sha256()
     alphabet = _Alphabet()
-    batch: list[bytes] = []  # small documents are many: they are looked at together
+    batch: list[bytes] = []  # there may be many small documents; they are processed together
     waiting = 0
-    for document, piece in pieces:
+    for document, chunk in chunks:
         if document == len(sizes):
             sizes.append(0)
-            batch.append(b"\xff")  # a byte that UTF-8 never has
-        sizes[document] += len(piece)
-        batch.append(piece)
-        waiting += len(piece)
+            batch.append(b"\xff")  # a byte that never occurs in UTF-8
+        sizes[document] += len(chunk)
+        batch.append(chunk)
+        waiting += len(chunk)
         if waiting >= BATCH_BYTES:
             _take(batch, digest, alphabet)
             waiting = 0
@@ -63,14 +63,15 @@ def _take(batch: list[bytes], digest: hashlib._Hash, alphabet: _Alphabet) -> Non
 
 
 class _Alphabet:
-    """The characters met so far. What is ASCII is deleted from a text at once, so that only the rest is decoded."""
+    """The distinct characters so far. ASCII is deleted from a text first, so that only the rest is decoded."""
 
     def __init__(self) -> None:
         self._ascii = b""
         self._wide = np.zeros(0x110000, dtype=bool)
 
     def add(self, text: bytes) -> None:
-        self._ascii += bytes(set(text.translate(None, self._ascii)) & set(_ASCII)) if self._ascii else _own_ascii(text)
+        new = text.translate(None, self._ascii) if self._ascii else text
+        self._ascii += bytes(set(new) & set(_ASCII))
         if wide := text.translate(None, _ASCII):
             decoded = wide.decode("utf-8", "ignore")
             self._wide[np.frombuffer(decoded.encode("utf-32-le"), dtype="<u4")] = True
@@ -80,47 +81,42 @@ class _Alphabet:
         return len(self._ascii) + int(self._wide.sum())
 
 
-def _own_ascii(text: bytes) -> bytes:
-    return bytes(set(text) & set(_ASCII))
-
-
 @dataclass(frozen=True)
 class Split:
-    """What is held out: whole documents, or everything from a place in the last documents on."""
+    """The held-out part: whole documents, or everything after an offset in one of the last documents."""
 
     held_out: frozenset[int] = frozenset()
     tail_document: int | None = None
     tail_offset: int = 0
 
-    def divide(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[str, int, bytes]]:
-        """Each piece with the part it belongs to; the piece where the tail begins is cut at a character border."""
+    def divide(self, chunks: Iterable[tuple[int, bytes]]) -> Iterator[tuple[str, int, bytes]]:
+        """Each chunk with its part; the chunk in which the tail begins is cut at a character boundary."""
         at = -1
         offset = 0
-        for document, piece in pieces:
+        for document, chunk in chunks:
             offset = 0 if document != at else offset
             at = document
-            for part, own in self._parts(document, offset, piece):
+            for part, own in self._parts(document, offset, chunk):
                 if own:
                     yield part, document, own
-            offset += len(piece)
+            offset += len(chunk)
 
-    def _parts(self, document: int, offset: int, piece: bytes) -> list[tuple[str, bytes]]:
-        if document in self.held_out:
-            return [(VALIDATION, piece)]
-        if self.tail_document is None or document < self.tail_document:
-            return [(TRAIN, piece)]
-        if document > self.tail_document:
-            return [(VALIDATION, piece)]
-        cut = min(max(self.tail_offset - offset, 0), len(piece))
-        while 0 < cut < len(piece) and piece[cut] & 0xC0 == 0x80:
+    def _parts(self, document: int, offset: int, chunk: bytes) -> list[tuple[str, bytes]]:
+        in_tail = self.tail_document is not None and document > self.tail_document
+        if document in self.held_out or in_tail:
+            return [(VALIDATION, chunk)]
+        if document != self.tail_document:
+            return [(TRAIN, chunk)]
+        cut = min(max(self.tail_offset - offset, 0), len(chunk))
+        while 0 < cut < len(chunk) and chunk[cut] & 0xC0 == 0x80:
             cut += 1
-        return [(TRAIN, piece[:cut]), (VALIDATION, piece[cut:])]
+        return [(TRAIN, chunk[:cut]), (VALIDATION, chunk[cut:])]
 
 
 def choose_split(sizes: Sequence[int], share: float, seed: int) -> Split:
-    """Hold out `share` of the bytes: whole documents spread by seed if such a set comes near it, else the tail."""
+    """Hold out `share` of the bytes: whole documents chosen by seed if some set comes close to it, else the tail."""
     total = sum(sizes)
-    if share == 0 or total == 1:  # a byte is not divided: it is trained on
+    if share == 0 or total == 1:  # a single byte cannot be split: train on it
         return Split()
     wanted = share * total
     order = list(range(len(sizes)))

@@ -18,10 +18,9 @@ from textgen.text.subword import MODEL_FILE
 from textgen.text.symbols import CONFIG_FILE
 from textgen.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT_VERSION = 2
 COUNTS = "frequencies.bin"
-"""How often each symbol occurs in the training part: little-endian int64. Stores from before it are counted anew."""
-PIECE = 1 << 22
+"""How often each token occurs in the training part: little-endian int64."""
+CHUNK = 1 << 22
 KIND = "token store"
 Tokens = npt.NDArray[Any]
 DTYPES = ("<u2", "<u4")
@@ -33,7 +32,7 @@ _ABOUT = dict.fromkeys(COUNTED, dict) | {
     "vocab_size": int,
     "corpus_documents": int,
 }
-"""What the manifest of a store says beyond its files."""
+"""The entries of a store's manifest besides its files, and their types."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,11 @@ class TokenStore:
 
     @cached_property
     def frequencies(self) -> npt.NDArray[np.int64]:
-        """How often each symbol (V,) occurs in the training part. Raises DamagedError."""
-        symbols = self.tokenizer.vocab_size
-        if COUNTS not in self.about["files"]:
-            tokens = self.tokens(TRAIN)
-            pieces = (tokens[start : start + PIECE] for start in range(0, len(tokens), PIECE))
-            return sum((count(piece, symbols) for piece in pieces), np.zeros(symbols, np.int64))
-        content = sealed.verified(self.folder, COUNTS, self.about, 8 * symbols)
-        if len(content) != 8 * symbols:
-            raise sealed.DamagedError(f"{self.folder / COUNTS} is damaged: it does not count {symbols:,} symbols.")
+        """How often each token (V,) occurs in the training part. Raises DamagedError."""
+        size = self.tokenizer.vocab_size
+        content = sealed.verified(self.folder, COUNTS, self.about, 8 * size)
+        if len(content) != 8 * size:
+            raise sealed.DamagedError(f"{self.folder / COUNTS} is damaged: it does not hold {size:,} counts.")
         return np.frombuffer(content, "<i8").astype(np.int64)
 
     @cached_property
@@ -69,56 +64,51 @@ class TokenStore:
             return True
         tokens, utf8 = self.tokens(TRAIN), codecs.getincrementaldecoder("utf-8")()
         try:
-            for start in range(0, len(tokens), PIECE):
-                piece = np.asarray(tokens[start : start + PIECE])
-                utf8.decode(np.where(piece == tokenizer.boundary, ord("\n"), piece).astype(np.uint8).tobytes())
+            for start in range(0, len(tokens), CHUNK):
+                chunk = np.asarray(tokens[start : start + CHUNK])
+                utf8.decode(np.where(chunk == tokenizer.boundary, ord("\n"), chunk).astype(np.uint8).tobytes())
             utf8.decode(b"", final=True)
         except UnicodeDecodeError:
             return False
         return True
 
     def tokens(self, part: str) -> Tokens:
-        """All ids of a part, memory-mapped, raw bytes of unseen characters included."""
+        """All ids of a part, memory-mapped, including the raw bytes of unseen characters."""
         if not self.about["tokens"][part]:
             return np.zeros(0, dtype=self.about["dtype"])
         return np.memmap(self.folder / f"{part}.bin", dtype=self.about["dtype"], mode="r").view(np.ndarray)
 
     def model_tokens(self, part: str) -> Tokens:
-        """The ids that a model is shown. Memory-mapped, unless characters that the tokenizer never saw are left out."""
+        """The ids that a model reads. Memory-mapped, unless raw bytes of unseen characters have to be left out."""
         tokens = self.tokens(part)
         return tokens if not self.about["raw"][part] else self.tokenizer.model_ids(np.asarray(tokens))
 
 
-def count(ids: Tokens, symbols: int) -> npt.NDArray[np.int64]:
-    """How often each of the first `symbols` ids occurs, (symbols,)."""
-    return np.bincount(ids, minlength=symbols)[:symbols].astype(np.int64)
-
-
 def open_store(folder: Path) -> TokenStore:
-    """Open a store written by `tokenize`. Raises TextgenError for what is missing or damaged, by name."""
+    """Open a store written by `tokenize`. Raises TextgenError naming a file that is missing or damaged."""
     manifest = sealed.read_manifest(folder)
-    if manifest.get("kind") != KIND or manifest.get("store_version") != FORMAT_VERSION:
-        raise sealed.DamagedError(f"{folder} is not a token store of this version of textgen.")
+    if manifest.get("kind") != KIND:
+        raise sealed.DamagedError(f"{folder} is not a token store.")
     for name, kind in _ABOUT.items():
         if not isinstance(manifest.get(name), kind):
             raise sealed.DamagedError(f"{folder / sealed.MANIFEST} is damaged: {name} is missing.")
     tokenizer = _tokenizer(folder, manifest)
     binary = [name for name in manifest["files"] if name.endswith(".bin")]
-    for name in dict.fromkeys([f"{TRAIN}.bin", f"{VALIDATION}.bin", *binary]):
+    for name in dict.fromkeys([f"{TRAIN}.bin", f"{VALIDATION}.bin", COUNTS, *binary]):
         sealed.check_file(folder, name, manifest)
     store = TokenStore(folder, manifest, tokenizer)
-    _hold_to_manifest(store)
+    _check(store)
     return store
 
 
-def _hold_to_manifest(store: TokenStore) -> None:
-    """Raise DamagedError if the tokens are not of the type, number and range that they have to be."""
+def _check(store: TokenStore) -> None:
+    """Raise DamagedError if the type, number or range of the tokens contradicts the manifest or the tokenizer."""
     about, tokenizer, manifest = store.about, store.tokenizer, store.folder / sealed.MANIFEST
     counts = [about[name].get(part) for name in COUNTED for part in (TRAIN, VALIDATION)]
     if about["dtype"] not in DTYPES or any(type(each) is not int or each < 0 for each in counts):
-        raise sealed.DamagedError(f"{manifest} is damaged: its type or its counts cannot be.")
+        raise sealed.DamagedError(f"{manifest} is damaged: its dtype or its counts are invalid.")
     if (about["vocab_size"], about["level"]) != (tokenizer.vocab_size, tokenizer.level):
-        raise sealed.DamagedError(f"{manifest} is damaged: it tells of another tokenizer.")
+        raise sealed.DamagedError(f"{manifest} is damaged: it describes another tokenizer.")
     highest = tokenizer.vocab_size + tokenizer.raw_symbols - 1
     for part in (TRAIN, VALIDATION):
         path = store.folder / f"{part}.bin"
@@ -129,14 +119,14 @@ def _hold_to_manifest(store: TokenStore) -> None:
 
 
 def _highest(path: Path, dtype: str) -> int:
-    """The highest id in a file, -1 for none. Read in pieces: pages of a mapped file would count as memory in use."""
+    """The highest id in a file, -1 if it is empty. Reading in chunks takes less memory than mapping the file."""
     with path.open("rb") as file:
-        pieces = iter(lambda: file.read(PIECE), b"")
-        return max((int(np.frombuffer(piece, dtype).max()) for piece in pieces), default=-1)
+        chunks = iter(lambda: file.read(CHUNK), b"")
+        return max((int(np.frombuffer(chunk, dtype).max()) for chunk in chunks), default=-1)
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder or a token store. Raises TextgenError for a damaged file, by name."""
+    """The tokenizer of a model folder or a token store. Raises TextgenError naming a damaged file."""
     return _tokenizer(folder, sealed.read_manifest(folder))
 
 

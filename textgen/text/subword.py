@@ -1,11 +1,11 @@
-"""Byte pair encoding and unigram pieces by sentencepiece, with options and detours that make it lossless on every text.
+"""Byte pair encoding and unigram pieces by sentencepiece, with options and workarounds that make it lossless.
 
-Sentencepiece is given stretches of a line. Newlines never reach it, so that no piece goes across lines, nor do
-U+2581 (its own sign for a space), U+2585 (for which it drops the line when learning) and bytes that are not UTF-8:
-these are spelled in byte tokens. A long line is cut before its first space past 2,000 characters, or else at 4,000,
-counted from the last cut: beyond its own limit of bytes sentencepiece drops a line when learning. Encoding goes word by
-word (`textgen.text.wordwise`), since no piece that sentencepiece learns has a space after another character.
-A run of blanks can be one piece: spelled blank by blank, indented text taught models to write blanks without end.
+Sentencepiece receives stretches of a line. Newlines never reach it, so that no piece spans lines, nor do U+2581 (its
+own symbol for a space), U+2585 (for which it drops the line when learning) and bytes that are not UTF-8: these are
+spelled in byte tokens. A long line is cut before its first space after 2,000 characters, or else at 4,000, counted from
+the last cut: sentencepiece drops lines above its limit of bytes when learning. Encoding works word by word
+(`textgen.text.wordwise`), since no piece that sentencepiece learns has a space after another character.
+A run of spaces can be one piece: spelled space by space, indented text taught models to generate endless spaces.
 
 Byte pair encoding for text: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units";
 unigram pieces: Kudo 2018, "Subword Regularization"; sentencepiece: Kudo and Richardson 2018.
@@ -31,9 +31,9 @@ MODEL_FILE = "tokenizer.model"
 UNKNOWN, BOUNDARY, FIRST_BYTE = 0, 1, 2
 SPECIALS = FIRST_BYTE + 256
 SMALLEST = SPECIALS + 2
-SOFT_CUT = HARD_CUT = 2000  # characters; the second counts on from the first
+SOFT_CUT = HARD_CUT = 2000  # characters; the second is counted from the first
 SAMPLE_CHARACTERS = 20_000_000
-UNDIVIDED = 5  # times the memory for characters in words that never come again
+UNDIVIDED = 5  # times the memory for characters in words that never recur
 
 SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
 _CLASS = r"\n\u2581\u2585\udc80-\udcff"
@@ -47,7 +47,7 @@ LOSSLESS: dict[str, Any] = {
     "add_dummy_prefix": False,
     "byte_fallback": True,
     "allow_whitespace_only_pieces": True,
-    "required_chars": "\u2581",  # a space that is no symbol would be spelled as U+2581
+    "required_chars": "\u2581",  # without a token for it, a space would be spelled as U+2581
     "hard_vocab_limit": False,
     "max_sentence_length": 4 * (SOFT_CUT + HARD_CUT),
     "num_threads": 1,  # the scores of unigram pieces depend on it
@@ -60,15 +60,15 @@ LOSSLESS: dict[str, Any] = {
 
 
 class SubwordTokenizer(Tokenizer):
-    """Id 0 is the unknown symbol, which never occurs, 1 the boundary, 2 to 257 the bytes, then the learned pieces.
+    """Id 0 is the unknown token, which never occurs, 1 the boundary, 2 to 257 the bytes, then the learned pieces.
 
-    `level` is the name that sentencepiece gives the way of learning them.
+    `level` is sentencepiece's name for the algorithm that learns them.
     """
 
     in_bulk = True
 
     def __init__(self, model: bytes) -> None:
-        """`model`: what sentencepiece wrote. Raises TextgenError if it is none, or not one without loss."""
+        """`model`: what sentencepiece wrote. Raises TextgenError if it is invalid or not lossless."""
         self._model = model
         self._processor = _processor(model)
         learned = [piece.replace("\u2581", " ").encode() for piece in _pieces(self._processor)]
@@ -81,10 +81,10 @@ class SubwordTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[Iterable[bytes]], vocab_size: int) -> Self:
-        """The tokenizer of at most `vocab_size` symbols for the documents, fewer if their text gives no more.
+        """A tokenizer for the documents with at most `vocab_size` tokens, fewer if their text does not have as many.
 
-        Above 20 million characters it learns from a sample of stretches, evenly spread. Characters that are too rare
-        for the vocabulary are spelled in bytes: single characters take half of it at most (and one symbol, the space).
+        It learns from at most 20 million characters, an even sample of stretches. Single characters take at most half
+        of the vocabulary (and one token, the space); rarer ones are spelled in bytes.
         """
         if vocab_size < SMALLEST:
             raise UsageError(f"vocab_size must be at least {SMALLEST} for {cls.level}, not {vocab_size}.")
@@ -94,13 +94,13 @@ class SubwordTokenizer(Tokenizer):
         if not sentences:
             raise TextgenError(
                 f"there is no text to learn {cls.level} pieces from.",
-                hint=f"{named('tokenizer', 'byte')} takes any text.",
+                hint=f"{named('tokenizer', 'byte')} works with any text.",
             )
         return cls(_learn(sentences, cls.level, vocab_size))
 
     @classmethod
     def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> Self:
-        """The tokenizer in `tokenizer.model`. Raises TextgenError if that is missing, damaged or of another config."""
+        """The tokenizer in `tokenizer.model`. Raises TextgenError if it is missing, damaged or another model."""
         digest = setting(config, "model_sha256", str)
         if MODEL_FILE not in files:
             raise TextgenError(f"{MODEL_FILE} is missing.")
@@ -125,7 +125,7 @@ class SubwordTokenizer(Tokenizer):
         return (_spell(stretch) if stretch[0] in SPELLED else next(encoded) for stretch in stretches)
 
     def cut(self, text: bytes) -> int:
-        """After the last newline, or else where the last word (or stretch) of an endless line begins."""
+        """After the last newline, or else where the last word (or stretch) of a very long line begins."""
         if after := text.rfind(b"\n") + 1:
             return after
         decoded, _ = codecs.utf_8_decode(text, "surrogateescape", False)
@@ -134,13 +134,13 @@ class SubwordTokenizer(Tokenizer):
 
 
 class BpeTokenizer(SubwordTokenizer):
-    """Pieces made by merging the most frequent pair, again and again."""
+    """Pieces from repeatedly merging the most frequent pair."""
 
     level = "bpe"
 
 
 class UnigramTokenizer(SubwordTokenizer):
-    """Pieces with probabilities, kept if the text is likelier with them; a text is cut in its likeliest way."""
+    """Pieces with probabilities, kept if they make the text likelier; a text is segmented in the likeliest way."""
 
     level = "unigram"
 
@@ -150,8 +150,8 @@ def _spell(stretch: str) -> list[int]:
 
 
 def _found(pattern: re.Pattern[str], blocks: Iterable[bytes]) -> Iterator[list[str]]:
-    """A document cut into stretches or words, by its content alone: each for sentencepiece, or to be spelled."""
-    rest = ""  # the last one of a block may go on in the next
+    """The stretches or words of a document, independent of the blocks: each for sentencepiece, or to be spelled."""
+    rest = ""  # the last one of a block may continue in the next
     for text in texts(blocks):
         found = pattern.findall(rest + text)
         rest = found.pop() if found else ""
@@ -161,10 +161,11 @@ def _found(pattern: re.Pattern[str], blocks: Iterable[bytes]) -> Iterator[list[s
 
 
 def _sample(stretches: Iterable[str]) -> list[str]:
-    """All stretches, or an even choice of at most `SAMPLE_CHARACTERS`.
+    """All stretches, or an even sample of at most `SAMPLE_CHARACTERS`.
 
-    Each has a key, its place times the golden ratio modulo one (Fibonacci hashing), and those below a limit are kept;
-    the limit halves when there are too many. No period in the text, such as languages in turn, can meet that rule.
+    The key of a stretch is its index times the golden ratio modulo one (Fibonacci hashing). Stretches with keys below a
+    limit are kept; the limit halves when there are too many. So no period in the text, such as alternating languages,
+    biases the sample.
     """
     limit, size = 1 << 32, 0
     kept: list[tuple[int, str]] = []
@@ -181,12 +182,12 @@ def _sample(stretches: Iterable[str]) -> list[str]:
 
 
 def _weight(stretch: str) -> int:
-    """The characters of a stretch; more for one without a blank, which sentencepiece takes as one endless word."""
+    """The characters of a stretch; more for one without a space, which sentencepiece treats as one very long word."""
     return len(stretch) * (1 if " " in stretch else UNDIVIDED)
 
 
 def _without_rare_characters(sentences: list[str], most: int) -> list[str]:
-    """Sentences of the `most` commonest characters: cut at each other one, which is left out."""
+    """Sentences of the `most` common characters: cut at every other character, which is dropped."""
     counts: Counter[str] = Counter()
     for sentence in sentences:
         counts.update(sentence)
@@ -211,13 +212,14 @@ def _learn(sentences: list[str], level: str, vocab_size: int) -> bytes:
         )
     except RuntimeError as error:
         raise TextgenError(
-            f"this text is too little to learn {level} from.", hint=f"{named('tokenizer', 'byte')} takes any text."
+            f"the text is too short to learn {level} from.",
+            hint=f"{named('tokenizer', 'byte')} works with any text.",
         ) from error
     return model.getvalue()
 
 
 def _pieces(processor: Any) -> list[str]:
-    """What a model has learned, U+2581 for a space. Raises TextgenError for a piece that is no text."""
+    """The learned pieces of a model, with U+2581 for a space. Raises TextgenError for one that is not text."""
     return [_piece(processor, number) for number in range(SPECIALS, processor.get_piece_size())]
 
 
@@ -226,20 +228,20 @@ def _piece(processor: Any, number: int) -> str:
         piece: str = processor.id_to_piece(number)
         return piece
     except UnicodeDecodeError:
-        raise TextgenError(f"{MODEL_FILE} has a piece that is no text.") from None
+        raise TextgenError(f"{MODEL_FILE} has a piece that is not text.") from None
 
 
 def _processor(model: bytes) -> Any:
-    """Sentencepiece's own object for a model; checks that it has the special symbols and bytes at their places."""
+    """Sentencepiece's object for a model, after checking that the special tokens and bytes have their ids."""
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
-    except (RuntimeError, UnicodeDecodeError) as error:  # its own words may be no text either
+    except (RuntimeError, UnicodeDecodeError) as error:  # its message may not be text either
         raise TextgenError(f"{MODEL_FILE} is not a model of sentencepiece.") from error
     size = processor.get_piece_size()
     in_place = size >= SPECIALS and processor.is_unknown(UNKNOWN) and processor.is_control(BOUNDARY)
     if not in_place or any(_piece(processor, FIRST_BYTE + b) != f"<0x{b:02X}>" for b in range(256)):
-        raise TextgenError(f"{MODEL_FILE} has not the symbols of a tokenizer that textgen wrote.")
+        raise TextgenError(f"{MODEL_FILE} does not have the tokens of a tokenizer that textgen wrote.")
     return processor

@@ -1,4 +1,4 @@
-"""What every tokenizer promises: text to ids and back, in pieces of any size, and as the files of a folder."""
+"""The interface of every tokenizer: text to token ids and back, in chunks of any size, and files to store it in."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ Ids = npt.NDArray[np.int32]
 
 CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_CLASS = "textgen"
-FORMAT_VERSION = 1
 BLOCK_BYTES = 1 << 20
 
 
 class Tokenizer(ABC):
     """Text to ids and back, exactly: `decode_bytes(encode(text))` is the text's UTF-8, for every text.
 
-    Bytes that are not UTF-8 survive `encode_pieces` and `decode_bytes` as well. The word level alone keeps less: see
+    `encode_pieces` and `decode_bytes` also preserve bytes that are not UTF-8. Only `word` loses something: see
     `textgen.text.words`.
 
     Attributes:
-        level: a name in `textgen.text.levels.LEVELS`.
-        in_bulk: whether encoding is slow enough for several processes to pay; `cut` then says where to divide.
-        unit: what of a text is encoded on its own, so that it can be unknown: a character, or a word.
-        escape: the id of what was never seen, which a model has to learn from replacements; None if nothing is unseen.
-        symbols: the bytes that each id below `vocab_size` stands for; the boundary and `unsampled` stand for none
-            (but the unknown word stands for `<unk>`).
+        level: the tokenizer kind, a name in `textgen.text.levels.LEVELS`.
+        in_bulk: whether encoding is slow enough to pay for several processes; `cut` then says where to split a text.
+        unit: the unit of text that may be unknown: a character, or a word.
+        escape: the id for unseen units, which a model has to learn from replacements; None if nothing can be unseen.
+        symbols: the bytes of each token; empty for the boundary and for `unsampled` tokens, except that the unknown
+            word stands for `<unk>`.
         vocab_size: how many ids a model predicts: 0 to `vocab_size` - 1.
-        boundary: the id that divides documents.
+        boundary: the id that separates documents.
         unsampled: ids that sampling never emits; the boundary is not among them.
     """
 
@@ -56,34 +55,33 @@ class Tokenizer(ABC):
         self._bytes_of = symbols + [bytes([byte]) for byte in range(self.raw_symbols)]
 
     def encode(self, text: str) -> Ids:
-        """The ids of a text, shape (T,). Raises TextgenError if it holds a lone surrogate, which is no character."""
+        """The ids of a text, shape (T,). Raises TextgenError for a lone surrogate, which is not a character."""
         return np.concatenate([np.empty(0, np.int32), *self.encode_pieces([self.utf8(arguments.text("text", text))])])
 
     @staticmethod
     def utf8(text: str) -> bytes:
-        """The bytes of a text. Raises TextgenError if it holds a lone surrogate."""
+        """A text in UTF-8. Raises TextgenError for a lone surrogate."""
         try:
             return text.encode()
         except UnicodeEncodeError as error:
             raise TextgenError(
                 f"the text holds the lone surrogate U+{ord(text[error.start]):04X} at position {error.start}.",
-                hint="this is not a character; it comes from bytes that were not read as UTF-8.",
+                hint="it is not a character; it comes from bytes that were not read as UTF-8.",
             ) from None
 
     def encode_pieces(self, pieces: Iterable[bytes]) -> Iterator[Ids]:
-        """The ids of one document that comes in consecutive pieces, cut at any byte.
+        """The ids of one document, given in consecutive chunks cut at any byte.
 
-        What is yielded, joined, does not depend on the cuts. Memory is bounded, whatever the length of the document
-        (apart from the pieces themselves).
+        The ids, joined, do not depend on the cuts. Apart from the chunks themselves, memory is bounded.
         """
         return self._encode_blocks(regroup(pieces))
 
     @abstractmethod
     def _encode_blocks(self, blocks: Iterator[bytes]) -> Iterator[Ids]:
-        """`encode_pieces`, of pieces of at most `BLOCK_BYTES`."""
+        """`encode_pieces` for chunks of at most `BLOCK_BYTES`."""
 
     def cut(self, text: bytes) -> int:
-        """Where the begin of a longer document may be cut so that both sides can be encoded apart; 0 if nowhere."""
+        """Where the start of a longer document can be cut so that the parts can be encoded separately; 0 if nowhere."""
         return 0
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -101,37 +99,36 @@ class Tokenizer(ABC):
         return values
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for; bytes that are not UTF-8, which a model may well write, become U+FFFD."""
+        """The text that ids stand for; bytes that are not UTF-8, which a model may generate, become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def decoder(self, after: str = "") -> Decoder:
-        """A decoder for ids that come one by one and go on from the text `after`."""
-        return Decoder(self)
+    def decoder(self, after: str = "") -> TextDecoder:
+        """A decoder for ids that arrive one by one and continue the text `after`."""
+        return TextDecoder(self)
 
     def units(self, text: str) -> list[str]:
-        """The text in its units: characters, or words and line ends."""
+        """The units of a text: characters, or words and line ends."""
         return list(text)
 
     def unknown_count(self, ids: Ids) -> int | None:
-        """How many of the ids stand for words that are lost; None at a level that loses nothing."""
+        """How many of the ids stand for unknown words; None for a lossless tokenizer."""
         return None
 
     def model_ids(self, ids: Ids) -> Ids:
-        """The ids that a model is shown: all but the raw ones (`vocab_size` and above, which only char level has).
+        """The ids that a model reads: all but the raw ones (`vocab_size` and above), which only `char` has.
 
-        A raw id is one byte of an unseen character, after the escape. It counts 8 bits wherever text is scored.
+        A raw id is one byte of an unseen character, after the escape. Evaluation counts it as 8 bits.
         """
         return ids[ids < self.vocab_size]
 
     def raw_count(self, ids: Ids) -> int:
-        """How many of the ids are raw: the number that `model_ids` drops."""
+        """How many of the ids are raw, so that `model_ids` drops them."""
         return int(np.count_nonzero(ids >= self.vocab_size))
 
     def files(self) -> dict[str, bytes]:
-        """The files of a model folder, name to content, from which `load_tokenizer` makes this tokenizer again."""
+        """The files, name to content, from which `load_tokenizer` recreates this tokenizer."""
         config = {
             "tokenizer_class": TOKENIZER_CLASS,
-            "format_version": FORMAT_VERSION,
             "level": self.level,
             "vocab_size": self.vocab_size,
             **self._settings(),
@@ -139,42 +136,42 @@ class Tokenizer(ABC):
         return {CONFIG_FILE: json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"}
 
     def _settings(self) -> dict[str, Any]:
-        """What a level adds to the configuration, as JSON values."""
+        """What a tokenizer kind adds to the configuration, as JSON values."""
         return {}
 
 
-class Decoder:
-    """Ids to text as they come: the strings, joined, are `decode` of all ids, and no string ends within a character."""
+class TextDecoder:
+    """Ids to text, one by one: the strings, joined, are `decode` of all ids, and none ends within a character."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def add(self, id: int) -> str:
-        """The text that one more id completes, possibly none."""
+        """The text that one more id completes, possibly empty."""
         return self._utf8.decode(self._tokenizer.decode_bytes([id]))
 
     @property
     def held(self) -> bytes:
-        """What the ids so far leave open, a few bytes at most, from which `restore` goes on."""
+        """The incomplete character at the end of the ids so far, a few bytes at most, for `restore`."""
         return self._utf8.getstate()[0]
 
     def restore(self, held: bytes) -> None:
-        """Make a new decoder one that goes on from `held`. Raises TextgenError if no decoder ever holds that."""
+        """Make a new decoder continue from `held`. Raises TextgenError if no decoder can hold that."""
         if self._utf8.decode(held) or self.held != held:
-            raise TextgenError(f"{held!r} is no beginning of a character.")
+            raise TextgenError(f"{held!r} is not the beginning of a character.")
 
     def finish(self) -> str:
-        """What the last ids left open: U+FFFD for a character that was begun, or nothing. The decoder is then new."""
+        """The end of the text: U+FFFD for an incomplete character, or nothing. Resets the decoder."""
         return self._utf8.decode(b"", final=True)
 
 
-def regroup(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in blocks of `BLOCK_BYTES`, the last one shorter, however the pieces were cut."""
+def regroup(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in blocks of `BLOCK_BYTES`, the last one shorter, however the chunks were cut."""
     buffer = bytearray()
-    for piece in pieces:
-        for start in range(0, len(piece), BLOCK_BYTES):
-            buffer += piece[start : start + BLOCK_BYTES]
+    for chunk in chunks:
+        for start in range(0, len(chunk), BLOCK_BYTES):
+            buffer += chunk[start : start + BLOCK_BYTES]
             if len(buffer) >= BLOCK_BYTES:
                 yield bytes(buffer[:BLOCK_BYTES])
                 del buffer[:BLOCK_BYTES]
@@ -191,7 +188,7 @@ def texts(blocks: Iterable[bytes]) -> Iterator[str]:
 
 
 def setting(config: dict[str, Any], name: str, kind: type) -> Any:
-    """A value of a tokenizer's configuration. Raises TextgenError naming the file if it is missing or another type."""
+    """A value of a tokenizer's configuration. Raises TextgenError naming the file if missing or of a wrong type."""
     if type(config.get(name)) is not kind:
         raise TextgenError(f"{CONFIG_FILE}: {name!r} must be of type {kind.__name__}, not {config.get(name)!r}.")
     return config[name]

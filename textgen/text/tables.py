@@ -1,6 +1,6 @@
-"""Tables: csv, tsv, json, jsonl and parquet, row by row, in bounded memory; as documents, one a row, from one column.
+"""Tables: csv, tsv, json, jsonl and parquet, read row by row in bounded memory; one column gives one document per row.
 
-Empty cells and nulls give no document. What is not text is refused with its row, counted from 1 without the header.
+Empty cells and nulls give no document. A cell that is not text is refused with its row, counted from 1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from textgen.errors import TextgenError
-from textgen.text.archives import unpacked_name
+from textgen.text.archives import uncompressed_name
 from textgen.text.cells import cell
 from textgen.text.header import Choose, Header, Row, text_column_of
 
@@ -19,15 +19,15 @@ _FORMS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "jsonl", "ndjson"
 
 
 def form_of(name: str) -> str:
-    """The kind of table a file is by its name (csv, tsv, json, jsonl or parquet), or '' for plain text. What a json
-    file is depends on its content (`textgen.text.sources.table_form`)."""
-    stem, _, ending = unpacked_name(name).rpartition(".")
+    """The format of a table by its file name (csv, tsv, json, jsonl or parquet), or '' for plain text. Whether a .json
+    file is a table depends on its content (`textgen.text.sources.table_form`)."""
+    stem, _, ending = uncompressed_name(name).rpartition(".")
     return _FORMS.get(ending, "") if stem else ""
 
 
 def texts(table: Callable[[Choose], Iterator[Row]], asked: str | None) -> Iterator[bytes]:
-    """The texts of one column of a table, b'' for none; which column, says `text_column_of`. Raises TextgenError with
-    the row for what is not text."""
+    """The texts of the column that `text_column_of` chooses, b'' for an empty cell. Raises TextgenError naming the row
+    of a cell that is not text."""
     column = ""
 
     def choose(header: Header) -> list[str]:
@@ -42,7 +42,7 @@ def texts(table: Callable[[Choose], Iterator[Row]], asked: str | None) -> Iterat
 
 
 def as_file(blocks: Iterable[bytes]) -> BinaryIO:
-    """Blocks of bytes as a file that is read once."""
+    """Blocks of bytes as a file that can be read once."""
     return io.BufferedReader(_Blocks(blocks), 1 << 18)
 
 

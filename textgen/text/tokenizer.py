@@ -1,13 +1,12 @@
-"""Tokenizers: learning one from documents, reading one from a model folder, and the two that are plain tables.
+"""Tokenizers: learning one from documents, loading one from a model folder, and the kinds `char` and `byte`.
 
 `char` has one id for each character of the training text, `byte` one for each byte; `bpe` and `unigram`, in
-`textgen.text.subword`, learn the frequent sequences of characters. These are lossless on every text; `word`, in
-`textgen.text.words`, is not, and is there since published figures are made with it.
+`textgen.text.subword`, learn frequent sequences of characters. These are lossless on every text. `word`, in
+`textgen.text.words`, is not; it exists to compare with published results.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -18,15 +17,14 @@ import numpy.typing as npt
 from textgen import arguments
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.parameters import displayed, named
-from textgen.strict_json import refuse_constant, unique_keys
+from textgen.sealed import parse_json
 from textgen.text.levels import LEVELS
 from textgen.text.subword import BpeTokenizer, UnigramTokenizer
 from textgen.text.symbols import (
     CONFIG_FILE,
-    FORMAT_VERSION,
     TOKENIZER_CLASS,
-    Decoder,
     Ids,
+    TextDecoder,
     Tokenizer,
     regroup,
     setting,
@@ -34,7 +32,7 @@ from textgen.text.symbols import (
 )
 from textgen.text.words import WordTokenizer
 
-__all__ = ["BpeTokenizer", "ByteTokenizer", "CharTokenizer", "Decoder", "Ids", "Tokenizer"]
+__all__ = ["BpeTokenizer", "ByteTokenizer", "CharTokenizer", "Ids", "TextDecoder", "Tokenizer"]
 __all__ += ["UnigramTokenizer", "WordTokenizer", "load_tokenizer", "train_tokenizer"]
 
 CODE_POINTS = 0x110000
@@ -51,7 +49,7 @@ class ByteTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> ByteTokenizer:
-        """The tokenizer; there is nothing to read."""
+        """The tokenizer; it has no settings."""
         return cls()
 
     def _encode_blocks(self, blocks: Iterator[bytes]) -> Iterator[Ids]:
@@ -60,10 +58,10 @@ class ByteTokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """Id 0 is the boundary, 1 the escape, then come the characters of the training text by code point.
+    """Id 0 is the boundary, 1 the escape, followed by the characters of the training text by code point.
 
-    An unseen character is the escape followed by its UTF-8 bytes as *raw* ids, `vocab_size` + byte. A model sees the
-    escape and not the raw ids: `model_ids` drops them. A byte that is not UTF-8 is written the same way.
+    An unseen character becomes the escape followed by its UTF-8 bytes as *raw* ids, `vocab_size` + byte, as does a byte
+    that is not UTF-8. A model sees the escape only: `model_ids` drops the raw ids.
     """
 
     level = "char"
@@ -114,7 +112,7 @@ class CharTokenizer(Tokenizer):
             yield self._with_raw_ids(ids, unseen, points[unseen]) if len(unseen) else ids
 
     def _with_raw_ids(self, ids: Ids, unseen: npt.NDArray[np.intp], points: npt.NDArray[np.uint32]) -> Ids:
-        """Puts behind each escape in ids, at `unseen`, the bytes of its character."""
+        """The ids with the bytes of its character after each escape, at `unseen`."""
         characters = points.tobytes().decode("utf-32-le", "surrogatepass")
         raw = np.frombuffer(characters.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int32)
         widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
@@ -131,11 +129,11 @@ _LOADERS = {cls.level: cls.load for cls in (CharTokenizer, ByteTokenizer, *_SIZE
 
 
 def train_tokenizer(level: str, documents: Iterable[Iterable[bytes]], vocab_size: int = 8000) -> Tokenizer:
-    """A tokenizer learned from documents, each a series of pieces cut at any byte. Same text, same tokenizer.
+    """A tokenizer learned from documents, each a series of chunks cut at any byte. Same text, same tokenizer.
 
-    `level` is a name in `textgen.text.levels.LEVELS`. `vocab_size` counts for the sized levels alone, and is the most
-    that their vocabulary may reach. Raises UsageError for an unknown level or a vocabulary that cannot be,
-    TextgenError if there is no text.
+    `level` is a name in `textgen.text.levels.LEVELS`. `vocab_size` is the largest vocabulary of a learned kind; `char`
+    and `byte` ignore it. Raises UsageError for an unknown kind or an invalid vocabulary size, TextgenError if there is
+    no text.
 
     Example:
         >>> tokenizer = train_tokenizer("char", [[b"ab", b"ba"]])
@@ -152,26 +150,26 @@ def train_tokenizer(level: str, documents: Iterable[Iterable[bytes]], vocab_size
     if level in _SIZED:
         return _SIZED[level].train(documents, vocab_size)
     raise UsageError(
-        f"no tokenizer level {level!r}.{did_you_mean(level, LEVELS)}", hint=f"there are {', '.join(LEVELS)}."
+        f"unknown tokenizer kind {level!r}.{did_you_mean(level, LEVELS)}", hint=f"kinds: {', '.join(LEVELS)}."
     )
 
 
 def _checked(documents: Iterable[Iterable[bytes]]) -> Iterator[Iterator[bytes]]:
-    """Documents as they are asked for. Raises UsageError for what is no series of pieces of bytes."""
+    """Documents, checked as they are consumed. Raises UsageError for anything but a series of chunks of bytes."""
     for document in _series(documents, documents):
-        yield (arguments.content("documents", piece) for piece in _series(document, documents))
+        yield (arguments.content("documents", chunk) for chunk in _series(document, documents))
 
 
 def _series(value: Any, documents: object) -> Iterable[Any]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise UsageError(f"{named('documents')} must be lists of pieces of bytes, not {displayed(documents)}.")
+        raise UsageError(f"{named('documents')} must be lists of chunks of bytes, not {displayed(documents)}.")
     return value
 
 
 def load_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
-    """The tokenizer that `Tokenizer.files` described; other files are ignored. No code is run from any of them.
+    """The tokenizer that `Tokenizer.files` stored; other files are ignored, and no code is run from any of them.
 
-    Raises TextgenError naming the file if one is missing, damaged, or does not agree with the other.
+    Raises TextgenError naming a file that is missing, damaged, or contradicts the other.
     """
     config = _read_config(files)
     level = setting(config, "level", str)
@@ -180,28 +178,15 @@ def load_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
     vocab_size = setting(config, "vocab_size", int)
     tokenizer = _LOADERS[level](config, files)
     if tokenizer.vocab_size != vocab_size:
-        raise TextgenError(
-            f"{CONFIG_FILE}: 'vocab_size' is {vocab_size}, but there are {tokenizer.vocab_size} symbols."
-        )
+        raise TextgenError(f"{CONFIG_FILE}: 'vocab_size' is {vocab_size}, but there are {tokenizer.vocab_size} tokens.")
     return tokenizer
 
 
 def _read_config(files: Mapping[str, bytes]) -> dict[str, Any]:
     if CONFIG_FILE not in files:
         raise TextgenError(f"{CONFIG_FILE} is missing.")
-    try:
-        config = json.loads(files[CONFIG_FILE].decode(), parse_constant=refuse_constant, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise TextgenError(f"{CONFIG_FILE} is not JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise TextgenError(f"{CONFIG_FILE} must hold an object, not {type(config).__name__}.")
+    config = parse_json(files[CONFIG_FILE], CONFIG_FILE)
     if config.get("tokenizer_class") != TOKENIZER_CLASS:
         found = config.get("tokenizer_class")
         raise TextgenError(f"{CONFIG_FILE}: 'tokenizer_class' must be {TOKENIZER_CLASS!r}, not {found!r}.")
-    version = setting(config, "format_version", int)
-    if version != FORMAT_VERSION:
-        raise TextgenError(
-            f"{CONFIG_FILE}: 'format_version' is {version}, and this version reads {FORMAT_VERSION}.",
-            hint="a newer textgen wrote it: pip install --upgrade textgen-lm.",
-        )
     return config

@@ -1,7 +1,7 @@
-"""Encoding word by word from memory: the common words of a text are encoded once.
+"""Encoding word by word from a cache: the common words of a text are encoded once.
 
-Where no symbol of a tokenizer reaches across the begin of a word, a text's ids are those of its words one after the
-other, whatever stands around them. The blanks before a word belong to it.
+If no token of a tokenizer extends across the start of a word, the ids of a text are those of its words in order,
+whatever their context. The spaces before a word belong to it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 
 from textgen.text.symbols import Ids
 
-LONGEST = 40  # characters; a longer word hardly comes again
-MOST_IDS = 1 << 20  # of all words in memory
+LONGEST = 40  # characters; longer words rarely recur
+MOST_IDS = 1 << 20  # of all cached words
 
 
 class WordMemory:
-    """Words to ids: `encode_many`, which takes a list of words, is asked once for each common one."""
+    """Words to ids: `encode_many`, which takes a list of words, is called once for each common word."""
 
     def __init__(self, encode_many: Callable[[list[str]], Iterable[Sequence[int]]]) -> None:
         self._encode_many = encode_many
@@ -31,7 +31,7 @@ class WordMemory:
         self._lengths = np.zeros(0, np.intp)
 
     def encode(self, words: list[str]) -> Ids:
-        """The ids of all words, one after the other."""
+        """The ids of all words, in order."""
         if len(self._ids) > MOST_IDS:
             self._forget()
         new = [word for word in set(words) if word not in self._places]

@@ -1,4 +1,4 @@
-"""torch's operations along axes, on shapes, and those that make new tensors, in the words of the stored step."""
+"""Rules for torch's operations along axes, on shapes, and for those that make new tensors."""
 
 from __future__ import annotations
 
@@ -9,59 +9,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textgen.tracing.notes import Given, Notes, Rule, axis_of, by_name
+from textgen.tracing.notes import Given, GraphBuilder, Rule, axis_of, by_name, operands
 from textgen.tracing.windows import wrapped
 
 
 def _along(op: str) -> Rule:
-    return lambda notes, out, given: notes.note(op, [given["self"]], out, axis=axis_of(given["self"], given["dim"]))
+    return lambda graph, out, given: graph.add(op, [given["self"]], out, axis=axis_of(given["self"], given["dim"]))
 
 
 def _reduction(op: str) -> Rule:
-    def rule(notes: Notes, out: Tensor, given: Given) -> str:
+    def rule(graph: GraphBuilder, out: Tensor, given: Given) -> str:
         x, dims = given["self"], given.get("dim")
         dims = [dims] if isinstance(dims, int) else dims or range(x.dim())
         axes = sorted(axis_of(x, dim) for dim in dims)
-        return notes.note(op, [x], out, axes=axes, keep=bool(given.get("keepdim", False)))
+        return graph.add(op, [x], out, axes=axes, keep=bool(given.get("keepdim", False)))
 
     return rule
 
 
-def _variance(notes: Notes, out: Tensor, given: Given) -> str:
+def _variance(graph: GraphBuilder, out: Tensor, given: Given) -> str:
     x, correction = given["self"], given.get("correction", int(given.get("unbiased", True)))
     axes = sorted(axis_of(x, dim) for dim in (given["dim"] or range(x.dim())))
     small = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-    centred = notes.note("subtract", [x, notes.note("mean", [x], x, small, axes=axes, keep=True)], x)
-    squares = notes.note("multiply", [centred, centred], x)
-    total = notes.note("sum", [squares], out, axes=axes, keep=bool(given["keepdim"]))
+    centred = graph.add("subtract", [x, graph.add("mean", [x], x, small, axes=axes, keep=True)], x)
+    squares = graph.add("multiply", [centred, centred], x)
+    total = graph.add("sum", [squares], out, axes=axes, keep=bool(given["keepdim"]))
     count = math.prod(x.shape[axis] for axis in axes) - (1 if correction is None else correction)
-    return notes.note("multiply", [total, 1 / count if count else math.inf], out)
+    return graph.add("multiply", [total, 1 / count if count else math.inf], out)
 
 
-def _deviation(notes: Notes, out: Tensor, given: Given) -> str:
-    return notes.note("sqrt", [_variance(notes, out, given)], out)
+def _deviation(graph: GraphBuilder, out: Tensor, given: Given) -> str:
+    return graph.add("sqrt", [_variance(graph, out, given)], out)
 
 
-def _variance_and_mean(notes: Notes, out: tuple[Tensor, Tensor], given: Given) -> list[str]:
-    return [_variance(notes, out[0], given), _reduction("mean")(notes, out[1], given)]
+def _variance_and_mean(graph: GraphBuilder, out: tuple[Tensor, Tensor], given: Given) -> list[str]:
+    return [_variance(graph, out[0], given), _reduction("mean")(graph, out[1], given)]
 
 
-def _highest(notes: Notes, out: tuple[Tensor, Tensor], given: Given) -> list[str | None]:
-    return [_reduction("amax")(notes, out[0], given), None]
+def _highest(graph: GraphBuilder, out: tuple[Tensor, Tensor], given: Given) -> list[str | None]:
+    return [_reduction("amax")(graph, out[0], given), None]
 
 
 # --- shapes ---
 
 
-def _reshaped(notes: Notes, out: Tensor, given: Given) -> str:
-    return notes.note("reshape", [given["self"]], out)
-
-
-def _expanded(notes: Notes, out: Tensor, given: Given) -> str:
-    return notes.note("expand", [given["self"]], out)
-
-
-def _turned(notes: Notes, out: Tensor, given: Given) -> str:
+def _turned(graph: GraphBuilder, out: Tensor, given: Given) -> str:
     x = given["self"]
     axes = list(range(x.dim()))
     if "dims" in given:
@@ -69,114 +61,114 @@ def _turned(notes: Notes, out: Tensor, given: Given) -> str:
     elif x.dim() > 1:
         first, second = axis_of(x, given.get("dim0", 0)), axis_of(x, given.get("dim1", 1))
         axes[first], axes[second] = second, first
-    return notes.note("permute", [x], out, axes=axes)
+    return graph.add("permute", [x], out, axes=axes)
 
 
-def _cut(notes: Notes, x: Tensor, axis: int, start: int, stop: int, step: int = 1) -> str:
+def _cut(graph: GraphBuilder, x: Tensor, axis: int, start: int, stop: int, step: int = 1) -> str:
     shape = list(x.shape)
     shape[axis] = len(range(start, stop, step))
-    return notes.note("slice", [x], x, shape, axis=axis, start=start, stop=stop, step=step)
+    return graph.add("slice", [x], x, shape, axis=axis, start=start, stop=stop, step=step)
 
 
-def _slice(notes: Notes, out: Tensor, given: Given) -> str:
+def _slice(graph: GraphBuilder, out: Tensor, given: Given) -> str:
     x, axis = given["self"], axis_of(given["self"], given["dim"])
     start, stop, step = slice(given["start"], given["end"], given["step"]).indices(x.shape[axis])
     whole = (start, stop, step) == (0, x.shape[axis], 1)
-    return notes.name(x) if whole else _cut(notes, x, axis, start, max(start, stop), step)
+    return graph.name(x) if whole else _cut(graph, x, axis, start, max(start, stop), step)
 
 
-def _select(notes: Notes, out: Tensor, given: Given) -> str:
+def _select(graph: GraphBuilder, out: Tensor, given: Given) -> str:
     x, axis = given["self"], axis_of(given["self"], given["dim"])
     place = given["index"] % x.shape[axis]
-    return notes.note("reshape", [_cut(notes, x, axis, place, place + 1)], out)
+    return graph.add("reshape", [_cut(graph, x, axis, place, place + 1)], out)
 
 
-def _split(notes: Notes, out: Sequence[Tensor], given: Given) -> list[str]:
+def _split(graph: GraphBuilder, out: Sequence[Tensor], given: Given) -> list[str]:
     x, axis, start, names = given["self"], axis_of(given["self"], given["dim"]), 0, []
     for part in out:
-        names.append(_cut(notes, x, axis, start, start + part.shape[axis]))
+        names.append(_cut(graph, x, axis, start, start + part.shape[axis]))
         start += part.shape[axis]
     return names
 
 
-def _unbind(notes: Notes, out: Sequence[Tensor], given: Given) -> list[str]:
-    return [_select(notes, part, {**given, "index": place}) for place, part in enumerate(out)]
+def _unbind(graph: GraphBuilder, out: Sequence[Tensor], given: Given) -> list[str]:
+    return [_select(graph, part, {**given, "index": place}) for place, part in enumerate(out)]
 
 
-def _cat(notes: Notes, out: Tensor, given: Given) -> str:
+def _cat(graph: GraphBuilder, out: Tensor, given: Given) -> str:
     parts = [part for part in given["tensors"] if part.dim() == out.dim()]
-    return notes.note("cat", parts, out, axis=axis_of(out, given["dim"]))
+    return graph.add("cat", parts, out, axis=axis_of(out, given["dim"]))
 
 
-def _stack(notes: Notes, out: Tensor, given: Given) -> str:
+def _stack(graph: GraphBuilder, out: Tensor, given: Given) -> str:
     axis = axis_of(out, given["dim"])
     shape = (*out.shape[:axis], 1, *out.shape[axis + 1 :])
-    return notes.note("cat", [notes.note("reshape", [x], out, shape) for x in given["tensors"]], out, axis=axis)
+    return graph.add("cat", [graph.add("reshape", [x], out, shape) for x in given["tensors"]], out, axis=axis)
 
 
-def _repeat(notes: Notes, out: Tensor, given: Given) -> str:
+def _repeat(graph: GraphBuilder, out: Tensor, given: Given) -> str:
     times = given["repeats"]
     sizes = [1] * (len(times) - given["self"].dim()) + list(given["self"].shape)
-    apart = notes.note("reshape", [given["self"]], out, [n for size in sizes for n in (1, size)])
+    apart = graph.add("reshape", [given["self"]], out, [n for size in sizes for n in (1, size)])
     pairs = [n for count, size in zip(times, sizes, strict=True) for n in (count, size)]
-    return notes.note("reshape", [notes.note("expand", [apart], out, pairs)], out)
+    return graph.add("reshape", [graph.add("expand", [apart], out, pairs)], out)
 
 
-def _take(notes: Notes, out: Tensor, given: Given) -> str:
-    return notes.note("take", [given["self"], given["index"]], out, axis=axis_of(given["self"], given["dim"]))
+def _take(graph: GraphBuilder, out: Tensor, given: Given) -> str:
+    return graph.add("take", [given["self"], given["index"]], out, axis=axis_of(given["self"], given["dim"]))
 
 
-def _index(notes: Notes, out: Tensor, given: Given) -> str | None:
+def _index(graph: GraphBuilder, out: Tensor, given: Given) -> str | None:
     indices = [(axis, index) for axis, index in enumerate(given["indices"]) if index is not None]
     (axis, index), *others = indices
     if others or index.dim() != 1 or index.dtype != torch.int64:
         return None
-    return notes.note("take", [given["self"], wrapped(notes, index, given["self"].shape[axis])], out, axis=axis)
+    return graph.add("take", [given["self"], wrapped(graph, index, given["self"].shape[axis])], out, axis=axis)
 
 
-def _flip(notes: Notes, out: Tensor, given: Given) -> str:
+def _flip(graph: GraphBuilder, out: Tensor, given: Given) -> str:
     name: Any = given["self"]
     for dim in given["dims"]:
         axis = axis_of(out, dim)
-        name = notes.note("take", [name, torch.arange(out.shape[axis] - 1, -1, -1)], out, axis=axis)
+        name = graph.add("take", [name, torch.arange(out.shape[axis] - 1, -1, -1)], out, axis=axis)
     return str(name)
 
 
-def _scattered(notes: Notes, out: Tensor, given: Given) -> str | None:
-    """A part replaced by another tensor: what stands before it, that, and what stands behind."""
+def _scattered(graph: GraphBuilder, out: Tensor, given: Given) -> str | None:
+    """Part of a tensor replaced by another: the tensor before it, the other tensor, the tensor behind it."""
     x, part, axis = given["self"], given["src"], axis_of(given["self"], given["dim"])
     if "index" in given:
         start = given["index"] % x.shape[axis]
         stop, step = start + 1, 1
-        part = notes.note("reshape", [part], x, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
+        part = graph.add("reshape", [part], x, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
     else:
         start, stop, step = slice(given["start"], given["end"], given["step"]).indices(x.shape[axis])
-    before = [_cut(notes, x, axis, 0, start)] if start else []
-    behind = [_cut(notes, x, axis, stop, x.shape[axis])] if stop < x.shape[axis] else []
+    before = [_cut(graph, x, axis, 0, start)] if start else []
+    behind = [_cut(graph, x, axis, stop, x.shape[axis])] if stop < x.shape[axis] else []
     if not (before or behind) and isinstance(part, Tensor):
-        return notes.name(part)
-    return notes.note("cat", [*before, part, *behind], out, axis=axis) if step == 1 else None
+        return graph.name(part)
+    return graph.add("cat", [*before, part, *behind], out, axis=axis) if step == 1 else None
 
 
 # --- copies and new tensors ---
 
 
-def _same(notes: Notes, out: Tensor, given: Given) -> str:
+def _same(graph: GraphBuilder, out: Tensor, given: Given) -> str:
     x = given["self"]
     if out.dtype == x.dtype:
-        return notes.name(x)
-    return notes.note("not_equal", [x, 0], out) if out.dtype == torch.bool else notes.note("cast", [x], out)
+        return graph.name(x)
+    return graph.add("not_equal", [x, 0], out) if out.dtype == torch.bool else graph.add("cast", [x], out)
 
 
-def _copy(notes: Notes, out: Tensor, given: Given) -> str:
-    name = _same(notes, out, {"self": given["src"]}) if given["src"].dtype != out.dtype else given["src"]
-    return notes.note("expand", [name], out)
+def _copy(graph: GraphBuilder, out: Tensor, given: Given) -> str:
+    name = _same(graph, out, {"self": given["src"]}) if given["src"].dtype != out.dtype else given["src"]
+    return graph.add("expand", [name], out)
 
 
 def _full(value: float | None = None) -> Rule:
-    def rule(notes: Notes, out: Tensor, given: Given) -> str:
+    def rule(graph: GraphBuilder, out: Tensor, given: Given) -> str:
         number: Any = given.get("fill_value", given.get("value")) if value is None else value
-        return notes.note("full", [], out, value=float(number))
+        return graph.add("full", [], out, value=float(number))
 
     return rule
 
@@ -186,19 +178,19 @@ NEW = by_name({
     "ones new_ones ones_like": _full(1.0),
     "full new_full full_like fill": _full(),
 })  # fmt: skip
-"""What makes a tensor of one number, whose size may be the batch's."""
+"""Operations that fill a new tensor with one number; its size may depend on the batch."""
 
 SHAPING = by_name({
     "_softmax": _along("softmax"), "_log_softmax": _along("log_softmax"), "cumsum": _along("cumsum"),
     "sum": _reduction("sum"), "mean": _reduction("mean"), "amax": _reduction("amax"), "amin": _reduction("amin"),
     "max.dim": _highest, "var": _variance, "std": _deviation, "var_mean": _variance_and_mean,
-    "view _unsafe_view reshape unsqueeze squeeze view_copy unsqueeze_copy squeeze_copy": _reshaped,
+    "view _unsafe_view reshape unsqueeze squeeze view_copy unsqueeze_copy squeeze_copy": operands("reshape", "self"),
     "t transpose permute t_copy transpose_copy permute_copy": _turned,
-    "expand expand_copy": _expanded,
+    "expand expand_copy": operands("expand", "self"),
     "slice slice_copy": _slice, "select select_copy": _select, "unbind unbind_copy": _unbind,
     "split split_with_sizes unsafe_split split_copy split_with_sizes_copy": _split, "cat": _cat, "stack": _stack,
     "repeat": _repeat, "index_select": _take, "index": _index, "flip": _flip,
     "slice_scatter select_scatter": _scattered, "copy": _copy,
     "alias detach clone lift lift_fresh contiguous _to_copy lift_fresh_copy detach_copy alias_copy positive": _same,
 })  # fmt: skip
-"""By the name of torch's operation, with its overload where these differ."""
+"""By the name of torch's operation, with its overload where overloads differ."""

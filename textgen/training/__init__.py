@@ -1,1 +1,1 @@
-"""From tokens to a trained model: plan, loop, run folders."""
+"""Planning, running and resuming training."""

@@ -1,8 +1,8 @@
-"""Run folders and model folders: what is stored where, in which form, and how it is read back.
+"""Run folders: what is stored where, and how it is read back.
 
-A run folder is a model folder from its first second: configuration, tokenizer and arguments are committed before step
-1, the best weights replace each other in `model.safetensors`, and `checkpoint-N/` holds all that is needed to go on.
-Weights and training state are safetensors and JSON; nothing is pickled and nothing that is read is run.
+A run folder is a model folder from the start: configuration, tokenizer and arguments are committed before step 1,
+`model.safetensors` holds the best weights so far, and `checkpoint-N/` holds everything needed to continue. Weights and
+training state are safetensors and JSON; nothing is pickled, and nothing that is read is executed.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that training needs to go on after `step` steps."""
+    """Everything that training needs to continue after `step` steps."""
 
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    carry: State
+    hidden: State
     state: dict[str, Any]
     average: dict[str, Tensor] = field(default_factory=dict)
 
 
 class FolderTakenError(TextgenError):
-    """A run was to go where something is already."""
+    """The folder of a new run exists already."""
 
 
 class Run:
@@ -56,7 +56,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, contents: Mapping[str, bytes]) -> Run:
-        """Commit a new run folder with all that is known before step 1. Raises FolderTakenError if it exists."""
+        """Commit a new run folder with everything known before step 1. Raises FolderTakenError if it exists."""
         try:
             with files.new_folder(folder) as new:
                 for name, content in contents.items():
@@ -64,24 +64,24 @@ class Run:
         except FileExistsError:
             raise FolderTakenError(
                 f"{str(folder)!r} exists already.",
-                hint=f"--resume goes on with it, {named('overwrite_output_dir')} replaces it.",
+                hint=f"--resume continues it, {named('overwrite_output_dir')} replaces it.",
             ) from None
         return cls(folder)
 
     def arguments(self) -> dict[str, Any]:
-        """The content of training_args.json, held to its digest."""
+        """The content of training_args.json, verified against its checksum."""
         return sealed.parse_json(sealed.verified(self.folder, ARGUMENTS), str(self.folder / ARGUMENTS))
 
     def commit_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Replace the content of training_args.json: all of it or nothing."""
+        """Replace the content of training_args.json atomically."""
         files.replace_in_folder(self.folder, ARGUMENTS, files.to_json(arguments))
 
     def publish(self, model: nn.Module) -> None:
-        """Make these weights the model that the folder holds."""
+        """Store these weights as the model of the folder."""
         files.replace_in_folder(self.folder, WEIGHTS, pack(model_tensors(model)))
 
     def best_weights(self) -> dict[str, Tensor]:
-        """The weights that were published last."""
+        """The weights published last."""
         return unpack(sealed.verified(self.folder, WEIGHTS), str(self.folder / WEIGHTS))
 
     def checkpoints(self) -> list[int]:
@@ -90,15 +90,15 @@ class Run:
         return sorted(int(match.group(1)) for match in found if match)
 
     def save(self, checkpoint: Checkpoint, keep: int) -> Path:
-        """Commit a checkpoint, and the metrics until then; then remove the oldest ones beyond `keep`."""
+        """Commit a checkpoint and the metrics so far; then remove the oldest checkpoints beyond `keep`."""
         if (self.folder / METRICS).exists():
             files.append(self.folder / METRICS, b"", durable=True)
         folder = self.folder / f"checkpoint-{checkpoint.step}"
-        carry = {f"carry/{k}": tensor for k, tensor in enumerate(checkpoint.carry)}
+        hidden = {f"hidden/{k}": tensor for k, tensor in enumerate(checkpoint.hidden)}
         average = {f"{AVERAGE}{name}": tensor for name, tensor in checkpoint.average.items()}
         with files.new_folder(folder) as new:
             new.write(WEIGHTS, pack(checkpoint.weights))
-            new.write(OPTIMIZER, pack({**checkpoint.optimizer, **average, **carry}))
+            new.write(OPTIMIZER, pack({**checkpoint.optimizer, **average, **hidden}))
             new.write(STATE, files.to_json(checkpoint.state))
         for step in self.checkpoints()[:-keep]:
             files.remove_folder(self.folder / f"checkpoint-{step}")
@@ -110,15 +110,15 @@ class Run:
         manifest = sealed.read_manifest(folder)
         read = {name: sealed.verified(folder, name, manifest) for name in (WEIGHTS, OPTIMIZER, STATE)}
         tensors = unpack(read[OPTIMIZER], str(folder / OPTIMIZER))
-        carried = sorted(key for key in tensors if key.startswith("carry/"))
-        carry = tuple(tensors.pop(f"carry/{k}") for k in range(len(carried)))
+        names = sorted(key for key in tensors if key.startswith("hidden/"))
+        hidden = tuple(tensors.pop(f"hidden/{k}") for k in range(len(names)))
         average = {key: tensors.pop(key) for key in list(tensors) if key.startswith(AVERAGE)}
         state = sealed.parse_json(read[STATE], str(folder / STATE))
         average = {key.removeprefix(AVERAGE): tensor for key, tensor in average.items()}
-        return Checkpoint(step, unpack(read[WEIGHTS], str(folder / WEIGHTS)), tensors, carry, state, average)
+        return Checkpoint(step, unpack(read[WEIGHTS], str(folder / WEIGHTS)), tensors, hidden, state, average)
 
     def latest(self) -> tuple[Checkpoint | None, list[TextgenError]]:
-        """The newest checkpoint that is whole, and what is wrong with the newer ones that were passed over."""
+        """The newest intact checkpoint, and the errors of newer, damaged ones."""
         wrong: list[TextgenError] = []
         for step in reversed(self.checkpoints()):
             try:
@@ -128,10 +128,10 @@ class Run:
         return None, wrong
 
     def go_back_to(self, step: int) -> None:
-        """Drop what comes after a step and is going to be repeated: damaged checkpoints and metrics, those of the
-        end of the run included, and a last line that was cut short. Call it only while holding the folder's lock.
+        """Drop everything after a step that will be repeated: damaged checkpoints, metrics (those of the end of the run
+        included) and an incomplete last line. Call it only while holding the folder's lock.
 
-        Raises TextgenError if there is a later checkpoint that is whole: another process has made it meanwhile.
+        Raises TextgenError if there is a later intact checkpoint: another process has written it in the meantime.
         """
         for later in [found for found in self.checkpoints() if found > step]:
             try:
@@ -139,7 +139,9 @@ class Run:
             except sealed.DamagedError:
                 files.remove_folder(self.folder / f"checkpoint-{later}")
             else:
-                raise TextgenError(f"another process has gone on with {str(self.folder)!r}.", hint="resume it again.")
+                raise TextgenError(
+                    f"another process has continued the run in {str(self.folder)!r}.", hint="resume it again."
+                )
         path = self.folder / METRICS
         if lines := log_lines(path):
             files.write_file(path, b"".join(line for line in lines if _is_metric_up_to(step, line)))

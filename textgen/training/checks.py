@@ -1,27 +1,26 @@
-"""What training options are held to before anything is read: their limits, and what excludes what. Needs no torch."""
+"""Checks of training options before anything is read: limits and conflicts. Imports no torch."""
 
 from __future__ import annotations
 
 from textgen.errors import UsageError
-from textgen.pairs.settings import columns_of
+from textgen.options import check
 from textgen.parameters import named
 from textgen.settings import TrainOptions
-from textgen.text.corpus_settings import check_reading
+from textgen.tasks.base import task_of
 
 LENGTHS = ("minutes", "epochs", "max_steps")
-"""Options that say how long a run is; one of them is enough."""
+"""Options that set the length of a run; only one of them may be given."""
 
 CHANGEABLE = ("max_time", "save_total_limit", "early_stopping_patience")
-"""Options that a resumed run may be given anew; the others are part of what it is."""
+"""Options that may change when a run is resumed."""
 
 
 def check_training(options: TrainOptions) -> None:
-    """Hold options to their limits and to each other. Raises UsageError."""
-    check_reading(options)
-    if options.task == "complete":
-        columns_of(options)
-    if options.sampled_softmax and options.task not in (None, "lm"):
-        raise UsageError(f"{named('sampled_softmax')} goes with {named('task', 'lm')}, not with {options.task}.")
+    """Check options against their limits and for conflicts. Raises UsageError."""
+    check(options)
+    task = task_of(options)
+    if isinstance(options, task.options):
+        task.check(options)
     lengths = [name for name in LENGTHS if getattr(options, name) is not None]
     if len(lengths) > 1:
         raise UsageError(f"{named(lengths[0])} and {named(lengths[1])} exclude each other; give one of them.")
@@ -35,12 +34,12 @@ def check_training(options: TrainOptions) -> None:
     )
     watched = options.lr_scheduler == "plateau" or options.early_stopping_patience is not None
     if watched and options.validation_split == 0 and not options.validation_file:
-        raise UsageError(f"{watching} watches what is held out; {named('validation_split', 0)} holds out nothing.")
+        raise UsageError(f"{watching} needs a held-out part; {named('validation_split', 0)} holds out nothing.")
     refuse_empty_parts(options)
 
 
 def refuse_empty_parts(options: TrainOptions) -> None:
-    """Raise UsageError for a batch, if it is decided, of fewer lanes than parts."""
+    """Raise UsageError if the batch size is given and smaller than the number of accumulation steps."""
     if options.batch_size is not None and options.gradient_accumulation_steps > options.batch_size:
         raise UsageError(
             f"{named('gradient_accumulation_steps', options.gradient_accumulation_steps)} is more than the batch has "

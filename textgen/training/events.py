@@ -1,15 +1,15 @@
-"""What happens while a model trains, as the trainer tells it."""
+"""The events of training, as yielded by the trainer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgen.scoring.figures import Figures
+from textgen.scoring.metrics import Metrics
 
 
 @dataclass
-class Progress:
-    """The counters that a checkpoint stores beside the tensors."""
+class Counters:
+    """The counters stored in a checkpoint beside the tensors."""
 
     step: int = 0
     best_loss: float | None = None
@@ -23,7 +23,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Tick:
-    """One step done."""
+    """One finished step."""
 
     step: int
     loss: float
@@ -31,7 +31,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Logged:
-    """A line of metrics: means since the last one."""
+    """Training metrics: means since the last such event."""
 
     step: int
     epoch: float
@@ -43,10 +43,10 @@ class Logged:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Figures on what is held out; `best` if no earlier ones were better."""
+    """Metrics on the held-out part; `best` if they are the best so far."""
 
     step: int
-    score: Figures
+    score: Metrics
     best: bool
     final: bool = False
 
@@ -60,7 +60,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a run, or of this sitting: 'done', 'early stopping', 'interrupted' or 'time'."""
+    """The end of a run or of this session: 'done', 'early stopping', 'interrupted' or 'time'."""
 
     step: int
     reason: str

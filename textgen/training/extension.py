@@ -1,8 +1,8 @@
-"""Extending a run: more steps than its plan had, with a learning-rate schedule of their own.
+"""Extending a run: more steps than planned, with their own learning-rate schedule.
 
-A run is a list of parts, each with a schedule from its first step to its last. Extending adds a part from the newest
-checkpoint on. The parts are committed with the run's arguments before the first new step, so a killed extension is
-resumed like any run.
+A run is a list of parts, each with a schedule from its first step to its last. Extending a run adds a part after the
+newest checkpoint. The parts are committed with the run's arguments before the first new step, so a killed extension is
+resumed like any other run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from textgen.training.optimization import schedule
 
 @dataclass(frozen=True)
 class Part:
-    """Steps `start` to `end` (exclusive) of a run, and the schedule that they follow."""
+    """Steps `start` to `end` (exclusive) of a run, and their schedule."""
 
     start: int
     end: int
@@ -37,7 +37,7 @@ def parts_of(arguments: Mapping[str, Any], options: TrainOptions) -> list[Part]:
 
 
 def rate_at(parts: Sequence[Part], options: TrainOptions, step: int, reductions: int) -> float:
-    """The learning rate of a step (from 0), by the schedule of the last part that has begun."""
+    """The learning rate of a step (from 0), by the schedule of the part that contains it."""
     part = next((part for part in reversed(parts) if part.start <= step), parts[0])
     own = replace(
         options, max_steps=part.end - part.start, learning_rate=part.learning_rate, warmup_steps=part.warmup_steps
@@ -46,8 +46,8 @@ def rate_at(parts: Sequence[Part], options: TrainOptions, step: int, reductions:
 
 
 def length_given(given: Mapping[str, Any], options: TrainOptions) -> tuple[str, float] | None:
-    """The one length among options given anew that changes the plan, as minutes from now always do. Raises UsageError
-    for several."""
+    """The one length option given on resume that changes the plan; `minutes` always does. Raises UsageError for
+    several."""
     lengths = {name: given[name] for name in LENGTHS if given.get(name) is not None}
     if len(lengths) > 1:
         first, second, *_ = map(named, lengths)
@@ -61,8 +61,8 @@ def next_part(
 ) -> Part:
     """The part that extends a run from a step to `end`.
 
-    After a finished part the learning rate begins at that part's peak again, with a new warmup. Within a part it goes
-    on from where it is. Schedules that do not decay keep their rate.
+    After a finished part the learning rate starts again from that part's peak, with a new warmup. Within a part it
+    continues from its current value. Schedules that do not decay keep their rate.
     """
     last = parts[-1]
     if options.lr_scheduler != "cosine":
@@ -78,7 +78,7 @@ def next_part(
 def extended(
     arguments: Mapping[str, Any], options: TrainOptions, parts: Sequence[Part], length: tuple[str, float]
 ) -> tuple[TrainOptions, dict[str, Any]]:
-    """The options and the arguments of a run whose last part is new; `length` is how its length was given."""
+    """The options and arguments of a run whose last part is new; `length` is the option that set its length."""
     lengths: dict[str, Any] = {**dict.fromkeys(LENGTHS), length[0]: length[1], "max_steps": parts[-1].end}
     changed = replace(options, **lengths)
     stored = asdict(replace(changed, max_time=arguments["options"].get("max_time")))
@@ -91,7 +91,7 @@ def refuse_no_steps(length: tuple[str, float], step: int, end: int) -> None:
         return
     name, value = length
     raise UsageError(
-        f"{named(name, f'{value:g}')} is not more than this run has: it has {step:,} steps, and that would be {end:,}.",
-        hint=f"{named('max_steps', 2 * step)} trains it for twice as many steps in all, "
+        f"{named(name, f'{value:g}')} does not extend this run: it has {step:,} steps, and would have {end:,}.",
+        hint=f"{named('max_steps', 2 * step)} trains for twice as many steps in total, "
         f"{named('minutes', 10)} for ten more minutes.",
     )

@@ -1,22 +1,24 @@
-"""Start from a trained model: its cell and sizes, its weights, and each symbol's vectors found by what the symbol
-stands for, never by its number. A vocabulary in another order is the same vocabulary."""
+"""Start from a trained model: its cell, sizes and weights. Tokens are matched by their content, not their ids, so the
+order of a vocabulary does not matter."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from textgen import cell_options, plugins, sealed
+from textgen import bases, cell_options, plugins, sealed
 from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
 from textgen.model_folder import read_config, require_model
 from textgen.parameters import named
 from textgen.settings import TrainOptions
+from textgen.text.corpus_settings import TokenizerOptions
 from textgen.text.levels import SIZED
 from textgen.text.store import tokenizer_of
 from textgen.text.tokenizer import Tokenizer
@@ -28,7 +30,7 @@ Name = tuple[str, bytes, int]
 
 @dataclass(frozen=True)
 class Match:
-    """Which symbols of a new vocabulary the old one has, and what the others are."""
+    """Which tokens of a new vocabulary exist in the old one (`rows`: their ids there), and which are new."""
 
     rows: list[int | None]
     new: list[str]
@@ -36,11 +38,12 @@ class Match:
     def __str__(self) -> str:
         known = sum(row is not None for row in self.rows)
         shown = " ".join(map(repr, self.new[:12])) + (" ..." if len(self.new) > 12 else "")
-        return f"{known:,} of {len(self.rows):,} symbols are known" + (f"; new: {shown}" if self.new else "")
+        return f"{known:,} of {len(self.rows):,} tokens are known" + (f"; new: {shown}" if self.new else "")
 
 
 def names(tokenizer: Tokenizer) -> list[Name]:
-    """What each symbol is called, whatever its number: its role, or its bytes (and which of those with the same)."""
+    """A name for each token that does not depend on its id: its role, or its bytes and a count among tokens with the
+    same bytes."""
     roles = {tokenizer.boundary: "boundary", **{i: f"unsampled {k}" for k, i in enumerate(tokenizer.unsampled)}}
     met: Counter[bytes] = Counter()
     found: list[Name] = []
@@ -51,13 +54,14 @@ def names(tokenizer: Tokenizer) -> list[Name]:
 
 
 def match(new: Tokenizer, old: Tokenizer, more: int = 0, more_old: int = 0) -> Match:
-    """Find every symbol of a new vocabulary in an old one. Raises TextgenError if they are of different levels.
+    """Match every token of a new vocabulary to an old one. Raises TextgenError if the tokenizers are of different
+    kinds.
 
-    `more` symbols come after those of the new tokenizer, `more_old` after the old ones: a separator is a separator.
+    `more` is the number of extra ids (separators) after those of the new tokenizer, `more_old` after the old ones.
     """
     if new.level != old.level:
         raise TextgenError(
-            f"{named('init_from')} has a {old.level} tokenizer; {new.level} symbols cannot be matched with it."
+            f"{named('init_from')} has a {old.level} tokenizer; {new.level} tokens cannot be matched with it."
         )
     places = {name: number for number, name in enumerate(names(old))}
     rows = [places.get(name) for name in names(new)]
@@ -67,28 +71,25 @@ def match(new: Tokenizer, old: Tokenizer, more: int = 0, more_old: int = 0) -> M
 
 
 def inherited(options: TrainOptions) -> TrainOptions:
-    """The options with cell, sizes and tokenizer of the model they start from.
+    """The options with cell, sizes and tokenizer of the model that training starts from.
 
-    Raises UsageError where an option names something else, TextgenError for a model folder that cannot be read.
+    Raises UsageError if an option conflicts with them, TextgenError for a model folder that cannot be read.
     """
     if options.init_from is None:
         return options
     folder = _folder(options.init_from)
     config = read_config(folder)
     _refuse_change(options, config)
-    level = tokenizer_of(folder).level
-    return replace(
-        options,
-        **{name: getattr(config, name) for name in INHERITED},
-        cell=config.cell,
-        cell_options=dict(config.cell_options),
-        tie_weights=config.tie_word_embeddings,
-        tokenizer=options.tokenizer or (str(folder) if level in SIZED else level),
-    )
+    own: dict[str, Any] = {name: getattr(config, name) for name in INHERITED}
+    if isinstance(options, TokenizerOptions):
+        level = tokenizer_of(folder).level
+        own["tokenizer"] = options.tokenizer or (str(folder) if level in SIZED else level)
+    own |= {"cell": config.cell, "cell_options": dict(config.cell_options)}
+    return replace(options, **own, tie_weights=config.tie_word_embeddings)
 
 
 def _refuse_change(options: TrainOptions, config: ModelConfig) -> None:
-    """Raise UsageError for an option that is not as the model has it."""
+    """Raise UsageError for an option that differs from the model."""
     asked = {name: (getattr(options, name), getattr(config, name)) for name in INHERITED}
     asked["tie_weights"] = (options.tie_weights, config.tie_word_embeddings)
     if options.cell != TrainOptions.cell:
@@ -109,18 +110,19 @@ def _refuse_change(options: TrainOptions, config: ModelConfig) -> None:
 
 
 def _folder(name: str) -> Path:
-    folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None)
+    folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None) or bases.find(name)
     if folder is None:
-        raise TextgenError(f"there is no model folder {name!r} to start from.")
+        offered = f"installed models: {', '.join(bases.names())}." if bases.names() else None
+        raise TextgenError(f"there is no model folder {name!r} to start from.", hint=offered)
     require_model(folder)
     return folder
 
 
 def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: str) -> Match:
-    """Fill a new model with the weights of a trained one; returns how their vocabularies match.
+    """Copy the weights of a trained model to a new one; returns how their vocabularies match.
 
-    Vectors of symbols that are new start as the mean of all old ones. A model for another task has a readout of its
-    own. Raises TextgenError if sizes differ.
+    Embeddings of new tokens start as the mean of all old ones. The readout of a model for another task is not copied.
+    Raises TextgenError if sizes differ.
     """
     folder = _folder(init_from)
     before = read_config(folder)
@@ -130,13 +132,13 @@ def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: st
     theirs = model_tensors(old)
     new_readout = config.outputs > 0 and (before.task, before.output_size) != (config.task, config.output_size)
     readout = () if config.outputs else (model.readout.linear.weight, model.readout.linear.bias)
-    by_symbol = {id(p) for p in (model.encoder.weight, *readout)}
+    by_token = {id(p) for p in (model.encoder.weight, *readout)}
     with torch.no_grad():
         for name, tensor in model_tensors(model).items():
             if new_readout and name.startswith("readout."):
                 continue
             source = theirs.get(name)
-            if source is not None and id(tensor) in by_symbol:
+            if source is not None and id(tensor) in by_token:
                 source = _rows(source, matched.rows)
             if source is None or source.shape != tensor.shape:
                 raise TextgenError(f"the model in {init_from!r} does not fit: {name!r} differs.")

@@ -1,4 +1,4 @@
-"""The machine at hand: which device, how many threads, and how fast a model trains on it."""
+"""This machine: its device, memory settings, and how fast a model trains on it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from textgen.model import Model
 from textgen.parameters import named
 from textgen.products import has_bfloat16
 from textgen.settings import TrainOptions
-from textgen.tasks.task import Data
+from textgen.tasks.data import TaskData
 from textgen.training.soundness import enough_memory
 from textgen.training.update import Update
 from textgen.weights import make_model
 
 SUSTAINED = 1.06
-"""How much slower a step is in the midst of a run than while it is measured (1.01 to 1.34 times in eight runs, the
-middle 1.08, on a virtual machine with neighbours)."""
+"""How much slower a step is during a run than when it is measured (1.01 to 1.34 times in eight runs, median 1.08, on a
+shared virtual machine)."""
 
 WARM_STEPS = 2
-"""Steps that are not counted: the first ones also allocate memory."""
+"""Steps that are not timed: the first ones also allocate memory."""
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Numbers of `mallopt`'s settings, from malloc.h."""
 
 
 def choose_device(name: str) -> str:
-    """The torch device behind a name. Raises TextgenError for one that is not there, UsageError for a misspelt one."""
+    """The torch device of that name. Raises TextgenError if it is not available, UsageError if it is unknown."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
@@ -48,9 +48,16 @@ def choose_device(name: str) -> str:
     raise TextgenError(f"{named('device', name)}: {why}.", hint=f"{named('device', 'auto')} uses cpu here.")
 
 
+def precision_missed(options: TrainOptions, device: str) -> list[str]:
+    """A warning if bfloat16 is asked for on a processor without it."""
+    if options.dtype == "bfloat16" and torch.device(device).type == "cpu" and not has_bfloat16():
+        return [f"{named('dtype', 'bfloat16')}: this processor has no bfloat16 products; training uses float32."]
+    return []
+
+
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees, where its allocator is glibc's: a step needs the same again, and
-    would have to take it from the system anew each time, page by page."""
+    """Let this process keep the memory that it frees, if its allocator is glibc's: every step needs the same memory
+    again, and would otherwise request it from the system page by page."""
     if platform.libc_ver()[0] == "glibc":
         process = ctypes.CDLL(None)
         process.mallopt(_MMAP_MAX, 0)
@@ -65,7 +72,7 @@ def compilable(model: Model) -> list[GatedCell]:
 class ThisMachine:
     """Measures training steps for the plan (`textgen.training.plan.Machine`), on the data that will be trained on."""
 
-    def __init__(self, data: Data, device: str) -> None:
+    def __init__(self, data: TaskData, device: str) -> None:
         self._data = data
         self._device = device
 
@@ -86,8 +93,7 @@ class ThisMachine:
         model = make_model(config)
         for cell in compilable(model):
             cell.compiled = compiled
-        task = self._data.task(options)
-        update = Update(task, model, replace(options, dtype=dtype), self._device)
+        update = Update(self._data.objective(options), model, replace(options, dtype=dtype), self._device)
         times: list[float] = []
         while len(times) < WARM_STEPS + 3 or sum(times) < seconds:
             began = time.perf_counter()

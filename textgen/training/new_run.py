@@ -1,4 +1,4 @@
-"""The folder of a new run: where it goes, what may be replaced, and what is committed to it before step 1."""
+"""The folder of a new run: its location, what may be replaced, and what is committed before step 1."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from textgen.config import ModelConfig
 from textgen.disk import UNFINISHED
 from textgen.errors import TextgenError
 from textgen.model_folder import CONFIG
+from textgen.options import changed
 from textgen.parameters import named
 from textgen.settings import TrainOptions
-from textgen.tasks.task import Data
+from textgen.tasks.data import TaskData
 from textgen.text.sources import lasting
 from textgen.training.checkpoint import ARGUMENTS, METRICS, FolderTakenError, Run
-from textgen.training.plan import Forecast
+from textgen.training.plan import Estimate
 from textgen.training.provenance import made_with
 
 RUNS = Path("runs")
-"""Where runs go that nobody gives a folder. In a folder of this name a file `latest` names the one begun last."""
+"""The default parent folder of runs. In a folder of this name, the file `latest` names the most recent run."""
 
 LONGEST_NAME = 1024
-"""Bytes that the file `latest` may have: the name of a folder, and a line end."""
+"""The maximum size of the file `latest`, in bytes: the name of a folder and a line end."""
 
 
 def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
-    """Raise TextgenError if the output folder is taken and may not, or must not, be replaced: only a run is, and none
-    that holds a file of the corpus, `paths`."""
+    """Raise TextgenError if the output folder exists and may not be replaced. Only a run may be, and only if it holds
+    no input of this one."""
     if options.output_dir is None:
         return
     folder = Path(options.output_dir)
@@ -40,25 +41,25 @@ def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
     if not options.overwrite_output_dir:
         raise TextgenError(
             f"{str(folder)!r} exists already.",
-            hint=f"--resume {folder} goes on with it, {named('overwrite_output_dir')} replaces it.",
+            hint=f"--resume {folder} continues it, {named('overwrite_output_dir')} replaces it.",
         )
     if folder.is_symlink() or not all((folder / name).is_file() for name in (ARGUMENTS, sealed.MANIFEST)):
-        raise TextgenError(f"{str(folder)!r} is not a run of textgen and is not going to be replaced.")
-    if strange := next(_strange(folder), None):
+        raise TextgenError(f"{str(folder)!r} is not a run of textgen, so it is not replaced.")
+    if foreign := next(_foreign_files(folder), None):
         raise TextgenError(
-            f"{str(folder)!r} holds {strange!r}, which textgen did not write, and is not going to be replaced.",
-            hint=f"move {strange} to another folder, or choose another {named('output_dir')}.",
+            f"{str(folder)!r} holds {foreign!r}, which textgen did not write, so it is not replaced.",
+            hint=f"move {foreign} to another folder, or choose another {named('output_dir')}.",
         )
     if options.init_from and Path(options.init_from).resolve().is_relative_to(folder.resolve()):
-        raise TextgenError(f"{str(folder)!r} is what this run starts from and is not going to be replaced.")
-    read = [*paths, *(name for name in (options.validation_file, options.tokenizer) if name)]
+        raise TextgenError(f"{str(folder)!r} is the model this run starts from, so it is not replaced.")
+    read = [*paths, *(name for name in (options.validation_file, getattr(options, "tokenizer", None)) if name)]
     if any(Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()) for path in read):
         raise TextgenError(f"{str(folder)!r} holds an input of this run and is never replaced.",
                            hint=f"choose another {named('output_dir')}.")  # fmt: skip
 
 
-def _strange(folder: Path) -> Iterator[str]:
-    """What a run folder holds that no training has put there."""
+def _foreign_files(folder: Path) -> Iterator[str]:
+    """Files in a run folder that textgen did not write."""
     listed = {*sealed.read_manifest(folder)["files"], sealed.MANIFEST, METRICS, ".lock", "tensorboard"}
     for path in sorted(folder.iterdir()):
         ours = path.name in listed or UNFINISHED.fullmatch(path.name)
@@ -72,26 +73,28 @@ def _strange(folder: Path) -> Iterator[str]:
 def create_run(
     folder: Path,
     paths: Sequence[str],
+    asked: TrainOptions,
     options: TrainOptions,
     config: ModelConfig,
-    forecast: Forecast,
-    data: Data,
+    estimate: Estimate,
+    data: TaskData,
     step: Mapping[str, bytes],
     encodings: Mapping[str, str],
 ) -> Run:
-    """Commit the run folder with everything that is decided, before step 1; `step` is the file of the stored step,
-    `encodings` those that `--encoding auto` found, by path.
+    """Commit the run folder with everything that is decided before step 1; `step` is the file of the stored step,
+    `encodings` those that `--encoding auto` detected, by path.
 
-    Where nobody chose the folder, and another training has taken it meanwhile, it is the next one that is free.
+    If the folder was chosen automatically and another process has created it in the meantime, the next free one is
+    used.
     """
-    refuse_occupied(options, paths)  # again: planning takes minutes, in which others may have come
+    refuse_occupied(options, paths)  # again: another process may have created it during planning
     if options.overwrite_output_dir and (folder / ARGUMENTS).exists():
         with files.lock(folder):
             files.remove_folder(folder)
     elif options.output_dir is not None and folder.exists():
         folder.rmdir()
     ends = {"bos_token_id": data.tokenizer.boundary, "eos_token_id": data.tokenizer.boundary} if data.tokenizer else {}
-    arguments = _arguments(paths, options, forecast, data, encodings)
+    arguments = _arguments(paths, asked, options, estimate, data, encodings)
     contents = {
         CONFIG: files.to_json({**config.to_json(), **ends}),
         ARGUMENTS: files.to_json(arguments),
@@ -112,7 +115,7 @@ def create_run(
 
 
 def _point_to(folder: Path) -> None:
-    """Name a run in the file `latest` beside it, unless that name is taken by something else."""
+    """Write the name of a run to the file `latest` beside it, unless that path holds something else."""
     pointer = folder.parent / "latest"
     if os.path.lexists(pointer):
         is_ours = pointer.is_file() and pointer.stat().st_size <= LONGEST_NAME
@@ -122,13 +125,19 @@ def _point_to(folder: Path) -> None:
 
 
 def _arguments(
-    paths: Sequence[str], options: TrainOptions, forecast: Forecast, data: Data, encodings: Mapping[str, str]
+    paths: Sequence[str],
+    asked: TrainOptions,
+    options: TrainOptions,
+    estimate: Estimate,
+    data: TaskData,
+    encodings: Mapping[str, str],
 ) -> dict[str, Any]:
     return {
         "corpus": [lasting(path) for path in paths],
         "store": data.key,
+        "asked": {**changed(asked), "task": options.task},
         "options": asdict(options),
-        "forecast": asdict(forecast),
+        "estimate": asdict(estimate),
         "digests": data.digests(),
         "made_with": made_with(options),
         **({"encodings": dict(encodings)} if encodings else {}),

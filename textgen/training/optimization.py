@@ -1,4 +1,4 @@
-"""How weights move: optimizers, learning rates over time, and averages of weights."""
+"""Optimizers, learning-rate schedules and weight averaging."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from textgen.weights import is_like
 
 
 def schedule(options: TrainOptions, step: int, reductions: int = 0) -> float:
-    """The learning rate of a step (from 0): a linear rise, then what `lr_scheduler` says.
+    """The learning rate of a step (from 0): linear warmup, then the schedule `lr_scheduler`.
 
-    cosine falls along half a cosine to a fiftieth; constant stays; plateau is divided by 4 for each of the
-    `reductions` that evaluations without a gain have called for.
+    cosine decays along half a cosine to a fiftieth; constant stays; plateau divides by 4 for each of `reductions`, the
+    evaluations without improvement.
     """
     assert options.learning_rate is not None and options.max_steps is not None and options.warmup_steps is not None
     if step < options.warmup_steps:
@@ -33,8 +33,8 @@ def schedule(options: TrainOptions, step: int, reductions: int = 0) -> float:
 
 
 def make_optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer:
-    """The optimizer over the groups that the cells ask for: AdamW (Loshchilov and Hutter 2019) in one fused kernel a
-    step, or plain stochastic gradient descent with momentum."""
+    """The optimizer, with the parameter groups of the cells: AdamW (Loshchilov and Hutter 2019), fused, or stochastic
+    gradient descent with momentum."""
     groups = [
         {"params": group["params"], "weight_decay": options.weight_decay * group["decay"], "rate": group["rate"]}
         for group in model.parameter_groups()
@@ -46,7 +46,7 @@ def make_optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer
 
 
 def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors as 'parameter/kind', so that they are found again whatever the order."""
+    """The optimizer's tensors as 'parameter/kind', so that their order does not matter."""
     return {
         f"{name}/{kind}": value
         for name, parameter in model.named_parameters()
@@ -58,8 +58,8 @@ def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) ->
 def load_optimizer_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], name: str
 ) -> None:
-    """The inverse of `named_optimizer_state`. Raises DamagedError naming the file and the first tensor that does not
-    fit: 'step' is a number, all else is like its parameter."""
+    """The inverse of `named_optimizer_state`. Raises DamagedError naming the file and the first tensor of the wrong
+    shape: 'step' is a scalar, all others have the shape of their parameter."""
     parameters = dict(model.named_parameters())
     states: dict[str, dict[str, Tensor]] = {owner: {} for owner in parameters}
     for key, tensor in tensors.items():
@@ -74,9 +74,10 @@ def load_optimizer_state(
 
 
 class WeightAverage:
-    """An exponential average of weights over training steps, which often predicts better than the last of them.
+    """An exponential moving average of the weights, which often predicts better than the last weights (Polyak and
+    Juditsky 1992).
 
-    Polyak and Juditsky 1992; the first steps count less, so that the average forgets where training began.
+    The decay is lower in the first steps, so that the initial weights are forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -85,13 +86,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after a step (counted from 1)."""
+        """Add the weights after a step (counted from 1)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
             self.tensors[name].lerp_(parameter, 1 - decay)
 
     def load(self, tensors: Mapping[str, Tensor], name: str) -> None:
-        """Go back to a stored average. Raises DamagedError naming the file if it is another model's."""
+        """Restore a stored average. Raises DamagedError naming the file if it does not fit this model."""
         for key, tensor in self.tensors.items():
             if key not in tensors or tensors[key].shape != tensor.shape:
                 raise DamagedError(f"{name} does not fit its configuration: the average of {key!r} is missing.")
@@ -99,7 +100,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """The model with averaged weights for the length of a block; its own come back afterwards."""
+        """Use the averaged weights within a block; the model's own are restored afterwards."""
         own = {name: p.detach().clone() for name, p in model.named_parameters()}
         _set(model, self.tensors)
         try:

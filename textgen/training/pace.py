@@ -1,7 +1,7 @@
-"""How a step of training runs fastest on this machine: in which precision, and whether compiled; measured in the plan.
+"""The fastest way to run a training step on this machine: precision and compilation, measured during planning.
 
-Whatever the user names is kept. What is found is written down with the plan and kept on resume, so that time decides
-nothing once training has begun.
+User choices are kept. The result is stored with the plan and kept on resume, so training itself does not depend on
+timing.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from textgen.settings import TrainOptions
 
 PROBE_SECONDS, LONGEST_PROBE = 4.0, 12.0
 PROBE_SHARE = 0.02
-"""How long the speed of a step is measured, all ways of running it together: that part of a run, within these bounds,
-since a machine that others use is slow for seconds."""
+"""How long all variants of a step are measured in total: this share of a run, within these bounds, since other
+processes may slow a machine down for seconds."""
 
 PRECISION_GAIN = 0.9
-"""The share of a step's time that products in bfloat16 must leave at most, to be worth their rounding."""
+"""bfloat16 is used only if a step takes at most this share of the time, to justify the rounding."""
 
 COMPILE_SECONDS = 120.0
-"""A run shorter than this is over before compiling has paid."""
+"""A shorter run ends before compilation pays off."""
 
 COMPILE_GAIN = 0.97
-"""The share of a step's time that compiling must leave at most, to be worth a second kind of last bits."""
+"""Compilation is used only if a step takes at most this share of the time, since it changes the last bits."""
 
 
 class Machine(Protocol):
-    """What the plan asks of the machine it runs on."""
+    """What the plan needs to know about the machine."""
 
     def parameters(self, config: ModelConfig) -> int:
         """The number of weights of a model."""
 
     def can_compile(self, config: ModelConfig) -> bool:
-        """Whether compiling would make this model faster here, or might."""
+        """Whether compilation might make this model faster here."""
 
     def can_round(self) -> bool:
-        """Whether products in bfloat16 might be faster here."""
+        """Whether matrix products in bfloat16 might be faster here."""
 
     def step_seconds(
         self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool = False, dtype: str = "float32"
     ) -> float:
-        """The seconds of one training step, measured for about `seconds` after whatever compiling there is."""
+        """The seconds of one training step, measured for about `seconds`, without compile time."""
 
 
 def rough_seconds(options: TrainOptions, config: ModelConfig, machine: Machine, probe: float) -> float:
-    """The seconds of an eager step in the faster of the precisions that are open, for a first guess."""
+    """The seconds of an eager step in the faster of the allowed precisions, for a first estimate."""
     precisions = _precisions(options, machine)
     return min(machine.step_seconds(config, options, probe / len(precisions), dtype=dtype) for dtype in precisions)
 
@@ -56,11 +56,11 @@ def rough_seconds(options: TrainOptions, config: ModelConfig, machine: Machine, 
 def with_fastest_step(
     options: TrainOptions, config: ModelConfig, machine: Machine, deadline: float
 ) -> tuple[TrainOptions, float, str | None]:
-    """The options with a precision and a choice for or against compiling, the seconds of a step then, and what a
-    compiler said that is there but does not work.
+    """The options with a precision and a choice about compilation, the seconds of a step, and the error of a compiler
+    that does not work.
 
-    Whatever is open is measured, one beside the other. Compiling is tried if there is time until the deadline to make
-    good for it; that itself happens here, on the clock of the plan.
+    All allowed variants are measured. Compilation is tried only if enough time is left until the deadline for it to pay
+    off; compile time counts against the deadline.
     """
     left = deadline - time.monotonic()
     in_time = left >= COMPILE_SECONDS
@@ -82,7 +82,7 @@ def with_fastest_step(
 
 
 def compiler_fault(options: TrainOptions, config: ModelConfig, machine: Machine) -> str | None:
-    """What a compiler says that is there but does not work, found by some compiled steps."""
+    """The error of a compiler that does not work, found by running a few compiled steps; None if it works."""
     try:
         machine.step_seconds(config, options, 0.0, compiled=True, dtype=options.dtype or "float32")
     except CompilerError as error:
@@ -97,5 +97,5 @@ def _precisions(options: TrainOptions, machine: Machine) -> tuple[str, ...]:
 
 
 def _worth(compiled: bool, dtype: str) -> float:
-    """The share of the plainest way's time that another must beat."""
+    """The share of the time of an eager float32 step that this variant must stay below."""
     return (COMPILE_GAIN if compiled else 1.0) * (PRECISION_GAIN if dtype == "bfloat16" else 1.0)

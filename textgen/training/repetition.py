@@ -1,4 +1,4 @@
-"""A step made twice from the same state: a processor or a memory that computes wrongly betrays itself by other bits."""
+"""The determinism check: a step run twice from the same state must give the same bits, else the hardware is faulty."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from textgen.errors import TextgenError
 
 
 def repeated(step: int, take: Callable[[], Mapping[str, Tensor]], before: Mapping[str, Tensor]) -> None:
-    """Take a step twice and compare all that it leaves behind, bit by bit.
+    """Run a step twice and compare all tensors that it changes, bit by bit.
 
-    `take` makes the step and returns the tensors that it has changed, by name, each in its own place; `before` are
-    those of them that there were, which are put back in between (others begin as zeros). Raises TextgenError naming
-    the first tensor that differs and in how many numbers.
+    `take` runs the step and returns the tensors that it has changed in place, by name; `before` are those that existed
+    before, which are restored in between (others start as zeros). Raises TextgenError naming the first tensor that
+    differs and the number of differing elements.
     """
     remembered = {name: tensor.detach().clone() for name, tensor in before.items()}
     changed = take()
@@ -26,13 +26,13 @@ def repeated(step: int, take: Callable[[], Mapping[str, Tensor]], before: Mappin
     for name, tensor in take().items():
         if different := _differences(first[name], tensor.detach()):
             raise TextgenError(
-                f"step {step:,} came out differently when it was repeated: {name!r} in {different:,} of "
+                f"step {step:,} gave a different result when repeated: {name!r} differs in {different:,} of "
                 f"{tensor.numel():,} numbers.",
-                hint="this machine computes unreliably (memory, processor, heat); what was saved before is whole.",
+                hint="this machine computes unreliably (memory, processor, heat); earlier checkpoints are intact.",
             )
 
 
 def _differences(one: Tensor, other: Tensor) -> int:
-    """In how many numbers two tensors differ in any bit."""
+    """The number of elements that differ in any bit."""
     bits = one.contiguous().view(-1).view(torch.uint8) != other.contiguous().view(-1).view(torch.uint8)
     return int(bits.view(one.numel(), -1).any(dim=1).sum()) if one.numel() else 0

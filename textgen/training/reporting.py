@@ -1,4 +1,4 @@
-"""Metrics for other tools, beside metrics.jsonl: TensorBoard, as an extra."""
+"""Metrics for other tools, in addition to metrics.jsonl: TensorBoard, an extra."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Report = Callable[[Event], None]
 
 @contextmanager
 def reporters(names: Sequence[str], folder: Path) -> Iterator[Report]:
-    """A function that hands every event on to the tools named. Raises TextgenError if one is not installed."""
+    """A function that passes every event to these tools. Raises TextgenError if one is not installed."""
     if "tensorboard" not in names:
         yield lambda event: None
         return

@@ -1,4 +1,4 @@
-"""From a corpus and options to a run: read, plan, commit the arguments, train. `textgen.train` is the whole of it."""
+"""Training runs: start one from a corpus and options, or resume it. `textgen.train` is the Python API."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from textgen import cell_options, files, plugins, sealed
@@ -17,29 +19,25 @@ from textgen.dropout import keyed_seed
 from textgen.errors import TextgenError, UsageError
 from textgen.model import Model
 from textgen.model_folder import read_config
-from textgen.options import from_mapping
 from textgen.parameters import named
 from textgen.settings import DEFAULT_MINUTES, TrainOptions
-from textgen.tasks import LANGUAGE, data_class, with_task
-from textgen.tasks.language import LanguageData
-from textgen.tasks.task import Data
-from textgen.text.bulk import usable_cores
+from textgen.tasks.base import options_for, task_of
+from textgen.tasks.data import TaskData
 from textgen.text.detection import choosing
 from textgen.text.memory import corpora, is_table, spool
-from textgen.text.reading import record_of
 from textgen.text.sources import gone
 from textgen.text.split import Progress, no_progress
-from textgen.text.store import TokenStore
 from textgen.text.tokenizer import Tokenizer
+from textgen.threads import usable_cores
 from textgen.training.checkpoint import ARGUMENTS, Run
 from textgen.training.checks import CHANGEABLE, check_training
 from textgen.training.events import Event
 from textgen.training.extension import Part, extended, length_given, next_part, parts_of, refuse_no_steps
 from textgen.training.finetune import Match, adopt, inherited
-from textgen.training.machine import ThisMachine, choose_device, compilable
+from textgen.training.machine import ThisMachine, choose_device, compilable, precision_missed
 from textgen.training.new_run import RUNS, create_run, next_folder, refuse_occupied
 from textgen.training.pace import COMPILE_SECONDS
-from textgen.training.plan import Forecast, more_steps, plan, steps_of_epochs
+from textgen.training.plan import Estimate, more_steps, plan, steps_of_epochs
 from textgen.training.provenance import changes, made_with, refuse_other_data
 from textgen.training.reporting import reporters
 from textgen.training.soundness import refuse_small_disk
@@ -52,7 +50,7 @@ CACHE = ".tokens"
 
 @dataclass(frozen=True)
 class Extension:
-    """What a resumed run is to do beyond its plan: the new part, the arguments to commit, the options of before."""
+    """The extension of a resumed run: the new part, the arguments to commit, and the options before it."""
 
     part: Part
     arguments: dict[str, Any]
@@ -60,24 +58,25 @@ class Extension:
 
 
 @dataclass
-class Session:
-    """A training about to run: the trainer and all that was decided on the way."""
+class Training:
+    """A training session, ready to run: the trainer and everything decided so far."""
 
     trainer: Trainer
     run: Run
-    data: Data
+    data: TaskData
     config: ModelConfig
     options: TrainOptions
-    forecast: Forecast
+    estimate: Estimate
     versions: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     encodings: list[str] = field(default_factory=list)
-    """What `--encoding auto` found, a phrase for each encoding."""
+    """The encodings that `--encoding auto` detected, one phrase each."""
     extension: Extension | None = None
 
     def events(self) -> Iterator[Event]:
-        """Train, alone in the run folder; yields what happens. Raises TextgenError if another process trains there."""
+        """Train while holding the lock of the run folder; yields events. Raises TextgenError if another process holds
+        it."""
         with files.lock(self.run.folder):
             self._refuse_another()
             files.clean(self.run.folder)
@@ -90,9 +89,9 @@ class Session:
                     yield event
 
     def _refuse_another(self) -> None:
-        """Raise TextgenError if the folder now holds the run of someone who replaced this one."""
+        """Raise TextgenError if another process has replaced the run in this folder."""
         arguments = self.run.arguments()
-        there: TrainOptions = from_mapping(TrainOptions, arguments["options"])
+        there = options_for(arguments["options"])
         known = self.extension.before if self.extension else self.options
         there = replace(there, **{name: getattr(known, name) for name in CHANGEABLE})
         if there != known or arguments["store"] != self.data.key:
@@ -103,16 +102,17 @@ def train(corpus: Any, **options: Any) -> Path:
     """Train a model and return its folder, ready for `textgen.load`.
 
     `corpus` is a file, a folder, a table in memory (a frame of pandas or polars, a table of pyarrow, a data set of
-    `datasets`), or a list of those. Options are the fields of `textgen.settings.TrainOptions`; those not given are
-    planned so that the call takes `minutes` (default 5). Raises TextgenError in one sentence that names the parameter;
-    PluginError, its cause the original exception, where the code of a plugin's cell fails.
+    `datasets`), or a list of those. Options are the fields of `textgen.settings.TrainOptions` and of the task's own
+    class, such as `textgen.tasks.language.options.LanguageOptions`; those not given are planned so that the call takes
+    `minutes` (default 5). Raises TextgenError in one sentence that names the parameter; PluginError, its cause the
+    original exception, where the code of a plugin's cell fails.
 
     Example:
         >>> folder = train("notes.txt", cell="gru", minutes=10)          # doctest: +SKIP
     """
     began, apart = time.monotonic(), options.get("validation_file")
     held_out = spool(apart) if is_table(apart) else None
-    asked = from_mapping(TrainOptions, {**options, "validation_file": None} if held_out else options)
+    asked = options_for({**options, "validation_file": None} if held_out else options)
     asked = replace(asked, validation_file=held_out) if held_out else asked
     session = start(corpora("corpus", corpus), asked, began)
     for _ in session.events():
@@ -127,12 +127,11 @@ def start(
     began: float,
     progress: Progress = no_progress,
     dry_run: bool = False,
-) -> Session:
+) -> Training:
     """Prepare a new run; `began` is when the command started, on the clock of `time.monotonic`.
 
     A dry run plans but does not create the run's folder.
     """
-    options = with_task(options)
     check_training(options)
     options = _with_cell_options(inherited(options))
     device = choose_device(options.device)
@@ -140,15 +139,19 @@ def start(
     root = Path(options.output_dir).parent if options.output_dir else RUNS
     refuse_occupied(options, paths)
     with choosing() as encodings:
-        data = data_class(options.task or LANGUAGE).prepare(list(paths), options, root / CACHE, progress)
+        data = task_of(options).data().prepare(list(paths), options, root / CACHE, progress)
+    asked = options
     machine = ThisMachine(data, device)
     deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
-    options, config, forecast = plan(replace(options, threads=threads), data, machine, deadline)
+    options, config, estimate = plan(replace(options, threads=threads), data, machine, deadline)
     owner = plugins.owner(options.cell)
     config = replace(
-        config, cell_distribution=owner.distribution, cell_version=owner.version, reading=record_of(paths, options)
+        config,
+        cell_distribution=owner.distribution,
+        cell_version=owner.version,
+        reading=task_of(options).remembered(list(paths), options),
     )
-    task = data.task(options)
+    objective = data.objective(options)
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
     model, match = initial_model(config, data.tokenizer, options)
     refuse_small_disk(folder, model, options, kept=0)
@@ -156,36 +159,35 @@ def start(
     step, warnings = stored_step(model, config.cell) if stored else ({}, [])
     run = Run(folder)
     if not dry_run:
-        run = create_run(folder, paths, options, config, forecast, data, step, encodings.lasting())
-    trainer, made = Trainer(run, task, model, options, device), made_with(options)
-    warnings = [*warnings, *_compiler_missed(model, options.cell, forecast), *task.warnings()]
+        run = create_run(folder, paths, asked, options, config, estimate, data, step, encodings.lasting())
+    trainer, made = Trainer(run, objective, model, options, device), made_with(options)
+    missed = precision_missed(options, device) + _compiler_missed(model, options.cell, estimate)
+    warnings = [*warnings, *missed, *objective.warnings()]
     notes = [f"{options.init_from}: {match}"] if match else []
-    return Session(trainer, run, data, config, options, forecast, made, warnings, notes, encodings.described())
+    return Training(trainer, run, data, config, options, estimate, made, warnings, notes, encodings.described())
 
 
-def _compiler_missed(model: Model, cell: str, forecast: Forecast) -> list[str]:
-    """What a compiler would have gained, where a run is long enough for one and it is not there or does not work."""
-    if forecast.compiler_fault:
-        return [f"The C++ compiler does not work: {cell} trains, but up to a third slower; {forecast.compiler_fault}"]
-    if (forecast.train_seconds or 0) > COMPILE_SECONDS and compilable(model) and compiler() is None:
+def _compiler_missed(model: Model, cell: str, estimate: Estimate) -> list[str]:
+    """A warning if a run is long enough for compilation, but the compiler is missing or does not work."""
+    if estimate.compiler_fault:
+        return [f"The C++ compiler does not work: {cell} trains, but up to a third slower; {estimate.compiler_fault}"]
+    if (estimate.train_seconds or 0) > COMPILE_SECONDS and compilable(model) and compiler() is None:
         return [f"There is no C++ compiler here: {cell} trains, but up to a third slower."]
     return []
 
 
 def _with_cell_options(options: TrainOptions) -> TrainOptions:
-    """The options with every option of the cell, checked. Raises UsageError or PluginError."""
+    """The options with all options of the cell, checked. Raises UsageError or PluginError."""
     cell = plugins.cell(options.cell)
     if options.weight_drop and getattr(cell, "recurrent", None) is None:
-        raise UsageError(
-            f"{named('weight_drop')} works on cells with a recurrent matrix of their own; {options.cell!r} has none."
-        )
+        raise UsageError(f"{named('weight_drop')} needs a cell with a recurrent matrix; {options.cell!r} has none.")
     return replace(options, cell_options=cell_options.parse(cell, options.cell, options.cell_options))
 
 
 def initial_model(
     config: ModelConfig, tokenizer: Tokenizer | None, options: TrainOptions
 ) -> tuple[Model, Match | None]:
-    """The model at step 0, its weights drawn from the seed or taken from the model that the options start from."""
+    """The model at step 0: its weights drawn from the seed, or copied from the model that training starts from."""
     torch.manual_seed(keyed_seed(options.seed, "weights"))
     model = make_model(config)
     for cell in compilable(model):
@@ -197,13 +199,12 @@ def initial_model(
 @plugins.blamed()
 def resume(
     folder: Path, given: Mapping[str, Any], progress: Progress = no_progress, began: float | None = None
-) -> Session:
-    """Prepare to go on with a run from its newest whole checkpoint, or from the start if it has none.
+) -> Training:
+    """Prepare to continue a run from its newest intact checkpoint, or from the start if it has none.
 
-    `given` are options named anew; only some may change. A length extends the run, or shortens what is left of it, with
-    a new learning-rate schedule: `max_steps` and `epochs` are those of the whole run, `minutes` count from `began`, on
-    the clock of `time.monotonic`. Raises UsageError for other options, TextgenError if the corpus is no longer what it
-    was.
+    `given` are the options given now; only some may change. A length extends or shortens the run, with a new
+    learning-rate schedule: `max_steps` and `epochs` apply to the whole run, `minutes` count from `began`, on the clock
+    of `time.monotonic`. Raises UsageError for other options, TextgenError if the corpus has changed.
     """
     began = time.monotonic() if began is None else began
     run = Run(folder)
@@ -211,7 +212,7 @@ def resume(
         raise TextgenError(f"there is no run to resume in {str(folder)!r}.", hint="train one: textgen train FILE")
     arguments = run.arguments()
     given = _within(folder, given)
-    length = length_given(given, from_mapping(TrainOptions, arguments["options"]))
+    length = length_given(given, options_for(arguments["options"]))
     options = _resumed_options(arguments["options"], {n: v for n, v in given.items() if not length or n != length[0]})
     device = choose_device(options.device)
     torch.set_num_threads(options.threads or usable_cores())
@@ -219,26 +220,26 @@ def resume(
     refuse_other_data(arguments.get("digests", {}), data.digests())
     config = read_config(folder)
     checkpoint, wrong = run.latest()
-    begun_from = None if checkpoint else options.init_from  # whose weights a checkpoint has no need of
+    begun_from = None if checkpoint else options.init_from  # a checkpoint has its own weights
     options_then = replace(options, init_from=begun_from)
     model, _ = initial_model(config, data.tokenizer, options_then)
-    trainer = Trainer(run, data.task(options), model, options_then, device)
+    trainer = Trainer(run, data.objective(options), model, options_then, device)
     refuse_small_disk(folder, model, options, kept=len(run.checkpoints()))
     instead = "An older checkpoint is used." if checkpoint else "The run starts again from step 0."
     warnings = [f"{error} {instead}" for error in wrong]
     if checkpoint is not None:
         trainer.resume(checkpoint)
     now = made_with(options)
-    warnings += changes(arguments["made_with"], now)
-    session = Session(trainer, run, data, config, options, Forecast(**arguments["forecast"]), now, warnings)
+    warnings += precision_missed(options, device) + changes(arguments["made_with"], now)
+    session = Training(trainer, run, data, config, options, Estimate(**arguments["estimate"]), now, warnings)
     trainer.follow(parts_of(arguments, options))
     if length is not None:
         _extend(session, arguments, length, began)
     return session
 
 
-def _extend(session: Session, arguments: Mapping[str, Any], length: tuple[str, float], began: float) -> None:
-    """Give a session that goes on with a run a new part of this length. Raises UsageError if it would have no step."""
+def _extend(session: Training, arguments: Mapping[str, Any], length: tuple[str, float], began: float) -> None:
+    """Add a part of this length to a resumed session. Raises UsageError if it would have no step."""
     trainer, options, data = session.trainer, session.options, session.data
     step, seconds = trainer.progress.step, None
     name, value = length
@@ -252,15 +253,16 @@ def _extend(session: Session, arguments: Mapping[str, Any], length: tuple[str, f
     part = next_part(trainer.parts, options, step, end, trainer.finished, trainer.progress.reductions)
     kept = [each for each in trainer.parts if each.start < step]
     session.options, content = extended(arguments, options, [*kept, part], length)
-    forecast = replace(session.forecast, step_seconds=seconds, train_seconds=seconds and seconds * (end - step))
-    session.forecast = forecast
-    session.extension = Extension(part, {**content, "forecast": asdict(forecast)}, options)
+    estimate = replace(session.estimate, step_seconds=seconds, train_seconds=seconds and seconds * (end - step))
+    session.estimate = estimate
+    session.extension = Extension(part, {**content, "estimate": asdict(estimate)}, options)
     trainer.options = replace(session.options, init_from=trainer.options.init_from)
     trainer.follow([*kept, part])
 
 
 def _within(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What else is given anew. Raises UsageError if another folder than the run's is named, or it is to be replaced."""
+    """The options given on resume, without the folder. Raises UsageError for another folder, or if it is to be
+    replaced."""
     given = dict(given)
     if given.pop("overwrite_output_dir", False):
         raise UsageError(f"--resume and {named('overwrite_output_dir')} exclude each other.")
@@ -271,13 +273,13 @@ def _within(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> TrainOptions:
-    before: TrainOptions = from_mapping(TrainOptions, stored)
+    before = options_for(stored)
     if again := given.get("cell_options"):
         parsed = cell_options.parse(plugins.cell(before.cell), before.cell, again)
         given = {**given, "cell_options": {**before.cell_options, **{name: parsed[name] for name in again}}}
-    options: TrainOptions = from_mapping(TrainOptions, {**stored, **given})
+    options = options_for({**stored, **given, "task": before.task})
     for name, value in given.items():
-        if name not in CHANGEABLE and getattr(options, name) != getattr(before, name):
+        if name not in CHANGEABLE and value != getattr(before, name) != getattr(options, name, value):
             raise UsageError(
                 f"{named(name, str(value))} cannot change on --resume (the run has {getattr(before, name)}).",
                 hint=f"leave it out, or start a new run from these weights with {named('init_from', 'RUN')}.",
@@ -285,13 +287,13 @@ def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Tra
     return options
 
 
-def data_of(run: Run, progress: Progress = no_progress) -> Data:
-    """What a run learns from, made again from its corpus where it is gone. Raises TextgenError if the corpus is no
-    longer what it was."""
+def data_of(run: Run, progress: Progress = no_progress) -> TaskData:
+    """The data of a run, created again from its corpus if it is missing. Raises TextgenError if the corpus has
+    changed."""
     arguments, cache = run.arguments(), run.folder.parent / CACHE
     key, paths = arguments["store"], arguments["corpus"]
-    options: TrainOptions = from_mapping(TrainOptions, arguments["options"])
-    kind = data_class(options.task or LANGUAGE)
+    options = options_for(arguments["asked"])  # planned values must not change how the corpus is read
+    kind = task_of(options).data()
     if (cache / key).is_dir():
         try:
             return kind.open(cache / key)
@@ -299,7 +301,7 @@ def data_of(run: Run, progress: Progress = no_progress) -> Data:
             if gone(paths):
                 raise
     elif lost := gone(paths):
-        raise TextgenError(f"the tokens of this run are gone from {str(cache / key)!r}, and its corpus came {lost}.")
+        raise TextgenError(f"the tokens of this run are missing from {str(cache / key)!r}, and its corpus came {lost}.")
     with choosing(arguments.get("encodings")):
         data = kind.prepare(paths, options, cache, progress)
     if data.key != key:
@@ -309,9 +311,13 @@ def data_of(run: Run, progress: Progress = no_progress) -> Data:
     return data
 
 
-def store_of(run: Run) -> TokenStore:
-    """The tokens of a run that models language. Raises TextgenError as `data_of`, and for another task."""
-    data = data_of(run)
-    if not isinstance(data, LanguageData):
-        raise TextgenError(f"{str(run.folder)!r} is not a language model.")
-    return data.store
+def training_ids_of(folder: Path) -> npt.NDArray[np.integer]:
+    """The token ids of the training text of a run, a boundary before each document. Raises TextgenError if they are
+    missing, or if the model was not trained on text."""
+    try:
+        ids = data_of(Run(folder)).text_ids()
+    except TextgenError as error:
+        raise TextgenError(f"the training text of {str(folder)!r} is not available: {error}") from error
+    if not len(ids):
+        raise TextgenError(f"{str(folder)!r} was not trained on text.")
+    return ids

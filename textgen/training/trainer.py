@@ -1,8 +1,7 @@
-"""Training: truncated backpropagation through time over contiguous lanes, the state carried from window to window.
+"""Truncated backpropagation through time over contiguous lanes; the hidden state is carried from window to window.
 
-`Trainer.run` does the work and yields what happens; it prints nothing. Each step is a function of the options, the
-step number, the weights and the carried state, so a run that was stopped and resumed ends with the same bits as one
-that was not.
+`Trainer.run` trains and yields events; it prints nothing. Each step is a function of the options, the step number, the
+weights and the hidden state, so a run that was stopped and resumed gives the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from torch import Tensor
 from textgen.errors import TextgenError
 from textgen.model import Model
 from textgen.model_folder import WEIGHTS
-from textgen.scoring.figures import Figures
+from textgen.scoring.metrics import Metrics
 from textgen.settings import TrainOptions
-from textgen.tasks.task import Task
+from textgen.tasks.objective import Objective
 from textgen.training import soundness
 from textgen.training.checkpoint import OPTIMIZER, Checkpoint, Run
-from textgen.training.events import Ended, Evaluated, Event, Logged, Progress, Saved, Tick
+from textgen.training.events import Counters, Ended, Evaluated, Event, Logged, Saved, Tick
 from textgen.training.extension import Part, rate_at
 from textgen.training.optimization import (
     load_optimizer_state,
@@ -36,43 +35,46 @@ from textgen.weights import load_tensors, model_tensors
 
 
 class Trainer:
-    """Trains a model in a run folder. `stop` may be set at any time; the run ends, saved, after the step at hand."""
+    """Trains a model in a run folder. Set `stop` at any time to end and save the run after the current step."""
 
-    def __init__(self, run: Run, task: Task, model: Model, options: TrainOptions, device: str = "cpu") -> None:
+    def __init__(
+        self, run: Run, objective: Objective, model: Model, options: TrainOptions, device: str = "cpu"
+    ) -> None:
         self.run_folder = run
-        self.task = task
+        self.objective = objective
         self.options = options
-        self.update = Update(task, model, options, device)
+        self.update = Update(objective, model, options, device)
         self.model = self.update.model
-        self.progress = Progress()
+        self.progress = Counters()
         self.parts: Sequence[Part] = ()
         self.stop = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go back to the moment of a checkpoint."""
+        """Restore the state of a checkpoint."""
         folder = f"checkpoint-{checkpoint.step}"
         load_tensors(self.model, checkpoint.weights, f"{folder}/{WEIGHTS}")
         load_optimizer_state(self.model, self.update.optimizer, checkpoint.optimizer, f"{folder}/{OPTIMIZER}")
         if self.update.average:
             self.update.average.load(checkpoint.average, f"{folder}/{OPTIMIZER}")
-        self.update.carry = tuple(tensor.to(self.update.device) for tensor in checkpoint.carry)
-        known = {name: checkpoint.state.get(name, default) for name, default in asdict(Progress()).items()}
-        self.progress = Progress(**known)
+        self.update.state = tuple(tensor.to(self.update.device) for tensor in checkpoint.hidden)
+        known = {name: checkpoint.state.get(name, default) for name, default in asdict(Counters()).items()}
+        self.progress = Counters(**known)
 
     def follow(self, parts: Sequence[Part]) -> None:
-        """Take the schedules of these parts. Where an extension begins, no evaluation speaks for ending early."""
+        """Follow the schedules of these parts. At the start of an extension, earlier evaluations no longer count toward
+        early stopping."""
         self.parts = parts
         if len(parts) > 1 and self.progress.step == parts[-1].start:
             self.progress.worse_evaluations = 0
 
     @property
     def finished(self) -> bool:
-        """Whether the plan is done, or the run has ended early."""
+        """Whether all planned steps are done, or the run has stopped early."""
         assert self.options.max_steps is not None
         return self.progress.step >= self.options.max_steps or self._is_stopping_early()
 
     def run(self) -> Iterator[Event]:
-        """Train to the end of the plan, or until stopped; yields what happens as it happens."""
+        """Train to the end of the plan, or until stopped; yields events."""
         options, progress = self.options, self.progress
         assert options.max_steps and options.logging_steps and options.eval_steps and options.save_steps
         began = time.monotonic()
@@ -112,15 +114,15 @@ class Trainer:
         return "time" if self.options.max_time is not None and seconds >= 60 * self.options.max_time else ""
 
     def _checked_step(self, step: int) -> tuple[float, float]:
-        """A step; every `verify_steps` of them is made twice, and must leave the same bits both times."""
-        every, carry, results = self.options.verify_steps, self.update.carry, []
+        """One step; every `verify_steps` steps it is run twice and must give the same bits."""
+        every, state, results = self.options.verify_steps, self.update.state, []
         if not every or (step + 1) % every:
             return self._step(step)
 
         def take() -> dict[str, Tensor]:
-            self.update.carry = carry
+            self.update.state = state
             results.append(self._step(step))
-            return self.update.tensors() | {f"carry/{k}": tensor for k, tensor in enumerate(self.update.carry)}
+            return self.update.tensors() | {f"state/{k}": tensor for k, tensor in enumerate(self.update.state)}
 
         repeated(step + 1, take, self.update.tensors())
         return results[-1]
@@ -139,18 +141,18 @@ class Trainer:
 
     @contextmanager
     def _published_weights(self) -> Iterator[None]:
-        """The model as it is evaluated and published: with averaged weights, where weights are averaged."""
+        """The model with the weights to evaluate and publish: the averaged ones, if weights are averaged."""
         with self.update.average.applied(self.model) if self.update.average else nullcontext():
             yield
 
     def _error(self, step: int, fault: str) -> TextgenError:
-        """What is said when a step is not to be taken, or its outcome not to be kept."""
+        """The error for a step that is not finite."""
         good, _ = self.run_folder.latest()
         rate = self._learning_rate(step - 1)
         return soundness.stopped(fault, step, rate, self.update.finite_loss, good.step if good else None)
 
-    def _refuse_unsound_weights(self) -> None:
-        """Raise TextgenError before weights that are not finite are stored."""
+    def _check_weights(self) -> None:
+        """Raise TextgenError instead of saving weights that are not finite."""
         if fault := soundness.weights_not_finite(self.model):
             raise self._error(self.progress.step, fault)
 
@@ -158,11 +160,11 @@ class Trainer:
         progress = self.progress
         event = Logged(
             step=progress.step,
-            epoch=progress.step / self.task.steps_per_epoch,
+            epoch=progress.step / self.objective.steps_per_epoch,
             loss=progress.loss_sum / progress.summed,
             grad_norm=progress.norm_sum / progress.summed,
             learning_rate=self._learning_rate(progress.step - 1),
-            tokens_per_second=steps_per_second * self.task.symbols_per_step,
+            tokens_per_second=steps_per_second * self.objective.tokens_per_step,
         )
         progress.loss_sum, progress.norm_sum, progress.summed = 0.0, 0.0, 0
         self.run_folder.log(asdict(event))
@@ -170,44 +172,45 @@ class Trainer:
 
     def _evaluate(self) -> Iterator[Evaluated]:
         with self._published_weights():
-            figures = self.task.evaluate(self.model, quick=True)
-            judged = None if figures is None else self._judged(figures)
+            metrics = self.objective.evaluate(self.model, quick=True)
+            judged = None if metrics is None else self._judged(metrics)
         if judged is not None:
             yield judged
 
-    def _judged(self, figures: Figures) -> Evaluated:
-        """Publish the model if no figures were better, else count it against it. Worse than guessing is never best."""
+    def _judged(self, metrics: Metrics) -> Evaluated:
+        """Publish the model if these metrics are the best so far, else count an evaluation without improvement. A model
+        worse than a uniform guess is never the best."""
         progress = self.progress
-        if not math.isfinite(figures.loss):
+        if not math.isfinite(metrics.loss):
             raise self._error(progress.step, "the held-out loss")
-        guessing = self.task.guessing_loss
-        diverged = guessing is not None and figures.loss > guessing + soundness.UNSURE
-        best = not diverged and (progress.best_loss is None or figures.criterion < progress.best_loss)
+        guessing = self.objective.guessing_loss
+        diverged = guessing is not None and metrics.loss > guessing + soundness.UNSURE
+        best = not diverged and (progress.best_loss is None or metrics.criterion < progress.best_loss)
         if best:
-            progress.best_loss, progress.best_step = figures.criterion, progress.step
+            progress.best_loss, progress.best_step = metrics.criterion, progress.step
             progress.worse_evaluations = 0
-            self._refuse_unsound_weights()
+            self._check_weights()
             self.run_folder.publish(self.model)
         else:
             progress.worse_evaluations += 1
             progress.reductions += 1
-        return self._scored(figures, best, final=False)
+        return self._scored(metrics, best, final=False)
 
-    def _scored(self, figures: Figures, best: bool, final: bool) -> Evaluated:
-        named = {f"eval_{name}": value for name, value in figures.to_json().items()}
-        self.run_folder.log({"step": self.progress.step, "eval_loss": figures.loss, "final": final, **named})
-        return Evaluated(self.progress.step, figures, best, final)
+    def _scored(self, metrics: Metrics, best: bool, final: bool) -> Evaluated:
+        named = {f"eval_{name}": value for name, value in metrics.to_json().items()}
+        self.run_folder.log({"step": self.progress.step, "eval_loss": metrics.loss, "final": final, **named})
+        return Evaluated(self.progress.step, metrics, best, final)
 
     def _save(self) -> int:
-        """Commit a checkpoint; without a held-out part, or before the first evaluation, its weights are the model."""
-        self._refuse_unsound_weights()
+        """Commit a checkpoint; without a held-out part, or before the first evaluation, also publish its weights."""
+        self._check_weights()
         step = self.progress.step
         checkpoint = Checkpoint(
             step,
             model_tensors(self.model),
             named_optimizer_state(self.model, self.update.optimizer),
-            self.update.carry,
-            {"global_step": step, "epoch": step / self.task.steps_per_epoch, **asdict(self.progress)},
+            self.update.state,
+            {"global_step": step, "epoch": step / self.objective.steps_per_epoch, **asdict(self.progress)},
             self.update.average.tensors if self.update.average else {},
         )
         self.run_folder.save(checkpoint, self.options.save_total_limit)
@@ -217,9 +220,9 @@ class Trainer:
         return step
 
     def _finish(self) -> Iterator[Evaluated]:
-        """Score the best weights on everything that is held out."""
+        """Evaluate the best weights on the whole held-out part."""
         if self.progress.best_step is not None:
             load_tensors(self.model, self.run_folder.best_weights(), WEIGHTS)
-        figures = self.task.evaluate(self.model, quick=False)
-        if figures is not None:
-            yield self._scored(figures, best=False, final=True)
+        metrics = self.objective.evaluate(self.model, quick=False)
+        if metrics is not None:
+            yield self._scored(metrics, best=False, final=True)

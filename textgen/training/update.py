@@ -1,5 +1,5 @@
-"""One training step: forward over a window, backward, and an update of the weights. The trainer takes it and the plan
-times it, so that what is planned is what happens."""
+"""One training step: forward over a window, backward, and a weight update. The trainer runs it and the plan times it,
+so they agree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textgen.model import Model
 from textgen.products import reduced_precision
 from textgen.recurrence import State
 from textgen.settings import TrainOptions
-from textgen.tasks.task import Task
+from textgen.tasks.objective import Objective
 from textgen.text.lanes import parts
 from textgen.training import soundness
 from textgen.training.optimization import WeightAverage, make_optimizer, named_optimizer_state
@@ -19,33 +19,33 @@ from textgen.weights import model_tensors
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or a gradient is NaN or infinite; the message says which. No weight has changed."""
+    """The loss or a gradient is NaN or infinite; the message says which. No weight has changed."""
 
 
 class Update:
     """Everything that a training step changes: the model, the optimizer, the average of the weights, and the hidden
     state carried from one window to the next."""
 
-    def __init__(self, task: Task, model: Model, options: TrainOptions, device: str = "cpu") -> None:
-        self.task = task
+    def __init__(self, objective: Objective, model: Model, options: TrainOptions, device: str = "cpu") -> None:
+        self.objective = objective
         self.options = options
         self.device = torch.device(device)
         self.model = model.to(self.device)
         self.optimizer = make_optimizer(self.model, options)
         self.rates = DropoutRates(options.dropout or 0.0, options.embedding_dropout, options.weight_drop)
         self.average = WeightAverage(self.model, options.average_weights) if options.average_weights else None
-        self.carry: State = ()
+        self.state: State = ()
         self.finite_loss: float | None = None
 
     def take(self, step: int, learning_rate: float) -> tuple[float, float]:
-        """Train on the window of a step. Returns the loss and the norm of the gradient before clipping. Raises
-        NotFiniteError, with every weight as it was."""
+        """Train on the window of a step. Returns the loss and the gradient norm before clipping. Raises NotFiniteError
+        without changing any weight."""
         seed_noise(self.device, self.options.seed, step)
-        inputs, targets = (tensor.to(self.device) for tensor in self.task.window(step))
-        self.carry = self.task.carried(step, self.model.initial_state(inputs.shape[1]), self.carry)
+        inputs, targets = (tensor.to(self.device) for tensor in self.objective.window(step))
+        self.state = self.objective.carried(step, self.model.initial_state(inputs.shape[1]), self.state)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"]
-        loss, carry = self._backward(step, inputs, targets)
+        loss, state = self._backward(step, inputs, targets)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if fault := soundness.not_finite(self.model, loss, norm):
@@ -54,7 +54,7 @@ class Update:
         torch.nn.utils.clip_grads_with_norm_(parameters, self.options.max_grad_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.carry = carry
+        self.state = state
         if self.average:
             self.average.update(self.model, step + 1)
         return loss.item(), norm.item()
@@ -65,21 +65,21 @@ class Update:
         return model_tensors(self.model) | named_optimizer_state(self.model, self.optimizer) | average
 
     def _backward(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
-        """The mean loss of a window, its gradients left on the parameters, and the state after it.
+        """The mean loss of a window and the state after it; adds the gradients to the parameters.
 
-        With gradient accumulation the lanes are computed in parts, one after another; their gradients add up to
-        those of the whole batch.
+        With gradient accumulation the lanes are computed in parts, one after another; the sum of their gradients is
+        that of the whole batch.
         """
         batch, options = inputs.shape[1], self.options
-        candidates, targets = self.task.candidates(step, targets)
-        losses, carries = [], []
+        candidates, targets = self.objective.candidates(step, targets)
+        losses, states = [], []
         for start, end in parts(batch, options.gradient_accumulation_steps):
             lanes = slice(start, end)
             dropout = self.rates.window(options.seed, step, (batch, lanes))
             with reduced_precision(self.device.type, options.dtype or "float32"):
-                outputs, carry = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.carry), dropout, candidates)
-                loss = self.task.loss(outputs, targets[:, lanes]) * self.task.share(targets, lanes)
+                outputs, state = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.state), dropout, candidates)
+                loss = self.objective.loss(outputs, targets[:, lanes]) * self.objective.share(targets, lanes)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-            carries.append([t.detach().to(before.dtype) for t, before in zip(carry, self.carry, strict=True)])
-        return torch.stack(losses).sum(), tuple(torch.cat(parts) for parts in zip(*carries, strict=True))
+            states.append([t.detach().to(before.dtype) for t, before in zip(state, self.state, strict=True)])
+        return torch.stack(losses).sum(), tuple(torch.cat(parts) for parts in zip(*states, strict=True))

@@ -1,7 +1,7 @@
-"""Beam search: the likeliest text that can be found by keeping the N likeliest beginnings at each time step.
+"""Beam search: looks for the likeliest text by keeping the N likeliest prefixes at each time step.
 
-A text's score is the mean log-probability of its symbols, the boundary that ends it included; so long texts are not
-worse for being long. One beam is greedy writing; with as many beams as there are beginnings the search is exact.
+A text's score is the mean log-probability of its tokens, including the boundary that ends it, so that long texts are
+not penalized. One beam is greedy decoding; with as many beams as there are prefixes, the search is exact.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from textgen.writing.sampling_settings import SampleOptions
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
-    from textgen.stepper import Stepper
-    from textgen.writing.rows import Row
+    from textgen.stepper import TokenStepper
+    from textgen.writing.completions import CompletionBuilder
 
 
 @dataclass(frozen=True, eq=False)
 class Beam:
-    """A text of `length` symbols by its last one and the beam before it, with the sum of its log-probabilities, and the
-    place (`textgen.writing.characters`) where it ends."""
+    """A text of `length` tokens, as its last token and the beam before it, with the sum of its log-probabilities and
+    the place (`textgen.writing.characters`) where it ends."""
 
     total: float = 0.0
     length: int = 0
@@ -38,16 +38,16 @@ class Beam:
 
     @property
     def score(self) -> float:
-        """Mean log-probability of a symbol, in nats."""
+        """Mean log-probability of a token, in nats."""
         return self.total / self.length
 
     def grown(self, logprob: float, choice: Choice, characters: CharacterGuard | None) -> Beam:
-        """The text with one more symbol."""
+        """The text with one more token."""
         place = BETWEEN if characters is None else int(characters.after[self.place, choice.id])
         return Beam(self.total + logprob, self.length + 1, choice, self, place)
 
     def choices(self) -> list[Choice]:
-        """All symbols of the text, in order."""
+        """All tokens of the text, in order."""
         found, beam = [], self
         while beam.before is not None and beam.choice is not None:
             found.append(beam.choice)
@@ -56,7 +56,7 @@ class Beam:
 
 
 def search(
-    model: Stepper,
+    model: TokenStepper,
     prompt: Ids,
     options: SampleOptions,
     boundary: int | None,
@@ -64,10 +64,10 @@ def search(
     characters: CharacterGuard | None = None,
     empty: bool = False,
 ) -> Beam:
-    """The best text of at most `max_new_tokens` symbols found after a prompt (T,), T >= 1, with `num_beams` beams.
+    """The best text of at most `max_new_tokens` tokens found after a prompt (T,), T >= 1, with `num_beams` beams.
 
-    A text ends at the boundary, or where it is as long as it may be. Symbols in `unsampled` are never written, nor
-    those that `characters` leaves out. With `empty` there is no prompt, and the text does not end at once.
+    A text ends at the boundary or at its maximum length. Tokens in `unsampled`, and those that `characters` excludes,
+    are never written. With `empty` there is no prompt, and the text cannot end at once.
     """
     barred_first = (*unsampled, boundary) if empty and boundary is not None else unsampled
     state = model.initial_state(1)
@@ -83,18 +83,18 @@ def search(
         logits[barred & ~np.isfinite(logits)] = OUT
         require_choice(np.where(barred, OUT, logits))
         logprobs = np.where(barred, OUT, log_softmax(add_bias(logits, biases)))
-        parents, symbols = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
+        parents, tokens = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
         grown = [
-            live[row].grown(float(logprobs[row, symbol]), choice_of(symbol, logits[row], options.logprobs), characters)
-            for row, symbol in zip(parents, symbols, strict=True)
+            live[row].grown(float(logprobs[row, token]), choice_of(token, logits[row], options.logprobs), characters)
+            for row, token in zip(parents, tokens, strict=True)
         ]
-        going = [k for k, symbol in enumerate(symbols) if symbol != boundary]
-        ended = _best([ended, *(beam for beam, symbol in zip(grown, symbols, strict=True) if symbol == boundary)])
+        going = [k for k, token in enumerate(tokens) if token != boundary]
+        ended = _best([ended, *(beam for beam, token in zip(grown, tokens, strict=True) if token == boundary)])
         live = [grown[k] for k in going]
         if not live:
             break
-        # Here y(t) becomes x(t+1), beside the state of the beam that it goes on from.
-        ids = np.array([symbols[k] for k in going], dtype=np.int32)
+        # Here y(t) becomes x(t+1), with the state of the beam that it extends.
+        ids = np.array([tokens[k] for k in going], dtype=np.int32)
         state = _gathered(model, state, [parents[k] for k in going], len(logits))
     best = _best([ended, *live])
     assert best is not None
@@ -104,7 +104,7 @@ def search(
 def _barred(
     live: list[Beam], vocab_size: int, ids: Sequence[int], characters: CharacterGuard | None
 ) -> npt.NDArray[np.bool_]:
-    """Which tokens of beams, (B, V), may not follow: these ids, and those that `characters` leaves out."""
+    """Which tokens may not follow each beam, (B, V): these ids, and those that `characters` excludes."""
     barred = np.zeros((len(live), vocab_size), dtype=bool)
     if characters is not None:
         barred |= characters.barred[[beam.place for beam in live]]
@@ -113,7 +113,7 @@ def _barred(
 
 
 def _likeliest(totals: Logits, wanted: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of the largest finite entries, largest first; of equals, the first."""
+    """Rows and columns of the largest finite entries, largest first; ties in order of position."""
     flat = totals.ravel()
     if wanted < len(flat):
         threshold = np.partition(flat, -wanted)[-wanted]
@@ -129,14 +129,14 @@ def _best(beams: list[Beam | None]) -> Beam | None:
     return max(filter(None, beams), key=lambda beam: beam.score, default=None)
 
 
-def _gathered(model: Stepper, state: object, parents: list[int], rows: int) -> object:
-    return state if parents == list(range(rows)) else model.rows(state, np.array(parents, dtype=np.intp))
+def _gathered(model: TokenStepper, state: object, parents: list[int], rows: int) -> object:
+    return state if parents == list(range(rows)) else model.select(state, np.array(parents, dtype=np.intp))
 
 
 def search_rows(
-    model: LanguageModel, encoded: list[Ids], rows: list[Row], options: SampleOptions
+    model: LanguageModel, encoded: list[Ids], rows: list[CompletionBuilder], options: SampleOptions
 ) -> Iterator[tuple[int, str]]:
-    """The text found after each prompt, through its row; yields (row, piece of text). A stop string cuts it there."""
+    """Search after each prompt and feed the result to its row; yields (row, piece of text). Stop strings apply."""
     boundary = None if options.ignore_eos else model.tokenizer.boundary
     unsampled = (*model.unsampled, model.tokenizer.boundary) if options.ignore_eos else model.unsampled
     for number, (row, ids) in enumerate(zip(rows, encoded, strict=True)):

@@ -1,4 +1,4 @@
-"""Biases of symbols as people write them, {"e": -5, "#17": -100}, to biases of ids."""
+"""Turns biases as people write them, {"e": -5, "#17": -100}, into biases by id."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ID = re.compile(r"#(\d+)", re.ASCII)
 
 
 def bias_of_ids(table: Mapping[int | str, float], tokenizer: Tokenizer) -> dict[int | str, float]:
-    r"""The table by id. A key is an id (17 or '#17') or the text of a symbol, which stands for every symbol that has
+    r"""The table by id. A key is an id (17 or '#17') or the text of a token, which stands for every token that has
     exactly this text; escapes such as `\n` count as what they stand for. Several biases of one id add up.
 
-    Raises UsageError for a symbol that this tokenizer does not have.
+    Raises UsageError for a token that this tokenizer does not have.
     """
     biases: dict[int | str, float] = {}
     for key, bias in table.items():
@@ -34,9 +34,9 @@ def _ids(key: int | str, tokenizer: Tokenizer) -> list[int]:
             raise UsageError(f"{named('logit_bias')}: id {id} is not between 0 and {tokenizer.vocab_size - 1}.")
         return [id]
     texts = {key.encode("utf-8", "surrogateescape"), unescape(key).encode("utf-8", "surrogateescape")}
-    found = [id for id, symbol in enumerate(tokenizer.symbols) if symbol and symbol in texts]
+    found = [id for id, token in enumerate(tokenizer.symbols) if token and token in texts]
     if not found:
-        known = [symbol.decode("utf-8", "replace") for symbol in tokenizer.symbols if symbol]
+        known = [token.decode("utf-8", "replace") for token in tokenizer.symbols if token]
         close = did_you_mean(key, [" " + key] if " " + key in known else known)
-        raise UsageError(f"{named('logit_bias')}: no symbol of this model is {key!r}.{close}")
+        raise UsageError(f"{named('logit_bias')}: no token of this model is {key!r}.{close}")
     return found

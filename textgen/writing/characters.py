@@ -1,8 +1,8 @@
-"""Which tokens can continue the bytes before them, so that what is written is always text.
+"""Which tokens can continue the bytes before them, so that the output is always valid UTF-8.
 
-A token may stand for a few bytes of a character, which other tokens complete. A text in UTF-8 is always at one of eight
-places: between two characters, or inside one and awaiting certain bytes (The Unicode Standard, table 3-7). For each
-place the tokens that can follow are computed once for a model; then a step costs a look-up and an addition.
+A token may stand for some bytes of a character, which other tokens complete. A UTF-8 text is always at one of eight
+places: between two characters, or inside one and awaiting certain bytes (The Unicode Standard, table 3-7). The tokens
+that can follow each place are computed once per model; a step then costs one look-up and one masking.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from textgen.text.symbols import Tokenizer
 from textgen.writing.sampling import OUT, require_choice
 
 BETWEEN, NOWHERE = 0, -1
-"""The place between two characters; the place after bytes that no text has."""
+"""The place between two characters; the place after bytes that are not UTF-8."""
 
 _EXPECTED: list[list[tuple[int, int, int]]] = [
     [(0x00, 0x7F, BETWEEN), (0xC2, 0xDF, 1), (0xE0, 0xE0, 3), (0xE1, 0xEC, 2), (0xED, 0xED, 4), (0xEE, 0xEF, 2)]
@@ -30,7 +30,7 @@ _EXPECTED: list[list[tuple[int, int, int]]] = [
     [(0x90, 0xBF, 2)],  # after F0: no overlong form
     [(0x80, 0x8F, 2)],  # after F4: nothing above U+10FFFF
 ]
-"""For each place the ranges of bytes, first and last, that can follow, and the place after them."""
+"""For each place, the ranges of bytes (first and last) that can follow, and the place after them."""
 PLACES = len(_EXPECTED)
 _AFTER = [{byte: after for first, last, after in ranges for byte in range(first, last + 1)} for ranges in _EXPECTED]
 
@@ -44,15 +44,15 @@ def place_after(place: int, data: bytes) -> int:
 
 
 class CharacterGuard:
-    """Leaves out tokens that cannot continue a text.
+    """Excludes tokens that cannot continue a text.
 
-    `after`, (PLACES, V), has the place after each token, NOWHERE for those left out; `barred`, (PLACES, V), says which
-    those are. A token that begins a character stays only where others can complete it, so every place has a token to
+    `after`, (PLACES, V), holds the place after each token, NOWHERE if it is excluded; `barred`, (PLACES, V), says which
+    are. A token that begins a character is kept only where others can complete it, so that every place has a token to
     draw.
     """
 
     def __init__(self, after: npt.NDArray[np.int8]) -> None:
-        """`after` is as above for all bytes that can follow; what leads to no complete character is left out here."""
+        """`after` is as above for all bytes that can follow; tokens that lead to no complete character are removed."""
         alive = np.zeros(PLACES, dtype=bool)
         alive[BETWEEN] = True
         for _ in range(PLACES):
@@ -62,7 +62,7 @@ class CharacterGuard:
         self.barred = alive[:, None] & ~leads_on
 
     def mask(self, logits: Logits, held: bytes) -> Logits:
-        """Logits (V,) without the tokens that cannot follow `held`, the begun character (see `Decoder.held`).
+        """Logits (V,) without the tokens that cannot follow `held`, the incomplete character (see `TextDecoder.held`).
 
         Raises TextgenError if none of the others has a probability.
         """
@@ -74,15 +74,15 @@ class CharacterGuard:
 def character_guard(tokenizer: Tokenizer, unsampled: Collection[int], vocab_size: int) -> CharacterGuard | None:
     """The guard of a model with `vocab_size` tokens that never draws those in `unsampled`.
 
-    None where every token is whole characters, and where the tokens cannot spell a single character.
+    None if every token consists of whole characters, and if the tokens cannot spell a single character.
     """
-    symbols = [*tokenizer.symbols, *[b""] * (vocab_size - tokenizer.vocab_size)]
+    tokens = [*tokenizer.symbols, *[b""] * (vocab_size - tokenizer.vocab_size)]
     after = np.full((PLACES, vocab_size), NOWHERE, dtype=np.int8)
-    for id, symbol in enumerate(symbols):
-        if id not in unsampled and (symbol or id == tokenizer.boundary):
-            places = range(PLACES) if symbol else [BETWEEN]
-            after[list(places), id] = [place_after(place, symbol) for place in places]
-    drawn = [id for id, symbol in enumerate(symbols) if symbol and id not in unsampled]
+    for id, token in enumerate(tokens):
+        if id not in unsampled and (token or id == tokenizer.boundary):
+            places = range(PLACES) if token else [BETWEEN]
+            after[list(places), id] = [place_after(place, token) for place in places]
+    drawn = [id for id, token in enumerate(tokens) if token and id not in unsampled]
     if (after[BETWEEN, drawn] == BETWEEN).all():
         return None
     guard = CharacterGuard(after)

@@ -1,18 +1,16 @@
-"""What a text has word for word from the training text: found, and steered away from.
+"""Verbatim copies of the training text: finding them in a text, and steering generation away from them.
 
-All places of the training text are sorted by what follows them (a suffix array, Manber and Myers 1990). What begins in
-the same way then stands side by side, and a search among the places finds a span in O(log n) comparisons. Spans are
-counted in characters, whatever the tokenizer; none reaches from one document into the next.
+A suffix array (Manber and Myers 1990) sorts all positions of the training text by the text that follows. Positions with
+a common prefix are then adjacent, and binary search finds a span in O(log n) comparisons. Spans are measured in
+characters, whatever the tokenizer, and never cross from one document into the next.
 """
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +21,16 @@ from textgen.text.tokenizer import Tokenizer
 from textgen.writing.sampling import OUT
 
 LARGEST = 1 << 24
-"""Characters of the longest training text that is looked through: sorting takes about 40 bytes for each of them."""
+"""Characters of the longest training text that is indexed: sorting takes about 40 bytes for each of them."""
 BREAK = "\ud800"
-"""Stands before each document: a lone surrogate, which no decoded text holds."""
+"""Separates documents: a lone surrogate, which no decoded text contains."""
 _HELD_TEXTS = 64
 _WIDEST = 1 << 22
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A span of a text that stands in the training text, and where it does first: document and character, from 0."""
+    """A span of a text that occurs in the training text, and its first place: document and character, from 0."""
 
     text: str
     document: int
@@ -40,21 +38,21 @@ class Copy:
 
 
 class CopyIndex:
-    """The training text, ready to be searched."""
+    """An index of the training text for exact search."""
 
     def __init__(self, documents: list[str]) -> None:
         """Raises TextgenError for more than `LARGEST` characters."""
         size = sum(map(len, documents)) + len(documents)
         if size > LARGEST:
             raise TextgenError(
-                f"the training text has {size:,} characters; copies are looked for in at most {LARGEST:,}."
+                f"the training text has {size:,} characters; copies are searched for in at most {LARGEST:,}."
             )
         self._text = "".join(BREAK + document for document in documents)
         self._places = sorted_places(self._text)
         self._begins = np.cumsum([0] + [len(document) + 1 for document in documents])
 
     def range_of(self, span: str) -> tuple[int, int]:
-        """Which of the sorted places the span stands at: from the first to before the second."""
+        """The range of sorted places at which the span occurs, its end excluded."""
         text, places, size = self._text, self._places, len(span)
 
         def beginning(at: int) -> str:
@@ -69,23 +67,23 @@ class CopyIndex:
         return first < end and BREAK not in span
 
     def following(self, span: str, size: int) -> set[str]:
-        """The texts of so many characters that stand behind the span, wherever it does."""
+        """The distinct texts of `size` characters that follow the span, over all its occurrences."""
         first, end = self.range_of(span)
         starts = (self._places[first:end] + len(span)).tolist()
         return {found for at in starts if len(found := self._text[at : at + size]) == size}
 
     def longest_end(self, text: str) -> int:
-        """The size of the longest span that stands in the training text and ends where the text does."""
+        """The size of the longest suffix of the text that occurs in the training text."""
         low, high = 0, len(text)
-        while low < high:  # with a span, each of its ends is there
+        while low < high:  # every suffix of a span that occurs also occurs
             middle = (low + high + 1) // 2
             low, high = (middle, high) if text[len(text) - middle :] in self else (low, middle - 1)
         return low
 
     def longest(self, text: str, after: int = 0) -> Copy | None:
-        """The longest span of a text that stands in the training text, the first of several as long.
+        """The longest span of a text that occurs in the training text; the first one, if several are as long.
 
-        Only spans that reach beyond the character `after` count: the end of a prompt. None if no character is known.
+        Only spans that reach beyond character `after`, the end of a prompt, count. None if no character occurs.
         """
         begin, best = 0, (0, 0)
         for end in range(1, len(text) + 1):
@@ -96,7 +94,7 @@ class CopyIndex:
         return self.locate(text[best[0] : best[1]]) if best[1] else None
 
     def locate(self, span: str) -> Copy:
-        """A span that is there, with its first place."""
+        """A span that occurs, with its first place."""
         first, end = self.range_of(span)
         place = int(self._places[first:end].min())
         document = int(np.searchsorted(self._begins, place, side="right")) - 1
@@ -104,7 +102,8 @@ class CopyIndex:
 
 
 def sorted_places(text: str) -> npt.NDArray[np.int32]:
-    """The places of a text, sorted by what follows them: by so many characters, then by twice as many, and so on."""
+    """The places of a text, sorted by what follows: by a few characters, then by twice as many, and so on (prefix
+    doubling)."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     if not len(codes):
         return np.zeros(0, dtype=np.int32)
@@ -128,16 +127,16 @@ def sorted_places(text: str) -> npt.NDArray[np.int32]:
 
 
 class CopyGuard:
-    """Leaves out symbols with which a text would copy more than `limit` characters in a row."""
+    """Excludes tokens with which a text would copy more than `limit` characters in a row."""
 
     def __init__(self, index: CopyIndex, tokenizer: Tokenizer, limit: int) -> None:
         self._index, self._tokenizer, self.limit = index, tokenizer, limit
         self._known: dict[bytes, _Texts] = {}
 
     def steer(self, logits: Logits, before: str, held: bytes) -> tuple[Logits, bool]:
-        """The logits (V,) without those symbols, and True; `before` is the text so far, `held` as `Decoder.held` is.
+        """The logits (V,) without those tokens, and True. `before` is the text so far; `held` is `Decoder.held`.
 
-        If none is left, False and the logits of the symbols whose copy is shortest.
+        If no token is left, the logits of the tokens with the shortest copies, and False.
         """
         texts = self._texts(held)
         wrong = self._too_long(texts, before)
@@ -151,7 +150,7 @@ class CopyGuard:
         return steered, False
 
     def _too_long(self, texts: _Texts, before: str) -> list[int]:
-        """The symbols with which some span of `limit` + 1 characters, old and new ones, is a copy."""
+        """The tokens with which some span of `limit` + 1 characters, across old and new ones, is a copy."""
         wrong = set(texts.copied)
         for size, beginnings in texts.by_beginning.items():
             kept = self.limit + 1 - size
@@ -169,7 +168,7 @@ class CopyGuard:
 
 
 class _Texts:
-    """What each symbol adds to a text: `texts` by id, the ids by each beginning of theirs, by its size."""
+    """What each token adds to a text: `texts` by id, and the ids by size and content of each prefix."""
 
     def __init__(self, tokenizer: Tokenizer, held: bytes, index: CopyIndex, limit: int) -> None:
         self.texts = [_added(tokenizer, held, id) for id in range(tokenizer.vocab_size)]
@@ -189,7 +188,9 @@ def _added(tokenizer: Tokenizer, held: bytes, id: int) -> str:
 
 
 def index_of(tokenizer: Tokenizer, tokens: npt.NDArray[np.integer]) -> CopyIndex:
-    """The index of ids in which a boundary stands before each document."""
+    """The index of ids with a boundary before each document. Raises TextgenError if there are too many."""
+    if len(tokens) > 4 * LARGEST:
+        raise TextgenError(f"the training text has {len(tokens):,} tokens; that is too long to search for copies.")
     return CopyIndex([tokenizer.decode(ids) for ids in _documents(tokenizer, tokens)])
 
 
@@ -197,20 +198,3 @@ def _documents(tokenizer: Tokenizer, tokens: npt.NDArray[np.integer]) -> Iterato
     begins = np.flatnonzero(tokens == tokenizer.boundary)
     for begin, end in pairwise([*begins.tolist(), len(tokens)]):
         yield np.asarray(tokens[begin + 1 : end])
-
-
-def index_of_run(folder: str | os.PathLike[str]) -> CopyIndex:
-    """The index of the text that a run was trained on. Raises TextgenError if that is gone."""
-    from textgen.training.checkpoint import Run
-    from textgen.training.train import data_of
-
-    try:
-        data = data_of(Run(Path(folder)))
-    except TextgenError as error:
-        raise TextgenError(f"the training text of {str(folder)!r} is not available: {error}") from error
-    tokens = data.written()
-    if data.tokenizer is None or not len(tokens):
-        raise TextgenError(f"{str(folder)!r} has learned no text.")
-    if len(tokens) > 4 * LARGEST:
-        raise TextgenError(f"the training text has {len(tokens):,} symbols; that is too long to look for copies in.")
-    return index_of(data.tokenizer, tokens)

@@ -1,8 +1,8 @@
-"""The loop: y(t) comes back as x(t+1). Three storeys, each on the one below: ids, pieces of text, a string.
+"""Generation in three layers, each built on the one before: ids (`rollout`), pieces of text (`stream`), and strings
+(`generate`).
 
-Nothing here knows torch or a cell: the loop drives whatever has `initial_state`, `forward` and `step` on arrays of
-ids. Several rows run together without padding: a row that still has prompt left is fed from it (forced symbols)
-instead of from what was drawn.
+Nothing here depends on torch or a cell: any `TokenStepper` will do. Several rows run together without padding: a row
+with prompt left is fed from its prompt (forced tokens), the others from what was drawn.
 """
 
 from __future__ import annotations
@@ -19,74 +19,79 @@ from textgen.errors import UsageError
 from textgen.loop import closed_loop
 from textgen.options import from_mapping, plain
 from textgen.parameters import named
-from textgen.stepper import Logits, Stepper
+from textgen.stepper import Logits, TokenStepper
 from textgen.text.tokenizer import Ids
 from textgen.writing.beams import search_rows
 from textgen.writing.biases import bias_of_ids
-from textgen.writing.rows import Completion, Row
+from textgen.writing.completions import Completion, CompletionBuilder
 from textgen.writing.sampling import Choice, Sampler
-from textgen.writing.sampling_settings import SampleOptions, beside, check_sampling
+from textgen.writing.sampling_settings import SampleOptions, check_sampling, defaults_beside
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
 
 EXACT_ROWS = 8
-"""Up to this many samples run one by one, each bit for bit its own single run; more run together, faster."""
+"""Up to this many samples run one by one, each bit for bit as if alone; more run together, faster."""
 
 
-# --- first storey: ids ---
+# --- ids ---
 
 
-def read_on(model: Stepper, ids: Ids, state: Any) -> Any:
-    """The state after reading ids (B, T), T >= 0, and writing nothing."""
+def read_on(model: TokenStepper, ids: Ids, state: Any) -> Any:
+    """The state after reading ids (B, T), T >= 0."""
     return model.forward(ids, state)[1] if ids.shape[1] else state
 
 
 def rollout(
-    model: Stepper, prompts: Sequence[Ids], samplers: Sequence[Sampler], state: Any = None
+    model: TokenStepper, prompts: Sequence[Ids], samplers: Sequence[Sampler], state: Any = None
 ) -> Iterator[tuple[list[Choice | None], Any]]:
-    """Draw symbols for every prompt, for ever: each time step gives one Choice a row, None while a prompt lasts.
+    """Generate tokens for every prompt, without end: each time step yields one Choice per row, None while its prompt
+    lasts, and the state that they were drawn from.
 
-    Prompts are ids (T,), T >= 1, of any lengths, read on from `state`; None is the beginning. With the choices comes
-    the state that they were drawn in: what was drawn, as the prompts of another rollout from there, goes on. The
-    caller stops by not asking for more.
+    Prompts are ids (T,), T >= 1, of any lengths, and continue from `state`; None is the initial state. To go on from
+    a state that was yielded, start another rollout from it, with the ids that were drawn as its prompts.
     """
     shortest = min(len(prompt) for prompt in prompts)
     state = model.initial_state(len(prompts)) if state is None else state
     state = read_on(model, np.stack([prompt[: shortest - 1] for prompt in prompts]), state)
-    position = shortest
-
-    def choose(logits: Logits) -> list[Choice | None]:
-        return [
-            None if position < len(prompt) else sampler.choose(logits[row])
-            for row, (prompt, sampler) in enumerate(zip(prompts, samplers, strict=True))
-        ]
-
-    def feed(choices: list[Choice | None]) -> Ids:
-        """What was drawn, or the next symbol of a prompt that goes on."""
-        nonlocal position
-        position += 1
-        return np.array(
-            [
-                prompt[position - 1] if choice is None else choice.id
-                for prompt, choice in zip(prompts, choices, strict=True)
-            ],
-            dtype=np.int32,
-        )
-
     last = np.array([prompt[shortest - 1] for prompt in prompts], dtype=np.int32)
     logits, state = model.step(last, state)
-    yield from closed_loop(model.step, logits, state, choose, feed)
+    rows = _PromptedRows(prompts, samplers, shortest)
+    yield from closed_loop(model.step, logits, state, rows.choose, rows.feed)
 
 
-# --- second storey: pieces of text ---
+class _PromptedRows:
+    """Rows side by side: each is fed from its prompt while that lasts, and then from its sampler."""
+
+    def __init__(self, prompts: Sequence[Ids], samplers: Sequence[Sampler], position: int) -> None:
+        """`position`: how many tokens of every row have been fed."""
+        self._prompts, self._samplers, self._position = prompts, samplers, position
+
+    def choose(self, logits: Logits) -> list[Choice | None]:
+        """Draw a token for each row whose prompt is over."""
+        return [
+            None if self._position < len(prompt) else sampler.choose(logits[row])
+            for row, (prompt, sampler) in enumerate(zip(self._prompts, self._samplers, strict=True))
+        ]
+
+    def feed(self, choices: list[Choice | None]) -> Ids:
+        """The next token of each row (B,): the one drawn, or the next of its prompt."""
+        ids = [
+            prompt[self._position] if choice is None else choice.id
+            for prompt, choice in zip(self._prompts, choices, strict=True)
+        ]
+        self._position += 1
+        return np.array(ids, dtype=np.int32)
+
+
+# --- pieces of text ---
 
 
 def stream_rows(
     model: LanguageModel, prompts: Sequence[str], options: SampleOptions, completions: Sequence[Completion]
 ) -> Iterator[tuple[int, str]]:
-    """Write all prompts' completions together; yields (row, piece of text) as they grow."""
-    rows = [Row(model, completion, options) for completion in completions]
+    """Write the completions of all prompts together; yields (row, piece of text) as they grow."""
+    rows = [CompletionBuilder(model, completion, options) for completion in completions]
     if options.max_new_tokens == 0:
         for completion in completions:
             completion.finish_reason = "length"
@@ -106,9 +111,9 @@ def stream_rows(
 
 
 def stream(model: LanguageModel, prompt: str = "", **sampling: Any) -> Iterator[str]:
-    """Write on from a prompt, piece by piece; pieces joined are what `generate` returns with the same seed.
+    """Continue a prompt, piece by piece; the joined pieces are what `generate` returns with the same seed.
 
-    Sampling options are the fields of `textgen.settings.SampleOptions`. Raises UsageError for a bad one, at once.
+    Sampling options are the fields of `textgen.settings.SampleOptions`. Raises UsageError at once for an invalid one.
     """
     model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
     options = sampling_options(model, sampling)
@@ -121,13 +126,13 @@ def stream(model: LanguageModel, prompt: str = "", **sampling: Any) -> Iterator[
     return (piece for _, piece in pieces if piece)
 
 
-# --- third storey: strings ---
+# --- strings ---
 
 
 def complete(model: LanguageModel, prompts: Sequence[str], options: SampleOptions) -> list[Completion]:
     """One completion for each prompt; number k is drawn with seed + k.
 
-    Up to `EXACT_ROWS` are computed each alone, so that each is bit for bit what it would be without the others.
+    Up to `EXACT_ROWS` completions are computed one by one, so that each is bit for bit what it would be alone.
     """
     check_sampling(options)
     seed = choose_seed(options)
@@ -140,25 +145,25 @@ def complete(model: LanguageModel, prompts: Sequence[str], options: SampleOption
 
 
 def generate(model: LanguageModel, prompt: str = "", **sampling: Any) -> str:
-    """The text that follows a prompt (the prompt itself is not repeated).
+    """Generate the text that follows a prompt, without the prompt itself.
 
     Sampling options are the fields of `textgen.settings.SampleOptions`: temperature, top_p, max_new_tokens, seed,
-    stop, and so on. Raises UsageError for a bad one.
+    stop, and so on. Raises UsageError for an invalid one.
     """
     model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
     return complete(model, [prompt], sampling_options(model, sampling))[0].text
 
 
 def sampling_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOptions:
-    """What is given, and for the rest the model's habits. Raises UsageError for a bad option.
+    """The given options, completed by the model's defaults. Raises UsageError for an invalid option.
 
-    Symbols of `logit_bias` become ids; which habits give way is said at `textgen.writing.sampling_settings.beside`.
+    Tokens of `logit_bias` become ids. `textgen.writing.sampling_settings.defaults_beside` says which defaults hold.
     """
     given = {name: plain(value) for name, value in given.items()}
-    habits = beside(model.defaults, given)
+    defaults = defaults_beside(model.defaults, given)
     if isinstance(given.get("stop"), str):
         given = {**given, "stop": [given["stop"]]}
-    options: SampleOptions = from_mapping(SampleOptions, {**habits, **given})
+    options: SampleOptions = from_mapping(SampleOptions, {**defaults, **given})
     check_sampling(options)
     return replace(options, logit_bias=bias_of_ids(options.logit_bias, model.tokenizer))
 

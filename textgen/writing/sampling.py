@@ -1,7 +1,7 @@
-"""From logits to a symbol: pure functions on arrays of logits, (..., V), composed by `Sampler`.
+"""From logits to a token: pure functions on arrays of logits, (..., V), composed by `Sampler`.
 
-A filter returns logits in which what is left out is -inf. The order: penalties, biases, top-k, top-p, min-p, then
-temperature. Noise comes from each row's own seed, so that no row depends on its neighbours.
+A filter sets the logits of excluded tokens to -inf. The order is penalties, biases, top-k, top-p, min-p, temperature.
+The noise of each row comes from its own seed, so no row depends on the others.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from textgen.writing.sampling_settings import SampleOptions, check_sampling
 Steer = Callable[[Logits], Logits]
 OUT = -np.inf
 FEW_SYMBOLS = 512
-"""Up to so many it takes longer to look for those that matter than to compute all."""
+"""In a vocabulary of up to this size, computing all tokens is faster than selecting the relevant ones first."""
 NOISE_RANGE = 21
-"""Between the smallest and the largest noise that `draw` can add to a logit, -3.9 and 16.7: no symbol further below the
-likeliest is ever drawn."""
+"""The difference between the smallest and the largest noise that `draw` can add to a logit, -3.9 and 16.7: no token
+further below the likeliest one is ever drawn."""
 _NOISE_NUMBERS = {"buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
 _NOISE_ARRAYS = {"counter": 4, "key": 2, "buffer": 4}
 """The state of numpy's Philox: the highest value of each number, the size of each array of 64-bit words."""
 
 
 def require_choice(logits: Logits) -> None:
-    """Raise TextgenError for logits (..., V) from which nothing can be drawn: the likeliest one is no finite number."""
+    """Raise TextgenError for logits (..., V) from which nothing can be drawn: their maximum is not finite."""
     if not np.isfinite(logits.max(axis=-1)).all():
         raise TextgenError(
-            "the model computes no probabilities: its numbers overflow, or are none.",
-            hint="its weights are damaged, or training went astray; use another one.",
+            "the model computes no probabilities: its numbers overflow or are NaN.",
+            hint="its weights are damaged, or its training diverged; use another model.",
         )
 
 
@@ -48,7 +48,7 @@ def log_softmax(logits: Logits) -> Logits:
 
 
 def without(logits: Logits, ids: Sequence[int] | npt.NDArray[np.intp]) -> Logits:
-    """Leave out these symbols."""
+    """Exclude these tokens."""
     if not len(ids):
         return logits
     logits = logits.copy()
@@ -57,7 +57,7 @@ def without(logits: Logits, ids: Sequence[int] | npt.NDArray[np.intp]) -> Logits
 
 
 def repetition_penalty(logits: Logits, recent: Iterable[int], penalty: float) -> Logits:
-    """Divide positive logits of recent symbols by the penalty and multiply negative ones (Keskar et al. 2019)."""
+    """Divide positive logits of recent tokens by the penalty and multiply negative ones (Keskar et al. 2019)."""
     used = [] if penalty == 1 else sorted(set(recent))
     if not used:
         return logits
@@ -68,8 +68,8 @@ def repetition_penalty(logits: Logits, recent: Iterable[int], penalty: float) ->
 
 
 def count_penalty(logits: Logits, recent: Iterable[int], presence: float, frequency: float) -> Logits:
-    """Take `presence` once and `frequency` once for each use off the logits of recent symbols, as OpenAI's API does:
-    logit - presence - uses * frequency. Negative penalties favour them."""
+    """Subtract `presence` once and `frequency` once per use from the logits of recent tokens, as OpenAI's API does:
+    logit - presence - uses * frequency. Negative penalties favour these tokens."""
     uses = Counter(() if presence == frequency == 0 else recent)
     if not uses:
         return logits
@@ -79,7 +79,7 @@ def count_penalty(logits: Logits, recent: Iterable[int], presence: float, freque
 
 
 def add_bias(logits: Logits, biases: Mapping[int, float]) -> Logits:
-    """Add a bias to the logits of some symbols, by id. What is left out stays out."""
+    """Add a bias to the logits of some tokens, by id. Excluded tokens stay excluded."""
     if not biases:
         return logits
     logits = logits.copy()
@@ -88,7 +88,7 @@ def add_bias(logits: Logits, biases: Mapping[int, float]) -> Logits:
 
 
 def top_k(logits: Logits, k: int) -> Logits:
-    """Keep the k likeliest symbols (and any that tie with the last of them)."""
+    """Keep the k likeliest tokens (and any that tie with the last of them)."""
     if not 0 < k < logits.shape[-1]:
         return logits
     threshold = np.partition(logits, -k, axis=-1)[..., -k, None]
@@ -96,7 +96,7 @@ def top_k(logits: Logits, k: int) -> Logits:
 
 
 def top_p(logits: Logits, p: float) -> Logits:
-    """Keep the fewest likeliest symbols whose probabilities add up to p (Holtzman et al. 2020), at least one."""
+    """Keep the fewest likeliest tokens whose probabilities add up to p (Holtzman et al. 2020), at least one."""
     if p >= 1:
         return logits
     if logits.ndim > 1:
@@ -108,10 +108,10 @@ def top_p(logits: Logits, p: float) -> Logits:
 
 
 def _nucleus(logits: Logits, p: float) -> npt.NDArray[np.intp]:
-    """The ids of the fewest likeliest symbols of logits (V,) that reach a share p.
+    """The ids of the fewest likeliest tokens of logits (V,) whose probabilities add up to p.
 
-    Of many symbols, only those with at least (1 - p) / V of the probability can be among them, which leaves few to be
-    sorted. Where the border is so close that the order of a sum decides, all are sorted.
+    In a large vocabulary only tokens with a probability of at least (1 - p) / V can be among them, which leaves few to
+    sort. If the sum is so close to p that its rounding decides, all are sorted.
     """
     weights: Logits = np.exp(logits.astype(np.float64) - logits.max())
     if len(weights) > FEW_SYMBOLS:
@@ -127,18 +127,18 @@ def _nucleus(logits: Logits, p: float) -> npt.NDArray[np.intp]:
 
 
 def min_p(logits: Logits, share: float) -> Logits:
-    """Keep symbols at least `share` times as likely as the likeliest (Nguyen et al. 2024)."""
+    """Keep tokens at least `share` times as likely as the likeliest (Nguyen et al. 2024)."""
     if share <= 0:
         return logits
     return np.where(logits >= logits.max(axis=-1, keepdims=True) + np.log(share), logits, OUT)
 
 
 def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
-    """One symbol of logits (V,): the likeliest at temperature 0, else by probability (Gumbel's maximum)."""
+    """One token of logits (V,): the likeliest at temperature 0, else by probability (Gumbel's maximum)."""
     if temperature == 0:
         return int(logits.argmax())
     uniform = rng.random((logits.shape[-1],), dtype=np.float32)
-    with np.errstate(over="ignore"):  # a temperature near 0 leaves all but the likeliest at -inf
+    with np.errstate(over="ignore"):  # a temperature near 0 puts all but the likeliest at -inf
         scaled = (logits.astype(np.float64) - logits.max()) / temperature
     if len(scaled) <= FEW_SYMBOLS:
         return int((scaled + _gumbel(uniform)).argmax())
@@ -147,7 +147,7 @@ def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
 
 
 def _gumbel(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Noise of Gumbel's distribution from numbers between 0 and 1."""
+    """Gumbel noise from uniform numbers between 0 and 1."""
     tiny = np.float32(1e-20)
     noise: npt.NDArray[np.float32] = -np.log(-np.log(uniform + tiny) + tiny)
     return noise
@@ -155,7 +155,7 @@ def _gumbel(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A symbol drawn, with the model's own log-probability of it (before filters) and of the likeliest symbols."""
+    """A token that was drawn, with the model's log-probabilities, before filters, of it and of the likeliest tokens."""
 
     id: int
     logprob: float | None = None
@@ -163,7 +163,7 @@ class Choice:
 
 
 def choice_of(id: int, logits: Logits, wanted: int | None) -> Choice:
-    """The choice of a symbol from logits (V,), with log-probabilities if any are wanted."""
+    """The choice of a token from logits (V,), with log-probabilities if they are wanted."""
     if wanted is None:
         return Choice(id)
     model = log_softmax(logits)
@@ -172,17 +172,19 @@ def choice_of(id: int, logits: Logits, wanted: int | None) -> Choice:
 
 
 def temperatures(options: SampleOptions) -> list[float]:
-    """The temperatures that symbols take in turn; one, if it is always the same."""
+    """The temperatures that successive tokens cycle through; one, if it is constant."""
     if options.greedy:
         return [0.0]
     return options.temperature if isinstance(options.temperature, list) else [options.temperature]
 
 
 def biases_by_id(options: SampleOptions) -> dict[int, float]:
-    """The biases, all of which must be by id (see `textgen.writing.biases`). Raises UsageError for one that is not."""
+    """The biases by id (see `textgen.writing.biases`). Raises UsageError for a bias of a token's text."""
     text = next((key for key in options.logit_bias if isinstance(key, str)), None)
     if text is not None:
-        raise UsageError(f"{named('logit_bias')} {text!r} must be an id here; textgen.biases.bias_of_ids finds it.")
+        raise UsageError(
+            f"{named('logit_bias')} {text!r} must be an id here; textgen.writing.biases.bias_of_ids finds it."
+        )
     return {int(id): bias for id, bias in options.logit_bias.items()}
 
 
@@ -191,9 +193,9 @@ def _are_words(value: Any, size: int) -> bool:
 
 
 class Sampler:
-    """Draws one row's symbols from noise of its own; those in `unsampled` never. Raises UsageError for bad options.
+    """Draws one row's tokens with its own noise, never those in `unsampled`. Raises UsageError for invalid options.
 
-    `steer` may leave out more of them: it gets the logits (V,) of those that are left, in float64, and returns others.
+    `steer` may exclude more tokens: it maps logits (V,), in float64, to logits.
     """
 
     def __init__(
@@ -210,18 +212,18 @@ class Sampler:
         self._drawn = 0
 
     def see(self, ids: Iterable[int]) -> None:
-        """Let the penalties know of symbols that were not drawn: the prompt."""
+        """Tell the penalties of tokens that were not drawn: the prompt."""
         self._recent.extend(ids)
 
     def noise(self) -> dict[str, Any]:
-        """Where the noise stands, as JSON values, from which `restore` goes on."""
+        """The state of the noise, as JSON values that `restore` takes."""
         state = self._rng.bit_generator.state
         arrays = {**state["state"], "buffer": state["buffer"]}
         numbers = {name: int(state[name]) for name in _NOISE_NUMBERS}
         return {**{name: array.tolist() for name, array in arrays.items()}, **numbers, "drawn": self._drawn}
 
     def restore(self, noise: Mapping[str, Any]) -> None:
-        """Go on from where the noise stood. Raises TextgenError for what `noise` never gives."""
+        """Set the noise to a state that `noise` returned. Raises TextgenError for anything else."""
         for name, high in {**_NOISE_NUMBERS, "drawn": 2**62}.items():
             if type(noise.get(name)) is not int or not 0 <= noise[name] <= high:
                 raise TextgenError(f"the noise has no {name!r} from 0 to {high}.")
@@ -247,7 +249,7 @@ class Sampler:
         return min_p(top_p(top_k(kept, o.top_k), o.top_p), o.min_p)
 
     def choose(self, logits: Logits) -> Choice:
-        """Draw the next symbol from logits (V,). Raises TextgenError if they hold none."""
+        """Draw the next token from logits (V,). Raises TextgenError if none is left."""
         temperature = self._temperatures[self._drawn % len(self._temperatures)]
         chosen = draw(self.filtered(logits), temperature, self._rng)
         self._recent.append(chosen)

@@ -1,4 +1,4 @@
-"""Every option of sampling, declared once with its help and limits, and which of them exclude each other."""
+"""Every sampling option, declared once with its help and limits, and which options exclude each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DRAWING = (
     *("temperature", "greedy", "top_k", "top_p", "min_p"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty", "max_copy"),
 )
-"""Options that say how a symbol is drawn: beam search, which draws none, goes with none of them."""
+"""Options of drawing a token: beam search draws none and excludes them all."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ class SampleOptions:
 
 
 def check_sampling(options: SampleOptions) -> None:
-    """Hold options to their limits and to each other. Raises UsageError."""
+    """Check options against their limits and against each other. Raises UsageError."""
     check(options)
     if options.greedy and options.temperature not in (SampleOptions.temperature, 0):
         raise UsageError(
             f"{named('greedy')} and {named('temperature', shown(options.temperature))} exclude each other."
         )
     for text in options.stop:
-        if not isinstance(text, str) or not text:
-            raise UsageError(f"{named('stop')} must be text, not {text!r}.")
+        if not text:
+            raise UsageError(f"{named('stop')} is empty; it must be the text to stop at.")
         bad = next((i for i, c in enumerate(text) if 0xD800 <= ord(c) <= 0xDFFF), None)
         if bad is not None:
             raise UsageError(f"{named('stop')} must be UTF-8 text, not {text!r} (character {bad}).")
@@ -120,34 +120,35 @@ def check_sampling(options: SampleOptions) -> None:
         check_beams(options.num_beams, changed)
         if options.max_new_tokens < 0:
             raise UsageError(
-                f"{named('num_beams', options.num_beams)} needs an end, which {named('max_new_tokens', -1)} has not."
+                f"{named('num_beams', options.num_beams)} needs an end, and {named('max_new_tokens', -1)} has none."
             )
 
 
 def _check_bias(table: Mapping[int | str, float]) -> None:
-    for symbol, bias in table.items():
-        if not isinstance(symbol, str) and type(symbol) is not int:
-            raise UsageError(f"{named('logit_bias')} must name a symbol by its text or its id, not by {symbol!r}.")
-        check_value(f"{named('logit_bias')} {symbol!r}", bias, float, _BIAS)
+    for token, bias in table.items():
+        if not isinstance(token, str) and type(token) is not int:
+            raise UsageError(f"{named('logit_bias')} must name a token by its text or its id, not by {token!r}.")
+        check_value(f"{named('logit_bias')} {token!r}", bias, float, _BIAS)
 
 
 def check_beams(beams: int, given: Iterable[str]) -> None:
-    """Refuse options that say how to draw beside beam search. Raises UsageError with the first of them."""
+    """Raise UsageError for the first of the given options that beam search excludes."""
     wrong = next((name for name in given if name in DRAWING), None)
     if wrong:
         raise UsageError(f"{named('num_beams', beams)} draws nothing and excludes {named(wrong)}.")
 
 
 def shown(temperature: float | list[float]) -> str:
-    """A temperature or a cycle of them, as it is typed."""
+    """A temperature, or a cycle of them, as a person types it."""
     return ",".join(f"{value:g}" for value in (temperature if isinstance(temperature, list) else [temperature]))
 
 
-def beside(habits: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The habits that remain beside what is given. Raises UsageError if beam search is given with ways to draw.
+def defaults_beside(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a model that still apply beside the given options. Raises UsageError if beam search is given
+    together with options of drawing.
 
-    `greedy` and `temperature` are one choice, and so are beam search and all ways to draw: either, given, replaces the
-    other among the habits.
+    `greedy` and `temperature` are one choice, and so are beam search and all options of drawing: giving one removes the
+    other from the defaults.
     """
     replaced = set()
     if given.get("greedy"):
@@ -159,4 +160,4 @@ def beside(habits: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         replaced |= set(DRAWING)
     elif set(given) & set(DRAWING):
         replaced |= {"num_beams"}
-    return {name: value for name, value in habits.items() if name not in replaced}
+    return {name: value for name, value in defaults.items() if name not in replaced}

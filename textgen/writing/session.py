@@ -1,7 +1,8 @@
-"""A text that is being written, as a value: write on, read on, fork, save, load.
+"""A text in progress, as a value: write, read, fork, save, load.
 
-A recurrent model has read a text when it has its state. So a session is that state, the last symbol (still to be fed)
-and the little that drawing and decoding remember. None of it grows with the text, and nothing is ever read again.
+For a recurrent model, having read a text means having its state. So a session is that state, the last token (still to
+be fed), and the little that sampling and decoding remember. None of it grows with the text, and nothing is ever read
+twice.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,10 +21,10 @@ import numpy.typing as npt
 from textgen import arguments, files, sealed
 from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
-from textgen.outputs import STATE_FORMAT
+from textgen.outputs import STATE, STATE_FORMAT
 from textgen.parameters import named
+from textgen.writing.completions import REMEMBERED, Completion, CompletionBuilder, OpenEnd, StopScanner
 from textgen.writing.generate import choose_seed, read_on, rollout, sampling_options
-from textgen.writing.rows import REMEMBERED, Completion, Open, Row, StopScanner
 from textgen.writing.sampling import Sampler
 from textgen.writing.sampling_settings import SampleOptions
 
@@ -38,9 +40,9 @@ _FIELDS = {"format": str, "version": int, "model": str, "pending": int, "seed": 
 
 @dataclass(frozen=True)
 class Session:
-    """What a model needs to go on with a text. A value: every method returns another one and leaves this as it is.
+    """What a model needs to continue a text. A value: every method returns a new session and leaves this one unchanged.
 
-    `state` is the model's state before `pending`, the last symbol; `seed` that of the noise.
+    `state` is the model's state before `pending`, the last token; `seed` is the seed of the noise.
 
     Example:
         >>> session = Session.begin(model, "Once upon", seed=1)                # doctest: +SKIP
@@ -54,7 +56,7 @@ class Session:
     pending: int
     seed: int
     recent: tuple[int, ...]
-    open: Open
+    open: OpenEnd
     remember: int = REMEMBERED
 
     @classmethod
@@ -63,26 +65,26 @@ class Session:
     ) -> Session:
         """A session that has read a prompt; without a seed it takes a random one.
 
-        `remember`: symbols and characters to keep; at least what `repeat_last_n` and `max_copy` are going to look at.
+        `remember` is how many tokens and characters to keep: at least as many as `repeat_last_n` and `max_copy` need.
         """
         model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
         remember = arguments.whole_number("remember", remember, 1, MOST_REMEMBERED)
         chosen = _seed(seed)
-        beginning = Open(prompt[-remember:], model.decoder(prompt).held)
+        beginning = OpenEnd(prompt[-remember:], model.decoder(prompt).held)
         ids = model.encode_prompt(prompt).tolist()
         blank = cls(model, model.stepper.initial_state(1), ids[0], chosen, (ids[0],), beginning, remember)
         return blank._fed(ids[1:])
 
     def _fed(self, ids: list[int]) -> Session:
-        """After these symbols too."""
+        """The session after these tokens, too."""
         fed = [self.pending, *ids]
         state = read_on(self.model.stepper, np.array([fed[:-1]], dtype=np.int32), self.state)
         return replace(self, state=state, pending=fed[-1], recent=(*self.recent, *ids)[-self.remember :])
 
     @property
     def rest(self) -> str:
-        """The text that is written but not passed on, since it may yet become part of a stop string. Of a model that
-        learned raw bytes, a begun character counts too."""
+        """Text that is written but not passed on, since it may become part of a stop string. If the model learned raw
+        bytes, an incomplete character counts too."""
         return self.open.text + self._begun()
 
     def _begun(self) -> str:
@@ -91,34 +93,34 @@ class Session:
         return self.model.last_text(decoder)
 
     def read(self, text: str) -> Session:
-        """The session after a text that someone else has written; what is in `rest` now stands before it."""
+        """The session after a text that someone else wrote; `rest` becomes part of the text before it."""
         text = arguments.text("text", text)
         if not text:
             return self
         tokenizer = self.model.tokenizer
         tail = (self.open.tail + self._begun() + text)[-self.remember :]
-        opened = Open(tail, tokenizer.decoder(text).held, "", self.open.noise)
+        opened = OpenEnd(tail, tokenizer.decoder(text).held, "", self.open.noise)
         return replace(self, open=opened)._fed(tokenizer.model_ids(tokenizer.encode(text)).tolist())
 
     def ask(self, prompt: str) -> Session:
-        """The session after a new prompt alone, of a model that completes prompts; only the noise goes on."""
+        """The session after a new prompt alone, for a model that completes prompts; only the noise continues."""
         asked = Session.begin(self.model, prompt, self.seed, self.remember)
         return replace(asked, open=replace(asked.open, noise=self.open.noise))
 
     def fork(self, seed: int | None = None) -> Session:
-        """The same place with other noise: what follows is independent of what follows here."""
+        """The same place with other noise: what follows it is independent of what follows here."""
         return replace(self, seed=_seed(seed), open=replace(self.open, noise=None))
 
     def pieces(
         self, options: SampleOptions, completion: Completion, keep_open: bool = True
     ) -> Iterator[tuple[str, Session]]:
-        """Write on: each symbol's piece of text and the session after it. Stop asking whenever you like.
+        """Continue: each token's piece of text and the session after it. Stop iterating at any time.
 
-        Without `keep_open` the end lets out all text that is held back, as the end of a text.
+        Without `keep_open`, the end releases all text that is held back, as the end of a text does.
         """
         if options.num_beams is not None:
             raise UsageError(f"{named('num_beams', options.num_beams)} starts from a prompt, not from a state.")
-        row = Row(self.model, completion, options, self.open, keep_open, self.remember)
+        row = CompletionBuilder(self.model, completion, options, self.open, keep_open, self.remember)
         row.sampler.see(self.recent)
         if completion.finish_reason is not None or options.max_new_tokens == 0:
             completion.finish_reason = completion.finish_reason or "length"
@@ -153,7 +155,7 @@ class Session:
         files.write_output(arguments.path("path", path), self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """The content of a state file: safetensors, with a digest of all of it."""
+        """The content of a state file: safetensors with a digest of everything in it."""
         from safetensors.numpy import save
 
         arrays = self.model.stepper.arrays(self.state)
@@ -166,16 +168,16 @@ class Session:
             "noise": self.open.noise,
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(about).encode() + save(tensors)).hexdigest()
-        content: bytes = save(tensors, {"about": json.dumps({**about, "sha256": digest})})  # one: several vary in order
+        content: bytes = save(tensors, {"about": json.dumps({**about, "sha256": digest})})  # one key: order varies
         return content
 
     @classmethod
     def load(cls, model: LanguageModel, path: str | os.PathLike[str]) -> Session:
-        """The session in a file. Raises TextgenError for a file of another model and one that is damaged."""
+        """The session in a file. Raises TextgenError for a file of another model and for a damaged one."""
         model, path = arguments.writer(model), arguments.path("path", path)
         room = sum(array.nbytes for array in model.stepper.arrays(model.stepper.initial_state(1)))
-        with sealed.opened(path, room + 8 * MOST_REMEMBERED + _HEADER_LIMIT) as file:
-            content = file.read()
+        with sealed.opened(path, sys.maxsize) as file:  # whose beginning says what it is, however long it is
+            content = file.read(room + 8 * MOST_REMEMBERED + _HEADER_LIMIT + 1)
         try:
             return cls._from_bytes(model, content, str(path))
         except sealed.DamagedError:
@@ -184,8 +186,8 @@ class Session:
             raise TextgenError(f"{path} {error}", hint=error.hint) from None
         except TextgenError as error:
             raise sealed.DamagedError(f"{path} is damaged: {error}") from None
-        except ValueError:  # of bytes that are no text
-            raise sealed.DamagedError(f"{path} is damaged: what should be text in it is none.") from None
+        except ValueError:  # bytes that are not UTF-8
+            raise sealed.DamagedError(f"{path} is damaged: text in it is not UTF-8.") from None
 
     @classmethod
     def _from_bytes(cls, model: LanguageModel, content: bytes, name: str) -> Session:
@@ -197,7 +199,7 @@ class Session:
         tensors = _tensors(content)
         recent, tail = tensors.pop("recent"), tensors.pop("tail")
         state = model.stepper.from_arrays([tensors[f"state.{k}"] for k in range(len(tensors))])
-        opened = Open(tail.tobytes().decode(), bytes.fromhex(about["bytes"]), about["text"], about["noise"])
+        opened = OpenEnd(tail.tobytes().decode(), bytes.fromhex(about["bytes"]), about["text"], about["noise"])
         ids = tuple(recent.tolist())
         session = cls(model, state, about["pending"], about["seed"], ids, opened, about["remember"])
         session._check()
@@ -206,14 +208,14 @@ class Session:
         return session
 
     def _check(self) -> None:
-        """Raises TextgenError for what no session is."""
+        """Raise TextgenError for values that no session has."""
         if not all(0 <= id < self.model.config.vocab_size for id in (self.pending, *self.recent)):
-            raise TextgenError("it names symbols that do not exist.")
+            raise TextgenError("it names tokens that do not exist.")
         if not 1 <= self.remember <= MOST_REMEMBERED or not 0 <= self.seed < 2**64:
             raise TextgenError("its numbers are out of range.")
         arrays = self.model.stepper.arrays(self.state)
         if any(np.isnan(array).any() for array in arrays):
-            raise TextgenError("its state is not a number.")
+            raise TextgenError("its state contains NaN.")
         self._begun()
         StopScanner([]).feed(self.open.text)
         if self.open.noise is not None:
@@ -221,24 +223,24 @@ class Session:
 
 
 def _seed(seed: int | None) -> int:
-    """A seed as it is given, or a random one. Raises UsageError for an invalid one."""
+    """The given seed, or a random one. Raises UsageError for an invalid one."""
     return choose_seed(from_mapping(SampleOptions, {"seed": seed}))
 
 
 class _OtherModelError(TextgenError):
-    """The file is in order, and is none for this model."""
+    """The file is intact, but does not belong to this model."""
 
 
 def _about(content: bytes, name: str) -> dict[str, Any]:
     """What a state file says of itself. Raises TextgenError or DamagedError."""
+    if not STATE.matches(content):
+        raise _OtherModelError("is not a saved state.", hint="textgen sample --save-state FILE saves one.")
     size = int.from_bytes(content[:8], "little")
     if not 2 <= size <= min(_HEADER_LIMIT, len(content) - 8):
-        raise TextgenError("it does not begin as a state does.")
+        raise TextgenError("its header is incomplete.")
     metadata = sealed.parse_json(content[8 : 8 + size], name).get("__metadata__")
     stored = metadata.get("about") if isinstance(metadata, dict) else None
     about = sealed.parse_json(stored.encode("utf-8", "replace"), name) if isinstance(stored, str) else {}
-    if about.get("format") != STATE_FORMAT:
-        raise _OtherModelError("is not a state file of textgen.", hint="textgen sample --save-state FILE makes one.")
     if type(about.get("version")) is int and about["version"] > FORMAT_VERSION:
         raise _OtherModelError(f"has format {about['version']}; this textgen reads up to {FORMAT_VERSION}.")
     for field, kind in _FIELDS.items():

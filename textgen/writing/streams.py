@@ -1,7 +1,8 @@
-"""Several texts written together, a symbol each at a time: they come and go between time steps, as a server's users do.
+"""Several texts generated together, one token each per time step; texts join and leave in between, as a server's
+requests do (continuous batching).
 
-All rows share one product with each matrix, so that 64 texts take little more time than a few. Each has options, noise
-and an end of its own, and no text depends on what the others say.
+All rows share one product with each matrix, so 64 texts take little longer than a few. Each text has its own options,
+noise and end, and does not depend on the contents of the others.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from textgen import arguments
 from textgen.errors import UsageError
 from textgen.parameters import named
 from textgen.stepper import Logits
+from textgen.writing.completions import Completion, CompletionBuilder
 from textgen.writing.generate import choose_seed, read_on, sampling_options
-from textgen.writing.rows import Completion, Row
 
 if TYPE_CHECKING:
     from textgen.language_model import LanguageModel
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one text has gained in a time step, perhaps nothing; `finish_reason` is 'stop' or 'length' at its end."""
+    """What a time step added to one text, perhaps nothing; `finish_reason` is 'stop' or 'length' at its end."""
 
     key: int
     text: str
@@ -34,15 +35,15 @@ class Piece:
 
 @dataclass
 class _Text:
-    row: Row
+    row: CompletionBuilder
     next: int
     state: Any
-    """Its own state, as long as it has no row in the common one."""
+    """Its state, until it has a row in the shared one."""
 
 
 class Streams:
-    """Texts in the making. With `exact` each is bit for bit what `textgen.generate` gives alone, and speed suffers;
-    else how many texts are written beside it may decide between two symbols that are as likely to four digits.
+    """Texts in progress. With `exact`, each is bit for bit what `textgen.generate` returns, which is slower. Otherwise
+    the number of other texts may decide between two tokens whose probabilities agree to four digits.
 
     Example:
         >>> streams = Streams(textgen.load("runs/demo"))                       # doctest: +SKIP
@@ -60,13 +61,13 @@ class Streams:
         self._added = 0
 
     def __len__(self) -> int:
-        """How many texts are being written."""
+        """The number of texts in progress."""
         return len(self._texts)
 
     def add(self, prompt: str = "", **sampling: Any) -> int:
-        """Read a prompt, to be written on from the next step; returns the text's key.
+        """Read a prompt, which the next step begins to continue; returns the text's key.
 
-        Sampling options are those of `textgen.generate`. Raises UsageError for a bad one.
+        Sampling options are those of `textgen.generate`. Raises UsageError for an invalid one.
         """
         prompt = arguments.text("prompt", prompt)
         options = sampling_options(self._model, sampling)
@@ -75,7 +76,7 @@ class Streams:
                 f"{named('num_beams', options.num_beams)} cannot stream; textgen.generate gives the whole text."
             )
         ids, stepper = self._model.encode_prompt(prompt), self._model.stepper
-        row = Row(self._model, Completion(prompt, choose_seed(options)), options)
+        row = CompletionBuilder(self._model, Completion(prompt, choose_seed(options)), options)
         row.sampler.see(ids.tolist())
         if options.max_new_tokens == 0:
             row.completion.finish_reason = "length"
@@ -85,17 +86,17 @@ class Streams:
         return key
 
     def remove(self, key: int) -> None:
-        """Stop writing a text. Raises KeyError for one that is not being written."""
+        """Drop a text. Raises KeyError for one that is not in progress."""
         del self._texts[key]
 
     def completion(self, key: int) -> Completion:
-        """A text that is being written, as it is now. Raises KeyError for one that is not."""
+        """A text in progress, as it is now. Raises KeyError for any other."""
         return self._texts[key].row.completion
 
     def step(self) -> list[Piece]:
-        """Write one symbol of every text; what each has gained, in the order in which they came.
+        """Generate one token of every text; returns what each gained, in the order in which they were added.
 
-        A text that has come to its end is no longer written after that.
+        A text that has ended leaves.
         """
         going = {key: text for key, text in self._texts.items() if not text.row.ended}
         gained = dict.fromkeys(self._texts, "")
@@ -109,7 +110,7 @@ class Streams:
         return pieces
 
     def _logits(self, texts: dict[int, _Text]) -> Iterator[Logits]:
-        """The logits (V,) of each text's next symbol, whose state then is the one after."""
+        """Advance these texts by one step; the logits (V,) of the next token of each."""
         stepper = self._model.stepper
         if self._exact:
             for text in texts.values():
@@ -122,12 +123,12 @@ class Streams:
         yield from logits
 
     def _gather(self, texts: dict[int, _Text]) -> None:
-        """Give these texts, and no others, a row each in the common state, in order."""
+        """Make the shared state hold one row for each of these texts, in order, and no others."""
         stepper = self._model.stepper
         stay = [place for place, key in enumerate(self._rows) if key in texts]
         states = [texts[key].state for key in texts if key not in self._rows]
         if stay:
             state = self._state
-            states.insert(0, state if len(stay) == len(self._rows) else stepper.rows(state, np.array(stay, np.intp)))
-        self._state = states[0] if len(states) == 1 else stepper.joined(states)
+            states.insert(0, state if len(stay) == len(self._rows) else stepper.select(state, np.array(stay, np.intp)))
+        self._state = states[0] if len(states) == 1 else stepper.concat(states)
         self._rows = list(texts)

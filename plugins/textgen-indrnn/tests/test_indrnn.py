@@ -23,8 +23,8 @@ def test_it_is_the_paper(nonlinearity, horizon, limit):
     cell = IndRNN(3, 5, nonlinearity=nonlinearity, horizon=horizon).double()
     for parameter in cell.parameters():
         torch.nn.init.normal_(parameter)
-    weight, bias, pull = (p.detach().numpy() for p in (cell.weight_ih, cell.bias_ih, cell.pull))
-    u = limit * np.tanh(pull)
+    weight, bias, raw_u = (p.detach().numpy() for p in (cell.weight_ih, cell.bias_ih, cell.raw_u))
+    u = limit * np.tanh(raw_u)
     xs, h0 = torch.randn(20, 2, 3).double(), torch.randn(2, 5).double()
     with torch.no_grad():
         ys, (end,) = cell(xs, (h0,))
@@ -38,14 +38,14 @@ def test_it_is_the_paper(nonlinearity, horizon, limit):
 
 def test_a_memory_at_most_doubles_within_the_horizon():
     cell = IndRNN(1, 4, horizon=100).double()
-    torch.nn.init.constant_(cell.pull, 50.0)
+    torch.nn.init.constant_(cell.raw_u, 50.0)
     ys, _ = cell(torch.zeros(200, 1, 1).double(), (torch.ones(1, 4).double(),))
     torch.testing.assert_close(ys[99] - ys[99].new_tensor(2), torch.zeros(1, 4).double(), rtol=0, atol=1e-6)
 
 
 def test_weights_start_all_over_what_is_allowed():
     torch.manual_seed(1)
-    own = torch.tanh(IndRNN(1, 1000).pull)
+    own = torch.tanh(IndRNN(1, 1000).raw_u)
     assert -1 < own.min() < -0.95 and 0.95 < own.max() < 1 and own.mean().abs() < 0.1
 
 

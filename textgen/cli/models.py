@@ -1,0 +1,132 @@
+"""Finding the run or model of a command, and building requests to a model's task."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from textgen.cli.outputs import STDOUT, output_file
+from textgen.cli.params import given, refuse_of_another_task, whole_number
+from textgen.errors import TextgenError, did_you_mean
+from textgen.model_folder import remembered_reading, task_of
+from textgen.options import declared, flag
+from textgen.outputs import OutputFile, refuse_same
+from textgen.tasks.base import Request, Task, task
+from textgen.text.reading import Reading
+from textgen.threads import usable_cores, use_threads
+
+if TYPE_CHECKING:
+    from textgen.language_model import LanguageModel
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def find_run(name: str) -> Path:
+    """The run folder behind a path, a name in runs/, or 'latest'. Raises TextgenError if there is none."""
+    for folder in (Path(name), Path("runs") / name):
+        if name != "latest" and folder.is_dir():
+            return folder
+    if name == "latest":
+        pointer = Path("runs") / "latest"
+        if pointer.is_file():
+            return Path("runs") / pointer.read_text().strip()
+        raise TextgenError("no run in runs/.", hint="train one: textgen train FILE")
+    raise TextgenError(f"there is no run {name!r} here or in runs/.")
+
+
+def find_latest() -> Path | None:
+    """The run that `textgen sample` uses by default."""
+    try:
+        return find_run("latest")
+    except TextgenError:
+        return None
+
+
+def model_folder(name: str | None) -> Path:
+    """The model folder of a path or a name in runs/; by default that of $TEXTGEN_MODEL, or the latest run. Raises
+    TextgenError for a name close to that of a run."""
+    chosen = name or os.environ.get("TEXTGEN_MODEL")
+    if chosen is None:
+        return find_run("latest")
+    folder = next((each for each in (Path(chosen), Path("runs") / chosen) if each.is_dir()), Path(chosen))
+    near = did_you_mean(chosen, (path.name for path in Path("runs").glob("*") if path.is_dir()))
+    if near and not folder.exists():
+        raise TextgenError(f"there is no model folder {chosen!r}.{near}", hint="train one: textgen train FILE")
+    return folder
+
+
+def open_model(name: str | None, threads: int, backend: str = "auto") -> LanguageModel:
+    """The model of `model_folder`, using this number of threads."""
+    folder = model_folder(name)
+    use_threads(threads)
+    from textgen.loading import load_language_model
+
+    loaded = load_language_model(folder, backend)
+    if sys.modules.get("torch") is not None:  # loaded with the model
+        use_threads(threads)
+    return loaded
+
+
+def request_options(command: Command) -> Command:
+    """A decorator that adds the options that `requested` reads for every task."""
+    for add in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one per line."),
+        click.option("--threads", type=whole_number(1, 1024), help="Number of CPU threads.  [default: all cores]"),
+        click.option(
+            "-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]"
+        ),
+    ):
+        command = add(command)
+    return command
+
+
+def requested(inputs: tuple[str, ...], settings: Mapping[str, type], values: Mapping[str, Any]) -> tuple[Task, Request]:
+    """The task of a command's model, and the request to it; `settings` are the option classes of every task, by name.
+    Raises UsageError for an option that this task does not have."""
+    folder = model_folder(values["model"])
+    chosen = task(task_of(folder))
+    own = settings.get(chosen.name)
+    if own is None:
+        raise TextgenError(
+            f"the model in {str(folder)!r} generates text; predict takes models that classify or forecast.",
+            hint=f'textgen sample -m {folder} --prompt "..."',
+        )
+    declared_ones = {f.name for each in settings.values() for f in fields(each)}
+    asked = {name: value for name, value in values.items() if name in declared_ones}
+    refuse_of_another_task(asked, own, chosen.name, settings)
+    options = own(**given(own, asked))
+    outputs = _outputs(options, (*inputs, folder), values["overwrite"])
+    reading = remembered_reading(folder, given(Reading, asked))
+    threads = values["threads"] or usable_cores()
+    return chosen, Request(folder, inputs, reading, options, _opener(folder), threads, values["as_json"], outputs)
+
+
+def _outputs(options: Any, read: tuple[str | Path, ...], overwrite: bool) -> dict[str, OutputFile]:
+    """The files that options name for output, checked before any work."""
+    named = {
+        field.name: (getattr(options, field.name), declaration.writes)
+        for field, declaration in declared(type(options))
+        if declaration.writes
+    }
+    refuse_same({flag(name): typed for name, (typed, _) in named.items()})
+    return {
+        name: output_file(typed, flag(name), kind, read, overwrite)
+        for name, (typed, kind) in named.items()
+        if typed not in (None, STDOUT)
+    }
+
+
+def _opener(folder: Path) -> Callable[[], Any]:
+    def open_data() -> Any:
+        from textgen.training.checkpoint import Run
+        from textgen.training.train import data_of
+
+        return data_of(Run(folder))
+
+    return open_data
