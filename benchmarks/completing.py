@@ -27,9 +27,8 @@ from pathlib import Path
 import torch
 
 import textgen
-from textgen.pairs.bleu import bleu, exact_matches
-from textgen.pairs.quality import evaluate_pairs
-from textgen.pairs.read import Pair
+from textgen.tasks.completion.evaluate import bleu, evaluate_pairs, exact_matches
+from textgen.tasks.completion.reading import Pair
 
 COLUMNS = {"prompt_column": "prompt", "completion_column": "completion"}
 PUBLISHED = {"conala": "10.58"}

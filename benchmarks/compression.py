@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import textgen
-from textgen.scoring.compression import compress, decompress
+from textgen.evaluation.compression import compress, decompress
 
 
 def files(named):

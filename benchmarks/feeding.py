@@ -28,12 +28,12 @@ import json, sys, time
 import torch, torch._dynamo
 imported = time.process_time()
 from pathlib import Path
-from textgen.tasks.base import options_for
+from textgen.tasks import options_for
 from textgen.options import from_mapping
-from textgen.settings import TrainOptions
-from textgen.text.split import no_progress
+from textgen.tasks import TrainOptions
+from textgen.data.store import no_progress
 from textgen.tasks.language.data import LanguageData, stored_corpus
-from textgen.training.train import CACHE, start
+from textgen.training.start import CACHE, start
 path, given, whole = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "whole"
 options = options_for( given)
 found = {"torch": imported}

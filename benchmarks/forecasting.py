@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import textgen
-from textgen.series.rolling import LAST, MODEL, SEASONAL, ForecastRequest
+from textgen.tasks.forecasting.rolling import LAST, MODEL, SEASONAL, ForecastRequest
 
 CELLS = ("rnn", "lstm", "gru")
 NAIVE = {"last value": LAST, "seasonal naive": SEASONAL}
@@ -126,7 +126,7 @@ def written(row, errors):
 
 def relative(forecaster, rows, end, horizon):
     """Root relative squared error and mean correlation of the last step of each window, as Lai et al. 2018 count."""
-    from textgen.series.loop import forecasts, read
+    from textgen.tasks.forecasting.rolling import forecasts, read
 
     recent = [each.since(end - forecaster.design.context) for each in rows]
     first, ends = [forecaster.design.context - 1] * len(rows), [len(each) - horizon for each in recent]

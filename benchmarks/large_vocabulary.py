@@ -20,10 +20,10 @@ from pathlib import Path
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 import torch
 
-from textgen.tasks.base import options_for
-from textgen.training.checkpoint import Run
-from textgen.training.machine import keep_memory
-from textgen.training.train import initial_model, start
+from textgen.tasks import options_for
+from textgen.training.planner import keep_memory
+from textgen.training.runs import Run
+from textgen.training.start import initial_model, start
 from textgen.training.trainer import Trainer
 
 WARM, TIMED = 3, 12

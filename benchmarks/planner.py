@@ -26,10 +26,9 @@ from pathlib import Path
 
 import torch
 
-from textgen.settings import TrainOptions
-from textgen.training.machine import ThisMachine, keep_memory
-from textgen.training.pace import PRECISION_GAIN
-from textgen.training.train import start
+from textgen.tasks import TrainOptions
+from textgen.training.planner import PRECISION_GAIN, ThisMachine, keep_memory
+from textgen.training.start import start
 
 ROUNDS, SECONDS = 7, 0.7
 

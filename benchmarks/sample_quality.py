@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 import textgen
-from textgen.training.checkpoint import Run
-from textgen.training.train import data_of
-from textgen.writing.generate import complete, sampling_options
+from textgen.generation.generate import complete, sampling_options
+from textgen.training.runs import Run
+from textgen.training.start import data_of
 
 WORD = re.compile(r"[^\W\d_]+")
 PROMPTS = ["", "\n", "\n\n", "Dear", "The end.\n", "The end.\n\n"]

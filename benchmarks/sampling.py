@@ -29,16 +29,15 @@ import torch
 from targets import Results
 
 import textgen
-from textgen import files, plugins
-from textgen.config import ModelConfig
+from textgen import plugins
+from textgen.data.tokenizers import CharTokenizer, WordTokenizer
 from textgen.errors import TextgenError
-from textgen.model import build_model
-from textgen.model_folder import CONFIG, GENERATION
-from textgen.runtime.quantize import quantize
-from textgen.text.tokenizer import CharTokenizer
-from textgen.text.words import WordTokenizer
-from textgen.training.checkpoint import Run
-from textgen.training.stored_step import stored_step
+from textgen.model import CONFIG, GENERATION, ModelConfig
+from textgen.model.stack import build_model
+from textgen.runtime import quantize
+from textgen.storage import filesystem
+from textgen.tracing import stored_step
+from textgen.training.runs import Run
 
 SAMPLING = {"temperature": 0.8, "top_p": 0.9, "ignore_eos": True, "seed": 1}
 STREAMS = 64
@@ -90,7 +89,7 @@ def made(folder, hidden, symbols):
     with torch.no_grad():
         logits, _ = model(torch.arange(64).view(64, 1) % tokenizer.vocab_size)
         model.readout.linear.weight.mul_(4 / logits[-1].std())
-    contents = {CONFIG: files.to_json(config.to_json()), GENERATION: files.to_json({}), **tokenizer.files()}
+    contents = {CONFIG: filesystem.to_json(config.to_json()), GENERATION: filesystem.to_json({}), **tokenizer.files()}
     Run.create(folder, {**contents, **stored_step(model, "lstm")[0]}).publish(model)
     return model
 

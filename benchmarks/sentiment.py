@@ -32,9 +32,9 @@ import numpy as np
 import torch
 
 import textgen
-from textgen.labels.plot import plot_confusion
-from textgen.labels.read import find_labelled, read_labelled
-from textgen.text.sources import SourceOptions
+from textgen.data.sources import SourceOptions
+from textgen.tasks.classification.classifier import plot_confusion
+from textgen.tasks.classification.reading import find_labelled, read_labelled
 
 PARTS = 10
 SMALL = {"epochs": 6.0, "average_weights": 0.998}

@@ -18,8 +18,9 @@ import time
 import torch
 from targets import Results
 
-from textgen import Cell, GatedCell, LinearCell, plugins
-from textgen.training.machine import keep_memory
+from textgen import plugins
+from textgen.cells import Cell, GatedCell, LinearCell
+from textgen.training.planner import keep_memory
 
 SIZES = [(64, 16, 256), (128, 32, 256), (64, 64, 512), (35, 20, 650)]
 LINEAR_SIZES = [(512, 16, 256), (512, 64, 512)]

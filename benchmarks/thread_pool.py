@@ -21,13 +21,13 @@ import torch
 
 import textgen
 from textgen import plugins
-from textgen.config import ModelConfig
-from textgen.language_model import LanguageModel
-from textgen.model import build_model
-from textgen.runtime.stepper import NumpyStepper
-from textgen.text.tokenizer import CharTokenizer
-from textgen.tracing.trace import trace
-from textgen.training.checkpoint import model_tensors
+from textgen.data.tokenizers import CharTokenizer
+from textgen.generation.language_model import LanguageModel
+from textgen.model import ModelConfig
+from textgen.model.stack import build_model
+from textgen.model.weights import model_tensors
+from textgen.runtime import NumpyStepper
+from textgen.tracing import trace
 
 
 def made(units, symbols):

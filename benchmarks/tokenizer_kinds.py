@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from textgen.text.levels import LEVELS
-from textgen.text.sources import SourceOptions, find_sources, read
-from textgen.text.tokenizer import train_tokenizer
+from textgen.data import LEVELS
+from textgen.data.sources import SourceOptions, find_sources, read
+from textgen.data.tokenizers import train_tokenizer
 
 
 def documents(paths: list[str]) -> Iterator[list[bytes]]:

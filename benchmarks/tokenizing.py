@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from textgen.text import bulk
-from textgen.text.encoding import encode_document
-from textgen.text.pieces import cut
-from textgen.text.sources import SourceOptions, find_sources, read
-from textgen.text.split import scan
-from textgen.text.tokenizer import train_tokenizer
+from textgen.data import corpus
+from textgen.data.corpus import encode_document
+from textgen.data.sources import SourceOptions, cut, find_sources, read
+from textgen.data.store import scan
+from textgen.data.tokenizers import train_tokenizer
 
 STORIES = Path(__file__).parents[1] / "corpora" / "stories"
 
@@ -41,8 +40,8 @@ def ids_of(tokenizer, pieces):
 
 
 def in_workers(tokenizer, pieces):
-    blocks = bulk.blocks(tokenizer, [("train", iter(pieces))])
-    return np.concatenate([ids for _, ids in bulk.encode(tokenizer, blocks, bulk.usable_cores())])
+    blocks = corpus.blocks(tokenizer, [("train", iter(pieces))])
+    return np.concatenate([ids for _, ids in corpus.encode(tokenizer, blocks, corpus.usable_cores())])
 
 
 def main():
@@ -78,7 +77,7 @@ def main():
         assert np.array_equal(ids, again)
         show(level, own, f"{theirs / own:.2f} x sentencepiece, {(len(ids) - 1) / (size * 1e6):.3f} tokens per byte")
         show(f"  sentencepiece {level}", theirs, f"{(sum(map(len, rows)) + len(lines) - 1) / (size * 1e6):.3f} tokens")
-        show(f"  {bulk.usable_cores()} workers", several)
+        show(f"  {corpus.usable_cores()} workers", several)
 
 
 if __name__ == "__main__":

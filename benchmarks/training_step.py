@@ -18,13 +18,13 @@ import torch
 from targets import Results
 from torch.profiler import ProfilerActivity, profile
 
-from textgen.config import ModelConfig
-from textgen.settings import TrainOptions
+from textgen.model import ModelConfig
+from textgen.model.weights import make_model
+from textgen.tasks import TrainOptions
 from textgen.tasks.objective import Objective
-from textgen.training.checkpoint import Run
-from textgen.training.machine import compilable, keep_memory
+from textgen.training.planner import compilable, keep_memory
+from textgen.training.runs import Run
 from textgen.training.trainer import Trainer
-from textgen.weights import make_model
 
 LENGTH, BATCH, HIDDEN = 64, 16, 512
 NEVER = 10**9

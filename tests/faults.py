@@ -1,14 +1,14 @@
-"""Disks that fail and processes that die: what tests put in the place of `textgen.files.system`."""
+"""Disks that fail and processes that die: what tests put in the place of `textgen.storage.filesystem.system`."""
 
 import os
 import signal
 
-from textgen import files
+from textgen.storage import filesystem
 
 CALLS = ("open", "append", "write", "fsync", "close", "rename", "mkdir", "unlink", "rmdir", "sync_folder")
 
 
-class Quick(files.System):
+class Quick(filesystem.System):
     """A disk that is not really synced, which takes time and which no test can see."""
 
     def fsync(self, handle):

@@ -35,7 +35,7 @@ def register_{kind}(register):
 OFFERED = {  # kind: a module that offers one, and what it registers
     "cells": (LEAKY, "Leaky"),
     "tasks": (
-        '"""A task of its own."""\nimport textgen\nfrom textgen.tasks.base import Task\n\n\n'
+        '"""A task of its own."""\nimport textgen\nfrom textgen.tasks import Task\n\n\n'
         "class Nothing(Task):\n    data = load = evaluate = None\n\n\nTASK = Nothing()\n" + HOOK.format(kind="tasks"),
         "TASK",
     ),

@@ -23,7 +23,7 @@ SERVER = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver
 if os.name != "nt":
     SERVER.set_forkserver_preload(
         ["pytest", "hypothesis", "rich.progress", "torch._dynamo", "torch._inductor.utils", "torch.onnx"]
-        + ["textgen.cli.train", "textgen.cli.sample", "textgen.training.train", "textgen.tracing.trace"]
+        + ["textgen.cli.train", "textgen.cli.sample", "textgen.training.start", "textgen.tracing"]
     )
 
 

@@ -9,8 +9,7 @@ from terminal import refusal, run
 
 import textgen
 from textgen import plugins
-from textgen.attribution import place_of
-from textgen.errors import UsageError
+from textgen.errors import UsageError, place_of
 from textgen.plugins import PluginError
 
 SICK = '''"""A cell that fails where SICK says."""
@@ -235,9 +234,9 @@ def test_a_comparison_goes_on_and_names_the_plugin(sick):
 
 
 def test_a_step_that_fails_while_it_is_stored_is_a_warning_that_names_the_line(sick):
-    from textgen.config import ModelConfig
-    from textgen.training.stored_step import stored_step
-    from textgen.weights import make_model
+    from textgen.model import ModelConfig
+    from textgen.model.weights import make_model
+    from textgen.tracing import stored_step
 
     model = make_model(ModelConfig(9, embedding_size=4, hidden_size=4, cell="sick"))
     sick.setenv("SICK", "step")

@@ -9,16 +9,14 @@ from hypothesis import strategies as st
 from zoo import sharpen
 
 import textgen
-from textgen.config import ModelConfig
+from textgen.data.tokenizers import ByteTokenizer, CharTokenizer
 from textgen.errors import UsageError
-from textgen.language_model import LanguageModel
-from textgen.settings import SampleOptions, check_sampling
-from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.weights import make_model
-from textgen.writing.beams import search
-from textgen.writing.generate import complete, sampling_options
-from textgen.writing.sampling import log_softmax
+from textgen.generation import SampleOptions, check_sampling
+from textgen.generation.generate import complete, sampling_options, search
+from textgen.generation.language_model import LanguageModel
+from textgen.generation.sampling import log_softmax
+from textgen.model import ModelConfig
+from textgen.model.weights import TorchStepper, make_model
 
 law = settings(deadline=None, max_examples=60)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textgen.pairs.bleu import bleu, exact_matches, tokens_of
+from textgen.tasks.completion.evaluate import bleu, exact_matches, tokens_of
 
 WORDS = st.lists(st.sampled_from("abcd"), min_size=4, max_size=12).map(" ".join)
 CORPUS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=6)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from zoo import CELLS, WRITTEN
 
-from textgen import Cell, GatedCell, plugins
-from textgen.convert import from_torch, to_torch
-from textgen.dropout import DropoutRates
-from textgen.model import Stack
+from textgen import plugins
+from textgen.cells import Cell, GatedCell
+from textgen.model.stack import DropoutRates, Stack
+from textgen.model.weights import from_torch, to_torch
 
 I, H = 3, 4
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}

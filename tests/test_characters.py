@@ -9,17 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import textgen
-from textgen.config import ModelConfig
-from textgen.language_model import LanguageModel, generation_config, with_generation_config
-from textgen.settings import SampleOptions
-from textgen.text.corpus import CorpusOptions, scan_corpus, tokenize
-from textgen.text.tokenizer import ByteTokenizer, train_tokenizer
-from textgen.writing.characters import BETWEEN, NOWHERE, PLACES, CharacterGuard, character_guard, place_after
-from textgen.writing.copies import CopyGuard, CopyIndex
-from textgen.writing.generate import EXACT_ROWS, complete, sampling_options, stream
-from textgen.writing.sampling import OUT
-from textgen.writing.session import Session
-from textgen.writing.streams import Streams
+from textgen.data import CorpusOptions
+from textgen.data.corpus import scan_corpus, tokenize
+from textgen.data.tokenizers import ByteTokenizer, train_tokenizer
+from textgen.generation import SampleOptions
+from textgen.generation.copies import CopyGuard, CopyIndex
+from textgen.generation.generate import EXACT_ROWS, complete, sampling_options, stream
+from textgen.generation.language_model import LanguageModel, generation_config, with_generation_config
+from textgen.generation.sampling import BETWEEN, NOWHERE, OUT, PLACES, CharacterGuard, character_guard, place_after
+from textgen.generation.session import Session, Streams
+from textgen.model import ModelConfig
 
 law = settings(deadline=None, max_examples=8)
 LEVELS = ["char", "byte", "word", "bpe", "unigram"]

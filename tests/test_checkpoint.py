@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from torch import nn
 from zoo import INSTALLED
 
-from textgen import files, sealed
-from textgen.config import ModelConfig
+from textgen import storage
 from textgen.errors import TextgenError
-from textgen.model_folder import CONFIG, WEIGHTS, read_config
-from textgen.sealed import DamagedError
-from textgen.settings import TrainOptions
-from textgen.training.checkpoint import METRICS, OPTIMIZER, STATE, Checkpoint, Run
+from textgen.model import CONFIG, WEIGHTS, ModelConfig, read_config
+from textgen.model.weights import load_tensors, load_weights, make_model, model_tensors, pack, unpack
+from textgen.storage import DamagedError, filesystem
+from textgen.tasks import TrainOptions
 from textgen.training.optimization import load_optimizer_state, make_optimizer, named_optimizer_state
-from textgen.weights import load_tensors, load_weights, make_model, model_tensors, pack, unpack
+from textgen.training.runs import METRICS, OPTIMIZER, STATE, Checkpoint, Run
 
 SMALL = ModelConfig(vocab_size=7, cell="gru", embedding_size=3, hidden_size=4)
 CONFIGS = {
@@ -38,7 +37,7 @@ STATES = {"global_step": 5, "loss_sum": 0.1 + 0.2, "best_loss": 1e-323, "best_st
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
 
 
 @pytest.fixture(params=CONFIGS)
@@ -47,7 +46,7 @@ def config(request):
 
 
 def new_run(folder, config=SMALL):
-    return Run.create(folder, {CONFIG: files.to_json(config.to_json())})
+    return Run.create(folder, {CONFIG: filesystem.to_json(config.to_json())})
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def test_a_published_model_comes_back_with_the_same_bits(tmp_path, config):
     for steps in (0, 2):  # the second replaces the first
         model, _ = trained(config, steps)
         run.publish(model)
-        manifest = sealed.verify(run.folder)
+        manifest = storage.verify(run.folder)
         assert read_config(run.folder, manifest) == config
         loaded = load_weights(run.folder, manifest, config)
         assert same(model_tensors(loaded), model_tensors(model)) and same(run.best_weights(), model_tensors(model))
@@ -114,7 +113,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(tmp_path, name):
     run = new_run(tmp_path / "run", CONFIGS[name])
     run.publish(make_model(CONFIGS[name]))
     assert [n for n, t in run.best_weights().items() if t.shape[0] == 7 and t.dim() == 2] == ["encoder.weight"]
-    loaded = load_weights(run.folder, sealed.verify(run.folder), CONFIGS[name])
+    loaded = load_weights(run.folder, storage.verify(run.folder), CONFIGS[name])
     assert loaded.readout.linear.weight is loaded.encoder.weight
 
 
@@ -165,21 +164,21 @@ def test_a_folder_whose_weights_do_not_fit_its_configuration_is_refused(run):
     tensors = model_tensors(make_model(SMALL))
     for name in ("encoder.weight", "stack.layers.0.weight_hh"):
         for wrong in [*spoiled(tensors, name), {**tensors, name + "x": torch.ones(1)}]:
-            files.replace_in_folder(run.folder, WEIGHTS, pack(wrong))
+            filesystem.replace_in_folder(run.folder, WEIGHTS, pack(wrong))
             with pytest.raises(DamagedError, match=f"{re.escape(str(run.folder / WEIGHTS))} .*'{re.escape(name)}"):
-                load_weights(run.folder, sealed.verify(run.folder), SMALL)
+                load_weights(run.folder, storage.verify(run.folder), SMALL)
 
 
 def test_a_model_too_large_for_its_weights_takes_no_memory(run):
     run.publish(make_model(SMALL))
     huge = ModelConfig(vocab_size=10_000_000, cell="gru", embedding_size=60_000, hidden_size=60_000)
     with pytest.raises(DamagedError, match="does not fit"):
-        load_weights(run.folder, sealed.verify(run.folder), huge)
+        load_weights(run.folder, storage.verify(run.folder), huge)
 
 
 def test_a_folder_without_weights_says_how_to_get_some(run):
     with pytest.raises(TextgenError, match="no weights") as caught:
-        load_weights(run.folder, sealed.verify(run.folder), SMALL)
+        load_weights(run.folder, storage.verify(run.folder), SMALL)
     assert str(run.folder) in caught.value.hint
 
 
@@ -235,7 +234,7 @@ def test_a_checkpoint_comes_back_whole(run, states):
     model, optimizer = trained(SMALL)
     saved = checkpoint(5, model, optimizer, carry=[torch.randn(3, 1 + k) for k in range(states)])
     folder = run.save(saved, keep=2)
-    sealed.verify(folder)
+    storage.verify(folder)
     assert_same(run.load(5), saved)
     assert run.latest()[0].step == 5 and run.latest()[1] == []
 
@@ -250,7 +249,7 @@ def test_the_last_ones_are_kept_in_the_order_of_numbers(run):
     assert run.checkpoints() == [10, 99, 100]
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, STATE, sealed.MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, STATE, storage.MANIFEST])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(run, name, damage):
     for step in (1, 2, 3):
@@ -276,14 +275,14 @@ def test_a_fault_while_saving_harms_no_checkpoint(monkeypatch, tmp_path, run):
     run.save(checkpoint(1), keep=2)
     run.save(checkpoint(2), keep=2)
     before, counter = tree(run.folder), Watched()
-    monkeypatch.setattr(files, "system", counter)
+    monkeypatch.setattr(filesystem, "system", counter)
     Run(plant(tmp_path / "count", before)).save(checkpoint(3), keep=2)
     for at, lasting in itertools.product(range(1, counter.count + 1), (False, True)):
         place = Run(plant(tmp_path / f"{at}-{lasting}", before))
-        monkeypatch.setattr(files, "system", Failing(at, errno.ENOSPC, lasting))
+        monkeypatch.setattr(filesystem, "system", Failing(at, errno.ENOSPC, lasting))
         with pytest.raises(OSError, match="No space"):
             place.save(checkpoint(3), keep=2)
-        monkeypatch.setattr(files, "system", Quick())
+        monkeypatch.setattr(filesystem, "system", Quick())
         found, wrong = place.latest()
         assert found.step in (2, 3) and wrong == [] and len(place.checkpoints()) >= 2
         assert_same(found, checkpoint(found.step))
@@ -293,7 +292,7 @@ def test_a_crash_while_saving_leaves_the_old_or_the_new_checkpoint(monkeypatch, 
     run.save(checkpoint(1), keep=2)
     run.save(checkpoint(2), keep=2)
     disk = Disk(run.folder)
-    monkeypatch.setattr(files, "system", disk)
+    monkeypatch.setattr(filesystem, "system", disk)
     run.save(checkpoint(3), keep=2)
     steps = set()
     for number, state in enumerate(disk.states):
@@ -344,7 +343,7 @@ def test_going_back_removes_damaged_checkpoints_and_keeps_earlier_ones(run):
         run.save(checkpoint(step), keep=3)
     (run.folder / "checkpoint-3" / STATE).unlink()
     run.go_back_to(2)
-    assert run.checkpoints() == [1, 2] and sealed.verify(run.folder)
+    assert run.checkpoints() == [1, 2] and storage.verify(run.folder)
     run.save(checkpoint(3), keep=3)
     assert_same(run.load(3), checkpoint(3))
 

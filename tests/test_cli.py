@@ -20,10 +20,10 @@ from terminal import refusal, run
 
 from textgen.cli import COMMANDS, group, main
 from textgen.cli.params import Value
-from textgen.errors import LONGEST_END
-from textgen.escapes import visible
+from textgen.errors import LONGEST_END, visible
+from textgen.generation import SampleOptions
 from textgen.options import declared, flag, value_type
-from textgen.settings import SampleOptions, TrainOptions
+from textgen.tasks import TrainOptions
 from textgen.training.trainer import Trainer
 
 STORY = "".join(
@@ -657,8 +657,8 @@ def test_what_is_fixed_cannot_change_on_resume():
 
 def test_ctrl_c_before_training_or_while_writing_leaves_quietly(trained):
     for home, name, command in (
-        ("textgen.text.corpus", "scan", ["train", *LONG]),
-        ("textgen.writing.generate", "stream_rows", ["sample", "-m", trained]),
+        ("textgen.data.corpus", "scan", ["train", *LONG]),
+        ("textgen.generation.generate", "stream_rows", ["sample", "-m", trained]),
     ):
         with mock.patch(f"{home}.{name}", side_effect=KeyboardInterrupt):
             assert run(*command) == (130, b"", "\nStopped.\n")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgen.errors import TextgenError
-from textgen.scoring.coder import TOTAL, RangeDecoder, RangeEncoder, cumulative
+from textgen.evaluation.compression import TOTAL, RangeDecoder, RangeEncoder, cumulative
 
 law = settings(deadline=None, max_examples=300)
 SIZES = st.lists(st.integers(1, 9) | st.integers(1, TOTAL // 40), min_size=1, max_size=20)

@@ -14,18 +14,17 @@ from test_cells import TIGHT, inputs, outcome
 from torch import nn
 from zoo import CELLS, WRITTEN
 
-from textgen import Cell, GatedCell, activation, compiling, files, products
+from textgen.cells import Cell, GatedCell, engine, matmul
 from textgen.errors import CompilerError, TextgenError, UsageError
-from textgen.settings import TrainOptions
-from textgen.tasks.base import options_for
+from textgen.storage import filesystem
+from textgen.tasks import TrainOptions, model_config, options_for
 from textgen.tasks.language.data import LanguageData
-from textgen.tasks.sizing import model_config
-from textgen.training.plan import plan
-from textgen.training.train import resume, start
+from textgen.training.planner import plan
+from textgen.training.start import resume, start
 
 GATED = {name: cell for name, cell in CELLS.items() if issubclass(cell, GatedCell)}
-needs_compiler = pytest.mark.skipif(compiling.compiler() is None, reason="no C++ compiler here")
-needs_bfloat16 = pytest.mark.skipif(not products.has_bfloat16(), reason="no products in bfloat16 on this processor")
+needs_compiler = pytest.mark.skipif(engine.compiler() is None, reason="no C++ compiler here")
+needs_bfloat16 = pytest.mark.skipif(not matmul.has_bfloat16(), reason="no products in bfloat16 on this processor")
 
 
 def make(kind, input_size=3, hidden_size=4):
@@ -42,7 +41,7 @@ def assert_is_the_loop(cell, xs, state, **tolerance):
 
 
 def taken_apart(cell, xs, state):
-    return activation.halves(cell, dict(cell.named_parameters()), cell.project(xs)[0], state, activation.interpreted)
+    return engine.halves(cell, dict(cell.named_parameters()), cell.project(xs)[0], state, engine.interpreted)
 
 
 @pytest.mark.parametrize("name", GATED)
@@ -72,7 +71,7 @@ def test_compiled_is_the_step_loop(name):
 @pytest.mark.parametrize("name", ["gru", "lstm", "Peephole"])
 def test_large_products_are_the_step_loop(name):
     cell = GATED[name](200, 256)
-    assert products.has_onednn() is torch.backends.mkldnn.is_available()
+    assert matmul.has_onednn() is torch.backends.mkldnn.is_available()
     xs, state = torch.randn(60, 5, 200, requires_grad=True), tuple(s.requires_grad_() for s in cell.initial_state(5))
     assert_is_the_loop(cell, xs, state, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
@@ -80,21 +79,21 @@ def test_large_products_are_the_step_loop(name):
 
 
 def test_a_processor_without_bfloat16_is_warned_about(monkeypatch):
-    from textgen.settings import TrainOptions
-    from textgen.training import machine
+    from textgen.tasks import TrainOptions
+    from textgen.training import planner
 
     asked = TrainOptions(dtype="bfloat16")
     said = "dtype=bfloat16: this processor has no bfloat16 products; training uses float32."
     for has in (False, True):
-        monkeypatch.setattr(machine, "has_bfloat16", lambda has=has: has)
-        assert machine.precision_missed(asked, "cpu") == ([] if has else [said])
-        assert machine.precision_missed(asked, "cuda:0") == machine.precision_missed(TrainOptions(), "cpu") == []
+        monkeypatch.setattr(planner, "has_bfloat16", lambda has=has: has)
+        assert planner.precision_missed(asked, "cpu") == ([] if has else [said])
+        assert planner.precision_missed(asked, "cuda:0") == planner.precision_missed(TrainOptions(), "cpu") == []
 
 
 def test_a_processor_without_bfloat16_is_not_asked_for_it():
     code = """
 import torch
-from textgen.training.machine import ThisMachine
+from textgen.training.planner import ThisMachine
 assert ThisMachine(None, "cpu").can_round() is products.has_bfloat16()
 with products.reduced_precision("cpu", "bfloat16"):
     products.linear(torch.ones(64, 256), torch.ones(256, 256), torch.ones(256))
@@ -110,14 +109,14 @@ with products.reduced_precision("cpu", "bfloat16"):
 @needs_bfloat16
 @pytest.mark.parametrize("name", CELLS)
 def test_products_in_bfloat16_change_results_by_its_rounding_alone(name, monkeypatch):
-    monkeypatch.setattr(products, "LARGE", 0)
+    monkeypatch.setattr(matmul, "LARGE", 0)
     cell = CELLS[name](24, 32)
     for parameter in cell.parameters():
         nn.init.normal_(parameter, std=0.2)
     xs, state = torch.randn(12, 5, 24, requires_grad=True), tuple(s.requires_grad_() for s in cell.initial_state(5))
 
     def rounded(x, s):
-        with products.reduced_precision("cpu", "bfloat16"):
+        with matmul.reduced_precision("cpu", "bfloat16"):
             return cell(x, s)
 
     (near, near_gradients), (exact, gradients) = outcome(rounded, cell, xs, state), outcome(cell, cell, xs, state)
@@ -134,13 +133,13 @@ def test_products_in_bfloat16_change_results_by_its_rounding_alone(name, monkeyp
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ["gru", "Peephole", "Projected"])
 def test_gates_and_states_stay_float32_where_products_are_rounded(name, compiled, monkeypatch):
-    monkeypatch.setattr(products, "LARGE", 0)
+    monkeypatch.setattr(matmul, "LARGE", 0)
     cell = GATED[name](24, 32)
     cell.compiled = compiled
-    with products.reduced_precision("cpu", "bfloat16"):
+    with matmul.reduced_precision("cpu", "bfloat16"):
         ys, after = cell(torch.randn(6, 5, 24))
-        assert isinstance(products.product_with(cell.weight_hh, cell.weight_hh.new_zeros(len(cell.weight_hh)), 5),
-                          products.Rounded)  # fmt: skip
+        assert isinstance(matmul.product_with(cell.weight_hh, cell.weight_hh.new_zeros(len(cell.weight_hh)), 5),
+                          matmul.Rounded)  # fmt: skip
     assert {t.dtype for t in (ys, *after)} == {torch.float32}
     ys.sum().backward()
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in cell.parameters())
@@ -151,7 +150,7 @@ def test_a_large_product_has_the_gradients_of_a_plain_one(shape):
     weight, bias = torch.randn(shape, requires_grad=True), torch.randn(shape[0], requires_grad=True)
     xs = torch.randn(160, 5, shape[1], requires_grad=True)
     results = []
-    for multiply in (products.linear, nn.functional.linear):
+    for multiply in (matmul.linear, nn.functional.linear):
         ys = multiply(xs, weight, bias)
         results.append([ys, *torch.autograd.grad(ys.sin().sum(), (xs, weight, bias))])
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-2)
@@ -255,7 +254,7 @@ TINY = {
 
 @pytest.fixture
 def begin(monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
     (tmp_path / "text.txt").write_text(TEXT)
 
     def begin(name, **options):
@@ -277,7 +276,7 @@ def test_a_compiled_run_that_was_stopped_ends_with_the_same_bits(begin):
     stopped = begin("stopped")
     for event in stopped.events():
         stopped.trainer.stop = event.step == 2
-    activation._traces.clear()  # as in another process
+    engine._traces.clear()  # as in another process
     resumed = resume(stopped.run.folder, {})
     assert resumed.options.compile and all(cell.compiled for cell in resumed.trainer.model.stack.layers)
     again = finish(resumed)
@@ -290,7 +289,7 @@ def test_a_compiled_run_needs_a_compiler_to_begin_and_to_go_on(begin, monkeypatc
     def lose_the_compiler():
         monkeypatch.setenv("CXX", "no-such-compiler")
 
-    if compiling.compiler():
+    if engine.compiler():
         folder = begin("run").run.folder
         lose_the_compiler()
         with pytest.raises(TextgenError, match=r"this run compiles its cells.*no C\+\+ compiler"):
@@ -306,8 +305,8 @@ def test_a_compiler_that_does_not_work_is_named_and_training_goes_on(begin, monk
         raise RuntimeError("no space left on device")
 
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", fail)
-    monkeypatch.setattr(compiling, "compiler", lambda: "g++")
-    monkeypatch.setattr("textgen.training.machine.compiler", lambda: "g++")
+    monkeypatch.setattr(engine, "compiler", lambda: "g++")
+    monkeypatch.setattr("textgen.training.planner.compiler", lambda: "g++")
     session = begin("run", compile=None, hidden_size=9, max_steps=10**9)
     assert session.options.compile is False
     [warning] = [each for each in session.warnings if "compiler" in each]

@@ -14,16 +14,14 @@ from hypothesis import strategies as st
 from terminal import refusal, run
 
 import textgen
-from textgen.config import ModelConfig
+from textgen.data import LEVELS
+from textgen.data.tokenizers import train_tokenizer
 from textgen.errors import TextgenError
-from textgen.language_model import LanguageModel
-from textgen.scoring import compression, envelope
-from textgen.scoring.coder import RangeDecoder, RangeEncoder
-from textgen.scoring.compression import compress, decompress
-from textgen.text.levels import LEVELS
-from textgen.text.tokenizer import train_tokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.weights import make_model
+from textgen.evaluation import compression
+from textgen.evaluation.compression import RangeDecoder, RangeEncoder, compress, decompress
+from textgen.generation.language_model import LanguageModel
+from textgen.model import ModelConfig
+from textgen.model.weights import TorchStepper, make_model
 
 LINES = [
     "the fox ran to the hen\n",
@@ -85,7 +83,7 @@ def coded(model, data):
     ids = np.concatenate([np.empty(0, np.int32), *tokenizer.encode_pieces([data])])
     symbols, units = tokenizer.model_ids(ids), compression._raw_units(tokenizer, ids)
     payload = compression._encode(model, symbols, 1, units, compression.no_progress)
-    opened = envelope.Envelope(False, 1, len(symbols), b"", b"", payload)
+    opened = compression.Envelope(False, 1, len(symbols), b"", b"", payload)
     assert np.array_equal(compression._decode(model, opened, compression.no_progress), ids)
     return payload
 
@@ -140,10 +138,10 @@ def test_lanes_change_the_size_and_not_the_content(trained, lanes):
     data = (TEXT[:1200] + "漢").encode()
     with mock.patch.object(compression, "_choose_lanes", return_value=lanes):
         archive = compress(trained, data)
-    assert archive[2:4] == bytes([envelope.FORMAT | envelope.LONG, lanes])
+    assert archive[2:4] == bytes([compression.FORMAT | compression.LONG, lanes])
     assert decompress(trained, archive) == data
     coded = compression._encode(trained, trained.tokenizer.encode("the"), lanes, {}, compression.no_progress)
-    opened = envelope.Envelope(False, lanes, 3, b"", b"", coded)
+    opened = compression.Envelope(False, lanes, 3, b"", b"", coded)
     assert trained.tokenizer.decode(compression._decode(trained, opened, compression.no_progress)) == "the"
 
 
@@ -168,7 +166,7 @@ def test_threads_of_the_caller_change_nothing(trained):
 @pytest.mark.parametrize("data", [TEXT[:200].encode(), random.Random(3).randbytes(40)], ids=["coded", "stored"])
 def test_every_flipped_bit_and_every_truncation_is_refused(trained, data, request):
     archive = compress(trained, data)
-    assert bool(archive[2] & envelope.STORED) == ("stored" in request.node.name)
+    assert bool(archive[2] & compression.STORED) == ("stored" in request.node.name)
     for place in range(8 * len(archive)):
         damaged = bytearray(archive)
         damaged[place // 8] ^= 1 << place % 8
@@ -182,7 +180,7 @@ def test_every_flipped_bit_and_every_truncation_is_refused(trained, data, reques
 @law
 @given(noise=st.binary(max_size=60))
 def test_what_is_no_archive_is_refused_even_with_a_right_checksum(trained, noise):
-    body = envelope.MAGIC + noise
+    body = compression.MAGIC + noise
     archive = body + zlib.crc32(body).to_bytes(4, "big")
     with pytest.raises(TextgenError, match=r"^'a\.tgc' .*\.$"):
         decompress(trained, archive, "'a.tgc'")

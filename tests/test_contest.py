@@ -20,23 +20,21 @@ from process import in_child
 from terminal import refusal, run
 from zoo import INSTALLED
 
-from textgen import Cell, GatedCell, files, plugins, sealed
-from textgen.cli.contest_display import show_plan
-from textgen.contest import compare, measures, plot, rates, sizes
-from textgen.contest.events import ComparisonStopped, InTraining, RateTried, RunEnded
-from textgen.contest.planning import counter, require_both_parts
-from textgen.contest.prepare import prepare
-from textgen.contest.record import COMPARISON, load
-from textgen.contest.results import interval, ranked, t_quantile, table, to_json
-from textgen.contest.settings import DECIDED, CompareOptions, budget, request
+from textgen import plugins, storage
+from textgen.cells import Cell, GatedCell
+from textgen.cli.compare import show_plan
+from textgen.compare import DECIDED, CompareOptions, budget, planning, plot, request, results
+from textgen.compare import comparison as rates
+from textgen.compare.comparison import ComparisonStopped, InTraining, RateTried, RunEnded, compare, prepare
+from textgen.compare.planning import counter, require_both_parts
+from textgen.compare.results import COMPARISON, interval, load_record, ranked, t_quantile, table, to_json
 from textgen.errors import TextgenError, UsageError
-from textgen.model_folder import WEIGHTS
+from textgen.model import WEIGHTS
+from textgen.model.weights import unpack
 from textgen.options import declared, from_mapping, value_type
-from textgen.settings import TrainOptions
-from textgen.tasks.base import options_for
-from textgen.tasks.sizing import embedding_for
-from textgen.training.machine import ThisMachine
-from textgen.weights import unpack
+from textgen.storage import filesystem
+from textgen.tasks import TrainOptions, embedding_for, options_for
+from textgen.training.planner import ThisMachine
 
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 40
 TINY = {"tokenizer": "char", "batch_size": 4, "seq_length": 8, "threads": 1, "device": "cpu", "eval_steps": 4}
@@ -55,11 +53,11 @@ def quick():
 
 
 def hurry(patch, disk):
-    patch.setattr(files, "system", disk)
+    patch.setattr(filesystem, "system", disk)
     patch.setattr(ThisMachine, "step_seconds", lambda *_, **__: 0.01)
     patch.setattr(rates, "FEWEST_STEPS", 5)
-    patch.setattr(measures, "SAMPLED", 3)
-    patch.setattr(measures, "SAMPLINGS", 1)
+    patch.setattr(results, "SAMPLED", 3)
+    patch.setattr(results, "SAMPLINGS", 1)
 
 
 def asked(**options):
@@ -96,7 +94,7 @@ def whole(tmp_path_factory):
     """A comparison that was never stopped, and what happened in it."""
     folder = tmp_path_factory.mktemp("whole") / "comparison"
     comparison = begin(folder)
-    return SimpleNamespace(folder=folder, events=list(comparison.events()), record=load(folder))
+    return SimpleNamespace(folder=folder, events=list(comparison.events()), record=load_record(folder))
 
 
 # --- what is equal ---
@@ -113,7 +111,7 @@ def default_embedding(level):
 def test_a_size_is_found_for_every_cell_and_budget(name, level, vocab_size):
     count = counter(TrainOptions(), level, vocab_size, name, {})
     for target in TARGETS:
-        found, embedding = sizes.agree({name: count}, target, default_embedding(level))
+        found, embedding = planning.agree({name: count}, target, default_embedding(level))
         assert found[name].parameters == count(found[name].hidden, embedding)
         assert abs(found[name].parameters / target - 1) <= 0.02, target
 
@@ -121,7 +119,7 @@ def test_a_size_is_found_for_every_cell_and_budget(name, level, vocab_size):
 @pytest.mark.parametrize("target", TARGETS[1:])
 def test_all_cells_agree_within_two_percent(target):
     counts = {name: counter(TrainOptions(), "char", 67, name, {}) for name in INSTALLED}
-    found, _ = sizes.agree(counts, target, default_embedding("char"))
+    found, _ = planning.agree(counts, target, default_embedding("char"))
     reached = [size.parameters for size in found.values()]
     assert found.keys() == INSTALLED.keys()
     assert max(reached) <= 1.02 * min(reached)
@@ -132,11 +130,11 @@ def test_sizes_that_a_cell_refuses_are_passed_over(divisor, linear, target, gues
     def count(hidden):
         return None if hidden % divisor else 3 * hidden**2 + linear * hidden
 
-    found = sizes.nearest(count, target, guess)
+    found = planning.nearest(count, target, guess)
     around = [h for h in range(found.hidden - divisor, found.hidden + divisor + 1, divisor) if h > 0]
     nearest = min(abs(count(h) - target) for h in around) / target
     assert found.hidden % divisor == 0 and count(found.hidden) == found.parameters
-    assert found.distance(target) <= max(nearest, sizes.NEAR)
+    assert found.distance(target) <= max(nearest, planning.NEAR)
 
 
 def test_what_is_trained_is_what_was_counted(whole):
@@ -224,7 +222,7 @@ def test_a_comparison_stopped_after_any_number_of_events_ends_the_same(tmp_path,
         if not stopped:
             break
     assert stops >= 3
-    assert figures(load(folder)) == figures(whole.record)
+    assert figures(load_record(folder)) == figures(whole.record)
     assert weights(folder) == weights(whole.folder)
 
 
@@ -250,7 +248,7 @@ def test_a_comparison_killed_at_random_ends_the_same(tmp_path, whole):
     ends = [in_child(go_on, folder, draw.randint(30, 150)) for _ in range(4)]
     assert ends[0] == -signal.SIGKILL
     assert in_child(go_on, folder) == 0
-    assert figures(load(folder)) == figures(whole.record)
+    assert figures(load_record(folder)) == figures(whole.record)
     assert weights(folder) == weights(whole.folder)
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {
         f"{name}-seed{seed}" for name in ("rnn", "elman", "gru") for seed in (1, 2)
@@ -297,7 +295,7 @@ def test_without_a_folder_the_same_comparison_is_found_and_another_is_new(tmp_pa
 def test_a_damaged_comparison_is_named(tmp_path):
     folder = begin(tmp_path / "comparison").folder
     (folder / COMPARISON).write_bytes((folder / COMPARISON).read_bytes().replace(b"gru", b"gro"))
-    with pytest.raises(sealed.DamagedError, match=r"comparison\.json is damaged"):
+    with pytest.raises(storage.DamagedError, match=r"comparison\.json is damaged"):
         begin(folder)
 
 
@@ -605,6 +603,6 @@ def test_from_python(tmp_path, monkeypatch):
     own = {"cells": ["gru", "rnn"], "budget": ["params=1500", "tokens=500"], "seeds": 1}
     row, other = compare("text.txt", **own, **TINY)
     assert {row.name, other.name} == {"gru", "rnn"} and 0 < row.mean < other.mean and (row.rank, other.rank) == (1, 2)
-    stored = load(tmp_path / "runs" / "compare-text-1").candidates
+    stored = load_record(tmp_path / "runs" / "compare-text-1").candidates
     candidate = next(each for each in stored if each.name == row.name)
     assert {0.005, 0.01, 0.02} <= candidate.tried.keys() and row.learning_rate == rates.best(candidate.tried)

@@ -11,15 +11,14 @@ from test_generate import scripted
 from test_session import made
 
 import textgen
-from textgen.cli.writer import Form, Writer
+from textgen.cli.sample import Form, Writer
+from textgen.data.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer, train_tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.settings import SampleOptions
-from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer, train_tokenizer
-from textgen.training.train import training_ids_of
-from textgen.writing import copies
-from textgen.writing.copies import BREAK, Copy, CopyIndex, index_of, sorted_places
-from textgen.writing.generate import complete, sampling_options
-from textgen.writing.session import Session
+from textgen.generation import SampleOptions, copies
+from textgen.generation.copies import BREAK, Copy, CopyIndex, index_of, sorted_places
+from textgen.generation.generate import complete, sampling_options
+from textgen.generation.session import Session
+from textgen.training.start import training_ids_of
 
 law = settings(deadline=None)
 DOCUMENTS = st.lists(st.text("abé", max_size=12), min_size=1, max_size=4)

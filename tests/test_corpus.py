@@ -12,16 +12,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from textgen.data import CorpusOptions
+from textgen.data import corpus as bulk
+from textgen.data import corpus as encoding
+from textgen.data import store as split
+from textgen.data.corpus import cached_store, count_characters, encode_documents, scan_corpus, text_of, tokenize
+from textgen.data.recipes import TRAIN, VALIDATION
+from textgen.data.store import COUNTS, Split, choose_split, open_store, scan, tokenizer_of
+from textgen.data.tokenizers import subword, train_tokenizer
 from textgen.errors import TextgenError
-from textgen.files import replace_in_folder
-from textgen.sealed import MANIFEST, DamagedError, read_manifest, seal
-from textgen.text import bulk, encoding, split, subword
-from textgen.text.corpus import cached_store, scan_corpus, text_of, tokenize
-from textgen.text.corpus_settings import CorpusOptions
-from textgen.text.encoding import count_characters, encode_documents
-from textgen.text.split import TRAIN, VALIDATION, Split, choose_split, scan
-from textgen.text.store import COUNTS, open_store, tokenizer_of
-from textgen.text.tokenizer import train_tokenizer
+from textgen.storage import MANIFEST, DamagedError, read_manifest, seal
+from textgen.storage.filesystem import replace_in_folder
 
 ROOT = Path(__file__).parents[1]
 CALM = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -99,11 +100,11 @@ def test_a_text_encoded_word_by_word_is_what_sentencepiece_makes_of_its_lines(to
 
 
 def test_words_forgotten_are_encoded_again_the_same(tokenizers, monkeypatch):
-    from textgen.text import wordwise
+    from textgen.data.tokenizers import subword
 
     before = tokenizers["bpe"].encode(SAMPLE)
-    monkeypatch.setattr(wordwise, "MOST_IDS", 3)
-    monkeypatch.setattr(wordwise, "LONGEST", 2)
+    monkeypatch.setattr(subword, "MOST_IDS", 3)
+    monkeypatch.setattr(subword, "LONGEST", 2)
     assert np.array_equal(tokenizers["bpe"].encode(SAMPLE), before)
     held = len(tokenizers["bpe"]._memory._ids)
     assert np.array_equal(tokenizers["bpe"].encode(SAMPLE), before)
@@ -162,9 +163,9 @@ def test_a_script_without_a_main_guard_may_encode_in_processes(tmp_path):
     (tmp_path / "text.txt").write_text(SAMPLE * 20)
     script = tmp_path / "script.py"
     script.write_text(
-        "from textgen.text import bulk, encoding\nbulk.WORTHWHILE_BYTES = 0\nencoding.usable_cores = lambda: 2\n"
-        "from pathlib import Path\nfrom textgen.text.corpus import scan_corpus, tokenize\n"
-        "from textgen.text.corpus_settings import CorpusOptions\n"
+        "from textgen.data import corpus\ncorpus.WORTHWHILE_BYTES = 0\ncorpus.usable_cores = lambda: 2\n"
+        "from pathlib import Path\nfrom textgen.data.corpus import scan_corpus, tokenize\n"
+        "from textgen.data import CorpusOptions\n"
         "corpus = scan_corpus(['text.txt'], CorpusOptions(vocab_size=330), 1)\n"
         "print(tokenize(corpus, Path('store')).about['tokens']['train'])\n"
     )
@@ -203,8 +204,8 @@ def test_a_store_holds_each_document_once_and_opens_as_it_was(tmp_path, level):
 def test_reading_options_reach_what_is_evaluated(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes("id;text\n1;é|ü\n".replace(";", ",").encode("cp1252"))
-    from textgen.text.reading import Reading
-    from textgen.text.sources import read
+    from textgen.data import Reading
+    from textgen.data.sources import read
 
     sources, reading = text_of([str(path)], Reading(encoding="cp1252", document_separator="|"))
     assert list(read(sources, reading)) == [(0, "é".encode()), (1, "ü".encode())]

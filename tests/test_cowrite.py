@@ -109,7 +109,7 @@ def test_commands_say_what_is_wrong_and_go_on(sample):
 
 
 def test_ctrl_c_ends_a_text_and_not_the_writing(sample, monkeypatch):
-    from textgen.runtime.stepper import NumpyStepper
+    from textgen.runtime import NumpyStepper
 
     steps, real = [], NumpyStepper.step
 

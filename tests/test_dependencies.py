@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from textgen.dependencies import missing, needed, require
-from textgen.errors import TextgenError
+from textgen.errors import TextgenError, missing, needed, require
 
 PROGRAM = """
 import sys

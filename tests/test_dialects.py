@@ -19,20 +19,18 @@ from pyarrow import parquet
 
 import textgen
 from textgen.cli import group
+from textgen.data import text_tables
+from textgen.data.sources import SourceOptions, find_sources, read, table_form
+from textgen.data.tables import COMMA, POINT, read_number
+from textgen.data.text_tables import delimiter_of, json_form
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
-from textgen.labels.read import find_labelled, read_labelled, read_texts
-from textgen.options import from_mapping
-from textgen.pairs.read import read_pairs
-from textgen.parameters import as_flags, spelled_as
-from textgen.series.data import SeriesData
-from textgen.series.options import ForecastingOptions
-from textgen.series.read import read_series
-from textgen.tasks.base import options_for
-from textgen.text import csv_table
-from textgen.text.csv_table import delimiter_of
-from textgen.text.json_table import json_form
-from textgen.text.numbers import COMMA, POINT, read_number
-from textgen.text.sources import SourceOptions, find_sources, read, table_form
+from textgen.options import as_flags, from_mapping, spelled_as
+from textgen.tasks import options_for
+from textgen.tasks.classification.reading import find_labelled, read_labelled, read_texts
+from textgen.tasks.completion.reading import read_pairs
+from textgen.tasks.forecasting.data import SeriesData
+from textgen.tasks.forecasting.options import ForecastingOptions
+from textgen.tasks.forecasting.reading import read_series
 
 CASES = Path(__file__).parent / "cases"
 FEW = settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
@@ -291,7 +289,7 @@ def test_what_is_no_delimiter_is_refused(typed):
 
 
 def test_only_the_head_is_looked_at_and_later_rows_keep_their_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_table, "HEAD_LINES", 5)
+    monkeypatch.setattr(text_tables, "HEAD_LINES", 5)
     path = tmp_path / "x.csv"
     path.write_text("a;text\n" + "1;x\n" * 20 + "1;x;y\n")
     assert "row 21 of" in str(refusal(lambda: documents(path))) and "(ending in line 22)" in str(
@@ -630,7 +628,7 @@ def test_a_semicolon_file_does_not_say_that_points_are_decimal(tmp_path):
 
 
 def test_a_decimal_comma_after_the_head_is_refused_with_the_option(tmp_path, monkeypatch):
-    from textgen.series import read as reading
+    from textgen.tasks.forecasting import reading
 
     monkeypatch.setattr(reading, "HEAD_ROWS", 3)
     (tmp_path / "x.csv").write_text("n;y\n" + "1;5\n" * 4 + "1;2,5\n")

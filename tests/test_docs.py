@@ -86,7 +86,7 @@ def test_the_map_of_the_code_names_every_package():
     assert {path.stem for path in top if path.is_dir()} <= named
 
 
-@pytest.mark.parametrize("name", ["cell", "convert", "plugins"])
+@pytest.mark.parametrize("name", ["cells", "model.weights", "plugins"])
 def test_docstring_examples(name):
     failed, tried = doctest.testmod(import_module(f"textgen.{name}"))
     assert tried and not failed

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from textgen.dropout import DropoutRates, keyed_seed
+from textgen.model.stack import DropoutRates, keyed_seed
 
 
 def test_a_seed_depends_on_every_part_of_its_key_and_fits_a_generator():

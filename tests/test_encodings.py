@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from terminal import refusal as refused
 from terminal import run
 
+from textgen.data import encodings, sources
+from textgen.data.encodings import choosing, detect
+from textgen.data.sources import SourceOptions, find_sources, read
 from textgen.errors import TextgenError
-from textgen.text import charset, detection, sources
-from textgen.text.detection import choosing, detect
-from textgen.text.sources import SourceOptions, find_sources, read
 
 ENGLISH = (
     "The captain said, “Let’s go — now.” He waited at the café for Zoë, who came at noon. They spoke of old times.\n"
@@ -83,7 +83,7 @@ def test_packed_files_and_tables_are_judged_unpacked(pack):
 
 
 def test_the_order_is_mark_then_utf_8_then_charset_normalizer():
-    with mock.patch.object(detection, "charset_of", side_effect=AssertionError):
+    with mock.patch.object(encodings, "charset_of", side_effect=AssertionError):
         assert detect([codecs.BOM_UTF8 + b"\xff"], "x") == "utf-8"  # and the byte is refused when it is read
         assert detect([codecs.BOM_UTF16_BE, b"\0a"], "x") == "utf-16-be"
         assert detect(["Ã©".encode()], "x") == "utf-8"
@@ -96,7 +96,7 @@ def test_the_order_is_mark_then_utf_8_then_charset_normalizer():
 def test_whatever_is_utf_8_is_read_as_utf_8_wherever_it_is_cut(text, size):
     data = text.encode()
     blocks = [data[at : at + size] for at in range(0, len(data), size)]
-    expected = detection.decoding.marked(data) or detection.decoding.likely_wide(data) or "utf-8"
+    expected = encodings.decoding.marked(data) or encodings.decoding.likely_wide(data) or "utf-8"
     assert detect(blocks, "x") == expected
 
 
@@ -156,17 +156,17 @@ def test_resuming_reads_as_the_run_began_whatever_would_be_chosen_now(mixed):
     assert done.code == 0, done.err
     for path in Path("runs/.tokens").iterdir():
         path.rename(Path("gone"))
-    with mock.patch.object(detection, "charset_of", side_effect=AssertionError("decided anew")):
+    with mock.patch.object(encodings, "charset_of", side_effect=AssertionError("decided anew")):
         again = run("train", "--resume", "runs/a", "--max-time", 1)
     assert again.code == 0, again.err
 
 
 def test_each_file_is_judged_once_however_often_it_is_read(mixed):
-    with mock.patch.object(detection, "charset_of", wraps=detection.charset_of) as judged:
+    with mock.patch.object(encodings, "charset_of", wraps=encodings.charset_of) as judged:
         with choosing():
             assert text_of("books") == text_of("books")
         assert judged.call_count == 2
-    assert not detection._choices.get()
+    assert not encodings._choices.get()
 
 
 def test_a_wrong_choice_is_a_sentence_with_file_place_and_encoding():
@@ -231,7 +231,7 @@ def test_tables_of_every_task_are_judged_and_read_again_when_resumed(table, opti
     done = run("train", "t.csv", *sizes, *options, "--encoding", "auto", "--output-dir", "runs/a")
     assert done.code == 0 and "'t.csv' read as windows-1252" in done.err, done.err
     Path("runs/.tokens").rename("gone")
-    with mock.patch.object(detection, "charset_of", side_effect=AssertionError("decided anew")):
+    with mock.patch.object(encodings, "charset_of", side_effect=AssertionError("decided anew")):
         assert run("train", "--resume", "runs/a", "--max-time", 1).code == 0
     assert run("evaluate", "-m", "runs/a", "t.csv").code in (0, 1)  # forecasts may have nothing left to score
 
@@ -246,9 +246,9 @@ def test_without_charset_normalizer_it_is_named(monkeypatch):
 
 
 def test_letters_of_a_language_count_and_punctuation_does_not_unless_it_is_inside_a_word():
-    assert charset.latin_score("un café noir", ("é",)) == 1.0
-    assert charset.latin_score("f„r", charset.WESTERN) == 0.0  # a quotation mark within a word is no letter
-    assert charset.latin_score("“so”", charset.WESTERN) == 1.0
+    assert encodings.latin_score("un café noir", ("é",)) == 1.0
+    assert encodings.latin_score("f„r", encodings.WESTERN) == 0.0  # a quotation mark within a word is no letter
+    assert encodings.latin_score("“so”", encodings.WESTERN) == 1.0
 
 
 def test_a_file_is_read_whole_for_its_span_alone(desk):

@@ -13,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import textgen
-from textgen.config import ModelConfig
+from textgen.data.tokenizers import ByteTokenizer, CharTokenizer
 from textgen.errors import TextgenError
-from textgen.language_model import LanguageModel
-from textgen.scoring.evaluate import Score, score_ids
-from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.weights import make_model
-from textgen.writing.sampling import log_softmax
+from textgen.evaluation import Score, score_ids
+from textgen.generation.language_model import LanguageModel
+from textgen.generation.sampling import log_softmax
+from textgen.model import ModelConfig
+from textgen.model.weights import TorchStepper, make_model
 
 law = settings(deadline=None)
 
@@ -59,7 +58,7 @@ def bits(number):
 @given(**SIZES)
 def test_every_symbol_counts_once_with_what_stands_before_it(chunk, length, lanes, warm):
     ids = np.arange(length + 1, dtype=np.int32)
-    with mock.patch.object(sys.modules["textgen.scoring.evaluate"], "CHUNK", chunk):
+    with mock.patch.object(sys.modules["textgen.evaluation"], "CHUNK", chunk):
         nats, counted = score_ids(Counter(2.0 ** np.arange(length + 1), warm), ids, lanes, warm)
     assert bits(nats) == set(range(1, length + 1)) and counted == length
 

@@ -8,17 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from textgen import sealed
+from textgen import storage
 from textgen.cli import main
 from textgen.cli.train import _judge
 from textgen.errors import UsageError
-from textgen.settings import TrainOptions
-from textgen.tasks.base import options_for
-from textgen.training.checkpoint import ARGUMENTS, METRICS
-from textgen.training.events import Evaluated, Logged, Saved, Tick
-from textgen.training.extension import Part, next_part, rate_at
-from textgen.training.soundness import best_came_early
-from textgen.training.train import resume, start
+from textgen.tasks import TrainOptions, options_for
+from textgen.training import Evaluated, Logged, Saved, Tick
+from textgen.training.guards import best_came_early
+from textgen.training.optimization import Part, next_part, rate_at
+from textgen.training.runs import ARGUMENTS, METRICS
+from textgen.training.start import resume, start
 
 STEPS = 12
 TINY = {"cell": "gru", "hidden_size": 6, "batch_size": 4, "seq_length": 8, "max_steps": STEPS, "eval_steps": 4,
@@ -38,11 +37,11 @@ def finished(folder, **options):
 
 
 def arguments(folder):
-    return sealed.read_json(folder / ARGUMENTS)
+    return storage.read_json(folder / ARGUMENTS)
 
 
 def outcome(folder):
-    sealed.verify(folder)
+    storage.verify(folder)
     lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     last = max(int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*"))
     files = [(folder / "model.safetensors").read_bytes(), (folder / ARGUMENTS).read_bytes()]

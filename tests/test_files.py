@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from process import in_child
 
-from textgen import files, sealed
+from textgen import storage
 from textgen.errors import TextgenError
-from textgen.sealed import MANIFEST, DamagedError
+from textgen.storage import MANIFEST, DamagedError, filesystem
 
 OLD, NEW = b"old" * 40_000, b"newer" * 40_000  # several pieces each
 JSON = st.recursive(
@@ -30,11 +30,11 @@ JSON = st.recursive(
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
 
 
 def commit(folder, **contents):
-    with files.new_folder(folder) as new:
+    with filesystem.new_folder(folder) as new:
         for name, content in contents.items():
             new.write(name, content)
     return folder
@@ -47,7 +47,7 @@ class Create:
         (root / "other").write_bytes(b"other")
 
     def act(self, root, content=NEW):
-        files.write_file(root / "name", content)
+        filesystem.write_file(root / "name", content)
 
     def is_old(self, root):
         return not (root / "name").exists()
@@ -71,7 +71,7 @@ class Folder(Create):
     """A folder, one of its files written in pieces."""
 
     def act(self, root, content=NEW):
-        with files.new_folder(root / "folder") as new:
+        with filesystem.new_folder(root / "folder") as new:
             pieces = new.create("pieces")
             new.write("whole", content)
             pieces.write(content[:5])
@@ -83,7 +83,7 @@ class Folder(Create):
 
     def is_new(self, root, content=NEW):
         folder = root / "folder"
-        whole = sealed.verify(folder)["kind"] == "test" and sorted(tree(folder)) == [MANIFEST, "pieces", "whole"]
+        whole = storage.verify(folder)["kind"] == "test" and sorted(tree(folder)) == [MANIFEST, "pieces", "whole"]
         return whole and all((folder / name).read_bytes() == content for name in ("pieces", "whole"))
 
 
@@ -95,7 +95,7 @@ class InFolder(Create):
         commit(root / "folder", name=OLD, beside=b"beside")
 
     def act(self, root, content=NEW):
-        files.replace_in_folder(root / "folder", "name", content)
+        filesystem.replace_in_folder(root / "folder", "name", content)
 
     def is_old(self, root):
         return self.holds(root, OLD)
@@ -104,9 +104,9 @@ class InFolder(Create):
         return self.holds(root, content)
 
     def holds(self, root, content):
-        manifest = sealed.verify(root / "folder")
-        beside = sealed.verified(root / "folder", "beside", manifest) == b"beside"
-        return beside and sealed.verified(root / "folder", "name", manifest) == content
+        manifest = storage.verify(root / "folder")
+        beside = storage.verified(root / "folder", "beside", manifest) == b"beside"
+        return beside and storage.verified(root / "folder", "name", manifest) == content
 
 
 class NewInFolder(InFolder):
@@ -117,7 +117,7 @@ class NewInFolder(InFolder):
         commit(root / "folder", beside=b"beside")
 
     def is_old(self, root):
-        return list(sealed.verify(root / "folder")["files"]) == ["beside"]
+        return list(storage.verify(root / "folder")["files"]) == ["beside"]
 
 
 @pytest.fixture(params=[Create, Replace, Folder, InFolder, NewInFolder], ids=lambda kind: kind.__name__)
@@ -136,7 +136,7 @@ def root(tmp_path, write):
 def calls(monkeypatch, write, root):
     """How many calls a write makes."""
     counter = Watched()
-    monkeypatch.setattr(files, "system", counter)
+    monkeypatch.setattr(filesystem, "system", counter)
     write.act(root)
     return counter.count
 
@@ -146,13 +146,13 @@ def open_files():
 
 
 def temporaries(root):
-    return [path for path in root.rglob("*") if files._TEMPORARY in path.name]
+    return [path for path in root.rglob("*") if filesystem._TEMPORARY in path.name]
 
 
 def test_a_write_writes_and_is_durable_when_it_returns(monkeypatch, root, write):
     disk = Disk(root)
     assert write.is_old(root)
-    monkeypatch.setattr(files, "system", disk)
+    monkeypatch.setattr(filesystem, "system", disk)
     write.act(root)
     assert write.is_new(root) and not temporaries(root) and not disk.unsynced and not disk.unnamed
     assert (root / "other").read_bytes() == b"other"
@@ -165,35 +165,35 @@ def test_a_fault_at_any_call_leaves_old_or_new_and_nothing_else(monkeypatch, tmp
     for at in range(1, calls(monkeypatch, write, plant(tmp_path / "count", before)) + 1):
         faulty = plant(tmp_path / str(at), before)
         handles = open_files()
-        monkeypatch.setattr(files, "system", Failing(at, error, lasting))
+        monkeypatch.setattr(filesystem, "system", Failing(at, error, lasting))
         with pytest.raises(OSError, match=os.strerror(error)):
             write.act(faulty)
         assert open_files() == handles
         assert write.is_old(faulty) or write.is_new(faulty)
         assert not temporaries(faulty)
-        monkeypatch.setattr(files, "system", Quick())
+        monkeypatch.setattr(filesystem, "system", Quick())
         if write.is_old(faulty) or not isinstance(write, Folder):
             write.act(faulty)
         assert write.is_new(faulty)
 
 
 def test_short_writes_are_continued(monkeypatch, root, write):
-    monkeypatch.setattr(files, "system", Short())
+    monkeypatch.setattr(filesystem, "system", Short())
     write.act(root, NEW[:5000])
     assert write.is_new(root, NEW[:5000])
 
 
 def test_a_crash_at_any_call_leaves_old_or_new_and_the_next_writer_goes_on(monkeypatch, tmp_path, root, write):
     disk = Disk(root)
-    monkeypatch.setattr(files, "system", disk)
+    monkeypatch.setattr(filesystem, "system", disk)
     write.act(root)
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
     seen = set()
     for number, state in enumerate(disk.states):
         crashed = plant(tmp_path / str(number), state)
         seen.add("old" if write.is_old(crashed) else "new" if write.is_new(crashed) else "mix")
         for folder in (crashed, crashed / "folder"):
-            files.clean(folder)
+            filesystem.clean(folder)
         assert not temporaries(crashed)
         if write.is_old(crashed) or not isinstance(write, Folder):
             write.act(crashed, b"again")
@@ -210,12 +210,12 @@ def test_crash_after_crash_leaves_something_whole(monkeypatch, tmp_path):
             return
         folder = plant(tmp_path / str(next(numbers)), state)
         disk = Disk(folder)
-        monkeypatch.setattr(files, "system", disk)
-        files.replace_in_folder(folder, "name", left[0])
-        monkeypatch.setattr(files, "system", Quick())
+        monkeypatch.setattr(filesystem, "system", disk)
+        filesystem.replace_in_folder(folder, "name", left[0])
+        monkeypatch.setattr(filesystem, "system", Quick())
         for crashed in {repr(sorted(state.items())): state for state in disk.states}.values():
             place = plant(tmp_path / str(next(numbers)), crashed)
-            sealed.verify(place)
+            storage.verify(place)
             assert (place / "name").read_bytes() in [b"zeroth", *contents[: contents.index(left[0]) + 1]]
             crashes(_without_temporaries(crashed), left[1:])
 
@@ -224,7 +224,7 @@ def test_crash_after_crash_leaves_something_whole(monkeypatch, tmp_path):
 
 
 def _without_temporaries(state):
-    return {name: content for name, content in state.items() if files._TEMPORARY not in name}
+    return {name: content for name, content in state.items() if filesystem._TEMPORARY not in name}
 
 
 def test_a_killed_process_leaves_old_or_new(monkeypatch, tmp_path, root, write):
@@ -237,12 +237,12 @@ def test_a_killed_process_leaves_old_or_new(monkeypatch, tmp_path, root, write):
 
 def act_on(disk, write, root):
     """Write, on a disk that fails."""
-    files.system = disk
+    filesystem.system = disk
     write.act(root)
 
 
 def test_an_error_of_the_caller_leaves_no_folder(tmp_path):
-    with pytest.raises(KeyboardInterrupt), files.new_folder(tmp_path / "folder") as new:
+    with pytest.raises(KeyboardInterrupt), filesystem.new_folder(tmp_path / "folder") as new:
         new.write("name", NEW)
         raise KeyboardInterrupt
     assert tree(tmp_path) == {}
@@ -256,12 +256,15 @@ def test_a_committed_folder_is_never_rewritten(tmp_path):
 
 
 def test_an_entry_is_the_size_and_digest_of_what_is_there(tmp_path):
-    assert files.write_file(tmp_path / "name", NEW) == {"size": len(NEW), "sha256": hashlib.sha256(NEW).hexdigest()}
+    assert filesystem.write_file(tmp_path / "name", NEW) == {
+        "size": len(NEW),
+        "sha256": hashlib.sha256(NEW).hexdigest(),
+    }
 
 
 def test_files_have_the_rights_that_the_user_gives_to_files(tmp_path):
     (tmp_path / "plain").touch()
-    files.write_file(tmp_path / "name", NEW)
+    filesystem.write_file(tmp_path / "name", NEW)
     commit(tmp_path / "folder", name=NEW)
     rights = {p.stat().st_mode for p in tmp_path.rglob("*") if p.is_file()}
     assert rights == {(tmp_path / "plain").stat().st_mode}
@@ -275,15 +278,15 @@ class Leaving(Quick):
 
 
 def remove_and_leave(folder):
-    files.system = Leaving()
-    files.remove_folder(folder)
+    filesystem.system = Leaving()
+    filesystem.remove_folder(folder)
 
 
 def test_a_folder_is_removed_in_one_step(tmp_path):
     commit(tmp_path / "folder", name=OLD)
     assert in_child(remove_and_leave, tmp_path / "folder") == 3
     assert not (tmp_path / "folder").exists() and len(temporaries(tmp_path)) == 1
-    files.clean(tmp_path)
+    filesystem.clean(tmp_path)
     assert tree(tmp_path) == {}
 
 
@@ -296,7 +299,7 @@ def test_cleaning_removes_what_writes_left_behind_and_follows_no_link(tmp_path):
     (tmp_path / ".folder.tmp-0a").mkdir()
     (tmp_path / ".folder.tmp-0a" / "name").touch()
     (tmp_path / ".link.tmp-0a").symlink_to(kept)
-    files.clean(tmp_path)
+    filesystem.clean(tmp_path)
     assert tree(tmp_path) == before
 
 
@@ -306,7 +309,7 @@ def test_cleaning_removes_what_writes_left_behind_and_follows_no_link(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     folder = commit(tmp_path / "folder", weights=bytes(range(256)), text="où l'eau va\n".encode(), empty=b"")
-    files.replace_in_folder(folder, "text", b"The miller's daughter.\n")
+    filesystem.replace_in_folder(folder, "text", b"The miller's daughter.\n")
     return folder
 
 
@@ -316,16 +319,16 @@ def refused(folder, name, error=DamagedError):
 
 @pytest.mark.parametrize("name", [MANIFEST, "weights", "text"])
 def test_any_flipped_bit_is_refused_by_name(folder, name):
-    sealed.verify(folder)
+    storage.verify(folder)
     content = (folder / name).read_bytes()
     for bit in range(0, 8 * len(content), 7):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         (folder / name).write_bytes(flipped)
         with refused(folder, name, TextgenError):
-            sealed.verify(folder)
+            storage.verify(folder)
         with refused(folder, name, TextgenError):
-            sealed.verified(folder, "text" if name == MANIFEST else name)
+            storage.verified(folder, "text" if name == MANIFEST else name)
 
 
 @pytest.mark.parametrize("name", [MANIFEST, "weights", "text"])
@@ -335,11 +338,11 @@ def test_any_other_length_is_refused_by_name(folder, name):
     for length in (0, 1, len(content) // 2, last - 1):
         (folder / name).write_bytes(content[:length])
         with refused(folder, name):
-            sealed.verify(folder)
+            storage.verify(folder)
     for more in (b"\0", b"{}", content):
         (folder / name).write_bytes(content + more)
         with refused(folder, name):
-            sealed.verify(folder)
+            storage.verify(folder)
 
 
 def put_nothing(path):
@@ -373,15 +376,15 @@ def put_huge_file(path):
 @pytest.mark.parametrize("put", [put_nothing, put_link, put_broken_link, put_pipe, put_folder, put_huge_file])
 @pytest.mark.parametrize("name", [MANIFEST, "weights", "text", "empty"])
 def test_anything_but_the_file_itself_is_refused_by_name(folder, name, put):
-    manifest = sealed.read_manifest(folder)
+    manifest = storage.read_manifest(folder)
     put(folder / name)
     with refused(folder, name):
-        sealed.verify(folder)
+        storage.verify(folder)
     if name != MANIFEST:
         with refused(folder, name):
-            sealed.verified(folder, name, manifest)
+            storage.verified(folder, name, manifest)
         with refused(folder, name):
-            sealed.check_file(folder, name, manifest)
+            storage.check_file(folder, name, manifest)
 
 
 ENTRY = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
@@ -405,14 +408,14 @@ def test_a_manifest_that_makes_no_sense_is_refused(tmp_path, manifest):
     signed = {**manifest, "sha256": hashlib.sha256(json.dumps(manifest).encode()).hexdigest()}
     (tmp_path / MANIFEST).write_text(json.dumps(signed))
     with refused(tmp_path, MANIFEST, TextgenError):
-        sealed.read_manifest(tmp_path)
+        storage.read_manifest(tmp_path)
 
 
 def test_a_file_that_is_not_listed_is_refused(folder):
     (folder / "stranger").write_bytes(b"x")
     with refused(folder, MANIFEST):
-        sealed.verified(folder, "stranger")
-    sealed.verify(folder)
+        storage.verified(folder, "stranger")
+    storage.verify(folder)
 
 
 @pytest.mark.parametrize("text", [
@@ -425,29 +428,29 @@ def test_a_file_that_is_not_listed_is_refused(folder):
 def test_json_that_could_mean_two_things_is_refused(tmp_path, text):
     (tmp_path / "name.json").write_bytes(text)
     with refused(tmp_path, "name.json"):
-        sealed.read_json(tmp_path / "name.json")
+        storage.read_json(tmp_path / "name.json")
 
 
 @settings(deadline=None, max_examples=50)
 @given(content=st.dictionaries(st.text(), JSON, max_size=5))
 def test_json_comes_back_and_is_written_one_way(content):
-    data = files.to_json(content)
-    assert sealed.parse_json(data, "name") == content
-    assert files.to_json(sealed.parse_json(data, "name")) == data and data.endswith(b"\n")
+    data = filesystem.to_json(content)
+    assert storage.parse_json(data, "name") == content
+    assert filesystem.to_json(storage.parse_json(data, "name")) == data and data.endswith(b"\n")
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_what_json_cannot_hold_is_not_written(number):
     with pytest.raises(ValueError, match="JSON"):
-        files.to_json({"a": number})
+        filesystem.to_json({"a": number})
 
 
 # --- the lock ---
 
 
 def test_a_folder_has_one_holder(tmp_path):
-    with files.lock(tmp_path):
-        for taken in (lambda: files.lock(tmp_path).__enter__(), lambda: hold(tmp_path)):
+    with filesystem.lock(tmp_path):
+        for taken in (lambda: filesystem.lock(tmp_path).__enter__(), lambda: hold(tmp_path)):
             with pytest.raises(TextgenError, match=re.escape(repr(str(tmp_path)))):
                 taken()
         assert in_child(expect_refusal, tmp_path) == 0
@@ -455,7 +458,7 @@ def test_a_folder_has_one_holder(tmp_path):
 
 
 def hold(folder):
-    with files.lock(folder):
+    with filesystem.lock(folder):
         pass
 
 
@@ -465,7 +468,7 @@ def expect_refusal(folder):
 
 
 def die_holding(folder):
-    with files.lock(folder):
+    with filesystem.lock(folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -475,21 +478,21 @@ def test_a_dead_holder_holds_nothing(tmp_path):
 
 
 def test_an_error_inside_frees_the_folder(tmp_path):
-    with pytest.raises(KeyboardInterrupt), files.lock(tmp_path):
+    with pytest.raises(KeyboardInterrupt), filesystem.lock(tmp_path):
         raise KeyboardInterrupt
     hold(tmp_path)
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_not_called_damaged(tmp_path):
     """A reader that knows the manifest of before finds the weights of after."""
-    with files.new_folder(tmp_path / "folder") as new:
+    with filesystem.new_folder(tmp_path / "folder") as new:
         new.write("name", b"before")
-    manifest = sealed.read_manifest(tmp_path / "folder")
-    files.replace_in_folder(tmp_path / "folder", "name", b"after, and longer")
-    assert sealed.verified(tmp_path / "folder", "name", manifest) == b"after, and longer"
+    manifest = storage.read_manifest(tmp_path / "folder")
+    filesystem.replace_in_folder(tmp_path / "folder", "name", b"after, and longer")
+    assert storage.verified(tmp_path / "folder", "name", manifest) == b"after, and longer"
     (tmp_path / "folder" / "name").write_bytes(b"damaged")
-    with pytest.raises(sealed.DamagedError):
-        sealed.verified(tmp_path / "folder", "name", manifest)
+    with pytest.raises(storage.DamagedError):
+        storage.verified(tmp_path / "folder", "name", manifest)
 
 
 def test_a_cached_folder_is_written_once_and_again_if_it_is_damaged(tmp_path):
@@ -497,11 +500,11 @@ def test_a_cached_folder_is_written_once_and_again_if_it_is_damaged(tmp_path):
 
     def write():
         written.append(folder)
-        with files.new_folder(folder) as new:
+        with filesystem.new_folder(folder) as new:
             new.write("name", b"content")
 
     def read():
-        return files.cached(folder, lambda found: sealed.verified(found, "name"), write)
+        return filesystem.cached(folder, lambda found: storage.verified(found, "name"), write)
 
     assert (read(), read(), len(written)) == (b"content", b"content", 1)
     (folder / "name").write_bytes(b"damaged")
@@ -513,17 +516,19 @@ def test_a_folder_that_another_process_cached_meanwhile_is_opened(tmp_path):
 
     def write():
         for _ in range(2):
-            with files.new_folder(folder) as new:
+            with filesystem.new_folder(folder) as new:
                 new.write("name", b"content")
 
-    assert files.cached(folder, lambda found: sealed.verified(found, "name"), write) == b"content"
+    assert filesystem.cached(folder, lambda found: storage.verified(found, "name"), write) == b"content"
 
 
 def test_a_cache_key_depends_on_every_value_and_shape():
     arrays = [np.zeros(4, dtype) for dtype in ("<i4", "<i8", "<f8", "?")]
     parts = [(), ("a",), ("b",), (["a"],), ("a", None), (b"a",), (b"b",), ({"a": b"b"},), ({"a": b"c"},)]
     parts += [(array,) for array in [*arrays, arrays[0].reshape(2, 2), arrays[0][:0], arrays[0] + 1]]
-    keys = [files.cache_key(*each) for each in parts]
+    keys = [filesystem.cache_key(*each) for each in parts]
     assert len(set(keys)) == len(keys)
-    assert keys == [files.cache_key(*each) for each in parts]
-    assert files.cache_key(np.arange(6).reshape(2, 3).T) == files.cache_key(np.arange(6).reshape(2, 3).T.copy())
+    assert keys == [filesystem.cache_key(*each) for each in parts]
+    assert filesystem.cache_key(np.arange(6).reshape(2, 3).T) == filesystem.cache_key(
+        np.arange(6).reshape(2, 3).T.copy()
+    )

@@ -5,14 +5,15 @@ import doctest
 import torch
 from zoo import CELLS
 
-from textgen import Cell, gates, plugins
-from textgen.model import Stack
+from textgen import cells, plugins
+from textgen.cells import Cell
+from textgen.model.stack import Stack
 
 
 def test_watching_shows_every_step_of_every_layer_and_ends():
     stack = Stack([plugins.cell("lstm")(3, 4), plugins.cell("gru")(4, 4), CELLS["Mgu"](4, 4)])
     xs = torch.randn(5, 2, 3)
-    with gates.watched(stack) as seen:
+    with cells.watched(stack) as seen:
         watched = Cell.forward(stack, xs)
     assert {layer: set(named) for layer, named in seen.items()} == {
         "layers.0": {"input", "forget", "candidate", "output"},
@@ -25,4 +26,4 @@ def test_watching_shows_every_step_of_every_layer_and_ends():
 
 
 def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(gates).failed == 0
+    assert doctest.testmod(cells).failed == 0

@@ -15,19 +15,31 @@ from hypothesis import strategies as st
 from zoo import sharpen
 
 import textgen
-from textgen import files, sealed
-from textgen.config import ModelConfig
+from textgen import storage
+from textgen.data.tokenizers import ByteTokenizer, CharTokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import FEW_DOCUMENTS, LanguageModel, generation_config, load, with_generation_config
-from textgen.model_folder import CONFIG, GENERATION
-from textgen.settings import SampleOptions
-from textgen.text.tokenizer import ByteTokenizer, CharTokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.training.checkpoint import Run
-from textgen.weights import make_model
-from textgen.writing.completions import StopScanner
-from textgen.writing.generate import EXACT_ROWS, choose_seed, complete, rollout, sampling_options, stream
-from textgen.writing.sampling import Sampler, log_softmax
+from textgen.generation import SampleOptions
+from textgen.generation.generate import (
+    EXACT_ROWS,
+    StopScanner,
+    choose_seed,
+    complete,
+    rollout,
+    sampling_options,
+    stream,
+)
+from textgen.generation.language_model import (
+    FEW_DOCUMENTS,
+    LanguageModel,
+    generation_config,
+    load,
+    with_generation_config,
+)
+from textgen.generation.sampling import Sampler, log_softmax
+from textgen.model import CONFIG, GENERATION, ModelConfig
+from textgen.model.weights import TorchStepper, make_model
+from textgen.storage import filesystem
+from textgen.training.runs import Run
 
 law = settings(deadline=None)
 
@@ -447,7 +459,7 @@ def folder(small, tmp_path):
     path = tmp_path / "run"
     stored = {"begin": [0], "suppress_tokens": [1, 9], "sampling": {"max_new_tokens": 7}}
     contents = {CONFIG: config.to_json(), GENERATION: stored}
-    run = Run.create(path, {**{n: files.to_json(c) for n, c in contents.items()}, **tokenizer.files()})
+    run = Run.create(path, {**{n: filesystem.to_json(c) for n, c in contents.items()}, **tokenizer.files()})
     run.publish(model)
     return path
 
@@ -461,7 +473,7 @@ def test_a_loaded_model_writes_what_the_saved_one_wrote(folder, small, language_
     assert loaded.encode_prompt("ab").tolist() == [0, 2, 3]
 
 
-@pytest.mark.parametrize("name", [sealed.MANIFEST, CONFIG, GENERATION, "model.safetensors", "tokenizer_config.json"])
+@pytest.mark.parametrize("name", [storage.MANIFEST, CONFIG, GENERATION, "model.safetensors", "tokenizer_config.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "a folder"])
 def test_a_damaged_file_is_named(folder, name, damage):
     path = folder / name
@@ -490,15 +502,15 @@ def test_what_is_no_model_folder_is_refused_with_a_hint(folder, tmp_path):
 
 
 def test_a_tokenizer_of_another_size_is_refused(folder):
-    files.replace_in_folder(folder, "tokenizer_config.json", CharTokenizer("ab").files()["tokenizer_config.json"])
-    with pytest.raises(sealed.DamagedError, match=r"its tokenizer has 4 tokens, its model 10\.$"):
+    filesystem.replace_in_folder(folder, "tokenizer_config.json", CharTokenizer("ab").files()["tokenizer_config.json"])
+    with pytest.raises(storage.DamagedError, match=r"its tokenizer has 4 tokens, its model 10\.$"):
         load(folder)
 
 
 def test_a_run_without_weights_yet_says_how_to_go_on(small, tmp_path):
     config, tokenizer, _ = small
     run = tmp_path / "begun"
-    Run.create(run, {CONFIG: files.to_json(config.to_json()), GENERATION: b"{}", **tokenizer.files()})
+    Run.create(run, {CONFIG: filesystem.to_json(config.to_json()), GENERATION: b"{}", **tokenizer.files()})
     with pytest.raises(TextgenError, match=r"holds no weights yet\.$") as caught:
         load(run)
     assert caught.value.hint == f"go on training: textgen train --resume {run}"
@@ -522,7 +534,7 @@ def test_a_run_without_weights_yet_says_how_to_go_on(small, tmp_path):
 )
 def test_an_invalid_generation_config_is_damage(small, stored):
     config, tokenizer, model = small
-    with pytest.raises(sealed.DamagedError, match=r"^generation_config\.json is damaged: .*\.$"):
+    with pytest.raises(storage.DamagedError, match=r"^generation_config\.json is damaged: .*\.$"):
         with_generation_config(config, tokenizer, TorchStepper(model), stored)
 
 
@@ -562,8 +574,8 @@ def test_a_model_begins_at_a_boundary_and_never_writes_what_it_never_read():
 
 
 def test_writing_needs_no_torch():
-    modules = ["writing.generate", "writing.sampling", "text.tokenizer", "scoring.evaluate", "options", "settings"]
-    modules += ["config", "language_model", "writing.session"]
+    modules = ["generation.generate", "generation.sampling", "data.tokenizers", "evaluation", "options", "tasks"]
+    modules += ["model", "generation.language_model", "generation.session"]
     imports = ", ".join(f"textgen.{module}" for module in modules)
     code = f"import sys, {imports}; print(*{{'torch', 'datasets', 'safetensors'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,21 +10,20 @@ from torture import folders, hostile, mutants
 from torture.isolation import not_a_sentence
 
 import textgen
-from textgen import sealed
+from textgen import storage
 from textgen.cli import load_plugins, runs
+from textgen.data.recipes import TRAIN
+from textgen.data.store import choose_split, open_store, tokenizer_of
+from textgen.data.tokenizers import load_tokenizer, train_tokenizer
+from textgen.data.tokenizers.subword import BpeTokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.integrity import _damaged_lines
-from textgen.model_folder import CONFIG, GENERATION, LARGEST_HEADER, STEP, WEIGHTS
+from textgen.generation import SampleOptions
+from textgen.generation.generate import search
+from textgen.generation.sampling import Sampler
+from textgen.model import CONFIG, GENERATION, LARGEST_HEADER, STEP, WEIGHTS
 from textgen.runtime.graph import StepGraph
-from textgen.sealed import DamagedError
-from textgen.text.split import TRAIN, choose_split
-from textgen.text.store import open_store, tokenizer_of
-from textgen.text.subword import BpeTokenizer
-from textgen.text.tokenizer import load_tokenizer, train_tokenizer
-from textgen.training.checkpoint import METRICS, Run
-from textgen.writing.beams import search
-from textgen.writing.sampling import Sampler
-from textgen.writing.sampling_settings import SampleOptions
+from textgen.storage import DamagedError, _damaged_lines
+from textgen.training.runs import METRICS, Run
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,7 @@ def test_a_cell_is_not_imported_by_its_name(parents, inside, cell):
     assert textgen.load(folder, "numpy") and not (inside / "canary-was-here").exists()
 
 
-@pytest.mark.parametrize("name", [sealed.MANIFEST, CONFIG, GENERATION, "tokenizer_config.json", STEP, WEIGHTS])
+@pytest.mark.parametrize("name", [storage.MANIFEST, CONFIG, GENERATION, "tokenizer_config.json", STEP, WEIGHTS])
 def test_links_are_not_followed_and_pipes_not_waited_for(parents, tmp_path, name):
     folder = written(parents, tmp_path / "m")
     (folder / name).rename(tmp_path / "elsewhere")
@@ -150,9 +149,9 @@ def test_a_file_of_gigabytes_is_refused_unread(parents, tmp_path, name, backend,
     folder = written(parents, tmp_path / "m")
     with (folder / name).open("ab") as file:
         file.truncate(50 << 30)
-    manifest = sealed.read_manifest(folder)
+    manifest = storage.read_manifest(folder)
     manifest["files"][name]["size"] = 50 << 30
-    (folder / sealed.MANIFEST).write_bytes(sealed.seal(manifest))
+    (folder / storage.MANIFEST).write_bytes(storage.seal(manifest))
     if name == STEP and backend == "torch":
         assert textgen.load(folder, backend)
         return
@@ -175,9 +174,9 @@ def test_files_that_are_no_part_of_a_tokenizer_are_not_read(parents, tmp_path, m
 
 def test_json_of_very_many_tables_is_refused():
     for part in (b"[]", b"{}"):
-        content = b'{"x": [' + b",".join([part] * (sealed.MOST_TABLES + 1)) + b"]}"
+        content = b'{"x": [' + b",".join([part] * (storage.MOST_TABLES + 1)) + b"]}"
         with pytest.raises(DamagedError, match="more than 2,097,152 lists and objects"):
-            sealed.parse_json(content, "config.json")
+            storage.parse_json(content, "config.json")
 
 
 def test_a_text_begins_with_few_symbols(parents, tmp_path):

@@ -35,7 +35,7 @@ LEAST = {"torch": (2, 10), "sentencepiece": (0, 2, 2), "safetensors": (0, 8)}
 CVE-2026-1260)."""
 HARMLESS = {"shell": "False", "allow_pickle": "False", "weights_only": "True", "trust_remote_code": "False"}
 ERRORS = {"TextgenError", "UsageError", "DamagedError", "PluginError"}
-REASONS = {"textgen.plugins", "textgen.text.hub"}  # what they say ends inside a longer sentence
+REASONS = {"textgen.plugins", "textgen.data.recipes"}  # what they say ends inside a longer sentence
 HEAVY = {"torch", "numpy", "datasets", "sentencepiece", "safetensors", "pyarrow", "rich"}
 
 
@@ -183,7 +183,7 @@ def test_an_error_is_a_sentence():
 
 
 def is_law(node):
-    """Whether it is a function with the decorator `law`, which `textgen.testing.laws` finds by its type."""
+    """Whether it is a function with the decorator `law`, which `textgen.testing.examination` finds by its type."""
     return any(ast.unparse(each).startswith("law(") for each in node.decorator_list)
 
 

@@ -6,9 +6,9 @@ import sys
 import pytest
 from pyarrow import Table, parquet
 
+from textgen.data import recipes
+from textgen.data.sources import SourceOptions, find_sources, read
 from textgen.errors import TextgenError, UsageError
-from textgen.text import hub
-from textgen.text.sources import SourceOptions, find_sources, read
 
 TEXTS = ["Once.\r\n", "“Twice”, \u2028 she said.\n\n", "日本語"]
 
@@ -61,14 +61,14 @@ def test_a_data_set_that_cannot_be_had_is_one_sentence(data_set):
 
 
 def test_spelling():
-    assert hub.parse("hub:owner/name") == ("owner/name", None, "train")
-    assert hub.parse("hub:name") == ("name", None, "train")
-    assert hub.parse("hub:o/n:small:test") == ("o/n", "small", "test")
-    assert hub.parse("hub:o/n:small") == ("o/n", "small", "train")
-    assert hub.parse("hub:o/n::test") == ("o/n", None, "test")
+    assert recipes.parse("hub:owner/name") == ("owner/name", None, "train")
+    assert recipes.parse("hub:name") == ("name", None, "train")
+    assert recipes.parse("hub:o/n:small:test") == ("o/n", "small", "test")
+    assert recipes.parse("hub:o/n:small") == ("o/n", "small", "train")
+    assert recipes.parse("hub:o/n::test") == ("o/n", None, "test")
     for wrong in ("hub:", "hub:a/b/c", "hub:a/b:c:d:e", "hub:a b", "hub:/etc/passwd", "hub:../x/y"):
         with pytest.raises(UsageError, match="is not the name of a Hub data set"):
-            hub.parse(wrong)
+            recipes.parse(wrong)
 
 
 def test_a_plain_name_of_the_hub_gets_a_hint(tmp_path, monkeypatch):
@@ -83,7 +83,7 @@ def test_the_library_is_imported_only_when_a_data_set_is_named(tmp_path):
 
     (tmp_path / "a.csv").write_text("text\na\n")
     program = (
-        "import sys; from textgen.text.sources import *; list(read(find_sources(['a.csv']), SourceOptions())); "
+        "import sys; from textgen.data.sources import *; list(read(find_sources(['a.csv']), SourceOptions())); "
         "print({'datasets', 'pyarrow', 'torch'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

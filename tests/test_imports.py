@@ -12,26 +12,25 @@ MODULES = {
     for path in sorted((ROOT / "textgen").rglob("*.py"))
 }
 LAYERS = [  # of packages and modules below `textgen`; each may import its own layer and those above it in this list
-    "arguments attribution dependencies errors escapes options parameters stopping strict_json threads wording screen",
-    "disk files sealed integrity outputs plots",
-    "cell cell_options recurrence activation compiling products gates convert dropout config",
+    "errors formatting options signals threads",
+    "storage",
+    "cells",
     "hookspecs plugin_metadata plugins",
-    "text",
-    "model model_folder weights",
-    "stepper torch_stepper tracing runtime",
-    "language_model loop writing",
-    "scoring",
-    "tasks labels pairs series settings bases",
-    "training",
-    "loading",
-    "contest",
+    "data",
+    "screen",
+    "model",
+    "runtime tracing",
+    "generation",
+    "evaluation",
+    "tasks",
+    "training loading",
+    "compare",
     "scaffold testing",
     "cli __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 
-TORCHLESS = "errors options files sealed plugins config text model_folder stepper runtime loop language_model writing \
-scoring.coder scoring.compression scoring.evaluate loading settings cli"
+TORCHLESS = "errors formatting options storage plugins data model.stepper runtime generation evaluation loading cli"
 """What imports without torch: all that reads, samples and scores by the stored step, and the command line."""
 
 

@@ -15,21 +15,19 @@ from test_runtime import WITHOUT, made, rewritten, saved
 from zoo import CELLS
 
 import textgen
-from textgen import files, sealed
+from textgen import runtime as stepping
+from textgen import storage
 from textgen.cli import main
-from textgen.config import FORMAT_VERSION
 from textgen.errors import TextgenError
-from textgen.language_model import load
-from textgen.model_folder import STEP, WEIGHTS
+from textgen.generation.language_model import load
+from textgen.model import FORMAT_VERSION, STEP, WEIGHTS
+from textgen.model.weights import model_tensors
+from textgen.runtime import NumpyStepper, quantize
 from textgen.runtime import plan as planning
-from textgen.runtime import stepper as stepping
+from textgen.runtime.graph import TensorSpec
 from textgen.runtime.int8 import SCALE, SMALLEST, Int8Rows, in_int8, suits
-from textgen.runtime.nodes import TensorSpec
-from textgen.runtime.quantize import quantize
-from textgen.runtime.stepper import NumpyStepper
-from textgen.sealed import DamagedError
-from textgen.tracing.trace import trace
-from textgen.weights import model_tensors
+from textgen.storage import DamagedError, filesystem
+from textgen.tracing import trace
 
 WIDE = {"embedding_size": 48, "hidden_size": 64}
 
@@ -116,7 +114,7 @@ def test_a_small_folder_is_a_quarter_and_plain_data(folder, small):
             assert np.abs(codes[name] * codes[name + SCALE][..., None] - array).max() <= codes[name + SCALE].max() / 1.9
         else:
             np.testing.assert_array_equal(codes[name], array)
-    sealed.verify(small)
+    storage.verify(small)
     assert json.loads((small / STEP).read_bytes())["version"] == FORMAT_VERSION
 
 
@@ -183,7 +181,7 @@ def test_lying_weights_are_damage(words, tmp_path, name, backend):
 def test_a_step_that_lies_of_eight_bits_is_damage(own, names):
     content = json.loads((own / STEP).read_bytes())
     content["int8"] = content["int8"] * 2 if names == "twice" else names
-    rewritten(own, STEP, files.to_json(content))
+    rewritten(own, STEP, filesystem.to_json(content))
     with pytest.raises(DamagedError, match=STEP):
         load(own)
 
@@ -213,7 +211,7 @@ def test_eight_bits_are_near_the_floats_of_the_same_weights(onnxruntime, monkeyp
 @pytest.mark.parametrize("inputs", [16, 48, 63, 130, 256])
 @pytest.mark.parametrize("rows", [1, 2, 17])
 def test_a_product_is_near_and_its_rows_know_nothing_of_each_other(onnxruntime, inputs, rows):
-    from textgen.runtime.onnx_product import OnnxProduct
+    from textgen.runtime.int8 import OnnxProduct
 
     chance = np.random.default_rng(inputs)
     weight = Int8Rows.of(chance.standard_normal((33, inputs)).astype(np.float32), "w")

@@ -13,17 +13,15 @@ from hypothesis import strategies as st
 from terminal import run
 
 import textgen
-from textgen.config import ModelConfig
+from textgen.data.tokenizers import ByteTokenizer, CharTokenizer, train_tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import LanguageModel
-from textgen.scoring.token_scores import token_scores, token_text
-from textgen.settings import SampleOptions, check_sampling
-from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, train_tokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.weights import make_model
-from textgen.writing.biases import bias_of_ids
-from textgen.writing.generate import complete, sampling_options
-from textgen.writing.sampling import Sampler, add_bias, count_penalty, draw
+from textgen.evaluation import token_scores, token_text
+from textgen.generation import SampleOptions, check_sampling
+from textgen.generation.generate import complete, sampling_options
+from textgen.generation.language_model import LanguageModel
+from textgen.generation.sampling import Sampler, add_bias, bias_of_ids, count_penalty, draw
+from textgen.model import ModelConfig
+from textgen.model.weights import TorchStepper, make_model
 
 law = settings(deadline=None)
 LOGITS = st.lists(st.floats(-9, 9, width=32) | st.just(-np.inf), min_size=4, max_size=4)

@@ -22,26 +22,40 @@ from safetensors.torch import load_file
 from zoo import CELLS, INSTALLED
 
 import textgen
-from textgen import files, sealed
+from textgen import storage
 from textgen.cli import group
-from textgen.config import ModelConfig
+from textgen.data.sources import SourceOptions, find_sources
+from textgen.data.store import no_progress
+from textgen.data.tokenizers import ByteTokenizer, train_tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.labels.batches import Batches
-from textgen.labels.classifier import Classifier
-from textgen.labels.figures import ClassificationMetrics, calibration_error
-from textgen.labels.objective import ClassificationObjective, LabelledTexts, class_weights, pooled
-from textgen.labels.options import POOLINGS
-from textgen.labels.pooling import Pool
-from textgen.labels.read import chosen_columns, find_labelled, label_of, lines, read_labelled, read_texts
-from textgen.labels.survey import hold_out, scan_labels, sorted_labels
-from textgen.labels.texts import CHUNK, Texts, log_probabilities
-from textgen.model import build_model
-from textgen.tasks.base import options_for
-from textgen.text.sources import SourceOptions, find_sources
-from textgen.text.split import no_progress
-from textgen.text.tokenizer import ByteTokenizer, train_tokenizer
-from textgen.training.train import resume, start
-from textgen.writing.sampling import log_softmax
+from textgen.generation.sampling import log_softmax
+from textgen.model import ModelConfig
+from textgen.model.stack import build_model
+from textgen.storage import filesystem
+from textgen.tasks import options_for
+from textgen.tasks.classification.classifier import (
+    CHUNK,
+    ClassificationMetrics,
+    Classifier,
+    Pool,
+    Texts,
+    calibration_error,
+    log_probabilities,
+)
+from textgen.tasks.classification.data import Batches, ClassificationObjective, LabelledTexts, class_weights, pooled
+from textgen.tasks.classification.options import POOLINGS
+from textgen.tasks.classification.reading import (
+    chosen_columns,
+    find_labelled,
+    hold_out,
+    label_of,
+    lines,
+    read_labelled,
+    read_texts,
+    scan_labels,
+    sorted_labels,
+)
+from textgen.training.start import resume, start
 
 READING = SourceOptions()
 
@@ -373,7 +387,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
 
 
 def trained(table, folder, **options):
@@ -689,6 +703,6 @@ def test_a_pipe_is_read_as_a_file_is(models, tmp_path, encoding):
 def test_a_damaged_list_of_labels_is_refused(models, tmp_path):
     folder = shutil.copytree(models["last"], tmp_path / "copy")
     path = folder / "labels.json"
-    files.replace_in_folder(folder, "labels.json", path.read_bytes().replace(b'"neg"', b'"pos"'))
-    with pytest.raises(sealed.DamagedError, match="names 1 labels for 2 outputs"):
+    filesystem.replace_in_folder(folder, "labels.json", path.read_bytes().replace(b'"neg"', b'"pos"'))
+    with pytest.raises(storage.DamagedError, match="names 1 labels for 2 outputs"):
         textgen.load(folder)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textgen.data.store import ESCAPE_RATE, SHORTEST, START_RATE, Lanes, missing_escape
 from textgen.errors import TextgenError
-from textgen.text.lanes import ESCAPE_RATE, SHORTEST, START_RATE, Lanes, missing_escape
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9), st.integers(0, 40))
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from terminal import Terminal, refusal, run
 
 import textgen
-from textgen import escapes, screen
+from textgen import errors, screen
 from textgen.cli import group, main
 from textgen.cli.cowrite import CoWriting
+from textgen.data import archives, encodings
 from textgen.errors import TextgenError
+from textgen.generation import SampleOptions
 from textgen.options import declared, flag
-from textgen.settings import SampleOptions
-from textgen.tasks.language.objective import DOCUMENT_BREAK
-from textgen.text import decoding, signatures
+from textgen.tasks.language.data import DOCUMENT_BREAK
 
 NAMES = (
     "".join(f"{first}{last}\n" for first in ("An", "Bel", "Cor", "Dor") for last in ("na", "la", "do", "ra", "vin")) * 6
@@ -98,12 +98,12 @@ def test_the_help_says_that_the_model_has_defaults_of_its_own():
 def test_what_the_help_calls_the_models_own_applies(model, tmp_path, name, value):
     import shutil
 
-    from textgen import files
+    from textgen.storage import filesystem
 
     shutil.copytree(model, "copy")
     path = Path("copy/generation_config.json")
     content = {**json.loads(path.read_text()), "sampling": {name: value}}
-    files.replace_in_folder(Path("copy"), path.name, files.to_json(content))
+    filesystem.replace_in_folder(Path("copy"), path.name, filesystem.to_json(content))
     typed = [word for each in (value if isinstance(value, list) else [value]) for word in (flag(name), str(each))]
     typed = typed[:1] if value is True else typed
     applied = run("sample", "-m", "copy", "--seed", "3").out
@@ -175,18 +175,18 @@ def test_raw_bytes_of_any_format_can_be_learned():
     ],
 )
 def test_text_that_begins_as_a_format_nearly_does_is_text(text):
-    assert signatures.format_of(text.encode()) is None
-    assert b"".join(decoding.to_utf8(iter([text.encode()]), text.encode(), "x", decoding.Decoding())) == text.encode()
+    assert archives.format_of(text.encode()) is None
+    assert b"".join(encodings.to_utf8(iter([text.encode()]), text.encode(), "x", encodings.Decoding())) == text.encode()
 
 
 def test_bytes_that_are_no_text_in_any_encoding_get_no_encoding_to_try():
     for content in (bytes(range(256)) * 8, b"\x01\x02\x03\xff" * 50):
         with pytest.raises(TextgenError) as caught:
-            list(decoding.to_utf8(iter([content]), content, "x.bin", decoding.Decoding(may_be_raw=True)))
+            list(encodings.to_utf8(iter([content]), content, "x.bin", encodings.Decoding(may_be_raw=True)))
         assert "binary file" in caught.value.hint and "--encoding" not in caught.value.hint
     older = "Étienne a bien mangé. ".encode("latin-1") * 9
     with pytest.raises(TextgenError) as caught:
-        list(decoding.to_utf8(iter([older]), older, "x.txt", decoding.Decoding()))
+        list(encodings.to_utf8(iter([older]), older, "x.txt", encodings.Decoding()))
     assert caught.value.hint == "encoding=auto detects the encoding of 'x.txt'."
 
 
@@ -335,7 +335,7 @@ def test_a_mistake_while_a_corpus_is_read_stands_on_a_line_of_its_own(monkeypatc
         screen.rewrite_line("reading 12.0 of 99.0 megabytes of text")
         raise TextgenError("it is damaged.")
 
-    monkeypatch.setattr("textgen.text.corpus.scan_corpus", reading)
+    monkeypatch.setattr("textgen.data.corpus.scan_corpus", reading)
     shown = shown_by(lambda: main(["tokenize", "names.txt", "--output-dir", "tokens"]))
     assert lines_of(shown)[1:] == ["Error: it is damaged."]
 
@@ -385,16 +385,16 @@ def test_an_escaped_backslash_is_a_backslash_and_python_takes_text_as_it_is(mode
 @given(st.text())
 def test_any_text_can_be_typed(text):
     typed = text.translate({ord(c): e for c, e in zip("\n\t\r\0\\", (r"\n", r"\t", r"\r", r"\0", r"\\"), strict=True)})
-    assert escapes.unescape(typed) == text
+    assert errors.unescape(typed) == text
 
 
 def test_every_option_with_escapes_reads_them_alike(model):
-    from textgen.text.pieces import separator
-    from textgen.writing.biases import bias_of_ids
+    from textgen.data.sources import separator
+    from textgen.generation.sampling import bias_of_ids
 
     tokenizer = textgen.load(model).tokenizer
     for typed, meant in {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\0": "\0", r"\\": "\\", r"\x": r"\x"}.items():
-        assert escapes.unescape(typed) == meant and separator(typed) == meant.encode()
+        assert errors.unescape(typed) == meant and separator(typed) == meant.encode()
     assert bias_of_ids({r"\n": 2.0}, tokenizer) == bias_of_ids({"\n": 2.0}, tokenizer)
 
 
@@ -433,8 +433,8 @@ HIDDEN = {
 
 @pytest.mark.parametrize("text", SHOWN)
 def test_text_shows_as_it_is_on_a_terminal(model, text):
-    assert escapes.visible(text) == text
-    escaper = escapes.Escaper()
+    assert errors.visible(text) == text
+    escaper = errors.Escaper()
     assert "".join(map(escaper, text)) == text
     shown = run("sample", "-m", model, "-n", "0", "--echo", "-p", text, terminal=True).text
     assert shown == text + "\n"
@@ -443,16 +443,16 @@ def test_text_shows_as_it_is_on_a_terminal(model, text):
 
 @pytest.mark.parametrize("text", HIDDEN)
 def test_what_moves_the_cursor_or_hides_is_an_escape(text):
-    assert escapes.visible(text) == HIDDEN[text] and str(TextgenError(f"{text}.")) == f"{HIDDEN[text]}."
-    escaper = escapes.Escaper()
+    assert errors.visible(text) == HIDDEN[text] and str(TextgenError(f"{text}.")) == f"{HIDDEN[text]}."
+    escaper = errors.Escaper()
     assert "".join(map(escaper, text)) == HIDDEN[text]
 
 
 @given(st.text(st.sampled_from("a\U0001f3f4\U000e0067\U000e0062\U000e007f\u202e\x1b"), max_size=12), st.data())
 def test_how_a_text_is_cut_does_not_show(text, data):
     at = data.draw(st.integers(0, len(text)))
-    escaper = escapes.Escaper()
-    assert escaper(text[:at]) + escaper(text[at:]) == escapes.visible(text)
+    escaper = errors.Escaper()
+    assert escaper(text[:at]) + escaper(text[at:]) == errors.visible(text)
 
 
 # --- writing together ---
@@ -480,7 +480,7 @@ def test_the_text_so_far_can_be_written_and_shown(model):
 def test_the_text_that_was_written_is_the_text_that_the_state_has_read(model):
     talk(model, "An", "Bel\\", "", "/save s.state", "/write s.txt", more=["-p", "Cor"])
     loaded = textgen.load(model)
-    from textgen.writing.session import Session
+    from textgen.generation.session import Session
 
     session = Session.load(loaded, "s.state")
     assert session.open.tail.rstrip("\n") == Path("s.txt").read_text().rstrip("\n")

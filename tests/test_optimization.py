@@ -7,17 +7,13 @@ import pytest
 import torch
 from zoo import CELLS
 
-from textgen.config import ModelConfig
 from textgen.errors import TextgenError, UsageError
-from textgen.model import Model, build_model
-from textgen.scoring.evaluate import Score
-from textgen.settings import TrainOptions
-from textgen.tasks.base import options_for
+from textgen.evaluation import Score
+from textgen.model import ModelConfig
+from textgen.model.stack import Model, build_model
+from textgen.tasks import TrainOptions, check_training, options_for
 from textgen.tasks.objective import Objective
-from textgen.training.checkpoint import Run
-from textgen.training.checks import check_training
-from textgen.training.events import Evaluated, Logged
-from textgen.training.machine import ThisMachine
+from textgen.training import Evaluated, Logged, reporters
 from textgen.training.optimization import (
     WeightAverage,
     load_optimizer_state,
@@ -25,7 +21,8 @@ from textgen.training.optimization import (
     named_optimizer_state,
     schedule,
 )
-from textgen.training.reporting import reporters
+from textgen.training.planner import ThisMachine
+from textgen.training.runs import Run
 from textgen.training.trainer import Trainer
 
 SYMBOLS, LANES = 11, 6

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgen.config import FORMAT_VERSION, LARGEST, ModelConfig
+from textgen.data import CorpusOptions, check_reading
 from textgen.errors import TextgenError, UsageError
+from textgen.generation import SampleOptions, check_sampling
+from textgen.model import FORMAT_VERSION, LARGEST, ModelConfig
 from textgen.options import (
     Declaration,
     allowed,
+    as_flags,
     changed,
     check,
     check_value,
@@ -22,14 +25,11 @@ from textgen.options import (
     flag,
     from_mapping,
     option,
+    spelled_as,
     value_type,
 )
-from textgen.parameters import as_flags, spelled_as
-from textgen.settings import SampleOptions, TrainOptions, check_sampling
-from textgen.tasks.base import options_for, tasks
+from textgen.tasks import TrainOptions, check_training, options_for, tasks
 from textgen.tasks.language.options import LanguageOptions
-from textgen.text.corpus_settings import CorpusOptions, check_reading
-from textgen.training.checks import check_training
 
 CLASSES = [CorpusOptions, TrainOptions, SampleOptions, *(task.options for task in tasks())]
 ALL = [

@@ -16,31 +16,35 @@ from terminal import refusal, run
 from zoo import CELLS, INSTALLED
 
 import textgen
-from textgen import files, sealed
-from textgen.config import ModelConfig
+from textgen import storage
+from textgen.data.sources import SourceOptions, find_sources
+from textgen.data.store import parts, tokenizer_of
+from textgen.data.tokenizers import WordTokenizer, train_tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import with_generation_config
-from textgen.model import build_model
-from textgen.model_folder import GENERATION, WEIGHTS
-from textgen.pairs.bleu import exact_matches
-from textgen.pairs.data import CompletionData
-from textgen.pairs.examples import IGNORED, Order, encode_pairs, padded_batches
-from textgen.pairs.objective import CompletionObjective
-from textgen.pairs.options import CompletionOptions, columns_of
-from textgen.pairs.quality import evaluate_pairs, write_completions
-from textgen.pairs.read import Pair, choose_held_out, read_pairs, scan_pairs
-from textgen.pairs.score import score_examples
-from textgen.tasks.base import options_for
+from textgen.generation.generate import generate
+from textgen.generation.language_model import with_generation_config
+from textgen.generation.session import Session
+from textgen.model import GENERATION, WEIGHTS, ModelConfig
+from textgen.model.stack import build_model
+from textgen.model.weights import TorchStepper
+from textgen.storage import filesystem
+from textgen.tasks import options_for
+from textgen.tasks.completion.data import CompletionData, CompletionObjective, score_examples
+from textgen.tasks.completion.evaluate import evaluate_pairs, exact_matches, write_completions
+from textgen.tasks.completion.options import CompletionOptions, columns_of
+from textgen.tasks.completion.reading import (
+    IGNORED,
+    Order,
+    Pair,
+    choose_held_out,
+    encode_pairs,
+    padded_batches,
+    read_pairs,
+    scan_pairs,
+)
 from textgen.tasks.data import write_examples
-from textgen.text.lanes import parts
-from textgen.text.sources import SourceOptions, find_sources
-from textgen.text.store import tokenizer_of
-from textgen.text.tokenizer import WordTokenizer, train_tokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.training.checkpoint import METRICS, OPTIMIZER, STATE, Run
-from textgen.training.train import data_of, resume, start
-from textgen.writing.generate import generate
-from textgen.writing.session import Session
+from textgen.training.runs import METRICS, OPTIMIZER, STATE, Run
+from textgen.training.start import data_of, resume, start
 
 COLUMNS = ("intent", "snippet")
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
@@ -394,7 +398,7 @@ def test_a_separator_that_cannot_be_is_refused():
     tokenizer = tokenizer_for(REVERSING)
     size = tokenizer.vocab_size
     for wrong in ([size + 1], [-1], [True], ["a"], "a", {"a": 1}, [size] * 2000):
-        with pytest.raises(sealed.DamagedError, match=r"^generation_config\.json is damaged: .*\.$"):
+        with pytest.raises(storage.DamagedError, match=r"^generation_config\.json is damaged: .*\.$"):
             with_generation_config(
                 ModelConfig(size + 1), tokenizer, None, {**habits_of(tokenizer), "prompt_end": wrong}
             )
@@ -412,7 +416,7 @@ WHOLE = {**SMALL, "max_steps": 7, "eval_steps": 3, "save_steps": 2, "logging_ste
 
 @pytest.fixture
 def quick_disk(monkeypatch):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
 
 
 def reversing(folder):
@@ -429,7 +433,7 @@ def trained(tmp_path_factory):
 
 
 def end_of(folder):
-    sealed.verify(folder)
+    storage.verify(folder)
     last = folder / "checkpoint-7"
     metrics = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     lines = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in metrics]
@@ -611,6 +615,6 @@ def test_a_model_folder_with_another_separator_is_refused(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "model")
     habits = json.loads((folder / GENERATION).read_text())
     for wrong in ([], [habits["prompt_end"][0] - 1], [*habits["prompt_end"], habits["prompt_end"][0] + 1], 7):
-        files.replace_in_folder(folder, GENERATION, files.to_json({**habits, "prompt_end": wrong}))
-        with pytest.raises(sealed.DamagedError, match=r"is damaged: its tokenizer has 7 tokens.*, its model 8\.$"):
+        filesystem.replace_in_folder(folder, GENERATION, filesystem.to_json({**habits, "prompt_end": wrong}))
+        with pytest.raises(storage.DamagedError, match=r"is damaged: its tokenizer has 7 tokens.*, its model 8\.$"):
             textgen.load(folder)

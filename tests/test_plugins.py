@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from installing import OFFERED, registering, site
 from terminal import refusal, run
 
-from textgen import Cell, __version__, bases, cell_options, load, plugin_metadata, plugins
+from textgen import __version__, cells, plugin_metadata, plugins
+from textgen.cells import Cell
 from textgen.cli import group, load_plugins
 from textgen.cli import plugins as screen
 from textgen.errors import TextgenError, UsageError
-from textgen.tasks.base import Task, task
+from textgen.loading import load
+from textgen.tasks import Task, task
 
 TEXT = "A small fox sat on a large stone and looked at the sea.\n" * 40
 MINE = ("textgen-one", "textgen-two")
@@ -35,7 +37,7 @@ NOISE = """print('hello'); os.write(1, b'{"problem": "forged"}' + os.linesep.enc
 KINDS = ("cells", "tasks", "models", "commands")
 EXPECTED = {  # what may be registered of each kind, as a message says it
     "cells": "must be a subclass of textgen.Cell",
-    "tasks": "must be an instance of textgen.tasks.base.Task",
+    "tasks": "must be an instance of textgen.tasks.Task",
     "models": "must be the path of a model folder",
     "commands": "must be a click.Command",
 }
@@ -169,7 +171,7 @@ def test_everything_else_works_beside_broken_plugins(among_broken):
         assert run("cells", "show", cell, "--json").code == 0
     for command in ("commands-surplus", "fine-commands"):
         assert run(command, "--name", "fox").out == b"Hello, fox!\n"
-    assert bases.find("fine-models").is_dir() and isinstance(task("fine-tasks"), Task)
+    assert plugins.find("fine-models").is_dir() and isinstance(task("fine-tasks"), Task)
     assert run("train", "notes.txt", "--cell", "lstm", *TINY).code == 0
     assert run("sample", "-n", "5", "--seed", "1").code == 0
 
@@ -479,8 +481,8 @@ def test_training_starts_from_an_installed_model(packages, tmp_path, monkeypatch
     assert run("train", "notes.txt", *TINY, "--tokenizer", "char", "--output-dir", "made").code == 0
     packages.install("base", offering("models", "base-fox", thing="HERE / 'base'"), ["base-fox"], kind="models")
     Path("made").rename(packages.folder / "base")
-    assert bases.names() == ["base-fox"] and bases.find("base-fox") == packages.folder / "base"
-    assert bases.find("base-hen") is None
+    assert plugins.base_names() == ["base-fox"] and plugins.find("base-fox") == packages.folder / "base"
+    assert plugins.find("base-hen") is None
     assert run("train", "notes.txt", "--init-from", "base-fox", *TINY[2:], "--output-dir", "tuned").code == 0
     assert json.loads(Path("tuned", "config.json").read_text())["hidden_size"] == 4
     said, hint = refusal(run("train", "notes.txt", "--init-from", "base-hen", *TINY[2:]), 1)
@@ -692,7 +694,7 @@ class Choosy(Cell):
         return state[0], state
 
 
-OPTIONS = {option.name: option for option in cell_options.describe(Choosy)}
+OPTIONS = {option.name: option for option in cells.describe(Choosy)}
 
 
 def test_options_are_read_from_the_constructor():
@@ -712,7 +714,7 @@ def test_a_value_is_the_same_typed_or_from_json(heads, rate, wide, label):
     values = {"heads": heads, "rate": rate, "wide": wide, "label": label}
     as_typed = {name: value if name == "label" else str(value) for name, value in values.items()}
     for asked in (values, as_typed, json.loads(json.dumps(values))):
-        parsed = cell_options.parse(Choosy, "choosy", asked)
+        parsed = cells.parse(Choosy, "choosy", asked)
         assert parsed == {**values, "shape": "round", "order": 1}
         assert [type(parsed[name]) for name in values] == [int, float, bool, str]
 
@@ -730,7 +732,7 @@ WRONG = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_a_wrong_value_is_a_usage_error_that_shows_it(name, value):
     with pytest.raises(UsageError) as error:
-        cell_options.parse(Choosy, "choosy", {name: value})
+        cells.parse(Choosy, "choosy", {name: value})
     assert name in str(error.value) and f"not {value!r}." in str(error.value)
     for choice in OPTIONS[name].choices:
         assert repr(choice) in str(error.value)
@@ -738,10 +740,10 @@ def test_a_wrong_value_is_a_usage_error_that_shows_it(name, value):
 
 def test_an_unknown_option_is_suggested_and_the_others_are_listed():
     with pytest.raises(UsageError, match=r"cell 'choosy' has no option 'head'\. Did you mean 'heads'\?") as error:
-        cell_options.parse(Choosy, "choosy", {"head": 1})
+        cells.parse(Choosy, "choosy", {"head": 1})
     assert all(name in error.value.hint for name in OPTIONS)
     with pytest.raises(UsageError, match="'gru' has no option 'x'") as error:
-        cell_options.parse(plugins.cell("gru"), "gru", {"x": 1})
+        cells.parse(plugins.cell("gru"), "gru", {"x": 1})
     assert "none" in error.value.hint
 
 
@@ -754,7 +756,7 @@ def test_a_default_that_json_cannot_hold_is_refused(default):
         build.__defaults__ = ()
     made = type("Unsaveable", (Choosy,), {"__init__": build})
     with pytest.raises(TextgenError, match=r"Unsaveable\.sizes needs a default"):
-        cell_options.describe(made)
+        cells.describe(made)
 
 
 def test_a_type_that_cannot_be_read_is_a_sentence():
@@ -762,7 +764,7 @@ def test_a_type_that_cannot_be_read_is_a_sentence():
         raise AssertionError
 
     with pytest.raises(TextgenError, match=r"constructor of Vague cannot be read: name 'Nowhere'"):
-        cell_options.describe(type("Vague", (Choosy,), {"__init__": build}))
+        cells.describe(type("Vague", (Choosy,), {"__init__": build}))
 
 
 def test_options_are_saved_with_the_model_and_given_back(packages, tmp_path, monkeypatch):

@@ -13,13 +13,12 @@ from faults import Quick
 from test_series import SIZES, hours, months, wave, write
 
 import textgen
-from textgen import files
-from textgen.contest import compare
-from textgen.scoring.compression import compress, decompress
-from textgen.scoring.token_scores import token_scores
-from textgen.text.tokenizer import train_tokenizer
-from textgen.writing.session import Session
-from textgen.writing.streams import Streams
+from textgen.compare.comparison import compare
+from textgen.data.tokenizers import train_tokenizer
+from textgen.evaluation import token_scores
+from textgen.evaluation.compression import compress, decompress
+from textgen.generation.session import Session, Streams
+from textgen.storage import filesystem
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 
@@ -35,7 +34,7 @@ class Name(str, Enum):  # noqa: UP042 - what older programs have
 def models(tmp_path_factory):
     """A model of each task, in their folders."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "system", Quick())
+        patch.setattr(filesystem, "system", Quick())
         place = tmp_path_factory.mktemp("models")
         (place / "a.txt").write_text(TEXT)
         labelled = [f"{TEXT[k : k + 20]},{'ab'[k % 2]}" for k in range(60)]
@@ -276,7 +275,7 @@ def test_a_table_in_memory_is_forecast_like_a_file(models, kind):
 
 @pytest.mark.parametrize("kind", ["frame", "datasets"])
 def test_a_run_on_a_table_in_memory_is_resumed(models, tmp_path, kind):
-    from textgen.training.train import resume
+    from textgen.training.start import resume
 
     table = frame(models, kind)
     options = {**SIZES, "task": "forecast", "output_dir": tmp_path / "runs" / "one"}
@@ -284,7 +283,7 @@ def test_a_run_on_a_table_in_memory_is_resumed(models, tmp_path, kind):
     session = resume(folder, {})
     list(session.events())
     for kept in (tmp_path / "runs" / ".tokens").iterdir():
-        files.remove_folder(kept)
+        filesystem.remove_folder(kept)
     with pytest.raises(textgen.TextgenError, match="its corpus came from memory"):
         resume(folder, {})
 
@@ -325,7 +324,7 @@ def test_what_is_wrong_in_a_table_in_memory_names_it(models):
 
 def test_the_file_of_a_table_goes_with_its_name():
     pandas = pytest.importorskip("pandas")
-    from textgen.text.memory import spool
+    from textgen.data.parquet_table import spool
 
     name = spool(pandas.DataFrame({"time": [datetime.datetime(2024, 1, 1)], "load": [1.0]}))
     file = name.file

@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from textgen.data import CorpusOptions, Reading, recipes
+from textgen.data import sources as pieces
+from textgen.data.corpus import scan_corpus, text_of
+from textgen.data.sources import find_sources, lasting, read
 from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping
-from textgen.text import pieces, recipes
-from textgen.text.corpus import scan_corpus, text_of
-from textgen.text.corpus_settings import CorpusOptions
-from textgen.text.reading import Reading
-from textgen.text.sources import find_sources, lasting, read
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ["enwik8", "stories", "text8", "tiny-shakespeare", "tinystories", "wikitext-103", "wikitext-2"]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from terminal import refusal, run
 
 import textgen
+from textgen.data import Reading
 from textgen.errors import TextgenError, UsageError
-from textgen.labels.read import lines
-from textgen.model_folder import read_config
-from textgen.runtime.quantize import quantize
-from textgen.text.reading import Reading
+from textgen.model import read_config
+from textgen.runtime import quantize
+from textgen.tasks.classification.reading import lines
 
 CASES = Path(__file__).parent / "cases"
 TINY = ["--max-steps", 30, "--hidden-size", 8, "--threads", 1, "--seed", 1, "--sample-steps", 0]
@@ -141,13 +141,13 @@ def test_tokens_and_quantized_models_remember_too(divided, desk):
 
 def test_a_corpus_by_name_gives_its_own_separator(desk, monkeypatch):
     monkeypatch.setenv("TEXTGEN_DATA", str(desk))
-    from textgen.text.reading import record_of
-    from textgen.text.recipes import load
+    from textgen.data import record_of
+    from textgen.data.recipes import load
 
-    options = textgen.settings.TrainOptions()
+    options = textgen.tasks.TrainOptions()
     own = load("tinystories").options.get("document_separator")
     assert own and record_of(["tinystories"], options) == {"document_separator": own}
-    with_none = textgen.settings.TrainOptions(document_separator="")
+    with_none = textgen.tasks.TrainOptions(document_separator="")
     assert record_of(["tinystories"], with_none) == {}
 
 
@@ -158,9 +158,9 @@ def test_a_corpus_by_name_is_read_as_its_recipe_says(latin):
 
 
 def test_a_data_set_of_the_hub_is_read_as_it_was_written(desk, monkeypatch):
-    from textgen.text import hub, sources
+    from textgen.data import recipes, sources
 
-    monkeypatch.setattr(hub, "_load", lambda *_: iter([{"text": "un café"}]))
+    monkeypatch.setattr(recipes, "_load", lambda *_: iter([{"text": "un café"}]))
     for encoding in ("utf-16", "auto", None):
         found = sources.read(sources.find_sources(["hub:a/b"]), sources.SourceOptions(encoding=encoding))
         assert list(found) == [(0, "un café".encode())]
@@ -187,7 +187,7 @@ def test_the_encoding_stays_with_the_model_and_a_mark_overrules_it(latin, desk):
     content = json.loads((latin / "config.json").read_text())
     shutil.copytree(latin, "other")
     content["reading"] = {"encoding": "ascii"}
-    textgen.files.replace_in_folder(Path("other"), "config.json", json.dumps(content).encode())
+    textgen.storage.filesystem.replace_in_folder(Path("other"), "config.json", json.dumps(content).encode())
     said, hint = refusal(run("evaluate", "-m", "other", "u.txt"), 1)
     assert said.startswith("'u.txt' is not ascii text") and "encoding of the training text" in hint
     assert score(latin, "b.txt", "--encoding", "latin-1") != expected  # asked for in so many words
@@ -389,5 +389,5 @@ def test_a_model_from_before_the_record_reads_as_asked(divided, desk):
     copy = shutil.copytree(divided, desk / "copy")
     content = json.loads((copy / "config.json").read_text())
     del content["reading"]
-    textgen.files.replace_in_folder(copy, "config.json", json.dumps(content).encode())
+    textgen.storage.filesystem.replace_in_folder(copy, "config.json", json.dumps(content).encode())
     assert run("evaluate", "-m", copy, CASES / "sep_test.txt").err == ""

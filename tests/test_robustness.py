@@ -26,11 +26,12 @@ from process import as_nobody, begin, process, sentence, unfinished, wait
 from terminal import refusal, run
 
 import textgen
-from textgen import files, plugins, sealed, stopping
+from textgen import plugins, signals, storage
+from textgen.data import corpus
 from textgen.errors import TextgenError
-from textgen.tasks.base import options_for
-from textgen.text import corpus
-from textgen.training.train import resume, start
+from textgen.storage import filesystem
+from textgen.tasks import options_for
+from textgen.training.start import resume, start
 from textgen.training.trainer import Trainer
 
 STORY = "".join(f"{who} saw a {what}, and said: good day!\n" for who in ("Tom", "Lily") * 9 for what in ("fox", "kite"))
@@ -83,17 +84,17 @@ def damaged():
 # --- stopped at any stage ---
 
 STAGES = {  # where in the house, and what was typed
-    "reading": ("textgen.text.corpus.scan", TRAIN),
-    "storing tokens": ("textgen.text.corpus.write_store", [*TRAIN, "--tokenizer", "byte"]),
-    "tokenizing": ("textgen.text.corpus.scan_corpus", ["tokenize", "story.txt", "--output-dir", "tokens"]),
-    "measuring": ("textgen.training.machine.ThisMachine.step_seconds", ["train", "story.txt", "--minutes", "0.1"]),
-    "keeping the step": ("textgen.training.train.stored_step", TRAIN),
-    "loading": ("textgen.sealed.verified", ["sample"]),
-    "sampling": ("textgen.writing.generate.stream_rows", ["sample"]),
-    "evaluating": ("textgen.scoring.evaluate.score_encoded", ["evaluate"]),
-    "compressing": ("textgen.scoring.compression.compress", ["compress", "story.txt", "-o", "archive"]),
-    "writing": ("textgen.files.FileWriter.finish", ["compress", "story.txt", "-o", "archive"]),
-    "verifying": ("textgen.sealed.check_file", ["runs", "verify"]),
+    "reading": ("textgen.data.corpus.scan", TRAIN),
+    "storing tokens": ("textgen.data.corpus.write_store", [*TRAIN, "--tokenizer", "byte"]),
+    "tokenizing": ("textgen.data.corpus.scan_corpus", ["tokenize", "story.txt", "--output-dir", "tokens"]),
+    "measuring": ("textgen.training.planner.ThisMachine.step_seconds", ["train", "story.txt", "--minutes", "0.1"]),
+    "keeping the step": ("textgen.training.start.stored_step", TRAIN),
+    "loading": ("textgen.storage.verified", ["sample"]),
+    "sampling": ("textgen.generation.generate.stream_rows", ["sample"]),
+    "evaluating": ("textgen.evaluation.score_encoded", ["evaluate"]),
+    "compressing": ("textgen.evaluation.compression.compress", ["compress", "story.txt", "-o", "archive"]),
+    "writing": ("textgen.storage.filesystem.FileWriter.finish", ["compress", "story.txt", "-o", "archive"]),
+    "verifying": ("textgen.storage.check_file", ["runs", "verify"]),
 }
 
 
@@ -125,7 +126,7 @@ def test_a_command_stops_where_it_is_in_one_line_and_leaves_nothing(desk, stage,
     place, typed = STAGES[stage]
     before = {path for path in desk.rglob("*") if ".tokens" not in path.parts}
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    assert stopping.leave not in handlers
+    assert signals.leave not in handlers
     with signalled(place, number) as calls:
         done = run(*typed)
     assert calls and (done.code, done.out) == (130 if number == signal.SIGINT else 143, b""), done
@@ -400,7 +401,7 @@ def test_names_do_not_move_the_cursor_and_need_not_be_text():
 
 def test_two_trainings_do_not_share_a_folder():
     before = {path: path.read_bytes() for path in Path("runs/a").rglob("*.safetensors")}
-    with files.lock(Path("runs/a")):
+    with filesystem.lock(Path("runs/a")):
         for typed in (["train", "--resume", "runs/a"], [*TRAIN, "--output-dir", "runs/a", "--overwrite-output-dir"]):
             assert sentence(process(*typed)) == "another process is training into 'runs/a'."
     assert {path: path.read_bytes() for path in Path("runs/a").rglob("*.safetensors")} == before
@@ -423,8 +424,8 @@ def test_a_run_folder_that_vanishes_is_named(how):
 
 def test_a_model_that_is_removed_while_it_writes_writes_on():
     wanted = run("sample", "-n", "200", "--seed", "1").out
-    with signalled("textgen.writing.generate.stream_rows"):
-        from textgen.writing import generate
+    with signalled("textgen.generation.generate.stream_rows"):
+        from textgen.generation import generate
 
         real = generate.stream_rows
         with mock.patch.object(generate, "stream_rows", lambda *a, **k: (shutil.rmtree("runs/a"), real(*a, **k))[1]):
@@ -527,7 +528,7 @@ def test_a_run_records_what_its_bits_depend_on():
     wanted = {"textgen", "torch", "numpy", "sentencepiece", "python", "package of lstm", "processor", "threads"}
     assert made.keys() == wanted and all(made.values())
     assert shown["options"]["seed"] == 1337 and shown["options"]["compile"] is False
-    store = sealed.read_manifest(Path("runs/.tokens", shown["store"]))["files"]
+    store = storage.read_manifest(Path("runs/.tokens", shown["store"]))["files"]
     assert {"train.bin", "validation.bin", "tokenizer_config.json"} <= shown["digests"].keys()
     assert all(store[name]["sha256"] == digest for name, digest in shown["digests"].items())
     text = run("runs", "show", "a").text
@@ -543,9 +544,9 @@ def test_another_version_of_the_cells_package_is_named():
 
 
 def test_a_corpus_that_gives_other_tokens_is_refused():
-    arguments = sealed.read_json(Path("runs/a/training_args.json"))
+    arguments = storage.read_json(Path("runs/a/training_args.json"))
     arguments["digests"]["train.bin"] = "0" * 64
-    files.replace_in_folder(Path("runs/a"), "training_args.json", files.to_json(arguments))
+    filesystem.replace_in_folder(Path("runs/a"), "training_args.json", filesystem.to_json(arguments))
     said, hint = refusal(run("train", "--resume", "a"), 1)
     assert said.startswith("the corpus gives different tokens than when this run began (train.bin") and hint
 
@@ -563,7 +564,7 @@ def test_every_damaged_file_is_named_and_only_those(desk):
         (said,) = damaged()
         assert said.startswith(f"{path} "), said
         path.unlink()
-        assert [said for said in damaged() if str(path) in said] or path.name == sealed.MANIFEST
+        assert [said for said in damaged() if str(path) in said] or path.name == storage.MANIFEST
         path.write_bytes(whole)
     Path("runs/a/metrics.jsonl").write_bytes(b'{"step": 1}\nnonsense\n{"step"')
     assert damaged() == ["runs/a/metrics.jsonl is damaged: line 2 is not a JSON object."]
@@ -575,7 +576,7 @@ def test_every_damaged_file_is_named_and_only_those(desk):
 
 def test_trainings_begun_together_get_a_folder_each(monkeypatch):
     """Between choosing a number and taking its folder another training may take it."""
-    monkeypatch.setattr("textgen.training.train.next_folder", lambda *_: Path("runs/gru-story-1"))
+    monkeypatch.setattr("textgen.training.start.next_folder", lambda *_: Path("runs/gru-story-1"))
     sessions = [start(["story.txt"], options_for( {**TINY, "seed": seed}), time.monotonic())
                 for seed in (1, 2, 3)]  # fmt: skip
     for session in sessions:

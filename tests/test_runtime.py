@@ -16,31 +16,27 @@ import torch
 from zoo import CELLS, sharpen
 
 import textgen
-from textgen import files, sealed
+from textgen import storage
 from textgen.cli import main
-from textgen.config import ModelConfig
+from textgen.data.tokenizers import CharTokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import load
-from textgen.model import build_model
-from textgen.model_folder import CONFIG, GENERATION, STEP, WEIGHTS
+from textgen.evaluation.compression import compress, decompress
+from textgen.generation import SampleOptions
+from textgen.generation.generate import complete
+from textgen.generation.language_model import load
+from textgen.generation.sampling import log_softmax
+from textgen.generation.session import Session, Streams
+from textgen.model import CONFIG, GENERATION, STEP, WEIGHTS, ModelConfig
+from textgen.model.stack import build_model
+from textgen.model.weights import TorchStepper, model_tensors
+from textgen.runtime import NumpyStepper
 from textgen.runtime import plan as planning
 from textgen.runtime.graph import StepGraph
 from textgen.runtime.ops import OPERATIONS
 from textgen.runtime.plan import lower
-from textgen.runtime.stepper import NumpyStepper
-from textgen.scoring.compression import compress, decompress
-from textgen.sealed import DamagedError
-from textgen.text.tokenizer import CharTokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.tracing.trace import trace
-from textgen.training.checkpoint import Run
-from textgen.training.stored_step import stored_step
-from textgen.weights import model_tensors
-from textgen.writing.generate import complete
-from textgen.writing.sampling import log_softmax
-from textgen.writing.sampling_settings import SampleOptions
-from textgen.writing.session import Session
-from textgen.writing.streams import Streams
+from textgen.storage import DamagedError, filesystem
+from textgen.tracing import stored_step, trace
+from textgen.training.runs import Run
 
 TOKENIZER = CharTokenizer("\n abcdefgh")
 SIZES = {"embedding_size": 12, "hidden_size": 16, "num_layers": 2}
@@ -54,7 +50,11 @@ def made(cell="lstm", **sizes):
 
 def saved(folder, config, model):
     habits = {"begin": [0], "suppress_tokens": [1]}
-    contents = {CONFIG: files.to_json(config.to_json()), GENERATION: files.to_json(habits), **TOKENIZER.files()}
+    contents = {
+        CONFIG: filesystem.to_json(config.to_json()),
+        GENERATION: filesystem.to_json(habits),
+        **TOKENIZER.files(),
+    }
     step, warnings = stored_step(model, config.cell)
     assert not warnings
     Run.create(folder, {**contents, **step}).publish(model)
@@ -124,9 +124,9 @@ def test_the_backend_is_chosen(folder):
 
 def test_a_folder_without_a_stored_step_is_run_by_torch(own_folder):
     (own_folder / STEP).unlink()
-    manifest = sealed.read_manifest(own_folder)
+    manifest = storage.read_manifest(own_folder)
     del manifest["files"][STEP]
-    (own_folder / sealed.MANIFEST).write_bytes(sealed.seal(manifest))
+    (own_folder / storage.MANIFEST).write_bytes(storage.seal(manifest))
     assert isinstance(load(own_folder).stepper, TorchStepper)
     with pytest.raises(TextgenError, match=r"holds no step.json") as caught:
         load(own_folder, "numpy")
@@ -502,7 +502,7 @@ def exchange(content, chance):
 
 def rewritten(folder, name, content):
     """Replace a file with its line in the manifest: a lie that no digest shows."""
-    files.replace_in_folder(folder, name, content)
+    filesystem.replace_in_folder(folder, name, content)
 
 
 def test_a_changed_step_is_damage(own_folder):
@@ -540,7 +540,7 @@ def test_weights_that_do_not_fit_the_step_are_damage(own_folder, change):
 def test_a_step_of_another_vocabulary_is_damage(own_folder):
     tokenizer = CharTokenizer("ab")
     config = {**json.loads((own_folder / CONFIG).read_bytes()), "vocab_size": tokenizer.vocab_size}
-    for name, content in {CONFIG: files.to_json(config), **tokenizer.files()}.items():
+    for name, content in {CONFIG: filesystem.to_json(config), **tokenizer.files()}.items():
         rewritten(own_folder, name, content)
     with pytest.raises(DamagedError, match="it computes 12 logits, not 4"):
         load(own_folder)

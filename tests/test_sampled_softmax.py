@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from textgen.config import ModelConfig
 from textgen.errors import UsageError
-from textgen.model import Candidates
-from textgen.tasks.base import options_for
-from textgen.tasks.language.sampled_softmax import SampledSoftmax, inclusion
-from textgen.training.events import Evaluated, Saved
-from textgen.training.train import resume, start
-from textgen.weights import make_model
+from textgen.model import ModelConfig
+from textgen.model.stack import Candidates
+from textgen.model.weights import make_model
+from textgen.tasks import options_for
+from textgen.tasks.language.data import SampledSoftmax, inclusion
+from textgen.training import Evaluated, Saved
+from textgen.training.start import resume, start
 
 FREQUENCIES = np.array([5000, 900, 400, 90, 90, 30, 9, 3, 1, 0, 0, 60])
 SYMBOLS = len(FREQUENCIES)

@@ -14,10 +14,9 @@ from hypothesis.extra.numpy import arrays
 
 import textgen
 from textgen.errors import UsageError
-from textgen.parameters import as_flags, spelled_as
-from textgen.settings import SampleOptions, check_sampling
-from textgen.writing import sampling
-from textgen.writing.sampling import Sampler, draw, log_softmax, min_p, repetition_penalty, top_k, top_p, without
+from textgen.generation import SampleOptions, check_sampling, sampling
+from textgen.generation.sampling import Sampler, draw, log_softmax, min_p, repetition_penalty, top_k, top_p, without
+from textgen.options import as_flags, spelled_as
 
 DRAWS = 20_000
 law = settings(deadline=None)
@@ -379,11 +378,11 @@ from click.testing import CliRunner
 
 import textgen
 from textgen.cli.sample import command
-from textgen.config import ModelConfig
-from textgen.language_model import LanguageModel
-from textgen.text.tokenizer import CharTokenizer
-from textgen.writing.session import Session
-from textgen.writing.streams import Streams
+from textgen.model import ModelConfig
+from textgen.generation.language_model import LanguageModel
+from textgen.data.tokenizers import CharTokenizer
+from textgen.generation.session import Session
+from textgen.generation.session import Streams
 
 
 class Ascending:

@@ -20,15 +20,13 @@ from hypothesis import strategies as st
 from terminal import refusal, run
 
 import textgen
-from textgen import Cell, files, plugins
+from textgen import plugins
+from textgen.cells import Cell, watched
 from textgen.cli import load_plugins
 from textgen.errors import TextgenError, UsageError
-from textgen.gates import watched
-from textgen.scaffold.kinds import KINDS
-from textgen.scaffold.names import names_from, refuse_taken
-from textgen.scaffold.package import contents, create
-from textgen.scaffold.settings import LICENSES, ScaffoldOptions
-from textgen.testing import run_laws
+from textgen.scaffold import CELL_KINDS, LICENSES, ScaffoldOptions, contents, create, names_from, refuse_taken
+from textgen.storage import filesystem
+from textgen.testing.examination import run_laws
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "write-a-cell.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.S)
@@ -66,7 +64,7 @@ def install(folder, monkeypatch):
 def place(tmp_path, monkeypatch):
     """An empty folder, in which it is also seen when a package is installed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files, "system", Failing(0, 0))
+    monkeypatch.setattr(filesystem, "system", Failing(0, 0))
     before = set(sys.modules)
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("textgen_") and name not in before]:
@@ -74,7 +72,7 @@ def place(tmp_path, monkeypatch):
     plugins.forget()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=CELL_KINDS)
 def installed(request, place, monkeypatch):
     """A new package of each kind, installed: its kind and its folder."""
     written = create("mycell", ScaffoldOptions(kind=request.param))
@@ -91,7 +89,7 @@ def test_the_cell_trains_samples_and_is_known_by_name(installed, place):
     assert run("train", "--cell", "mycell", "notes.txt", *TINY).code == 0
     assert len(run("sample", "-n", "5", "--seed", "1").text) >= 5
     cell = plugins.cell("mycell")
-    assert cell.__name__ == "MyCell" and issubclass(cell, getattr(textgen, KINDS[kind].base))
+    assert cell.__name__ == "MyCell" and issubclass(cell, getattr(textgen, CELL_KINDS[kind].base))
     assert load_plugins.problem_with(plugins.owner("mycell")) is None
 
 
@@ -121,7 +119,7 @@ def test_the_cell_is_its_step_and_names_its_gates(installed):
 
 
 @pytest.mark.parametrize("license", LICENSES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELL_KINDS)
 def test_the_metadata_is_what_indexes_and_installers_read(kind, license):
     names = names_from("fast-weights")
     options = ScaffoldOptions(kind=kind, license=license, author='Ada "A" Løvelace <ada@example.org>')
@@ -239,7 +237,7 @@ def test_a_mistake_is_a_sentence_and_writes_nothing(place, arguments, code, said
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES])
 def test_whichever_write_fails_nothing_is_left(place, monkeypatch, error):
     for at in itertools.count(1):
-        monkeypatch.setattr(files, "system", Failing(at, error, lasting=True))
+        monkeypatch.setattr(filesystem, "system", Failing(at, error, lasting=True))
         try:
             create("mycell", ScaffoldOptions(output_dir="deep/deeper/mycell"))
         except TextgenError as said:
@@ -255,7 +253,7 @@ def test_whichever_write_fails_nothing_is_left(place, monkeypatch, error):
 
 def test_the_kinds_are_explained(place):
     shown = run("plugins", "new", "--list").text
-    for kind in KINDS.values():
+    for kind in CELL_KINDS.values():
         (line,) = [line for line in shown.splitlines() if line.split()[0] == kind.name]
         assert kind.writes in line and kind.when in line and len(line) <= 100
         assert hasattr(getattr(textgen, kind.base), kind.writes.split("(")[0])

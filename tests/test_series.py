@@ -13,25 +13,30 @@ from faults import Quick
 from zoo import CELLS
 
 import textgen
-from textgen import files, sealed
+from textgen import storage
 from textgen.cli import main
-from textgen.model import build_model
-from textgen.model_folder import CONFIG
-from textgen.series.data import SeriesData
-from textgen.series.design import FILE, Design, prepare_series
-from textgen.series.head import sample_student_t, student_t
-from textgen.series.loop import forecasts, paths, read
-from textgen.series.objective import negative_log_likelihood
-from textgen.series.read import Series
-from textgen.series.rolling import MODEL, ForecastRequest, evaluate_rows
-from textgen.series.scaling import CHANGE, LAST, SEASONAL, fit
-from textgen.series.torch_numbers import TorchForecastStepper
-from textgen.strict_json import to_json
-from textgen.tasks.base import options_for
-from textgen.training.checkpoint import Run
-from textgen.training.train import data_of, start
+from textgen.model import CONFIG
+from textgen.model.stack import build_model
+from textgen.model.weights import model_tensors
+from textgen.storage import filesystem, to_json
+from textgen.tasks import options_for
+from textgen.tasks.forecasting.data import SeriesData, TorchForecastStepper, negative_log_likelihood
+from textgen.tasks.forecasting.design import DESIGN_FILE, Design, prepare_series
+from textgen.tasks.forecasting.reading import Series
+from textgen.tasks.forecasting.rolling import (
+    MODEL,
+    ForecastRequest,
+    evaluate_rows,
+    forecasts,
+    paths,
+    read,
+    sample_student_t,
+    student_t,
+)
+from textgen.tasks.forecasting.scaling import CHANGE, LAST, SEASONAL, fit
+from textgen.training.runs import Run
+from textgen.training.start import data_of, start
 from textgen.training.trainer import Trainer
-from textgen.weights import model_tensors
 
 SIZES = {
     "hidden_size": 4, "batch_size": 3, "seq_length": 16, "max_steps": 6, "eval_steps": 2, "save_steps": 3,
@@ -41,7 +46,7 @@ SIZES = {
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
 
 
 def wave(length, period=12, slope=0.05, noise=0.3, seed=0):
@@ -316,8 +321,8 @@ def test_chunks_change_nothing(tmp_path, table, monkeypatch):
     stepper = TorchForecastStepper(shaken(model_for(data)))
     request = ForecastRequest(7, number=11)
     whole = evaluate_rows(stepper, data.rows, data.design, [40], request).to_json()
-    monkeypatch.setattr("textgen.series.loop.MOST_CELLS", 1000)
-    monkeypatch.setattr("textgen.series.rolling.MOST_ORIGINS", 9)
+    monkeypatch.setattr("textgen.tasks.forecasting.rolling.MOST_CELLS", 1000)
+    monkeypatch.setattr("textgen.tasks.forecasting.rolling.MOST_ORIGINS", 9)
     pieces = evaluate_rows(stepper, data.rows, data.design, [40], request).to_json()
     assert pieces["windows"] == whole["windows"] == 120 - 7 - 40 + 1
     for name in ("mae", "rmse", "coverage"):
@@ -534,10 +539,10 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_design_is_named(trained, name):
-    path = trained[0] / FILE
+    path = trained[0] / DESIGN_FILE
     content = json.loads(path.read_text())
     assert to_json(Design.from_json(content, str(path)).to_json()) == path.read_bytes()
-    with pytest.raises(sealed.DamagedError, match=r"forecast\.json is damaged"):
+    with pytest.raises(storage.DamagedError, match=r"forecast\.json is damaged"):
         Design.from_json({**content, name: DAMAGE[name]}, str(path))
 
 
@@ -549,7 +554,7 @@ def test_the_plan_repeats_what_was_named(trained, tmp_path, capfd):
 
 
 def test_a_run_is_resumed_and_is_the_same(trained, tmp_path):
-    from textgen.training.train import resume, start
+    from textgen.training.start import resume, start
 
     _, path = trained
     given = {**SIZES, "task": "forecast", "horizon": 3, "target_column": ["north"]}

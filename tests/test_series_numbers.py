@@ -15,18 +15,17 @@ from test_series import SIZES, model_for, months, prepared, shaken, wave, write
 from zoo import CELLS
 
 import textgen
-from textgen import files, sealed
+from textgen import storage
 from textgen.cli import main
-from textgen.series import history
-from textgen.series.design import prepare_series
-from textgen.series.forecaster import Forecaster
-from textgen.series.loop import forecasts, paths, read
-from textgen.series.metrics import Errors
-from textgen.series.rolling import MODEL, ForecastRequest, evaluate_rows
-from textgen.series.scaling import fit, rounded
-from textgen.series.torch_numbers import TorchForecastStepper
-from textgen.tasks.base import options_for
-from textgen.wording import aligned
+from textgen.formatting import aligned
+from textgen.storage import filesystem
+from textgen.tasks import options_for
+from textgen.tasks.forecasting import data as history
+from textgen.tasks.forecasting.data import TorchForecastStepper
+from textgen.tasks.forecasting.design import prepare_series
+from textgen.tasks.forecasting.forecaster import Forecaster
+from textgen.tasks.forecasting.rolling import MODEL, Errors, ForecastRequest, evaluate_rows, forecasts, paths, read
+from textgen.tasks.forecasting.scaling import fit, rounded
 
 CASES = Path(__file__).parent / "cases"
 KNOWN = np.zeros(150, dtype=bool)
@@ -34,7 +33,7 @@ KNOWN = np.zeros(150, dtype=bool)
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
 
 
 @pytest.fixture(scope="module")
@@ -319,5 +318,5 @@ def test_a_damaged_history_is_named(tmp_path, change):
     if change is not None:
         arrays[change] = np.concatenate([arrays[change], arrays[change]])
     broken = safetensors.numpy.save(arrays) if change else content[:-3]
-    with pytest.raises(sealed.DamagedError, match="history is damaged"):
+    with pytest.raises(storage.DamagedError, match="history is damaged"):
         history.from_bytes(broken, data.design, "history")

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from test_series import hours, months, prepared, wave, write
 
+from textgen.data.sources import SourceOptions, find_sources
 from textgen.errors import TextgenError, UsageError
-from textgen.series.calendar import Calendar
-from textgen.series.options import ForecastingOptions
-from textgen.series.read import read_series
-from textgen.series.times import BUSINESS_DAYS, DAY, DAY_UNIT, HOUR, MONTH, ROW, SECOND, Clock
-from textgen.tasks.base import options_for
-from textgen.text.sources import SourceOptions, find_sources
+from textgen.tasks import options_for
+from textgen.tasks.forecasting.options import ForecastingOptions
+from textgen.tasks.forecasting.reading import read_series
+from textgen.tasks.forecasting.times import BUSINESS_DAYS, DAY, DAY_UNIT, HOUR, MONTH, ROW, SECOND, Calendar, Clock
 
 
 def table_of(path, **options):
@@ -273,7 +272,7 @@ def test_one_time_step_is_singular(tmp_path):
 @pytest.mark.parametrize("level", [0.5, 0.9])
 def test_a_level_that_looks_like_a_fraction_is_questioned(level):
     from textgen.errors import TextgenWarning
-    from textgen.series.rolling import ForecastRequest
+    from textgen.tasks.forecasting.rolling import ForecastRequest
 
     with pytest.warns(
         TextgenWarning, match=rf"level={level} is less than one percent; did you mean level={100 * level:g}"

@@ -16,9 +16,9 @@ from test_series_reading import table_of
 
 import textgen
 from textgen.errors import TextgenError, UsageError
-from textgen.series.formats import DATES, TimeFormat
-from textgen.series.time_column import TimeCells, parse_times
-from textgen.series.times import BUSINESS_DAYS, DAY_UNIT, EVERY_DAY, MONTH, SECOND, Clock, Moments
+from textgen.tasks.forecasting.columns import TimeCells, parse_times
+from textgen.tasks.forecasting.formats import DATES, TimeFormat
+from textgen.tasks.forecasting.times import BUSINESS_DAYS, DAY_UNIT, EVERY_DAY, MONTH, SECOND, Clock, Moments
 
 CASES = Path(__file__).parent / "cases"
 

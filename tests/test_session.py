@@ -11,16 +11,15 @@ from hypothesis import strategies as st
 from zoo import CELLS, sharpen
 
 import textgen
-from textgen import sealed
-from textgen.config import ModelConfig
+from textgen import storage
+from textgen.data.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.language_model import LanguageModel
-from textgen.model import build_model
-from textgen.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.writing.completions import Completion
-from textgen.writing.generate import sampling_options
-from textgen.writing.session import Session
+from textgen.generation.generate import Completion, sampling_options
+from textgen.generation.language_model import LanguageModel
+from textgen.generation.session import Session
+from textgen.model import ModelConfig
+from textgen.model.stack import build_model
+from textgen.model.weights import TorchStepper
 
 law = settings(deadline=None, max_examples=60)
 PENALTIES = {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.2, "repeat_last_n": 9}
@@ -238,9 +237,9 @@ def test_a_file_of_another_model_or_version_or_kind_is_named(content, tmp_path):
         assert refused(path, other) == f"{path} is not a saved state."
     assert "is damaged: its header is incomplete." in refused(path, content[:100])
     assert "is damaged" in refused(path, content + bytes(10**7))
-    with pytest.raises(sealed.DamagedError, match="is missing"):
+    with pytest.raises(storage.DamagedError, match="is missing"):
         Session.load(CHARS, tmp_path / "none")
-    with pytest.raises(sealed.DamagedError, match="is not a regular file"):
+    with pytest.raises(storage.DamagedError, match="is not a regular file"):
         Session.load(CHARS, tmp_path)
 
 

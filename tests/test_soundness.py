@@ -7,17 +7,17 @@ import torch
 from faults import Quick, tree
 from test_training import trainer_of
 
-from textgen import files
 from textgen.errors import TextgenError
-from textgen.settings import TrainOptions
-from textgen.training.events import Saved, Tick
+from textgen.storage import filesystem
+from textgen.tasks import TrainOptions
+from textgen.training import Saved, Tick
+from textgen.training.guards import copies_kept, in_bytes, needed_memory
 from textgen.training.optimization import named_optimizer_state
-from textgen.training.soundness import copies_kept, in_bytes, needed_memory
 
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

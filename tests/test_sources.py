@@ -21,10 +21,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from textgen.data import encodings as decoding
+from textgen.data import sources
+from textgen.data.archives import format_of
+from textgen.data.sources import Source, SourceOptions, find_sources, read
 from textgen.errors import TextgenError, UsageError
-from textgen.text import decoding, sources
-from textgen.text.signatures import format_of
-from textgen.text.sources import Source, SourceOptions, find_sources, read
 
 TEXT = st.text(min_size=1).filter(lambda text: text[0] not in "\ufeff\ufffe\ubbef\uefbb")  # what begins a mark
 DENSE = TEXT.filter(lambda text: text.count("\0") * 5 <= len(text))  # not refused for its NUL bytes
@@ -397,7 +398,7 @@ def test_standard_input_can_be_read_again_and_again():
 
 
 def test_the_copy_of_standard_input_goes_when_the_process_ends(tmp_path):
-    program = "from textgen.text.sources import *; s, = find_sources(['-']); print(*read([s], SourceOptions()), s.path)"
+    program = "from textgen.data.sources import *; s, = find_sources(['-']); print(*read([s], SourceOptions()), s.path)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         input=b"abc",

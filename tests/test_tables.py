@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import Table, compress, parquet
 
+from textgen.data import sources, tables
+from textgen.data.sources import SourceOptions, find_sources, read
+from textgen.data.tokenizers import train_tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.text import header, sources
-from textgen.text.sources import SourceOptions, find_sources, read
-from textgen.text.tokenizer import train_tokenizer
 
 FEW = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 CELLS = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1, max_size=6)
@@ -199,7 +199,7 @@ def test_a_separator_divides_within_a_cell_too(tmp_path):
 
 
 def test_endless_lines_and_open_quotes_do_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(header, "CELL_BYTES", 1 << 16)
+    monkeypatch.setattr(tables, "CELL_BYTES", 1 << 16)
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(["x" * (1 << 17)]))
     assert "is longer than" in refusal(tmp_path / "a.jsonl")
     (tmp_path / "a.csv").write_bytes(as_csv(["x" * (1 << 18)]))

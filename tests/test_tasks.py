@@ -14,14 +14,16 @@ from faults import Quick
 from zoo import INSTALLED, WORKED
 
 import textgen
-from textgen import files, language_model, plugins, sealed
+from textgen import plugins, storage
 from textgen.errors import TextgenError, UsageError
-from textgen.model_folder import CONFIG, WEIGHTS
-from textgen.tasks.base import options_for, tasks
-from textgen.tasks.base import task as task_named
+from textgen.generation import language_model
+from textgen.model import CONFIG, WEIGHTS
+from textgen.storage import filesystem
+from textgen.tasks import options_for, tasks
+from textgen.tasks import task as task_named
 from textgen.tasks.objective import Objective
-from textgen.training.checkpoint import ARGUMENTS, METRICS, OPTIMIZER, STATE
-from textgen.training.train import resume, start
+from textgen.training.runs import ARGUMENTS, METRICS, OPTIMIZER, STATE
+from textgen.training.start import resume, start
 from textgen.training.trainer import Trainer
 
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
@@ -72,7 +74,7 @@ each_task = pytest.mark.parametrize("task", CORPORA)
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
 
 
 @pytest.fixture
@@ -142,12 +144,12 @@ def test_the_trainer_and_the_folders_are_the_same_for_every_task(tmp_path, task)
     assert type(session.trainer) is Trainer
     assert isinstance(session.data, task_named(task).data()) and isinstance(session.trainer.objective, Objective)
     folder = train(session)
-    sealed.verify(folder)
-    assert {CONFIG, ARGUMENTS, WEIGHTS, METRICS, sealed.MANIFEST, "README.md"} <= {
+    storage.verify(folder)
+    assert {CONFIG, ARGUMENTS, WEIGHTS, METRICS, storage.MANIFEST, "README.md"} <= {
         each.name for each in folder.iterdir()
     }
     kept = {path.name for path in (folder / f"checkpoint-{STEPS}").iterdir()}
-    assert kept == {sealed.MANIFEST, WEIGHTS, OPTIMIZER, STATE}
+    assert kept == {storage.MANIFEST, WEIGHTS, OPTIMIZER, STATE}
     assert json.loads((folder / CONFIG).read_text())["task"] == task
     if not task_named(task).generates:
         with pytest.raises(TextgenError, match="does not write"):
@@ -159,11 +161,11 @@ def test_the_trainer_and_the_folders_are_the_same_for_every_task(tmp_path, task)
 def test_stored_data_that_is_damaged_is_made_again(tmp_path, task):
     data = begin(tmp_path, task, "first").data
     largest = max(
-        (path for path in data.folder.iterdir() if path.name != sealed.MANIFEST), key=lambda p: p.stat().st_size
+        (path for path in data.folder.iterdir() if path.name != storage.MANIFEST), key=lambda p: p.stat().st_size
     )
     largest.write_bytes(largest.read_bytes()[:-1] + b"?")
     assert begin(tmp_path, task, "second").data.digests() == data.digests()
-    sealed.verify(data.folder)
+    storage.verify(data.folder)
 
 
 LIBRARY = Path(textgen.__file__).parent
@@ -188,9 +190,9 @@ def test_only_the_trainer_trains():
 
 
 def test_whatever_is_fed_back_goes_round_one_loop(tmp_path, monkeypatch):
-    from textgen.loop import closed_loop
-    from textgen.series import loop as series_loop
-    from textgen.writing import generate
+    from textgen.generation import generate
+    from textgen.model.stepper import closed_loop
+    from textgen.tasks.forecasting import rolling as series_loop
 
     gone_round = []
 

@@ -13,14 +13,24 @@ from terminal import refusal, run
 from wrong_cells import WRONG, NoMemory, RefusesEverySize, Right, SeesTheFuture, StumblesOnNothing
 from zoo import INSTALLED, WRITTEN
 
-from textgen import GatedCell, plugins, testing
+from textgen import plugins, testing
+from textgen.cells import GatedCell
 from textgen.errors import TextgenError, UsageError
-from textgen.testing import LAWS, LawBroken, check_cell, parametrize_with_checks, run_laws
-from textgen.testing.examination import SIZES, accepted_sizes, case_configs, representative_sizes
-from textgen.testing.laws import MODULES
-from textgen.testing.parametrize import Check, checks, expectation
-from textgen.testing.room import isolated, other_rng_states, process_settings
-from textgen.testing.trial import Case, CaseConfig
+from textgen.testing.examination import (
+    LAWS,
+    MODULES,
+    SIZES,
+    Check,
+    accepted_sizes,
+    case_configs,
+    check_cell,
+    checks,
+    expectation,
+    parametrize_with_checks,
+    representative_sizes,
+    run_laws,
+)
+from textgen.testing.law import Case, CaseConfig, LawBroken, isolated, other_rng_states, process_settings
 
 LONG = {"finite", "constant_memory", "constant_time"}
 SLOW = {law.name for law in LAWS if law.slow}
@@ -35,7 +45,7 @@ def test_every_cell_keeps_every_law(check):
 
 def test_the_first_cell_that_a_process_traces_has_no_side_effects():
     """torch sets a variable of the environment then, which is not the cell's doing."""
-    code = "from textgen import plugins; from textgen.testing.parametrize import checks\n"
+    code = "from textgen import plugins; from textgen.testing.examination import checks\n"
     code += "[check] = checks([plugins.cell('gru')], ['no_side_effects']); check()"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -10,17 +10,16 @@ import torch
 from zoo import CELLS
 
 from textgen import threads
-from textgen.config import ModelConfig
-from textgen.language_model import LanguageModel
-from textgen.model import build_model
-from textgen.runtime.execution import Execution
-from textgen.runtime.stepper import NumpyStepper
-from textgen.text.tokenizer import CharTokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.tracing.trace import trace
-from textgen.training.checkpoint import model_tensors
-from textgen.writing.generate import EXACT_ROWS, complete
-from textgen.writing.sampling_settings import SampleOptions
+from textgen.data.tokenizers import CharTokenizer
+from textgen.generation import SampleOptions
+from textgen.generation.generate import EXACT_ROWS, complete
+from textgen.generation.language_model import LanguageModel
+from textgen.model import ModelConfig
+from textgen.model.stack import build_model
+from textgen.model.weights import TorchStepper, model_tensors
+from textgen.runtime import NumpyStepper
+from textgen.runtime.plan import Execution
+from textgen.tracing import trace
 
 CHARACTERS = CharTokenizer("abcdefgh")
 CONFIG = ModelConfig(CHARACTERS.vocab_size, cell="gru", embedding_size=6, hidden_size=8)

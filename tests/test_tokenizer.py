@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textgen.data import LEVELS, SIZED
+from textgen.data.tokenizers import base, load_tokenizer, subword, train_tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.text import subword, symbols
-from textgen.text.levels import LEVELS, SIZED
-from textgen.text.tokenizer import load_tokenizer, train_tokenizer
 
 CONFIG, MODEL = "tokenizer_config.json", "tokenizer.model"
 TEXT = """The miller's daughter went down to the water, and the water went down to the sea.
@@ -85,7 +84,7 @@ def test_cutting_at_any_byte_changes_nothing(tokenizer, document, cuts, block):
     pieces = [document[a:b] for a, b in itertools.pairwise(edges)]
     whole = joined(tokenizer, [document])
     assert np.array_equal(joined(tokenizer, pieces), whole)
-    with mock.patch.object(symbols, "BLOCK_BYTES", block):
+    with mock.patch.object(base, "BLOCK_BYTES", block):
         assert np.array_equal(joined(tokenizer, pieces), whole)
 
 
@@ -93,15 +92,15 @@ def test_cutting_at_any_byte_changes_nothing(tokenizer, document, cuts, block):
 @given(pieces=st.lists(st.binary(max_size=20)), block=st.integers(1, 12))
 def test_blocks_do_not_depend_on_the_pieces(pieces, block):
     whole = b"".join(pieces)
-    with mock.patch.object(symbols, "BLOCK_BYTES", block):
-        assert list(symbols.regroup(pieces)) == [whole[i : i + block] for i in range(0, len(whole), block)]
+    with mock.patch.object(base, "BLOCK_BYTES", block):
+        assert list(base.regroup(pieces)) == [whole[i : i + block] for i in range(0, len(whole), block)]
 
 
 @pytest.mark.parametrize("size", [1000, 4093])
 def test_cutting_long_lines_changes_nothing(tokenizer, size):
     document = ("word é " * 2000 + "x" * 9000 + "\n" * 3000 + "\u2581" * 3000 + TEXT).encode()
     pieces = [document[i : i + size] for i in range(0, len(document), size)]
-    with mock.patch.object(symbols, "BLOCK_BYTES", size - 1):
+    with mock.patch.object(base, "BLOCK_BYTES", size - 1):
         assert np.array_equal(joined(tokenizer, pieces), joined(tokenizer, [document]))
 
 
@@ -435,6 +434,6 @@ def test_learning_and_encoding_say_nothing(capfd):
 
 
 def test_importing_the_tokenizers_imports_neither_torch_nor_sentencepiece():
-    code = "import sys, textgen.text.tokenizer; print({'torch', 'sentencepiece'} & set(sys.modules))"
+    code = "import sys, textgen.data.tokenizers; print({'torch', 'sentencepiece'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (shown.stdout, shown.stderr) == ("set()\n", "")

@@ -11,20 +11,17 @@ import torch
 from torch import nn
 from zoo import CELLS
 
-from textgen import Cell, GatedCell
-from textgen.config import ModelConfig
-from textgen.language_model import load
-from textgen.model import build_model
-from textgen.model_folder import STEP
+from textgen import tracing
+from textgen.cells import Cell, GatedCell
+from textgen.generation.language_model import load
+from textgen.model import STEP, ModelConfig
+from textgen.model.stack import build_model
+from textgen.model.weights import TorchStepper, model_tensors
+from textgen.runtime import NumpyStepper
 from textgen.runtime.graph import StepGraph
-from textgen.runtime.stepper import NumpyStepper
-from textgen.torch_stepper import TorchStepper
-from textgen.tracing import trace as tracing
-from textgen.tracing.notes import Untraceable
-from textgen.tracing.trace import trace
-from textgen.training import stored_step
-from textgen.training.train import train
-from textgen.weights import model_tensors
+from textgen.tracing import trace
+from textgen.tracing.windows import Untraceable
+from textgen.training.start import train
 
 VARIANTS = [
     {"num_layers": 1, "hidden_size": 6, "embedding_size": 6},
@@ -112,8 +109,8 @@ def test_tracing_leaves_no_trace(recwarn, capfd):
 
 def test_tracing_does_not_wait_for_the_compiler():
     program = (
-        "import sys; from textgen import plugins; from textgen.config import ModelConfig;"
-        "from textgen.model import build_model; from textgen.tracing.trace import trace;"
+        "import sys; from textgen import plugins; from textgen.model import ModelConfig;"
+        "from textgen.model.stack import build_model; from textgen.tracing import trace;"
         "trace(build_model(ModelConfig(9, embedding_size=4, hidden_size=4), plugins.cell('gru')));"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
@@ -333,8 +330,8 @@ def test_training_goes_on_where_the_step_cannot_be_stored(monkeypatch):
     def refuse(model):
         raise Untraceable("it uses magic.")
 
-    monkeypatch.setattr(stored_step, "trace", refuse)
-    content, warnings = stored_step.stored_step(made(CELLS["gru"]), "gru")
+    monkeypatch.setattr(tracing, "trace", refuse)
+    content, warnings = tracing.stored_step(made(CELLS["gru"]), "gru")
     assert content == {} and warnings == [
         "models of cell 'gru' will need torch, since numpy cannot run them: it uses magic."
     ]

@@ -22,27 +22,25 @@ from hypothesis import strategies as st
 from process import in_child
 from zoo import CELLS, INSTALLED, WRITTEN
 
-from textgen import files, sealed
-from textgen.config import ModelConfig
+from textgen import storage
 from textgen.errors import TextgenError, UsageError
-from textgen.model import build_model
-from textgen.model_folder import CONFIG, WEIGHTS
+from textgen.evaluation import Score
+from textgen.model import CONFIG, WEIGHTS, ModelConfig
+from textgen.model.stack import build_model
+from textgen.model.weights import model_tensors, pack
 from textgen.options import declared, value_type
-from textgen.scoring.evaluate import Score
-from textgen.settings import TrainOptions
+from textgen.storage import filesystem
+from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, options_for
 from textgen.tasks import language as tasks
-from textgen.tasks.base import options_for
 from textgen.tasks.objective import Objective
-from textgen.training.checkpoint import ARGUMENTS, METRICS, OPTIMIZER, STATE, Run
-from textgen.training.checks import CHANGEABLE, LENGTHS
-from textgen.training.events import Ended, Evaluated, Logged, Saved, Tick
+from textgen.training import Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import named_optimizer_state, schedule
-from textgen.training.plan import FINETUNING_RATE, learning_rate
-from textgen.training.train import CACHE, resume, start, train
+from textgen.training.planner import FINETUNING_RATE, learning_rate
+from textgen.training.runs import ARGUMENTS, METRICS, OPTIMIZER, STATE, Run
+from textgen.training.start import CACHE, resume, start, train
 from textgen.training.trainer import Trainer
-from textgen.weights import model_tensors, pack
 
-TRAIN = sys.modules["textgen.training.train"]  # `textgen.training.train` is the function
+TRAIN = sys.modules["textgen.training.start"]  # `textgen.training.start` is the function
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 3
 STEPS = 13
@@ -55,7 +53,7 @@ TINY = {
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    monkeypatch.setattr(files, "system", Quick())
+    monkeypatch.setattr(filesystem, "system", Quick())
 
 
 @pytest.fixture
@@ -84,7 +82,7 @@ def run_through(session):
 
 def outcome(folder, steps=STEPS):
     """The bits at the end of a run: the weights that it publishes, and all of its last checkpoint."""
-    sealed.verify(folder)
+    storage.verify(folder)
     paths = [folder / WEIGHTS, *(folder / f"checkpoint-{steps}" / name for name in (WEIGHTS, OPTIMIZER, STATE))]
     return [path.read_bytes() for path in paths]
 
@@ -144,7 +142,7 @@ def test_a_run_stopped_after_any_step_goes_on_with_the_same_bits(text, options):
 
 def go_on(folder, calls=0, seconds=0.0):
     """Resume a run in a process that is killed at a call of the disk or after some seconds (0: never)."""
-    files.system = Dying(calls)
+    filesystem.system = Dying(calls)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process then and there
     signal.setitimer(signal.ITIMER_REAL, seconds)
     run_through(resume(folder, {}))
@@ -369,7 +367,7 @@ def put_strangers_arguments(place):
 
 
 def put_strangers_model(place):
-    with files.new_folder(place) as new:
+    with filesystem.new_folder(place) as new:
         new.write(CONFIG, b"{}")
 
 
@@ -378,12 +376,12 @@ def put_file(place):
 
 
 def put_folder_of_runs(place):
-    with files.new_folder(place / "run") as new:
+    with filesystem.new_folder(place / "run") as new:
         new.write(ARGUMENTS, b"{}")
 
 
 def put_link_to_run(place):
-    with files.new_folder(place.parent / "elsewhere") as new:
+    with filesystem.new_folder(place.parent / "elsewhere") as new:
         new.write(ARGUMENTS, b"{}")
     place.symlink_to("elsewhere")
 
@@ -436,7 +434,7 @@ def test_a_run_never_replaces_the_model_that_it_starts_from(text, whole):
 
 def test_an_empty_folder_is_free(text):
     (text.parent / "run").mkdir()
-    sealed.verify(begin(text).run.folder)
+    storage.verify(begin(text).run.folder)
 
 
 def test_a_run_named_by_itself_takes_the_first_free_number(monkeypatch, text):
@@ -455,9 +453,9 @@ def test_a_dry_run_leaves_no_run(text, whole):
 
 def test_a_run_is_a_folder_that_verifies_from_its_first_second(text):
     session = begin(text)
-    assert {ARGUMENTS, CONFIG} <= set(sealed.verify(session.run.folder)["files"])
+    assert {ARGUMENTS, CONFIG} <= set(storage.verify(session.run.folder)["files"])
     for _ in session.events():
-        sealed.verify(session.run.folder)
+        storage.verify(session.run.folder)
 
 
 def test_train_returns_the_folder_of_a_whole_run(text, whole):
@@ -531,7 +529,7 @@ def trainer_of(folder, cell=CELLS["gru"], scores=(), **options):
     config = ModelConfig(vocab_size=7, embedding_size=6, hidden_size=8, num_layers=2)
     torch.manual_seed(4)
     model = build_model(config, cell)
-    run = Run(folder) if folder.exists() else Run.create(folder, {CONFIG: files.to_json(config.to_json())})
+    run = Run(folder) if folder.exists() else Run.create(folder, {CONFIG: filesystem.to_json(config.to_json())})
     defaults = {"batch_size": 3, "seq_length": 8, "max_steps": 10, "learning_rate": 0.03, "warmup_steps": 0,
                 "logging_steps": 100, "eval_steps": 100, "save_steps": 100}  # fmt: skip
     return Trainer(run, Repeating(scores), model, options_for({**defaults, **options}))

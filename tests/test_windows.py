@@ -6,10 +6,10 @@ from test_trace import hold_to_torch, made, numpy_stepper
 from torch import nn
 from torch.nn import functional as F
 
-from textgen import Cell
-from textgen.testing import LAWS, run_laws
-from textgen.tracing.notes import Untraceable
-from textgen.tracing.trace import trace
+from textgen.cells import Cell
+from textgen.testing.examination import LAWS, run_laws
+from textgen.tracing import trace
+from textgen.tracing.windows import Untraceable
 
 K = 4
 

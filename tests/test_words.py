@@ -12,14 +12,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from textgen.data import CorpusOptions, tokenizers
+from textgen.data.corpus import scan_corpus, tokenize
+from textgen.data.store import missing_escape
+from textgen.data.tokenizers import base, load_tokenizer, train_tokenizer
 from textgen.errors import TextgenError
-from textgen.language_model import LanguageModel
-from textgen.scoring.evaluate import score_encoded
-from textgen.text import symbols, words
-from textgen.text.corpus import scan_corpus, tokenize
-from textgen.text.corpus_settings import CorpusOptions
-from textgen.text.lanes import missing_escape
-from textgen.text.tokenizer import load_tokenizer, train_tokenizer
+from textgen.evaluation import score_encoded
+from textgen.generation.language_model import LanguageModel
 
 CONFIG = "tokenizer_config.json"
 TEXT = "the fox saw the hen .\n\nthe hen saw\tthe  fox ,\r\nand ran\r"
@@ -75,9 +74,9 @@ def test_what_is_lost_is_lost_at_once(document):
 def test_cutting_at_any_byte_changes_nothing(document, cuts, block, longest):
     edges = [0, *sorted(min(cut, len(document)) for cut in cuts), len(document)]
     pieces = [document[a:b] for a, b in itertools.pairwise(edges)]
-    with mock.patch.object(words, "LONGEST", longest):
+    with mock.patch.object(tokenizers, "LONGEST", longest):
         whole = joined(TOKENIZER, [document])
-        with mock.patch.object(symbols, "BLOCK_BYTES", block):
+        with mock.patch.object(base, "BLOCK_BYTES", block):
             assert np.array_equal(joined(TOKENIZER, pieces), whole)
 
 
@@ -86,7 +85,7 @@ def test_cutting_at_any_byte_changes_nothing(document, cuts, block, longest):
 def test_streaming_goes_on_from_a_text(data, after):
     ids = data.draw(st.lists(st.integers(0, TOKENIZER.vocab_size - 1)) | TEXTS.map(TOKENIZER.encode))
     ids = [int(i) for i in ids]
-    before = [words.UNKNOWN] if after and after[-1] not in " \t\r\n" else []
+    before = [tokenizers.UNKNOWN] if after and after[-1] not in " \t\r\n" else []
     whole = TOKENIZER.decode([*before, *ids]).removeprefix("<unk>" if before else "")
     decoder = TOKENIZER.decoder(after)
     for _ in range(2):
@@ -112,19 +111,19 @@ def test_the_most_frequent_words_are_kept(counts, size):
 
 def test_rare_words_may_be_let_go_while_counting():
     text = b"".join(b"the fox w%d\n" % k for k in range(100))
-    with mock.patch.object(words, "MOST_COUNTED", 10), mock.patch.object(symbols, "BLOCK_BYTES", 40):
+    with mock.patch.object(tokenizers, "MOST_COUNTED", 10), mock.patch.object(base, "BLOCK_BYTES", 40):
         tokenizer = train_tokenizer("word", [[text]])
     assert {"the", "fox"} <= set(tokenizer.words) and len(tokenizer.words) <= 10
 
 
 def test_a_word_without_end_is_read_in_bounded_memory():
     endless = itertools.chain(itertools.repeat(b"x" * 10_000, 300), [b" the"])
-    with mock.patch.object(symbols, "BLOCK_BYTES", 10_000):
+    with mock.patch.object(base, "BLOCK_BYTES", 10_000):
         tracemalloc.start()
         ids = joined(TOKENIZER, endless).tolist()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert ids == [words.UNKNOWN, *TOKENIZER.encode("the")] and peak < 200_000
+    assert ids == [tokenizers.UNKNOWN, *TOKENIZER.encode("the")] and peak < 200_000
 
 
 def test_what_is_saved_loads_as_the_same_tokenizer():

@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import nn
 
-from textgen import Cell, GatedCell
+from textgen.cells import Cell, GatedCell
 
 
 class Right(Cell):

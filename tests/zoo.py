@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from textgen import Cell, GatedCell, LinearCell, plugins
+from textgen import plugins
+from textgen.cells import Cell, GatedCell, LinearCell
 
 
 class Mgu(Cell):

@@ -10,27 +10,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textgen.cell import Cell, GatedCell, LinearCell
+    from textgen.cells import Cell, GatedCell, LinearCell
+    from textgen.cells.engine import State
     from textgen.errors import TextgenError
+    from textgen.evaluation import evaluate
+    from textgen.generation.generate import generate, stream
     from textgen.hookspecs import Register, hookimpl
     from textgen.loading import load
-    from textgen.recurrence import State
-    from textgen.scoring.evaluate import evaluate
-    from textgen.training.train import train
-    from textgen.writing.generate import generate, stream
+    from textgen.training.start import train
 
 _HOMES = {
-    "Cell": "cell",
-    "GatedCell": "cell",
-    "LinearCell": "cell",
-    "State": "recurrence",
+    "Cell": "cells",
+    "GatedCell": "cells",
+    "LinearCell": "cells",
+    "State": "cells.engine",
     "Register": "hookspecs",
     "hookimpl": "hookspecs",
-    "train": "training.train",
+    "train": "training.start",
     "load": "loading",
-    "stream": "writing.generate",
-    "generate": "writing.generate",
-    "evaluate": "scoring.evaluate",
+    "stream": "generation.generate",
+    "generate": "generation.generate",
+    "evaluate": "evaluation",
     "TextgenError": "errors",
 }
 

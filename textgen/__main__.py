@@ -6,22 +6,22 @@ import os
 from contextlib import suppress
 from typing import NoReturn
 
-from textgen import stopping
+from textgen import signals
 
 
 def run() -> NoReturn:
     """Run the command that was typed, and end the process with its exit code."""
-    stopping.hold_places()
+    signals.hold_places()
     try:
-        with stopping.handling(stopping.leave):
+        with signals.handling(signals.leave):
             from textgen.cli import main
 
             code = main()
-    except (KeyboardInterrupt, stopping.Terminated) as asked:  # before the command could say so itself, or after it
-        code = stopping.INTERRUPTED if isinstance(asked, KeyboardInterrupt) else stopping.TERMINATED
+    except (KeyboardInterrupt, signals.Terminated) as asked:  # before the command could say so itself, or after it
+        code = signals.INTERRUPTED if isinstance(asked, KeyboardInterrupt) else signals.TERMINATED
         with suppress(OSError):
             os.write(2, b"Stopped.\n")
-    stopping.end_process(code)
+    signals.end_process(code)
 
 
 if __name__ == "__main__":

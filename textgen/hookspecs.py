@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import pluggy
 
 if TYPE_CHECKING:
-    from textgen.cell import Cell
+    from textgen.cells import Cell
 
 hookspec = pluggy.HookspecMarker("textgen")
 hookimpl = pluggy.HookimplMarker("textgen")
@@ -49,7 +49,7 @@ def register_cells(register: Register) -> None:
 
 @hookspec
 def register_tasks(register: RegisterTask) -> None:
-    """Offer tasks: `register(name, task)` with an object of `textgen.tasks.base.Task`."""
+    """Offer tasks: `register(name, task)` with an object of `textgen.tasks.Task`."""
 
 
 @hookspec

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textgen import arguments, language_model
-from textgen.config import BACKENDS
-from textgen.language_model import LanguageModel
-from textgen.model_folder import task_of
-from textgen.tasks.base import task
+from textgen import options
+from textgen.generation import language_model
+from textgen.generation.language_model import LanguageModel
+from textgen.model import BACKENDS, task_of
+from textgen.tasks import task
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
     """Open a model folder. Runs no code from it.
 
-    The model's task decides the type of the result: a `textgen.language_model.LanguageModel` if it generates text, a
-    `textgen.labels.classifier.Classifier` if it classifies, a `textgen.series.forecaster.Forecaster` if it forecasts,
-    and the class of another package's task.
+    The model's task decides the type of the result: a `textgen.generation.language_model.LanguageModel` if it generates
+    text, a `textgen.tasks.classification.classifier.Classifier` if it classifies, a
+    `textgen.tasks.forecasting.forecaster.Forecaster` if it forecasts, and the class of another package's task.
 
     `backend` 'numpy' runs the step stored in the folder, without torch or the cell's plugin; 'torch' builds the model
     from its cell, which must be installed; 'int8' runs the stored step with int8 weights, using onnxruntime; 'auto'
@@ -33,8 +33,8 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
         >>> model = load("runs/demo")                                          # doctest: +SKIP
         >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
     """
-    path = arguments.path("folder", folder)
-    model = task(task_of(path)).load(path, arguments.choice("backend", backend, BACKENDS))
+    path = options.path("folder", folder)
+    model = task(task_of(path)).load(path, options.choice("backend", backend, BACKENDS))
     return _with_training_text(model, path) if isinstance(model, LanguageModel) else model
 
 
@@ -47,7 +47,7 @@ def _with_training_text(model: LanguageModel, folder: Path) -> LanguageModel:
     """The model with access to its training text, which is read only when needed."""
 
     def training_ids() -> npt.NDArray[np.integer]:
-        from textgen.training.train import training_ids_of
+        from textgen.training.start import training_ids_of
 
         return training_ids_of(folder)
 

@@ -1,7 +1,9 @@
 """Options declared once: a dataclass field with its help and limits, from which the command line is made.
 
 `check` holds values to their declaration, whether they come from the command line, from Python or from a file. It is
-exact about types: 2.7 is no count and NaN is no rate.
+exact about types: 2.7 is no count and NaN is no rate. Messages name parameters as Python does, `max_steps=3`; the
+command line says once, in `spelled_as`, that it spells them as flags, `--max-steps 3`. The arguments of Python
+functions are held to the same rules; `plain` turns numbers of numpy into Python's, and a path into text.
 """
 
 from __future__ import annotations
@@ -9,14 +11,63 @@ from __future__ import annotations
 import math
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from textgen.errors import UsageError, did_you_mean
-from textgen.parameters import displayed, named
-from textgen.parameters import flag as flag
+
+Spelling = Callable[[str, str | None], str]
+"""From a parameter's name, and its value if that is to be shown, to what a message says."""
+
+
+def as_python(name: str, value: str | None) -> str:
+    """`max_steps`, or `max_steps=3`."""
+    return name if value is None else f"{name}={value}"
+
+
+def as_flags(name: str, value: str | None) -> str:
+    """`--max-steps`, or `--max-steps 3`."""
+    spelled = "-o" if name == "cell_options" else flag(name)
+    return spelled if value is None else f"{spelled} {value}"
+
+
+def flag(name: str) -> str:
+    """A parameter's name as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+_spelling: ContextVar[Spelling] = ContextVar("spelling", default=as_python)
+
+
+def named(name: str, value: object = None) -> str:
+    """A parameter, with its value if one is given, as whoever called spells it."""
+    return _spelling.get()(name, None if value is None else str(value))
+
+
+def displayed(value: object) -> str:
+    """A wrong value as a message shows it: plain ones as they are typed, others by their kind."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**1000:
+        return "a number of more than 1,000 digits"
+    if value is None or isinstance(value, (bool, int, float, str, bytes, list, tuple, dict, set, os.PathLike)):
+        return repr(value)
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+
+
+@contextmanager
+def spelled_as(spelling: Spelling) -> Iterator[None]:
+    """Spell parameters in this way within the context."""
+    before = _spelling.set(spelling)
+    try:
+        yield
+    finally:
+        _spelling.reset(before)
+
 
 _NOUNS: dict[type, str] = {
     int: "a whole number",
@@ -48,7 +99,7 @@ class Declaration:
     """What negates this flag, as in `lines` for --whole-files/--lines; by default the name with no-; empty for a flag
     that nothing negates."""
     writes: Any = None
-    """The kind of file that this option names for output (`textgen.outputs.Kind`)."""
+    """The kind of file that this option names for output (`textgen.storage.filesystem.Kind`)."""
     cycle: bool = False
     """Whether several values, at least two, may stand for one: they take turns."""
 
@@ -197,3 +248,93 @@ def default(declared_field: Field[Any]) -> Any:
     if declared_field.default_factory is not MISSING:
         return declared_field.default_factory()
     return declared_field.default
+
+
+Model = TypeVar("Model")
+
+
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
+    """A whole number within limits. Raises UsageError."""
+    found: int = check_value(named(name), plain(value), int, Declaration("", low=low, high=high))
+    return found
+
+
+def number(name: str, value: Any, above: float, high: float) -> float:
+    """A finite number above one limit and at most another. Raises UsageError."""
+    found: float = check_value(named(name), plain(value), float, Declaration("", above=above, high=high))
+    return found
+
+
+def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """One of several words. Raises UsageError."""
+    found: str = check_value(named(name), plain(value), str, Declaration("", choices=choices))
+    return found
+
+
+def boolean(name: str, value: Any) -> bool:
+    """True or false. Raises UsageError."""
+    found: bool = check_value(named(name), plain(value), bool, Declaration(""))
+    return found
+
+
+def text(name: str, value: Any) -> str:
+    """Text. Raises UsageError for anything else, bytes included."""
+    if not isinstance(value, str):
+        raise UsageError(f"{named(name)} must be text, not {displayed(value)}.")
+    return str.__str__(value)
+
+
+def utf8(name: str, value: Any) -> bytes:
+    """Text, as UTF-8. Raises UsageError for anything else, and for half a character."""
+    found = text(name, value)
+    if bad := next((c for c in found if 0xD800 <= ord(c) <= 0xDFFF), None):
+        raise UsageError(f"{named(name)} must be UTF-8 text, but holds half a character (U+{ord(bad):04X}).")
+    return found.encode()
+
+
+def content(name: str, value: Any) -> bytes:
+    """Bytes, in any of the forms that Python has for them. Raises UsageError for anything else, text included."""
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise UsageError(f"{named(name)} must be bytes, not {displayed(value)}.")
+    return bytes(value)
+
+
+def text_bytes(name: str, value: Any) -> bytes:
+    """The bytes of a text. Raises UsageError for what is neither text nor bytes."""
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise UsageError(f"{named(name)} must be text or a path, not {displayed(value)}.")
+    return bytes(value)
+
+
+def optional_text(name: str, value: Any) -> str | None:
+    """Text or None. Raises UsageError."""
+    return None if value is None else text(name, plain(value))
+
+
+def path(name: str, value: Any) -> Path:
+    """The path of a file or folder. Raises UsageError for anything else, and for what no path can hold."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{named(name)} must be a path, not {displayed(value)}.")
+    found = plain(value)
+    if not found or "\0" in found:
+        raise UsageError(f"{named(name)} must be a path, not {found!r}.")
+    return Path(found)
+
+
+def writer(value: Model) -> Model:
+    """A model that writes text. Raises UsageError for a model of another task, with what that is used with, and for
+    what is no model."""
+    if hasattr(value, "encode_prompt") and hasattr(value, "stepper"):
+        return value
+    uses = {"classify": 'classifier.classify(["..."])', "predict": "forecaster.predict(TABLE)"}
+    use = next((use for method, use in uses.items() if hasattr(value, method)), None)
+    if use is not None:
+        raise UsageError(
+            f"{named('model')} must be a model that writes text, not a {type(value).__name__}.",
+            hint=f"{use} and .evaluate(TABLE) use that.",
+        )
+    is_path = isinstance(value, (str, os.PathLike))
+    hint = "textgen.load(FOLDER) gives one." if is_path or value is None else None
+    raise UsageError(
+        f"{named('model')} must be a model that textgen.load has opened, not {displayed(value)}.", hint=hint
+    )

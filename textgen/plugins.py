@@ -1,9 +1,10 @@
-"""Finding plugins by entry point, loading them one by one, and naming the broken ones.
+"""Plugins found by entry point, loaded one by one, and named when they are broken.
 
-An entry point in group `textgen` says by its name what a module offers: `lstm` is a cell, `tasks.NAME` a task,
-`models.NAME` a pretrained model, `commands.NAME` a command. Listing reads installed metadata only; a module is
-imported when one of its things is asked for, and whatever it does then (fail to import, exit, misspell a hook, claim a
-name that is taken) is that plugin's failure and nobody else's.
+An entry point in group `textgen` gives a name (or an alias) and the module that registers it. Listing reads
+installed metadata only; a module is imported when something in it is asked for, and whatever it does then (fail to
+import, exit, misspell a hook, claim a name that is taken) is that plugin's failure and nobody else's.
+
+Pretrained models are found by name in the same way.
 """
 
 from __future__ import annotations
@@ -14,27 +15,28 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from textgen import __version__, hookspecs
-from textgen.attribution import brought, out_of_memory, place_of, summary_of, text_of
-from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.errors import TextgenError, UsageError, brought, did_you_mean, out_of_memory, place_of, summary_of, text_of
 from textgen.plugin_metadata import CELLS, GROUP, KINDS, Kind, installed_entries, normal, read_again
 from textgen.plugin_metadata import OWN_DISTRIBUTION as OWN_DISTRIBUTION
 from textgen.plugin_metadata import Entry as Entry
 
 if TYPE_CHECKING:
-    from textgen.cell import Cell
+    from textgen.cells import Cell
+
 
 RESTRICT = "TEXTGEN_LOAD_PLUGINS"
 
 BUILT_IN_TASKS: dict[str, str] = {
     "lm": "textgen.tasks.language",
-    "complete": "textgen.pairs",
-    "classify": "textgen.labels",
-    "forecast": "textgen.series",
+    "complete": "textgen.tasks.completion",
+    "classify": "textgen.tasks.classification",
+    "forecast": "textgen.tasks.forecasting",
 }
 """The tasks of this package by name, and the module that registers each."""
 
@@ -130,7 +132,7 @@ def refusals() -> list[tuple[Entry, str]]:
 
 def is_cell(thing: object) -> bool:
     """Whether this is a class of cells."""
-    from textgen.cell import Cell
+    from textgen.cells import Cell
 
     return isinstance(thing, type) and issubclass(thing, Cell)
 
@@ -345,3 +347,24 @@ def blamed(using: type[Cell] | None = None) -> Iterator[None]:
 def suspects() -> list[Entry]:
     """The plugins of other packages whose cells this process has loaded."""
     return [entry for entry in _strangers() if entry.kind == CELLS]
+
+
+A_FOLDER = "the path of a model folder, as text or as pathlib.Path"
+
+
+def is_folder(thing: object) -> bool:
+    """Whether this is the path of a folder that exists."""
+    return isinstance(thing, (str, os.PathLike)) and Path(thing).is_dir()
+
+
+def base_names() -> list[str]:
+    """The pretrained models that installed packages offer; imports nothing."""
+    return names("models")
+
+
+def find(name: str) -> Path | None:
+    """The folder of the pretrained model of that name; None if no package offers one. Raises PluginError if its
+    package is broken."""
+    if name not in base_names():
+        return None
+    return Path(registered("models", name, is_folder, A_FOLDER))

@@ -12,8 +12,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from textgen.errors import TextgenError, TextgenNote, TextgenWarning
-from textgen.escapes import Escaper, visible
+from textgen.errors import Escaper, TextgenError, TextgenNote, TextgenWarning, visible
 
 _CHUNK = 4096  # less than the buffer of the stream, which then keeps what cannot be written yet
 

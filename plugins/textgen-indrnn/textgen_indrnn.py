@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import textgen
-from textgen import State
+from textgen.cells.engine import State
 
 
 class IndRNN(textgen.GatedCell):

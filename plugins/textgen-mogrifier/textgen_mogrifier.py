@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import textgen
-from textgen import State
+from textgen.cells.engine import State
 
 
 class Mogrifier(textgen.Cell):

@@ -9,8 +9,8 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 import textgen
+from textgen.generation.language_model import LanguageModel
 from textgen.hookspecs import RegisterCommand
-from textgen.language_model import LanguageModel
 
 
 @click.command("vocabulary")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import textgen
-from textgen import State
+from textgen.cells.engine import State
 
 
 class RNN(textgen.GatedCell):

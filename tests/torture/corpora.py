@@ -11,10 +11,9 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from textgen.text import recipes
-from textgen.text.corpus import cached_store, scan_corpus
-from textgen.text.corpus_settings import CorpusOptions
-from textgen.text.split import TRAIN, VALIDATION
+from textgen.data import CorpusOptions, recipes
+from textgen.data.corpus import cached_store, scan_corpus
+from textgen.data.recipes import TRAIN, VALIDATION
 
 from . import texts
 from .isolation import Ending, in_child, quick_folder, ready_to_fork, without_privileges

@@ -9,9 +9,9 @@ from torture.tools import begin, draws, scratch, some
 def readers(root):
     """(file, how it is read) for every file of a checkpoint, a model folder and a token store."""
     import textgen
-    from textgen import sealed
-    from textgen.text.store import open_store
-    from textgen.training.checkpoint import Run
+    from textgen import storage
+    from textgen.data.store import open_store
+    from textgen.training.runs import Run
 
     run = Run(root / "run")
     last = run.checkpoints()[-1]
@@ -22,7 +22,7 @@ def readers(root):
             textgen.load(run.folder, backend)
 
     def read_all():
-        sealed.verify(run.folder)
+        storage.verify(run.folder)
 
     def named(folder, read):
         return [(path, read) for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]

@@ -29,13 +29,12 @@ def make_models(where: Path) -> list[hostile.Folder]:
     """A small model folder of each kind, as textgen writes them."""
     import torch
 
-    from textgen import files
-    from textgen.config import ModelConfig
-    from textgen.model_folder import CONFIG, GENERATION
-    from textgen.text.tokenizer import train_tokenizer
-    from textgen.training.checkpoint import Run
-    from textgen.training.stored_step import stored_step
-    from textgen.weights import make_model
+    from textgen.data.tokenizers import train_tokenizer
+    from textgen.model import CONFIG, GENERATION, ModelConfig
+    from textgen.model.weights import make_model
+    from textgen.storage import filesystem
+    from textgen.tracing import stored_step
+    from textgen.training.runs import Run
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -49,7 +48,7 @@ def make_models(where: Path) -> list[hostile.Folder]:
         step, _ = stored_step(model, cell)
         habits = {"begin": [tokenizer.boundary], "suppress_tokens": list(tokenizer.unsampled), "sampling": {}}
         tables = {CONFIG: config.to_json(), GENERATION: habits}
-        contents = {**{name: files.to_json(table) for name, table in tables.items()}, **tokenizer.files(), **step}
+        contents = {**{name: filesystem.to_json(table) for name, table in tables.items()}, **tokenizer.files(), **step}
         Run.create(where / f"{cell}-{level}", contents).publish(model)
         made.append(hostile.read(where / f"{cell}-{level}"))
     return made + make_stores(where)
@@ -57,8 +56,8 @@ def make_models(where: Path) -> list[hostile.Folder]:
 
 def make_stores(where: Path) -> list[hostile.Folder]:
     """Small token stores."""
-    from textgen.text.corpus import cached_store, scan_corpus
-    from textgen.text.corpus_settings import CorpusOptions
+    from textgen.data import CorpusOptions
+    from textgen.data.corpus import cached_store, scan_corpus
 
     (where / "text.txt").write_text(TEXT)
     corpora = [scan_corpus([str(where / "text.txt")], CorpusOptions(tokenizer=level), 1) for level in ("char", "bpe")]
@@ -88,9 +87,9 @@ def use(folder: Path, backends: tuple[str, ...] = BACKENDS) -> list[tuple[str, s
 
 def use_store(folder: Path) -> tuple[str, str]:
     """Open a token store and look at everything in it, as `use` does."""
+    from textgen.data.store import open_store
     from textgen.errors import TextgenError
-    from textgen.language_model import generation_config
-    from textgen.text.store import open_store
+    from textgen.generation.language_model import generation_config
 
     try:
         store = open_store(folder)

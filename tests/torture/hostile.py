@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from textgen import sealed
-from textgen.model_folder import CONFIG, GENERATION, STEP, WEIGHTS
+from textgen import storage
+from textgen.model import CONFIG, GENERATION, STEP, WEIGHTS
 
 from . import mutants
 
 TOKENIZER_CONFIG, PIECES_MODEL = "tokenizer_config.json", "tokenizer.model"
 ODD_NAMES = ["../secret.txt", "tokenizer/../../secret.txt", "tokenizer\\..\\secret", "tokenizer\0", "tokenizer\n", ""]
 ODD_NAMES += ["tokenizer.", "TOKENIZER", ".", "..", "tokenizer_extra", "model.safetensors ", "\u202etokenizer"]
-TABLES = (sealed.MANIFEST, CONFIG, GENERATION, TOKENIZER_CONFIG, STEP)
+TABLES = (storage.MANIFEST, CONFIG, GENERATION, TOKENIZER_CONFIG, STEP)
 CODE = "import os\nos.environ['CANARY'] = 'dead'\nopen('canary-was-here', 'w').close()\n"
 
 
@@ -37,15 +37,15 @@ class Folder:
         if model is not None and self.sealed:
             self._name_model(hashlib.sha256(model).hexdigest())
         for name, content in self.contents.items():
-            if name != sealed.MANIFEST:
+            if name != storage.MANIFEST:
                 (where / name).write_bytes(content)
-        (where / sealed.MANIFEST).write_bytes(self.contents.get(sealed.MANIFEST) or with_digest(self.entries()))
+        (where / storage.MANIFEST).write_bytes(self.contents.get(storage.MANIFEST) or with_digest(self.entries()))
 
     def entries(self) -> dict:
         """The manifest of what is there."""
         if not self.sealed:
             return self.manifest
-        listed = {name: content for name, content in self.contents.items() if name != sealed.MANIFEST}
+        listed = {name: content for name, content in self.contents.items() if name != storage.MANIFEST}
         return {**self.manifest, "files": {name: entry_of(content) for name, content in listed.items()}}
 
     def _name_model(self, digest: str) -> None:
@@ -71,7 +71,7 @@ def with_digest(manifest: dict) -> bytes:
 
 def read(folder: Path) -> Folder:
     """A folder as it was written by textgen."""
-    manifest = sealed.read_manifest(folder)
+    manifest = storage.read_manifest(folder)
     return Folder({name: (folder / name).read_bytes() for name in manifest["files"]}, manifest)
 
 
@@ -88,17 +88,17 @@ def some_bytes(folder: Folder, chance: random.Random, where: Path) -> None:
 
 
 def some_values(folder: Folder, chance: random.Random, where: Path) -> None:
-    name = chance.choice([name for name in TABLES if name == sealed.MANIFEST or name in folder.contents])
-    content = folder.entries() if name == sealed.MANIFEST else json.loads(folder.contents[name])
+    name = chance.choice([name for name in TABLES if name == storage.MANIFEST or name in folder.contents])
+    content = folder.entries() if name == storage.MANIFEST else json.loads(folder.contents[name])
     for _ in range(chance.choice([1, 1, 2, 4])):
         mutants.spoil_json(content, chance)
-    folder.contents[name] = with_digest(content) if name == sealed.MANIFEST else mutants.json_of(content)
+    folder.contents[name] = with_digest(content) if name == storage.MANIFEST else mutants.json_of(content)
     folder.write(where)
 
 
 def odd_table(folder: Folder, chance: random.Random, where: Path) -> None:
-    name = chance.choice([name for name in TABLES if name == sealed.MANIFEST or name in folder.contents])
-    text = with_digest(folder.entries()) if name == sealed.MANIFEST else folder.contents[name]
+    name = chance.choice([name for name in TABLES if name == storage.MANIFEST or name in folder.contents])
+    text = with_digest(folder.entries()) if name == storage.MANIFEST else folder.contents[name]
     folder.contents[name] = mutants.odd_json(text, chance)
     folder.write(where)
 
@@ -247,7 +247,7 @@ def bomb(folder: Folder, chance: random.Random, where: Path) -> None:
 
 def links(folder: Folder, chance: random.Random, where: Path) -> None:
     """Names that lead elsewhere, and things that are no regular files. `secret.txt` next to it must not be opened."""
-    secret, name = where.parent / "secret.txt", chance.choice([sealed.MANIFEST, *folder.contents])
+    secret, name = where.parent / "secret.txt", chance.choice([storage.MANIFEST, *folder.contents])
     folder.write(where)
     content = (where / name).read_bytes()
     secret.write_bytes(content)
@@ -282,7 +282,7 @@ def names(folder: Folder, chance: random.Random, where: Path) -> None:
     changes: list[dict] = [{}, {}, {"size": -1}, {"size": 10**30}, {"size": True}, {"size": 1.0}, {"sha256": None}]
     changes += [{"before": [entry] * 1000}, {"before": [{}]}, {"before": 7}, {"sha256": "0" * 64}, {"size": 2**40}]
     manifest["files"][victim].update(chance.choice(changes))
-    (where / sealed.MANIFEST).write_bytes(with_digest(manifest))
+    (where / storage.MANIFEST).write_bytes(with_digest(manifest))
 
 
 def sparse(folder: Folder, chance: random.Random, where: Path) -> None:
@@ -294,7 +294,7 @@ def sparse(folder: Folder, chance: random.Random, where: Path) -> None:
         file.truncate(size)
     manifest = folder.entries()
     manifest["files"][name] = {"size": size, "sha256": "0" * 64}
-    (where / sealed.MANIFEST).write_bytes(with_digest(manifest))
+    (where / storage.MANIFEST).write_bytes(with_digest(manifest))
 
 
 def code(folder: Folder, chance: random.Random, where: Path) -> None:

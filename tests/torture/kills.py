@@ -35,7 +35,7 @@ STEP, SAVING, SAVED = 0, 1, 2
 
 def watch(board):
     """From now on tell the board the step at hand, whether it is being saved, and what was said to be saved."""
-    from textgen.training.checkpoint import Run
+    from textgen.training.runs import Run
     from textgen.training.trainer import Trainer
 
     step, save = Trainer._step, Run.save
@@ -100,16 +100,16 @@ def random_kills(times, compiled):
 
 def at_every_call(seed):
     """A kill before and after each call of the disk between two checkpoints, publishing and pruning included."""
-    from textgen import files
-    from textgen.training.events import Saved
+    from textgen.storage import filesystem
+    from textgen.training import Saved
 
     with scratch() as root:
-        files.system = Quick()
+        filesystem.system = Quick()
         wanted = undisturbed(root, max_steps=9)
         begin(root, "begun", max_steps=9)
 
         def train(folder, system, until):
-            files.system = system
+            filesystem.system = system
             go_on(folder, lambda event: isinstance(event, Saved) and event.step == until)
             return system.count
 

@@ -65,13 +65,13 @@ class Small(Quick):
 
 def little_disk(root):
     """A disk that cannot hold two checkpoints and the model is refused before step 1."""
-    from textgen import files
     from textgen.errors import TextgenError
+    from textgen.storage import filesystem
 
     begin(root, "begun")
     checkpoint = sum(path.stat().st_size for path in whole_checkpoint(root).iterdir())
     for room, fits in ((1_000, False), (checkpoint, False), (3 * checkpoint, True)):
-        files.system, again = Small(room), copy(root / "begun", root / "again")
+        filesystem.system, again = Small(room), copy(root / "begun", root / "again")
         for make, place in ((begin, (root, f"small-{room}")), (go_on, (again,))):
             try:
                 make(*place)
@@ -81,11 +81,11 @@ def little_disk(root):
             else:
                 assert fits, f"{room} bytes were enough for {checkpoint} a checkpoint"
         assert fits or not (root / f"small-{room}").exists()
-    files.system = Quick()
+    filesystem.system = Quick()
 
 
 def whole_checkpoint(root):
-    from textgen.training.checkpoint import Run
+    from textgen.training.runs import Run
 
     run = Run(root / "whole")
     return run.folder / f"checkpoint-{run.checkpoints()[-1]}"
@@ -93,7 +93,7 @@ def whole_checkpoint(root):
 
 def damaged_newest(root, draw, wanted):
     """Two checkpoints are kept; of a damaged newest one the command says so, and goes on from the other."""
-    from textgen.training.checkpoint import Run
+    from textgen.training.runs import Run
 
     for number in range(some(8)):
         folder = copy(root / "begun", root / "run")
@@ -110,12 +110,12 @@ def damaged_newest(root, draw, wanted):
 
 
 def limits(seed):
-    from textgen import files
+    from textgen.storage import filesystem
 
     draw = draws(seed, "limits")
     memory = little_memory(seed)
     with scratch() as root:
-        files.system = Quick()
+        filesystem.system = Quick()
         wanted = undisturbed(root)
         apart(lambda: little_disk(root))
         damaged_newest(root, draw, wanted)

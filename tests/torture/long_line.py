@@ -15,8 +15,8 @@ from .rows import Outcome, Row
 PEAK = 350 * 10**6
 PROGRAM = """
 import hashlib, json, resource, sys
-from textgen.text import corpus, sources
-from textgen.text.corpus_settings import CorpusOptions
+from textgen.data import corpus, sources
+from textgen.data import CorpusOptions
 path, level, folder, *sizes = sys.argv[1:]
 def digest(path):
     with path.open("rb") as file:

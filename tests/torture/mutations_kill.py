@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from torture.mutate import Mutation
 
-SEALED = "textgen/sealed.py"
-FILES, DISK, CHECKPOINT = "textgen/files.py", "textgen/disk.py", "textgen/training/checkpoint.py"
-TRAINER, SOUNDNESS, TRAIN = "textgen/training/trainer.py", "textgen/training/soundness.py", "textgen/training/train.py"
-UPDATE = "textgen/training/update.py"
+SEALED = "textgen/storage/__init__.py"
+FILES, DISK, CHECKPOINT = "textgen/storage/filesystem.py", "textgen/storage/__init__.py", "textgen/training/runs.py"
+TRAINER, SOUNDNESS, TRAIN = "textgen/training/trainer.py", "textgen/training/guards.py", "textgen/training/start.py"
+UPDATE = "textgen/training/optimization.py"
 OPTIMIZATION, VERB = "textgen/training/optimization.py", "textgen/cli/train.py"
 KILLS, CALLS, POWER, REFUSALS, BITS = "R1 --share 0.05", "R2 --share 0.1", "R3", "R4 --share 0.3", "R5 --share 0.4"
 SIGNALS, NUMBERS, LIMITS, TWICE = "R6 --share 0.4", "R8 --share 0.3", "R9 --share 0.4", "R21 --share 0.3"
@@ -28,10 +28,10 @@ MUTATIONS = [
              'temporary = target.with_name(f".{target.name}{_TEMPORARY}{secrets.token_hex(4)}")\n    with naming',
              "temporary = target\n    with naming", CALLS),
     Mutation("the oldest checkpoints go before the new one is there", CHECKPOINT,
-             "        with files.new_folder(folder) as new:\n            new.write(WEIGHTS, pack(checkpoint.weights))",
+             "        with filesystem.new_folder(folder) as new:\n            new.write(WEIGHTS, pack(checkpoint.weights))",
              "        for step in self.checkpoints():\n"
-             '            files.remove_folder(self.folder / f"checkpoint-{step}")\n'
-             "        with files.new_folder(folder) as new:\n            new.write(WEIGHTS, pack(checkpoint.weights))",
+             '            filesystem.remove_folder(self.folder / f"checkpoint-{step}")\n'
+             "        with filesystem.new_folder(folder) as new:\n            new.write(WEIGHTS, pack(checkpoint.weights))",
              CALLS),
     Mutation("what a kill left behind is not tidied", FILES, 'for left in folder.glob(f".*{_TEMPORARY}*"):',
              "for left in ():", "tests/test_files.py -k cleaning"),
@@ -44,7 +44,7 @@ MUTATIONS = [
     Mutation("a replaced file is not synced by name", FILES,
              "    with naming(path):\n        system.sync_folder(path.parent)\n    return entry", "    return entry", POWER),
     Mutation("metrics are not durable with their checkpoint", CHECKPOINT,
-             'files.append(self.folder / METRICS, b"", durable=True)', "pass", POWER),
+             'filesystem.append(self.folder / METRICS, b"", durable=True)', "pass", POWER),
     Mutation("files go before their folder is out of sight", FILES,
              "        system.rename(folder, hidden)\n        system.sync_folder(folder.parent)\n        _remove_all(hidden)",
              "        _remove_all(folder)", "tests/test_files.py -k removed_in_one_step"),
@@ -63,9 +63,9 @@ MUTATIONS = [
              "    if any(size == entry[\"size\"] and sha256 == entry[\"sha256\"] for entry in allowed):",
              "    if any(size == entry[\"size\"] for entry in allowed):", BITS),
     Mutation("a manifest's own digest is not compared", SEALED, "    if seal != _digest(manifest):", "    if False:", BITS),
-    Mutation("tokens are mapped unchecked", "textgen/text/store.py",
-             "        sealed.check_file(folder, name, manifest)", "        pass", BITS),
-    Mutation("SIGTERM is not taken in hand", "textgen/stopping.py", 'for name in ("SIGINT", "SIGTERM", "SIGHUP") if',
+    Mutation("tokens are mapped unchecked", "textgen/data/store.py",
+             "        storage.check_file(folder, name, manifest)", "        pass", BITS),
+    Mutation("SIGTERM is not taken in hand", "textgen/signals.py", 'for name in ("SIGINT", "SIGTERM", "SIGHUP") if',
              'for name in ("SIGINT",) if', SIGNALS),
     Mutation("a stopped run is not saved", TRAINER,
              "if last or reason or progress.step % options.save_steps == 0:",
@@ -83,7 +83,7 @@ MUTATIONS = [
     Mutation("speed is divided by a clock that may stand still", TRAINER, "busy_steps / max(busy, 1e-9)",
              "busy_steps / busy", "R7"),
     Mutation("nonsense is noticed after the update", UPDATE,
-             "        if fault := soundness.not_finite(self.model, loss, norm):\n"
+             "        if fault := guards.not_finite(self.model, loss, norm):\n"
              "            raise NotFiniteError(fault)\n",
              "", NUMBERS),
     Mutation("gradients are not looked at", SOUNDNESS,

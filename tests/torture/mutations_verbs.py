@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torture.mutate import Mutation
 
-MAIN, SCREEN, STOPPING = "textgen/cli/__init__.py", "textgen/screen.py", "textgen/stopping.py"
-TRAIN, NEW_RUN, INTEGRITY = "textgen/training/train.py", "textgen/training/new_run.py", "textgen/integrity.py"
-PROVENANCE = "textgen/training/provenance.py"
+MAIN, SCREEN, STOPPING = "textgen/cli/__init__.py", "textgen/screen.py", "textgen/signals.py"
+TRAIN, NEW_RUN, INTEGRITY = "textgen/training/start.py", "textgen/training/runs.py", "textgen/storage/__init__.py"
+PROVENANCE = "textgen/training/runs.py"
 
 
 def tests(name):
@@ -72,7 +72,7 @@ MUTATIONS = [
     ),
     Mutation(
         "joiners inside emoji are escaped",
-        "textgen/escapes.py",
+        "textgen/errors.py",
         "\\u200c\\u200d",
         "\\u200c",
         tests("control_characters"),

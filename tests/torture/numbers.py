@@ -66,15 +66,15 @@ def stored(folder):
 
 def nonsense(seed):
     """NaN and infinities at a step between two checkpoints."""
-    from textgen import files
     from textgen.errors import TextgenError
-    from textgen.training.train import resume
-    from textgen.weights import model_tensors, pack
+    from textgen.model.weights import model_tensors, pack
+    from textgen.storage import filesystem
+    from textgen.training.start import resume
 
     draw, said_of = draws(seed, "nonsense"), {}
     cases = [*itertools.product(("loss", "gradient", "output"), (math.nan, math.inf, -math.inf), range(1, 6))]
     with scratch() as root:
-        files.system = Quick()
+        filesystem.system = Quick()
         options = {"save_steps": 6, "eval_steps": 6, "max_steps": 12, "dropout": 0.0}
         session = begin(root, "begun", **options)
         refused_rate(root)
@@ -122,7 +122,7 @@ def diverging(root):
     import torch
 
     from textgen.errors import TextgenError
-    from textgen.training.checkpoint import Run
+    from textgen.training.runs import Run
 
     stops = 0
     for number, optimizer in enumerate(("adamw", "sgd")):
@@ -151,12 +151,12 @@ def one_bit(tensor, draw):
 
 def wrong_arithmetic(seed):
     """One bit wrong, once, in what one of two equal steps leaves behind; and none, which must not be reported."""
-    from textgen import files
     from textgen.errors import TextgenError
+    from textgen.storage import filesystem
 
     draw, reported, times = draws(seed, "arithmetic"), 0, some(100)
     with scratch() as root:
-        files.system = Quick()
+        filesystem.system = Quick()
         wanted = undisturbed(root, max_steps=6)
         list(begin(root, "checked", max_steps=6, verify_steps=1).events())
         checked = outcome(root / "checked")

@@ -73,7 +73,7 @@ BAD = {
     "same-name-a": Bad(CELL.replace("{name}", "shared"), "the name 'shared' is taken by", cells=("shared",)),
     "same-name-b": Bad(CELL.replace("{name}", "shared"), "the name 'shared' is taken by", cells=("shared",)),
     "impostor": Bad(CELL.replace("{name}", "lstm"), "the name 'lstm' is taken by textgen-lm", cells=("lstm",)),
-    "old-api": Bad(CELL.replace("import textgen\n", "import textgen\nfrom textgen.cell import RecurrentCell\n"), "RecurrentCell"),
+    "old-api": Bad(CELL.replace("import textgen\n", "import textgen\nfrom textgen.cells import RecurrentCell\n"), "RecurrentCell"),
     "not-a-number": Bad(stepping("        h = self.input(x) / 0\n        return h, (h,)\n"), "finite", "check"),
     "in-place": Bad(stepping("        h = state[0].mul_(0.5).add_(self.input(x))\n        return h, (h,)\n"), "", "check"),
     "state-of-a-list": Bad(stepping("        h = torch.tanh(self.input(x))\n        return h, [h.tolist()]\n"), "", "check"),

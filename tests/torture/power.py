@@ -166,12 +166,12 @@ def existing(folder):
 
 def recorded(root):
     """All that a run does to the disk, from reading its corpus on: (what was done, [(how much of it, step saved)])."""
-    from textgen import files
-    from textgen.training.events import Saved
+    from textgen.storage import filesystem
+    from textgen.training import Saved
 
     (root / "text.txt").touch()
     model = Model()
-    recorder = files.system = Recorder(root)
+    recorder = filesystem.system = Recorder(root)
     (root / "text.txt").unlink()
     session = begin(root)
     model.root.names["text.txt"] = File((root / "text.txt").read_bytes())
@@ -179,17 +179,18 @@ def recorded(root):
     for event in session.events():
         if isinstance(event, Saved):
             told.append((len(recorder.done), event.step))
-    files.system = Quick()
+    filesystem.system = Quick()
     return model, recorder.done, told
 
 
 def power_cuts(seed):
     """States that a power cut may leave; whatever was said to be saved is there, whole, and the run goes on."""
-    from textgen import files, sealed
+    from textgen import storage
+    from textgen.storage import filesystem
 
     draw = draws(seed, "power")
     with scratch() as root:
-        files.system = Quick()
+        filesystem.system = Quick()
         wanted = undisturbed(root)
         (root / "first").mkdir()
         model, done, told = recorded(root / "first")
@@ -202,7 +203,7 @@ def power_cuts(seed):
             plant(place, model.after_power_cut(model.root, draw))
             case = f"seed {seed}, after {moment} of {len(done)} operations"
             for store in (place / ".tokens").glob("[!.]*"):
-                sealed.verify(store)
+                storage.verify(store)
             saved = max((step for count, step in told if count <= moment), default=None)
             if saved is None and not (place / "run").exists():
                 continue

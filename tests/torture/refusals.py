@@ -42,24 +42,24 @@ def complaint(error):
 
 
 def refused_calls(seed):
-    from textgen import files
+    from textgen.storage import filesystem
 
     draw = draws(seed, "refusals")
     with scratch() as root:
-        files.system = Quick()
+        filesystem.system = Quick()
         wanted = undisturbed(root, max_steps=9)
         begin(root, "begun", max_steps=9)
         go_on(root / "begun", lambda event: (root / "begun" / "checkpoint-6").exists() and event.step == 6)
-        files.system = Short()
+        filesystem.system = Short()
         go_on(copy(root / "begun", root / "short"))
         assert outcome(root / "short") == wanted, "short writes: other bits"
-        counter = files.system = Watched()
+        counter = filesystem.system = Watched()
         go_on(copy(root / "begun", root / "counted"))
         cases = [(at, name, draw.random() < 0.5) for at in range(1, counter.count + 1) for name in ERRORS]
         cases, seen, again = draw.sample(cases, some(len(cases))), set(), 0
         for number, (at, name, lasting) in enumerate(cases):
             folder, code = copy(root / "begun", root / "run"), getattr(errno, name)
-            faulty = files.system = Told(at, code, lasting)
+            faulty = filesystem.system = Told(at, code, lasting)
             case = f"seed {seed}, call {at} ({name}, lasting: {lasting})"
             try:
                 go_on(folder)
@@ -70,7 +70,7 @@ def refused_calls(seed):
             else:
                 assert faulty.refused in ("unlink", "rmdir"), f"{case}: {faulty.refused} was refused, and nothing said"
             seen.add(faulty.refused)
-            files.system = Quick()
+            filesystem.system = Quick()
             newest(folder, (6, 9))
             if number % 10 == 0:
                 again += 1

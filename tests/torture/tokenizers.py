@@ -10,7 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from textgen.text.tokenizer import Tokenizer, train_tokenizer
+from textgen.data.tokenizers import train_tokenizer
+from textgen.data.tokenizers.base import Tokenizer
 
 from .rows import Outcome, Row
 from .tools import some

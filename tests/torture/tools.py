@@ -42,8 +42,8 @@ def scratch():
 
 def begin(root, name="run", **options):
     """A session of a new run at root/name, on a text beside it."""
-    from textgen.tasks.base import options_for
-    from textgen.training.train import start
+    from textgen.tasks import options_for
+    from textgen.training.start import start
 
     text = root / "text.txt"
     if not text.exists():
@@ -54,7 +54,7 @@ def begin(root, name="run", **options):
 
 def go_on(folder, until=None):
     """Resume a run and train to its end, or until `until(event)` is true."""
-    from textgen.training.train import resume
+    from textgen.training.start import resume
 
     session = resume(folder, {})
     for event in session.events():
@@ -65,7 +65,7 @@ def go_on(folder, until=None):
 
 def go_on_to(folder, step):
     """Resume a run and train until this step is saved; the steps of its checkpoints."""
-    from textgen.training.events import Saved
+    from textgen.training import Saved
 
     return go_on(folder, lambda event: isinstance(event, Saved) and event.step == step).run.checkpoints()
 
@@ -73,10 +73,10 @@ def go_on_to(folder, step):
 def outcome(folder):
     """The bits at the end of a run: published weights, the last checkpoint (weights, optimizer, carried state,
     counters), and the metrics without their speed."""
-    from textgen import sealed
-    from textgen.training.checkpoint import Run
+    from textgen import storage
+    from textgen.training.runs import Run
 
-    sealed.verify(folder)
+    storage.verify(folder)
     last = folder / f"checkpoint-{Run(folder).checkpoints()[-1]}"
     paths = [folder / CHECKPOINT[0], *(last / name for name in CHECKPOINT)]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -98,10 +98,10 @@ def whole_run(root, **options):
 def newest(folder, steps):
     """The newest checkpoint, which must be whole without falling back, and one that `steps` allows; the model that the
     folder holds must be whole too."""
-    from textgen import sealed
-    from textgen.training.checkpoint import Run
+    from textgen import storage
+    from textgen.training.runs import Run
 
-    sealed.verify(folder)
+    storage.verify(folder)
     found, wrong = Run(folder).latest()
     assert not wrong, f"{folder} falls back: {wrong[0]}"
     assert (found.step if found else 0) in steps, f"{folder} is at {found and found.step}, not in {list(steps)}"

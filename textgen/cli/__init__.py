@@ -1,5 +1,7 @@
-"""The `textgen` command: one module per command, imported when it is called, so that `--help` is fast. Packages may add
-commands (`textgen.cli.installed_commands`)."""
+"""The `textgen` command: one module per command, imported when it is called, so that `--help` costs nothing.
+
+Commands of installed packages are listed from their metadata and imported when they are called.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -18,14 +20,43 @@ from click.exceptions import NoSuchCommand
 from click.shell_completion import CompletionItem
 
 from textgen import __version__
-from textgen.attribution import out_of_memory, summary_of
-from textgen.cli import installed_commands
-from textgen.dependencies import missing
-from textgen.errors import TextgenError
-from textgen.parameters import as_flags, spelled_as
-from textgen.plugins import attributed, suspects
+from textgen import plugins as installed_plugins
+from textgen.errors import TextgenError, missing, out_of_memory, summary_of
+from textgen.options import as_flags, spelled_as
+from textgen.plugin_metadata import Entry
+from textgen.plugins import PluginError, attributed, suspects
 from textgen.screen import ClosedOutput, notices, say
-from textgen.stopping import INTERRUPTED, TERMINATED, Terminated, handling, leave
+from textgen.signals import INTERRUPTED, TERMINATED, Terminated, handling, leave
+
+A_COMMAND = "a click.Command"
+
+
+def listed(built_in: Collection[str]) -> dict[str, str]:
+    """The commands of installed packages, with one line each; imports no plugin."""
+    return {name: _line(name) for name in installed_plugins.names("commands") if name not in built_in}
+
+
+def _line(name: str) -> str:
+    """The line on a command: the package's summary, else the first line of the module; or why it cannot be used."""
+    try:
+        entry = installed_plugins.owner(name, "commands")
+    except PluginError as error:
+        return f"Cannot be used: {error}"
+    return f"Cannot be used: {entry.refusal}." if entry.refusal else entry.about or entry.summary
+
+
+def load(name: str) -> click.Command:
+    """The command of that name. Raises UsageError if there is none, PluginError if its package is broken."""
+    command: click.Command = installed_plugins.registered("commands", name, click.Command, A_COMMAND)
+    return command
+
+
+def clashes(built_in: Collection[str]) -> list[tuple[Entry, str]]:
+    """The entry points with the name of a built-in command, and what is wrong with that."""
+    claims = [entry for each in installed_plugins.entries("commands").values() for entry in each]
+    reason = f"the name {{!r}} is taken by {installed_plugins.OWN_DISTRIBUTION}"
+    return [(entry, reason.format(entry.name)) for entry in claims if entry.name in built_in]
+
 
 STARTED = time.monotonic()
 """When the command began, for time limits that include start-up."""
@@ -47,6 +78,9 @@ COMMANDS = {
     "completion": "Print a script that completes commands in your shell.",
 }
 
+SHARED = {"decompress": ("textgen.cli.compress", "decompress_command")}
+"""The commands that share a module with another."""
+
 
 class LazyGroup(click.Group):
     """A group that imports the module of a command only when it is called. Within it, messages spell parameters as
@@ -57,16 +91,17 @@ class LazyGroup(click.Group):
             return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *installed_commands.listed(COMMANDS)]
+        return [*COMMANDS, *listed(COMMANDS)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in COMMANDS:
-            command: click.Command = import_module(f"textgen.cli.{name}").command
+            module, attribute = SHARED.get(name, (f"textgen.cli.{name}", "command"))
+            command: click.Command = getattr(import_module(module), attribute)
             return command
         possible = self.list_commands(ctx)
         try:
             if name in possible:
-                return installed_commands.load(name)
+                return load(name)
         except TextgenError:
             if not ctx.resilient_parsing:
                 raise
@@ -76,14 +111,14 @@ class LazyGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Completions from the one-line help alone; imports no command."""
-        lines = {**COMMANDS, **installed_commands.listed(COMMANDS)}
+        lines = {**COMMANDS, **listed(COMMANDS)}
         found = [CompletionItem(name, help=line) for name, line in lines.items() if name.startswith(incomplete)]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-        if more := installed_commands.listed(COMMANDS):
+        if more := listed(COMMANDS):
             with formatter.section("Commands of installed packages"):
                 formatter.write_dl(list(more.items()))
 
@@ -113,7 +148,7 @@ def group(ctx: click.Context, config: str | None, traceback: bool) -> None:
         return
     _refuse_no_directory()
     ctx.with_resource(notices())
-    from textgen.cli.config import defaults_from
+    from textgen.cli.params import defaults_from
 
     ctx.default_map = defaults_from(config, group, ctx)
 
@@ -181,7 +216,7 @@ def complain(error: Exception) -> int:
     hint, code = None, 1
     error = _by_plugin(error) or missing(error) or error
     if isinstance(error, click.ClickException):
-        from textgen.cli.typed_wrong import explained
+        from textgen.cli.params import explained
 
         said, hint = explained(error)
         message, code = _sentence(said), error.exit_code

@@ -9,9 +9,9 @@ import click
 
 from textgen import plugins
 from textgen.cli.params import whole_number
-from textgen.dependencies import require
+from textgen.errors import require
+from textgen.formatting import count, table
 from textgen.screen import Output
-from textgen.wording import count, table
 
 SIZE = 256
 
@@ -63,15 +63,15 @@ def show(before: bool, name: str, hidden_size: int, as_json: bool) -> None:
     require("torch", "describing a cell")
     import torch
 
-    from textgen import cell_options
+    from textgen import cells
 
     cell, size = plugins.cell(name), hidden_size
-    options = cell_options.describe(cell)
+    options = cells.describe(cell)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in plugins.make(cell, name, size, size, {}).parameters())
     content = {
         "cell": name,
-        "kind": next(base.__name__ for base in cell.__mro__[1:] if base.__module__ == "textgen.cell"),
+        "kind": next(base.__name__ for base in cell.__mro__[1:] if base.__module__ == "textgen.cells"),
         "package": entry.distribution,
         "version": entry.version,
         "module": entry.module,

@@ -1,4 +1,4 @@
-"""textgen compress: compress a file with a model's predictions."""
+"""textgen compress, a file as small as a model makes it; textgen decompress, the same file again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from textgen.cli.outputs import STDOUT, output_file, overwrite_option
+from textgen.cli.params import STDOUT, output_file, overwrite_option
 from textgen.errors import UsageError
-from textgen.outputs import ARCHIVE, OutputFile, OutputKind
+from textgen.formatting import count, duration
 from textgen.screen import Output, ReadingProgress, say
-from textgen.wording import count, duration
+from textgen.storage.filesystem import ANYTHING, ARCHIVE, OutputFile, OutputKind
 
 ENDING = ".tgc"
 
@@ -32,7 +32,7 @@ def command(file: str, model: str | None, output: str | None, overwrite: bool, q
     data = read_input(file)
     target = archive_output(output or file + ENDING, ARCHIVE, file, model, overwrite)
     from textgen.cli.models import open_model
-    from textgen.scoring.compression import compress
+    from textgen.evaluation.compression import compress
 
     loaded, began = open_model(model, 1), time.monotonic()
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
@@ -73,3 +73,34 @@ def deliver(content: bytes, target: OutputFile | None) -> None:
     else:
         target.write(content)
         Output().write(f"{target.path}\n")
+
+
+@click.command("decompress", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("archive")
+@click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="The file to write; - is standard output.  [default: the archive's name without .tgc]",
+)
+@overwrite_option("-f", "--force")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+def decompress_command(archive: str, model: str | None, output: str | None, overwrite: bool, quiet: bool) -> int:
+    """Restore the file that textgen compress made ARCHIVE from, with the same model."""
+    if output is None and not archive.endswith(ENDING):
+        raise UsageError(f"{archive!r} does not end in {ENDING}.", hint="-o PATH names the file to write.")
+    content = read_input(archive)
+    target = archive_output(output or archive.removesuffix(ENDING), ANYTHING, archive, model, overwrite)
+    from textgen.cli.models import open_model
+    from textgen.evaluation.compression import decompress
+
+    progress = ReadingProgress(not quiet and sys.stderr.isatty())
+    try:
+        data = decompress(open_model(model, 1), content, repr(archive), progress)
+    finally:
+        progress.finish()
+    if not quiet:
+        say(f"{count(len(content))} bytes to {count(len(data))}")
+    deliver(data, target)
+    return 0

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.formatting import plural
+from textgen.generation import SampleOptions, check_sampling
 from textgen.options import check
-from textgen.outputs import ANYTHING, STATE, OutputFile, OutputKind
 from textgen.screen import Output, encoded, say, warn
-from textgen.wording import plural
-from textgen.writing.sampling_settings import SampleOptions, check_sampling
+from textgen.storage.filesystem import ANYTHING, STATE, OutputFile, OutputKind
 
 if TYPE_CHECKING:
-    from textgen.writing.session import Session
+    from textgen.generation.session import Session
 
 CONTINUING = """\
 Type a line and the model writes the next one; with an empty line it continues by itself.
@@ -131,7 +131,7 @@ class CoWriting:
 
     def _written(self, before: Session, read: str, begin: Session) -> Turn:
         """Generate and show the model's part of a turn: up to a line end, or a whole completion."""
-        from textgen.writing.completions import Completion
+        from textgen.generation.generate import Completion
 
         completion = Completion("", begin.seed)
         session = begin

@@ -7,15 +7,12 @@ from typing import Any
 
 import click
 
-from textgen.cli.help import layered
 from textgen.cli.models import request_options, requested
-from textgen.cli.outputs import overwrite_option
-from textgen.cli.params import encodings_said, options_of, reading_said
-from textgen.cli.typed_wrong import check_corpus
+from textgen.cli.params import check_corpus, encodings_said, layered, options_of, overwrite_option, reading_said
+from textgen.data import Reading
 from textgen.errors import UsageError
 from textgen.options import flag
-from textgen.tasks.base import tasks
-from textgen.text.reading import Reading
+from textgen.tasks import tasks
 
 COMMON = (
     *("model", "as_json", "plot", "per_token", "encoding", "text_column", "label_column", "prompt_column"),

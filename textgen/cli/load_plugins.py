@@ -10,12 +10,11 @@ from typing import Any
 
 import click
 
-from textgen import bases, plugins
-from textgen.cli.installed_commands import A_COMMAND
-from textgen.dependencies import needed
-from textgen.errors import TextgenError
-from textgen.plugins import Entry
-from textgen.tasks.base import Task
+from textgen import plugins
+from textgen.cli import A_COMMAND
+from textgen.errors import TextgenError, needed
+from textgen.plugin_metadata import Entry
+from textgen.tasks import Task
 
 LONGEST_IMPORT = 10.0
 """The most seconds that importing a plugin may take, torch not included."""
@@ -25,13 +24,13 @@ UNTOUCHED = (
     *("the default dtype", "the default device", "the number of threads", "the grad mode", "the current directory"),
     *("the precision of matrix products", "the recursion limit", "the signal handlers"),
 )
-"""Settings of `textgen.testing.room.process_settings` that importing a plugin must not change."""
+"""Settings of `textgen.testing.law.process_settings` that importing a plugin must not change."""
 
 
 ACCEPTED: dict[str, tuple[plugins.Accepts, str]] = {
     "cells": (plugins.is_cell, plugins.A_CELL),
     "tasks": (Task, ""),
-    "models": (bases.is_folder, bases.A_FOLDER),
+    "models": (plugins.is_folder, plugins.A_FOLDER),
     "commands": (click.Command, A_COMMAND),
 }
 """What may be registered of each kind, and how messages describe it."""
@@ -60,7 +59,7 @@ def surroundings() -> dict[str, Any]:
     """Process-wide settings, by name."""
     import torch
 
-    from textgen.testing.room import process_settings
+    from textgen.testing.law import process_settings
 
     return {
         **{name: process_settings()[name] for name in UNTOUCHED},

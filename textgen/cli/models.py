@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from textgen.cli.outputs import STDOUT, output_file
-from textgen.cli.params import given, refuse_of_another_task, whole_number
+from textgen.cli.params import STDOUT, given, output_file, refuse_of_another_task, whole_number
+from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
-from textgen.model_folder import remembered_reading, task_of
+from textgen.model import remembered_reading, task_of
 from textgen.options import declared, flag
-from textgen.outputs import OutputFile, refuse_same
-from textgen.tasks.base import Request, Task, task
-from textgen.text.reading import Reading
+from textgen.storage.filesystem import OutputFile, refuse_same
+from textgen.tasks import Request, Task, task
 from textgen.threads import usable_cores, use_threads
 
 if TYPE_CHECKING:
-    from textgen.language_model import LanguageModel
+    from textgen.generation.language_model import LanguageModel
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -124,8 +123,8 @@ def _outputs(options: Any, read: tuple[str | Path, ...], overwrite: bool) -> dic
 
 def _opener(folder: Path) -> Callable[[], Any]:
     def open_data() -> Any:
-        from textgen.training.checkpoint import Run
-        from textgen.training.train import data_of
+        from textgen.training.runs import Run
+        from textgen.training.start import data_of
 
         return data_of(Run(folder))
 

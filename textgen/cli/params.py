@@ -1,21 +1,173 @@
-"""Command-line options made from the declarations of `textgen.settings`, so that each option is written once."""
+"""Options of commands, made from their declarations; help in two layers; settings from a file; output files.
+
+`-h` shows the options that most people need, `--help-all` every option by section. A TOML file has one table a
+command, keys spelled as the long options; a run's `training_args.json` will do as well. A word in the wrong place of
+a command line gets a hint at what to type instead.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.exceptions import MissingParameter, NoSuchCommand
 
-from textgen.config import BACKENDS
-from textgen.errors import UsageError
+from textgen.data.recipes import PREFIX
+from textgen.data.sources import find_sources, refuse_missing
+from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.model import BACKENDS
 from textgen.options import Declaration, check_value, declared, default, flag, value_type
 from textgen.screen import say
+from textgen.storage import ARGUMENTS, MANIFEST
+from textgen.storage.filesystem import OutputFile, OutputKind
+
+LOCAL = "textgen.toml"
+
+
+def defaults_from(path: str | None, group: click.Group, ctx: click.Context) -> dict[str, Any]:
+    """The default values per command from a file, or from ./textgen.toml. Raises UsageError for unknown keys.
+
+    Only the table of the current command is read, so that no other command is imported.
+    """
+    file = Path(path) if path else Path(LOCAL)
+    if path is None and not file.is_file():
+        return {}
+    tables = _read(file)
+    commands = group.list_commands(ctx)
+    for name, table in tables.items():
+        if name not in commands:
+            raise UsageError(f"{file}: unknown command {name!r}.{did_you_mean(name, commands)}")
+        if not isinstance(table, dict):
+            raise UsageError(f"{file}: {name!r} must be a table of options, not {table!r}.")
+    current = ctx.invoked_subcommand
+    command = group.get_command(ctx, current) if current in tables else None
+    return {current: _by_parameter(tables[current], command, str(file))} if current and command else {}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"config file {str(file)!r} does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextgenError(f"config file {str(file)!r} cannot be read: {error}.") from None
+    try:
+        if file.suffix == ".json":
+            return {"train": _arguments_of_a_run(json.loads(text))}
+        return tomllib.loads(text)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TextgenError(f"config file {str(file)!r} is invalid: {error}.") from None
+
+
+def _arguments_of_a_run(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The options stored with a run, with its steps instead of the minutes or epochs they were planned from."""
+    left_out = {"minutes", "epochs", "output_dir", "overwrite_output_dir", "cell_options"}
+    options = {k: v for k, v in content["options"].items() if k not in left_out and v is not None}
+    return {**options, "cell-options": content["options"]["cell_options"]}
+
+
+def _by_parameter(table: Mapping[str, Any], command: click.Command, file: str) -> dict[str, Any]:
+    """A table's values by parameter name; the options of the cell are in a table `cell-options`."""
+    known = {_plain(spelling): p.name for p in command.params for spelling in (*p.opts, p.name or "")}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = _plain(key)
+        if isinstance(value, dict) and name == "cell_options":
+            values["cell_options"] = [(option, str(content)) for option, content in value.items()]
+            continue
+        if name not in known or known[name] is None:
+            raise UsageError(f"{file}: {command.name} has no option {key!r}.{did_you_mean(name, known)}")
+        values[str(known[name])] = value
+    return values
+
+
+def _plain(spelling: str) -> str:
+    return spelling.lstrip("-").replace("-", "_")
+
+
+REST = "Options"
+"""The section of options that no settings class declares."""
+
+
+def layered(common: Sequence[str], *settings: type) -> type[click.Command]:
+    """A command class. `common` names the parameters that `-h` shows, most important first; `--help-all` adds the
+    others, under the sections that the settings classes declare, and every alias."""
+    sections = _sections(settings)
+
+    def show_everything(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+        if asked and not ctx.resilient_parsing:
+            ctx.meta[__name__] = True
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit()
+
+    help_all = click.Option(
+        ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=show_everything,
+        help="Show every option, by section and with aliases.",
+    )  # fmt: skip
+
+    class Layered(click.Command):
+        def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+            return [*super().get_params(ctx), help_all]
+
+        def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+            if ctx.meta.get(__name__):
+                _write(formatter, ctx, options, sections)
+                return
+            by_name = {option.name: option for option in options}
+            with formatter.section("Most used options"):
+                rows = [_short(by_name[name], ctx) for name in common]
+                shown = ("-h, --help", "Show this message and exit.")
+                formatter.write_dl([*rows, shown, ("--help-all", f"Show all {len(options)} options, by section.")])
+
+    return Layered
+
+
+def _sections(settings: Sequence[type]) -> dict[str, str]:
+    """The section of each declared option, by name, in the order of the declarations."""
+    found: dict[str, str] = {}
+    section = REST
+    for field, declaration in (each for one in settings for each in declared(one)):
+        section = declaration.section or section
+        found.setdefault(field.name, section)
+    return found
+
+
+def _write(
+    formatter: click.HelpFormatter, ctx: click.Context, options: Sequence[click.Option], sections: dict[str, str]
+) -> None:
+    rows: dict[str, list[tuple[str, str]]] = {name: [] for name in [*dict.fromkeys(sections.values()), REST]}
+    for option in options:
+        record = option.get_help_record(ctx)
+        if record is not None:
+            rows[sections.get(option.name or "", REST)].append(record)
+    for name, records in rows.items():
+        if records:
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+def _short(option: click.Option, ctx: click.Context) -> tuple[str, str]:
+    """An option's help row with its short spelling and its main long one, without aliases."""
+    spellings, text = option.get_help_record(ctx) or ("", "")
+    letters = [each for each in option.opts if not each.startswith("--")][:1]
+    words = [each for each in option.opts if each.startswith("--")][:1]
+    negative = [each for each in option.secondary_opts if each.startswith("--")][:1]
+    metavar = "" if option.is_flag or not spellings else f" {option.make_metavar(ctx)}"
+    named = " / ".join([", ".join([*letters, *words]), *negative])
+    return named + metavar, text
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
@@ -171,7 +323,7 @@ def refuse_of_another_task(given: Mapping[str, Any], own: type, task: str, other
 @contextmanager
 def encodings_said(shown: bool = True) -> Iterator[None]:
     """Report at the end which encodings `--encoding auto` detected in this block."""
-    from textgen.text.detection import choosing
+    from textgen.data.encodings import choosing
 
     with choosing() as choices:
         yield
@@ -185,3 +337,130 @@ def reading_said(sentence: str | None) -> Iterator[None]:
     yield
     if sentence is not None:
         say(sentence)
+
+
+STDOUT = "-"
+"""The name of standard output where a file is expected."""
+
+
+def overwrite_option(*also: str) -> Callable[[Command], Command]:
+    """A decorator that lets a command replace existing outputs: with `--overwrite-output-dir` a folder, else a file."""
+    help = (
+        "Replace an existing folder that textgen wrote. Inputs are never replaced."
+        if "--overwrite-output-dir" in also
+        else "Replace an existing file even if this command did not write it. Inputs are never replaced."
+    )
+    return click.option("--overwrite", *also, "overwrite", is_flag=True, help=help)
+
+
+def output_file(
+    name: str, option: str, kind: OutputKind, inputs: Sequence[str | os.PathLike[str] | None], overwrite: bool
+) -> OutputFile:
+    """The file that an option names, if it may be written. `inputs` are what the command reads besides its config file.
+
+    Call it before any work. Raises as `OutputFile` does.
+    """
+    return OutputFile(Path(name), option, kind, tuple(read_by_command(inputs)), overwrite)
+
+
+def read_by_command(inputs: Sequence[str | os.PathLike[str] | None]) -> Iterator[Path]:
+    """Inputs with folders and patterns resolved to files, and the config file of the current command."""
+    context = click.get_current_context(silent=True)
+    config = context and context.find_root().params.get("config")
+    for each in (*inputs, config or LOCAL):
+        if each is None or str(each).startswith(PREFIX):
+            continue
+        path = Path(each)
+        if str(each) == STDOUT or path.is_file() or (path / MANIFEST).is_file():
+            yield path
+            continue
+        try:
+            yield from (source.path for source in find_sources([str(each)]))
+        except TextgenError:  # reported when the input is read
+            yield path
+
+
+_EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)$", re.DOTALL)
+
+
+def explained(error: click.ClickException) -> tuple[str, str | None]:
+    """The message of a click error, and a hint on what to type."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if context is None:
+        return message, None
+    command = context.command_path
+    usage = " ".join(context.command.collect_usage_pieces(context)[1:])
+    spellings = {each for parameter in context.command.get_params(context) for each in parameter.opts}
+    listed = "commands" if isinstance(context.command, click.Group) else "options"
+    listing = f"{command} {'--help-all' if '--help-all' in spellings else '--help'} lists all {listed}."
+    if found := _EXTRA.match(message):
+        message = f"{command} does not take {found[1]!r}."
+        if command == "textgen sample":
+            return message, _prompt_of(found[1])
+        return message, f"{f'{command} {usage}'.strip()}; {listing}"
+    if isinstance(error, NoSuchCommand):
+        return message, _instead_of_command(command, error.command_name) or listing
+    if isinstance(error, MissingParameter) and usage:
+        return message, f"{command} {usage}; {listing}"
+    return message, listing
+
+
+def _prompt_of(words: str) -> str:
+    """What was meant by `textgen sample WORDS`."""
+    if _is_model(words):
+        return f"textgen sample -m {shlex.quote(words)}"
+    if Path(words).is_file():
+        return f"textgen sample --file {shlex.quote(words)}"
+    return f"textgen sample --prompt {quoted(words)}"
+
+
+def _instead_of_command(command: str, name: str) -> str | None:
+    """What was meant by an unknown command, if that is clear."""
+    if command == "textgen runs" and _is_model(name):
+        return f"textgen runs show {shlex.quote(name)}"
+    if command == "textgen cells":
+        from textgen import plugins
+
+        return f"textgen cells show {name}" if name in plugins.entries() else None
+    if command != "textgen":
+        return None
+    if _is_model(name):
+        return f"textgen sample -m {shlex.quote(name)}"
+    from textgen.data import recipes
+
+    if Path(name).exists() or name in recipes.names():
+        return f"textgen train {shlex.quote(name)}"
+    return f"textgen sample --prompt {quoted(name)}" if " " in name.strip() else None
+
+
+def check_corpus(verb: str, corpus: Sequence[str]) -> None:
+    """Raise UsageError for a missing file, and for a model folder, whose README would be read as text."""
+    for name in corpus:
+        if not _is_run(Path(name)):
+            continue
+        path = shlex.quote(name)
+        instead = {
+            "train": f"--resume {path} continues that run, --init-from {path} starts from its weights.",
+            "compare": "name the text to train on.",
+            "tokenize": "name the text to tokenize.",
+        }
+        raise UsageError(
+            f"{name!r} is a model folder, not a {'table or text' if verb == 'predict' else 'corpus'}.",
+            hint=instead.get(
+                verb, shlex.join(["textgen", verb, "-m", name, *(each for each in corpus if each != name)])
+            ),
+        )
+    refuse_missing(corpus)
+
+
+def quoted(text: str) -> str:
+    """A text in quotation marks for the command line."""
+    return f'"{text}"' if not re.search(r'["\\$`!]', text) else shlex.quote(text)
+
+
+def _is_model(name: str) -> bool:
+    return any(_is_run(folder) for folder in (Path(name), Path("runs") / name))
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and ((folder / ARGUMENTS).is_file() or (folder / "config.json").is_file())

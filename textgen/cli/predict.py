@@ -8,11 +8,9 @@ from typing import Any
 import click
 
 from textgen.cli.models import request_options, requested
-from textgen.cli.outputs import overwrite_option
-from textgen.cli.params import encodings_said, options_of, reading_said
-from textgen.cli.typed_wrong import check_corpus, quoted
+from textgen.cli.params import check_corpus, encodings_said, options_of, overwrite_option, quoted, reading_said
 from textgen.errors import UsageError
-from textgen.tasks.base import tasks
+from textgen.tasks import tasks
 
 OPTIONS = {task.name: task.prediction for task in tasks() if task.prediction}
 

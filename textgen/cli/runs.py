@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from textgen import integrity, sealed
+from textgen import storage
 from textgen.errors import TextgenError
-from textgen.integrity import ARGUMENTS, metrics
-from textgen.model_folder import CONFIG
+from textgen.formatting import count, figure, plural, table
+from textgen.model import CONFIG
 from textgen.screen import Output
-from textgen.wording import count, figure, plural, table
+from textgen.storage import ARGUMENTS, metrics
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -62,7 +62,7 @@ def summary(run: Path) -> dict[str, Any]:
         "bits_per_byte": None,
     }
     try:
-        options = sealed.read_json(run / ARGUMENTS)["options"]
+        options = storage.read_json(run / ARGUMENTS)["options"]
         row |= {"task": options.get("task") or "lm", "cell": options["cell"], "steps": options["max_steps"]}
         lines = metrics(run)
     except (TextgenError, KeyError, TypeError):
@@ -87,11 +87,11 @@ def show(run: str, as_json: bool) -> None:
         raise TextgenError(
             f"{str(folder)!r} is not a run (it has no {ARGUMENTS}).", hint="textgen runs lists all runs."
         )
-    arguments = sealed.read_json(folder / ARGUMENTS)
+    arguments = storage.read_json(folder / ARGUMENTS)
     content = {
         **summary(folder),
         "folder": str(folder),
-        "checkpoints": [int(path.name.rpartition("-")[2]) for path in integrity.checkpoints(folder)],
+        "checkpoints": [int(path.name.rpartition("-")[2]) for path in storage.checkpoints(folder)],
         **({"parts": arguments["parts"]} if arguments.get("parts") else {}),
         **{name: arguments.get(name) for name in ("corpus", "store", "digests", "made_with", "options")},
     }
@@ -135,13 +135,13 @@ def verify(runs: tuple[str, ...], as_json: bool) -> None:
     from textgen.cli.models import find_run
 
     folders = [find_run(name) for name in runs] or _committed(Path("runs"))
-    seen: dict[Path, integrity.Verification] = {}
+    seen: dict[Path, storage.Verification] = {}
     for folder in folders:
-        if not any((folder / name).exists() for name in (ARGUMENTS, sealed.MANIFEST, CONFIG)):
+        if not any((folder / name).exists() for name in (ARGUMENTS, storage.MANIFEST, CONFIG)):
             raise TextgenError(
-                f"{str(folder)!r} is not a run, a model folder or a folder of tokens (it has no {sealed.MANIFEST})."
+                f"{str(folder)!r} is not a run, a model folder or a folder of tokens (it has no {storage.MANIFEST})."
             )
-        for examined in integrity.verify_run(folder):
+        for examined in storage.verify_run(folder):
             if examined.folder not in seen:
                 seen[examined.folder] = examined
                 _report(examined, as_json)
@@ -156,14 +156,14 @@ def verify(runs: tuple[str, ...], as_json: bool) -> None:
 
 def _committed(root: Path) -> list[Path]:
     """The runs and other folders with a manifest in `root`. Raises TextgenError if there is none."""
-    places = (f"*/{ARGUMENTS}", f"*/{sealed.MANIFEST}", f"*/*/{ARGUMENTS}")  # the last are the runs of a comparison
+    places = (f"*/{ARGUMENTS}", f"*/{storage.MANIFEST}", f"*/*/{ARGUMENTS}")  # the last are the runs of a comparison
     found = {path.parent for place in places for path in root.glob(place) if ".tmp-" not in str(path)}
     if not found:
         raise TextgenError(f"no run in {root}/.", hint="train one: textgen train FILE")
     return sorted(found)
 
 
-def _report(examined: integrity.Verification, as_json: bool) -> None:
+def _report(examined: storage.Verification, as_json: bool) -> None:
     if as_json:
         content = {"folder": str(examined.folder), "files": examined.files, "damaged": examined.damaged}
         Output().write(json.dumps(content) + "\n")

@@ -8,15 +8,21 @@ from typing import Any
 
 import click
 
-from textgen.cli.outputs import overwrite_option, read_by_command
-from textgen.cli.params import encodings_said, given, options_of, whole_number
-from textgen.cli.typed_wrong import check_corpus
+from textgen.cli.params import (
+    check_corpus,
+    encodings_said,
+    given,
+    options_of,
+    overwrite_option,
+    read_by_command,
+    whole_number,
+)
+from textgen.data import CorpusOptions, check_reading
 from textgen.errors import UsageError
-from textgen.outputs import check_folder
+from textgen.formatting import count, plural
 from textgen.screen import Output, ReadingProgress, hush_notes, say
-from textgen.settings import TrainOptions
-from textgen.text.corpus_settings import CorpusOptions, check_reading
-from textgen.wording import count, plural
+from textgen.storage.filesystem import check_folder
+from textgen.tasks import TrainOptions
 
 
 @click.command("tokenize", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,8 +53,8 @@ def command(
     check_reading(options)
     folder = Path(output_dir)
     check_corpus("tokenize", corpus)
-    from textgen.text.corpus import scan_corpus, tokenize
-    from textgen.text.store import KIND
+    from textgen.data.corpus import scan_corpus, tokenize
+    from textgen.data.store import KIND
 
     inputs = list(read_by_command([*corpus, options.validation_file, options.tokenizer]))
     check_folder(

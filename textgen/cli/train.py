@@ -13,23 +13,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen import plugins
-from textgen.cli.help import layered
 from textgen.cli.models import find_latest, find_run
-from textgen.cli.params import cell_options_of, given, is_typed, options_of
-from textgen.cli.typed_wrong import check_corpus
+from textgen.cli.params import cell_options_of, check_corpus, given, is_typed, layered, options_of
+from textgen.data import TokenizerOptions
 from textgen.errors import UsageError
+from textgen.formatting import count, duration, plural, short
 from textgen.options import flag
 from textgen.screen import ReadingProgress, hush_notes, say, warn
-from textgen.settings import TrainOptions
-from textgen.stopping import INTERRUPTED, exit_code, handling
-from textgen.tasks.base import options_for, task_of, tasks
-from textgen.text.corpus_settings import TokenizerOptions
-from textgen.training.checks import CHANGEABLE, LENGTHS, check_training
-from textgen.wording import count, duration, plural, short
+from textgen.signals import INTERRUPTED, exit_code, handling
+from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, check_training, options_for, task_of, tasks
 
 if TYPE_CHECKING:
-    from textgen.training.events import Evaluated
-    from textgen.training.train import Training
+    from textgen.training import Evaluated
+    from textgen.training.start import Training
 
 PLANNED = (
     "cell",
@@ -134,8 +130,8 @@ def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, readi
     check_corpus("train", corpus)
 
     from textgen.cli import STARTED
-    from textgen.training.machine import keep_memory
-    from textgen.training.train import start
+    from textgen.training.planner import keep_memory
+    from textgen.training.start import start
 
     keep_memory()
     return start(corpus, options, STARTED, reading, dry_run=dry_run)
@@ -144,8 +140,8 @@ def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, readi
 def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Training:
     folder = find_run(name)
     from textgen.cli import STARTED
-    from textgen.training.machine import keep_memory
-    from textgen.training.train import resume
+    from textgen.training.planner import keep_memory
+    from textgen.training.start import resume
 
     keep_memory()
     return resume(folder, chosen, reading, STARTED)
@@ -226,7 +222,7 @@ def typed(name: str, value: Any) -> str:
 def follow(session: Training, style: str) -> int:
     """Train, show progress, and stop cleanly on a signal; returns the exit code."""
     from textgen.cli.training_display import display
-    from textgen.training.events import Ended, Evaluated
+    from textgen.training import Ended, Evaluated
 
     received: list[int] = []
 
@@ -273,7 +269,7 @@ def _farewell(session: Training, reason: str, step: int, seconds: float) -> None
 
 def _judge(session: Training, last: float) -> None:
     """Report what the evaluations say about the plan; `last` is the criterion of the last one."""
-    from textgen.training.soundness import best_came_early
+    from textgen.training.guards import best_came_early
 
     progress = session.trainer.progress
     if progress.best_step is None or progress.best_loss is None:

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from textgen.escapes import visible
+from textgen.errors import visible
+from textgen.formatting import count, short
 from textgen.screen import lines_above, say
-from textgen.training.events import Evaluated, Event, Logged, Saved, Tick
-from textgen.wording import count, short
+from textgen.training import Evaluated, Event, Logged, Saved, Tick
 
 if TYPE_CHECKING:
-    from textgen.training.train import Training
+    from textgen.training.start import Training
 
 Show = Callable[[Event], None]
 

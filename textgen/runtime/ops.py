@@ -1,11 +1,18 @@
-"""The operations that a stored step may use: for each its types, shape inference and numpy implementation.
+"""What a stored step may consist of: a fixed list of operations, each with its types, shape rule and numpy code.
 
-`types` gives the type of each input and of the result by a letter: f float32, i int64, b bool, n float32 or int64,
-a any type. The same letter is the same type, `?` marks an optional input, `*` a repeated one. Nothing else is run.
+`types` says what goes in and comes out, a letter each: f float32, i int64, b bool, n a number of any type, a
+anything. The same letter is the same type, `?` is optional, `*` comes any number of times. Nothing outside the list
+is run.
+
+A shape holds sizes from 0 up, and -k for k times the batch size B. Rules are applied at two batch sizes; all of them
+being products and equalities of sizes, what holds at two holds at every one. A rule raises ValueError, whose text
+completes the sentence "node 3 (add) ...".
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +20,161 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textgen.runtime import shapes
+Shape = tuple[int, ...]
+
+_SIZE = re.compile(r"([1-9]\d{0,8})?B")
+MOST_AXES = 8
+LARGEST_SIZE = 1 << 30
+
+
+def parse_shape(stored: Any) -> Shape:
+    """A shape from JSON: a list of sizes, 'B' and '4B'. Raises ValueError."""
+    if not isinstance(stored, list) or len(stored) > MOST_AXES:
+        raise ValueError(f"has an invalid shape: {stored!r:.80}")
+    return tuple(map(_parse_size, stored))
+
+
+def _parse_size(stored: Any) -> int:
+    if type(stored) is int and 0 <= stored <= LARGEST_SIZE:
+        return stored
+    match = _SIZE.fullmatch(stored) if isinstance(stored, str) else None
+    if match is None:
+        raise ValueError(f"has an invalid size: {stored!r:.80}")
+    return -int(match.group(1) or 1)
+
+
+def stored_shape(shape: Shape) -> list[int | str]:
+    """The inverse of `parse_shape`."""
+    return [size if size >= 0 else f"{-size if size < -1 else ''}B" for size in shape]
+
+
+def at_batch(shape: Shape, batch: int) -> Shape:
+    """The shape at a batch size."""
+    return tuple([size if size >= 0 else -size * batch for size in shape])
+
+
+def broadcast(inputs: Sequence[Shape], target: Shape) -> Shape:
+    """Pointwise operations."""
+    try:
+        return np.broadcast_shapes(*inputs)
+    except ValueError:
+        raise ValueError(f"combines incompatible shapes: {', '.join(map(str, inputs))}") from None
+
+
+def same(inputs: Sequence[Shape], target: Shape, **options: Any) -> Shape:
+    """Operations that preserve the shape."""
+    return inputs[0]
+
+
+def chosen(inputs: Sequence[Shape], target: Shape) -> Shape:
+    """`full`: any shape."""
+    return target
+
+
+def reshaped(inputs: Sequence[Shape], target: Shape) -> Shape:
+    """`reshape`: any shape with as many elements."""
+    if math.prod(inputs[0]) != math.prod(target):
+        raise ValueError(f"cannot reshape {inputs[0]} to {target}")
+    return target
+
+
+def expanded(inputs: Sequence[Shape], target: Shape) -> Shape:
+    """`expand`: any shape that the input broadcasts to."""
+    if broadcast([inputs[0], target], target) != target:
+        raise ValueError(f"cannot expand {inputs[0]} to {target}")
+    return target
+
+
+def linear(inputs: Sequence[Shape], target: Shape) -> Shape:
+    """`linear`: x (..., K), a matrix (N, K) and perhaps a bias (N,) to (..., N)."""
+    x, weight, *bias = inputs
+    if len(x) < 1 or len(weight) != 2 or x[-1] != weight[1] or bias not in ([], [weight[:1]]):
+        raise ValueError(f"has a linear map of incompatible shapes: {', '.join(map(str, inputs))}")
+    return (*x[:-1], weight[0])
+
+
+def matmul(inputs: Sequence[Shape], target: Shape) -> Shape:
+    """`matmul`: (..., M, K) and (..., K, N) to (..., M, N); leading axes are broadcast."""
+    a, b = inputs
+    if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
+        raise ValueError(f"multiplies incompatible matrices: {a} and {b}")
+    return (*broadcast([a[:-2], b[:-2]], target), a[-2], b[-1])
+
+
+def embedding(inputs: Sequence[Shape], target: Shape) -> Shape:
+    """`embedding`: a table (V, D) and ids (...) to (..., D)."""
+    table, ids = inputs
+    if len(table) != 2 or not table[0]:
+        raise ValueError(f"looks up rows of a table of shape {table}")
+    return (*ids, table[1])
+
+
+def normalized(inputs: Sequence[Shape], target: Shape, axes: int, eps: float) -> Shape:
+    """`layer_norm` over the last axes, with a weight and bias of their shape."""
+    x, *affine = inputs
+    if not 1 <= axes <= len(x) or any(shape != x[len(x) - axes :] for shape in affine) or 0 in x:
+        raise ValueError(f"normalizes {axes} axes of {x} with {affine}")
+    return x
+
+
+def reduced(inputs: Sequence[Shape], target: Shape, axes: list[int], keep: bool) -> Shape:
+    """`sum`, `mean`, `amax`, `amin` over some axes, which remain with size 1 if `keep`."""
+    sizes = inputs[0]
+    if 0 in sizes:
+        raise ValueError("reduces an empty array")
+    left = [1 if axis in axes else size for axis, size in enumerate(sizes) if keep or axis not in axes]
+    return tuple(left)
+
+
+def permuted(inputs: Sequence[Shape], target: Shape, axes: list[int]) -> Shape:
+    """`permute`: axis k is axis axes[k] of the input."""
+    if len(axes) != len(inputs[0]):
+        raise ValueError(f"permutes {inputs[0]} by {axes}")
+    return tuple(inputs[0][axis] for axis in axes)
+
+
+def sliced(inputs: Sequence[Shape], target: Shape, axis: int, start: int, stop: int, step: int) -> Shape:
+    """`slice`: every step-th position of an axis from `start` to before `stop`."""
+    sizes = inputs[0]
+    if not 0 <= start <= stop <= sizes[axis] or step < 1:
+        raise ValueError(f"takes {start}:{stop}:{step} of an axis of size {sizes[axis]}")
+    return (*sizes[:axis], len(range(start, stop, step)), *sizes[axis + 1 :])
+
+
+def concatenated(inputs: Sequence[Shape], target: Shape, axis: int) -> Shape:
+    """`cat` along an axis."""
+    first = inputs[0]
+    for other in inputs[1:]:
+        if len(other) != len(first) or other[:axis] != first[:axis] or other[axis + 1 :] != first[axis + 1 :]:
+            raise ValueError(f"concatenates incompatible shapes: {first} and {other}")
+    return (*first[:axis], sum(shape[axis] for shape in inputs), *first[axis + 1 :])
+
+
+def taken(inputs: Sequence[Shape], target: Shape, axis: int) -> Shape:
+    """`take`: positions (N,) of an axis."""
+    x, places = inputs
+    if len(places) != 1 or not x[axis]:
+        raise ValueError(f"takes positions {places} of {x}")
+    return (*x[:axis], places[0], *x[axis + 1 :])
+
+
+def made(inputs: Sequence[Shape], target: Shape) -> int:
+    """The work of most operations: the elements of the result."""
+    return math.prod(target)
+
+
+def read(inputs: Sequence[Shape], target: Shape) -> int:
+    """The work of reductions: the elements of the input."""
+    return math.prod(inputs[0])
+
+
+def multiplied(inputs: Sequence[Shape], target: Shape) -> int:
+    """The work of products: the multiplications."""
+    return math.prod(target) * inputs[0][-1]
+
 
 Array = npt.NDArray[Any]
-ShapeRule = Callable[..., shapes.Shape]
+ShapeRule = Callable[..., Shape]
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "int64": np.int64, "bool": np.bool_}
 LETTERS = {"f": ["float32"], "i": ["int64"], "b": ["bool"], "n": ["float32", "int64"], "a": list(DTYPES)}
@@ -35,7 +193,7 @@ class Operation:
     sized: bool = False
     typed: bool = False
     scalars: bool = False
-    work: Callable[[Sequence[shapes.Shape], shapes.Shape], int] = shapes.made
+    work: Callable[[Sequence[Shape], Shape], int] = made
 
     @property
     def inputs(self) -> list[str]:
@@ -143,11 +301,11 @@ def _take(x: Array, places: Array, axis: int) -> Array:
     return x.take(places, axis=axis, mode="clip")
 
 
-def _full(shape: shapes.Shape, dtype: Any, value: float) -> Array:
+def _full(shape: Shape, dtype: Any, value: float) -> Array:
     return np.full(shape, value, dtype=dtype)
 
 
-def _reshape(x: Array, shape: shapes.Shape) -> Array:
+def _reshape(x: Array, shape: Shape) -> Array:
     return x.reshape(shape)
 
 
@@ -164,7 +322,7 @@ def _permute(x: Array, axes: Sequence[int]) -> Array:
 
 
 def _pointwise(types: str, run: Callable[..., Array]) -> Operation:
-    return Operation(types, shapes.broadcast, run, scalars=True)
+    return Operation(types, broadcast, run, scalars=True)
 
 
 _AXIS, _AXES = {"axis": "inner axis"}, {"axes": "inner axes", "keep": "flag"}
@@ -187,24 +345,24 @@ OPERATIONS: dict[str, Operation] = {
     "erf": _pointwise("f->f", erf),
     "where": _pointwise("b,a,a->a", np.where),
     "lerp": _pointwise("f,f,f->f", _lerp),
-    "linear": Operation("f,f,f?->f", shapes.linear, _linear, work=shapes.multiplied),
-    "matmul": Operation("f,f->f", shapes.matmul, np.matmul, work=shapes.multiplied),
-    "embedding": Operation("f,i->f", shapes.embedding, _embedding),
-    "layer_norm": Operation("f,f?,f?->f", shapes.normalized, _layer_norm, {"axes": "last axes", "eps": "number"}),
-    "softmax": Operation("f->f", shapes.same, _softmax, _AXIS),
-    "log_softmax": Operation("f->f", shapes.same, _log_softmax, _AXIS),
-    "cumsum": Operation("n->n", shapes.same, _cumsum, _AXIS),
-    "sum": Operation("n->n", shapes.reduced, _reduction(np.sum), _AXES, work=shapes.read),
-    "mean": Operation("f->f", shapes.reduced, _reduction(np.mean), _AXES, work=shapes.read),
-    "amax": Operation("n->n", shapes.reduced, _reduction(np.max), _AXES, work=shapes.read),
-    "amin": Operation("n->n", shapes.reduced, _reduction(np.min), _AXES, work=shapes.read),
-    "slice": Operation("a->a", shapes.sliced, _slice, _RANGE),
-    "cat": Operation("a,a*->a", shapes.concatenated, _cat, _AXIS),
-    "take": Operation("a,i->a", shapes.taken, _take, _AXIS),
-    "permute": Operation("a->a", shapes.permuted, _permute, {"axes": "axes"}),
-    "reshape": Operation("a->a", shapes.reshaped, _reshape, sized=True),
-    "expand": Operation("a->a", shapes.expanded, np.broadcast_to, sized=True),
-    "full": Operation("->a", shapes.chosen, _full, {"value": "number"}, sized=True, typed=True),
-    "cast": Operation("a->n", shapes.same, _cast, typed=True),
+    "linear": Operation("f,f,f?->f", linear, _linear, work=multiplied),
+    "matmul": Operation("f,f->f", matmul, np.matmul, work=multiplied),
+    "embedding": Operation("f,i->f", embedding, _embedding),
+    "layer_norm": Operation("f,f?,f?->f", normalized, _layer_norm, {"axes": "last axes", "eps": "number"}),
+    "softmax": Operation("f->f", same, _softmax, _AXIS),
+    "log_softmax": Operation("f->f", same, _log_softmax, _AXIS),
+    "cumsum": Operation("n->n", same, _cumsum, _AXIS),
+    "sum": Operation("n->n", reduced, _reduction(np.sum), _AXES, work=read),
+    "mean": Operation("f->f", reduced, _reduction(np.mean), _AXES, work=read),
+    "amax": Operation("n->n", reduced, _reduction(np.max), _AXES, work=read),
+    "amin": Operation("n->n", reduced, _reduction(np.min), _AXES, work=read),
+    "slice": Operation("a->a", sliced, _slice, _RANGE),
+    "cat": Operation("a,a*->a", concatenated, _cat, _AXIS),
+    "take": Operation("a,i->a", taken, _take, _AXIS),
+    "permute": Operation("a->a", permuted, _permute, {"axes": "axes"}),
+    "reshape": Operation("a->a", reshaped, _reshape, sized=True),
+    "expand": Operation("a->a", expanded, np.broadcast_to, sized=True),
+    "full": Operation("->a", chosen, _full, {"value": "number"}, sized=True, typed=True),
+    "cast": Operation("a->n", same, _cast, typed=True),
 }  # fmt: skip
 """Every operation of stored steps, by name."""

@@ -1,8 +1,8 @@
-"""Compiling a stored program into numpy calls on a list of values, with optimizations.
+"""From a stored program to numpy calls, at any batch size; whatever can be computed beforehand is.
 
-Optimizations, which change results by rounding at most: values that depend on weights alone are computed once; values
-that depend on the token alone become a table, for small vocabularies; constants are added once; slices of one value
-that pass through the same function do so together; matrices are stored in the layout that products read fastest.
+No rewriting changes more than last digits: what depends on weights alone is computed once; what depends on the token
+alone is computed once for every token, where there are few; constants are added once; several slices of one value
+that go through one function do so together; matrices lie in memory as products read them fastest.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from textgen.runtime.graph import IDS, Program
-from textgen.runtime.nodes import BATCHES, TensorSpec
-from textgen.runtime.ops import DTYPES, OPERATIONS, Array, part_of, product
-from textgen.runtime.shapes import Shape, at_batch
+from textgen.runtime.graph import BATCHES, IDS, Program, TensorSpec
+from textgen.runtime.ops import DTYPES, OPERATIONS, Array, Shape, at_batch, part_of, product
 
 MAX_TABLE_ROWS, LARGEST_TABLE = 1024, 1 << 22
 """The largest vocabulary for which values that depend on the token alone are tabulated, and the largest such table."""
@@ -260,3 +258,33 @@ def _transpose_weights(plan: Plan) -> None:
 def _own(plan: Plan) -> None:
     """Share no memory with the weights, so that the buffer they were read into can be freed."""
     plan.constants = {p: array if array.base is None else array.copy() for p, array in plan.constants.items()}
+
+
+MAX_BATCH_SIZES = 256
+BoundCalls = list[tuple[Callable[..., Array], tuple[int, ...], int]]
+
+
+class Execution:
+    """Some calls of a plan, in order, ready to run. Holds no results."""
+
+    def __init__(self, plan: Plan, calls: Sequence[Call]) -> None:
+        self._calls = calls
+        self._initial: list[Any] = [None] * plan.places
+        for place, array in plan.constants.items():
+            self._initial[place] = array
+        self._bound: dict[int, BoundCalls] = {}
+
+    def new_values(self) -> list[Any]:
+        """A list of values by place, with the constants filled in."""
+        return self._initial.copy()
+
+    def run(self, batch: int, values: list[Any]) -> None:
+        """Run the calls for a batch size and store their results in the list."""
+        for function, sources, target in self._bound.get(batch) or self._bind(batch):
+            values[target] = function(*[values[source] for source in sources])
+
+    def _bind(self, batch: int) -> BoundCalls:
+        if len(self._bound) >= MAX_BATCH_SIZES:
+            self._bound = {}
+        bound = self._bound[batch] = [(call.bound(batch), call.sources, call.target) for call in self._calls]
+        return bound

@@ -1,1 +1,456 @@
-"""Tasks: what they have in common, and the language modeling task."""
+"""What a task is, the one registry of them, and the options of training that every task has.
+
+A `Task` says what models are trained for: its options, how its data is read and stored, how it is learned, how a
+trained model is opened, and what `textgen evaluate` and `textgen predict` do with one. Everything else (the trainer,
+the planner, run folders, `textgen.load`, the command line) takes any task and knows none by name. Packages register
+tasks with the hook `register_tasks`. This module imports no torch, and neither may a task's own module: it imports
+what learns and what runs inside its methods.
+
+Each option of `TrainOptions` is declared once with its help and limits. None means that the plan decides (see
+`textgen.training.planner`). Long names are those of Hugging Face; `also` gives the spellings of other tools.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textgen import plugins
+from textgen.data import SIZED, FileOptions, Reading, SplitOptions, record_of
+from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.formatting import listed
+from textgen.generation import SampleOptions as SampleOptions
+from textgen.generation import check_sampling as check_sampling
+from textgen.model import ModelConfig
+from textgen.model import task_of as task_name
+from textgen.options import check, from_mapping, named, option
+from textgen.storage.filesystem import OutputFile
+from textgen.threads import use_threads
+
+if TYPE_CHECKING:
+    from textgen.tasks.data import TaskData
+
+
+DEFAULT_MINUTES = 5.0
+
+
+@dataclass(frozen=True)
+class TrainOptions(FileOptions, SplitOptions):
+    """How a model is built and trained, for any task. Each task derives a class of its own from it."""
+
+    task: str | None = option(
+        None,
+        "What to train the model for: lm, complete, classify, forecast, or the task of an installed package.",
+        metavar="NAME",
+        default_text="lm, or the task that has the options given",
+        section="Model",
+    )
+    cell: str = option(
+        "lstm",
+        "The recurrent cell (textgen cells lists them).",
+        also=("--model-type",),
+        metavar="NAME",
+    )
+    cell_options: dict[str, Any] = option({}, "An option of the cell; may be repeated.")
+    init_from: str | None = option(
+        None, "Start from the weights of this model; tokens are matched by their text, not their ids.", metavar="DIR"
+    )
+    size: str | None = option(
+        None,
+        "Preset for width and depth; sizes you give explicitly override it.",
+        choices=("tiny", "small", "medium", "large"),
+        default_text="planned",
+    )
+    hidden_size: int | None = option(
+        None, "Units per layer.", low=1, high=65_536, also=("--nhid", "--rnn-size"), default_text="planned"
+    )
+    embedding_size: int | None = option(
+        None,
+        "Width of token embeddings.",
+        low=1,
+        high=65_536,
+        also=("--emsize", "--n-embd"),
+        default_text="hidden size, at most 256 for char and byte",
+    )
+    num_layers: int | None = option(
+        None, "Number of recurrent layers.", low=1, high=64, also=("--nlayers", "--n-layer"), default_text="planned"
+    )
+    tie_weights: bool | None = option(
+        None,
+        "Use one matrix for input embeddings and output layer.",
+        also=("--tied",),
+        default_text=f"for {listed(SIZED, 'and')}",
+    )
+    residual: bool | None = option(None, "Add each layer's input to its output.", default_text="from 3 layers")
+    layer_norm: bool | None = option(None, "Normalize each layer's input.", default_text="from 3 layers")
+    dropout: float | None = option(
+        None,
+        "Dropout between layers, with one mask per window.",
+        low=0,
+        high=0.95,
+        default_text="planned",
+        section="Regularization",
+    )
+    embedding_dropout: float = option(
+        0.0, "Embedding dropout: the share of tokens whose embedding is zeroed.", low=0, high=0.95
+    )
+    weight_drop: float = option(0.0, "Dropout on the recurrent weights of gated cells.", low=0, high=0.95)
+
+    minutes: float | None = option(
+        None,
+        "Plan model size and steps so that the whole command takes this many minutes.",
+        above=0,
+        high=100_000,
+        default_text=f"{DEFAULT_MINUTES:g}, unless epochs or steps are given",
+        section="Training length",
+    )
+    epochs: float | None = option(
+        None, "Train for this many passes over the corpus.", above=0, high=1_000_000, also=("--num-train-epochs",)
+    )
+    max_steps: int | None = option(
+        None, "Train for this many steps.", low=1, high=1_000_000_000, also=("--iters", "--max-iters")
+    )
+    max_time: float | None = option(
+        None, "Save and stop after this many minutes; the run can be resumed.", above=0, high=1_000_000
+    )
+    batch_size: int | None = option(
+        None,
+        "Batch size: sequences processed in parallel.",
+        low=1,
+        high=65_536,
+        also=("--per-device-train-batch-size",),
+        default_text="planned",
+        section="Optimization",
+    )
+    seq_length: int | None = option(
+        None,
+        "Truncated BPTT length: time steps that gradients flow back through.",
+        low=1,
+        high=1_000_000,
+        also=("--bptt", "--block-size"),
+        default_text="planned",
+    )
+    learning_rate: float | None = option(
+        None, "Peak learning rate.", above=0, high=100, also=("--lr",), default_text="planned"
+    )
+    lr_scheduler: str = option(
+        "cosine", "Learning rate schedule.", choices=("cosine", "constant", "plateau"), also=("--lr-scheduler-type",)
+    )
+    warmup_steps: int | None = option(
+        None,
+        "Steps of linear learning-rate warmup.",
+        low=0,
+        high=1_000_000_000,
+        default_text="a twentieth of the run, at most 200",
+    )
+    optimizer: str = option("adamw", "The optimizer.", choices=("adamw", "sgd"), also=("--optim",))
+    momentum: float = option(0.0, "Momentum for sgd.", low=0, high=0.999)
+    weight_decay: float = option(0.01, "Weight decay of weight matrices.", low=0, high=10)
+    max_grad_norm: float = option(
+        1.0,
+        "Gradient clipping: scale gradients down to at most this norm.",
+        above=0,
+        high=1_000_000,
+        also=("--clip", "--grad-clip"),
+    )
+    gradient_accumulation_steps: int = option(
+        1, "Compute each batch in this many parts, to save memory.", low=1, high=65_536
+    )
+    average_weights: float = option(
+        0.0,
+        "Evaluate and keep an exponential moving average of the weights with this decay, such as 0.999.",
+        low=0,
+        high=0.99999,
+        default_text="off",
+    )
+    dtype: str | None = option(
+        None,
+        "Precision of matrix products in training; everything else is float32.",
+        choices=("float32", "bfloat16"),
+        default_text="whichever is faster on this processor; float32 if epochs or steps are given",
+        also=("--precision",),
+    )
+    compile: bool | None = option(
+        None,
+        "Compile the time step of gated cells (needs a C++ compiler).",
+        default_text="if it saves time in this run",
+    )
+    early_stopping_patience: int | None = option(
+        None,
+        "Stop after this many evaluations without improvement.",
+        low=1,
+        high=1_000_000,
+        default_text="off",
+        section="Evaluation and logging",
+    )
+
+    logging_steps: int | None = option(
+        None,
+        "Steps between log lines.",
+        low=1,
+        high=1_000_000_000,
+        also=("--log-interval",),
+        default_text="a fiftieth of the run",
+    )
+    eval_steps: int | None = option(
+        None,
+        "Steps between evaluations.",
+        low=1,
+        high=1_000_000_000,
+        also=("--steps-per-eval",),
+        default_text="a tenth of the run",
+    )
+    save_steps: int | None = option(
+        None,
+        "Steps between checkpoints.",
+        low=1,
+        high=1_000_000_000,
+        also=("--save-every",),
+        default_text="same as --eval-steps",
+    )
+    verify_steps: int | None = option(
+        None,
+        "Repeat every Nth step and compare the results bit by bit, to detect faulty hardware.",
+        low=1,
+        high=1_000_000_000,
+        default_text="never",
+    )
+    save_total_limit: int = option(2, "Number of checkpoints to keep.", low=2, high=1_000_000)
+    sample_steps: int | None = option(
+        None,
+        "Steps between printed samples; 0 prints none.",
+        low=0,
+        high=1_000_000_000,
+        default_text="same as --eval-steps",
+    )
+
+    report_to: list[str] = option([], "Also log metrics to this tool: tensorboard.", metavar="TOOL")
+
+    output_dir: str | None = option(
+        None, "Run folder.", metavar="DIR", default_text="runs/CELL-CORPUS-N", section="Run"
+    )
+    overwrite_output_dir: bool = option(False, "Replace an existing run.", also=("--overwrite",))
+    device: str = option("auto", "Device: cpu, cuda, or auto.", metavar="NAME", also=("--accel",))
+    threads: int | None = option(None, "Number of CPU threads.", low=1, high=1024, default_text="all cores")
+    seed: int = option(1337, "Random seed for weights, dropout and data order.", low=0, high=2**63 - 1)
+
+
+LANGUAGE = "lm"
+"""The task of a run that does not name one."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of `textgen evaluate` or `textgen predict`.
+
+    `inputs` are the given paths, empty for the held-out part of the training data; `options` is an object of the task's
+    `evaluation` or `prediction` class; `outputs` are the files to write, by option; `data` opens the data of the
+    model's run and raises TextgenError if it is missing.
+    """
+
+    folder: Path
+    inputs: tuple[str, ...]
+    reading: Reading
+    options: Any
+    data: Callable[[], TaskData]
+    threads: int = 1
+    as_json: bool = False
+    outputs: Mapping[str, OutputFile] = field(default_factory=dict)
+
+    def load(self, backend: str = "auto") -> Any:
+        """The model, using `threads` threads."""
+        use_threads(self.threads)
+        model = task(task_name(self.folder)).load(self.folder, backend)
+        if "torch" in sys.modules:  # which may have been imported only now
+            use_threads(self.threads)
+        return model
+
+    def held_out(self) -> TaskData:
+        """The data of the run, for its held-out part. Raises TextgenError if it is missing or has no held-out part."""
+        try:
+            data = self.data()
+        except TextgenError as error:
+            raise TextgenError(
+                f"the held-out part of {str(self.folder)!r} is not available: {error}", hint="textgen evaluate FILE"
+            ) from error
+        if not data.held_out_tokens:
+            raise TextgenError(f"{str(self.folder)!r} has no held-out part.", hint="textgen evaluate FILE")
+        return data
+
+
+class Task(ABC):
+    """A task that models are trained for. A subclass sets `name` and `options` and may override the rest."""
+
+    name: str
+    """The name in `--task` and `config.json`."""
+    options: type[TrainOptions]
+    """The options of its training runs: a subclass of `TrainOptions` with the task's own options."""
+    evaluation: type[FileOptions] = FileOptions
+    """The options of `textgen evaluate` for its models."""
+    prediction: type[FileOptions] | None = None
+    """The options of `textgen predict` for its models; None for models that generate text, which `sample` uses."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether its models generate text."""
+        return self.prediction is None
+
+    def check(self, options: Any) -> None:  # noqa: B027
+        """Raise UsageError for conflicting options, before anything is read."""
+
+    def remembered(self, paths: list[str], options: Any) -> dict[str, Any]:
+        """How the corpus was read: stored in `config.json`, so that later inputs are read the same way."""
+        return record_of(paths, options)
+
+    @abstractmethod
+    def data(self) -> type[TaskData]:
+        """The class that reads, stores and opens its data."""
+
+    @abstractmethod
+    def load(self, folder: Path, backend: str) -> Any:
+        """Open a trained model. Raises TextgenError for a damaged folder, or if the backend cannot run the model."""
+
+    @abstractmethod
+    def evaluate(self, request: Request) -> None:
+        """Evaluate a model on the inputs, or on the held-out part without any, and print the metrics."""
+
+    def predict(self, request: Request) -> None:
+        """Print what a model predicts for the inputs."""
+        raise NotImplementedError
+
+
+def tasks() -> list[Task]:
+    """Every usable task, built-in ones first; tasks of broken packages are left out."""
+    found = []
+    for name in plugins.names("tasks"):
+        try:
+            found.append(task(name))
+        except TextgenError:
+            continue
+    return found
+
+
+def task(name: str) -> Task:
+    """The task of that name. Raises UsageError if there is none, PluginError if its package is broken."""
+    found = plugins.registered("tasks", name, Task)
+    assert isinstance(found, Task)
+    return found
+
+
+def task_of(options: TrainOptions) -> Task:
+    """The task of a run's options."""
+    return task(options.task or LANGUAGE)
+
+
+def options_for(given: Mapping[str, Any]) -> TrainOptions:
+    """The options of a training run, checked, as an object of its task's class.
+
+    The task is the one named; else language modeling; else the only task that has all given options. Raises UsageError
+    for an unknown option or value, and for options of different tasks.
+    """
+    if given.get("task") is not None:
+        chosen = task(_text(given["task"]))
+    else:
+        chosen = _inferred(given)
+    known = {f.name for f in fields(chosen.options)}
+    for name, value in given.items():
+        if name not in known and value is not None:
+            _refuse(name, chosen)
+    made: TrainOptions = from_mapping(chosen.options, {name: given[name] for name in given if name in known})
+    return replace(made, task=chosen.name)
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise UsageError(f"{named('task')} must be text, not {name!r}.")
+    return name
+
+
+def _inferred(given: Mapping[str, Any]) -> Task:
+    """The task inferred from options that do not name one."""
+    everyday = task(LANGUAGE)
+    common = {f.name for f in fields(everyday.options)}
+    special = [name for name, value in given.items() if name not in common and value is not None]
+    owners = [each for each in tasks() if special and special[0] in {f.name for f in fields(each.options)}]
+    return owners[0] if len(owners) == 1 else everyday
+
+
+def _refuse(name: str, chosen: Task) -> None:
+    """Raise UsageError for an option that a task does not have."""
+    owners = {each.name: each for each in tasks() if name in {f.name for f in fields(each.options)}}
+    if owners:
+        others = " or ".join(named("task", other) for other in owners)
+        raise UsageError(f"{named(name)} goes with {others}, not with {chosen.name}.")
+    every = {f.name for each in tasks() for f in fields(each.options)}
+    raise UsageError(f"there is no option {name!r}.{did_you_mean(name, every)}")
+
+
+QUICK_LOOK = 32_768
+"""Held-out tokens scored in an evaluation during training; the last evaluation scores all."""
+
+
+def embedding_for(level: str, hidden_size: int) -> int:
+    """The default embedding size: small vocabularies need no wide embeddings."""
+    return hidden_size if level in SIZED else min(hidden_size, 256)
+
+
+def model_config(options: TrainOptions, level: str, vocab_size: int, hidden_size: int) -> ModelConfig:
+    """The model configuration for these options and this hidden size."""
+    layers = options.num_layers or 1
+    deep = layers >= 3
+    tie = level in SIZED if options.tie_weights is None else options.tie_weights
+    return ModelConfig(
+        vocab_size=vocab_size,
+        cell=options.cell,
+        cell_options=dict(options.cell_options),
+        embedding_size=options.embedding_size or embedding_for(level, hidden_size),
+        hidden_size=hidden_size,
+        num_layers=layers,
+        tie_word_embeddings=tie,
+        residual=deep if options.residual is None else options.residual,
+        layer_norm=deep if options.layer_norm is None else options.layer_norm,
+    )
+
+
+LENGTHS = ("minutes", "epochs", "max_steps")
+"""Options that set the length of a run; only one of them may be given."""
+
+CHANGEABLE = ("max_time", "save_total_limit", "early_stopping_patience")
+"""Options that may change when a run is resumed."""
+
+
+def check_training(options: TrainOptions) -> None:
+    """Check options against their limits and for conflicts. Raises UsageError."""
+    check(options)
+    task = task_of(options)
+    if isinstance(options, task.options):
+        task.check(options)
+    lengths = [name for name in LENGTHS if getattr(options, name) is not None]
+    if len(lengths) > 1:
+        raise UsageError(f"{named(lengths[0])} and {named(lengths[1])} exclude each other; give one of them.")
+    for tool in options.report_to:
+        if tool != "tensorboard":
+            raise UsageError(f"{named('report_to')} must be tensorboard, not {tool!r}.")
+    if options.momentum and options.optimizer != "sgd":
+        raise UsageError(f"{named('momentum')} goes with {named('optimizer', 'sgd')}, not with {options.optimizer}.")
+    watching = (
+        named("lr_scheduler", "plateau") if options.lr_scheduler == "plateau" else named("early_stopping_patience")
+    )
+    watched = options.lr_scheduler == "plateau" or options.early_stopping_patience is not None
+    if watched and options.validation_split == 0 and not options.validation_file:
+        raise UsageError(f"{watching} needs a held-out part; {named('validation_split', 0)} holds out nothing.")
+    refuse_empty_parts(options)
+
+
+def refuse_empty_parts(options: TrainOptions) -> None:
+    """Raise UsageError if the batch size is given and smaller than the number of accumulation steps."""
+    if options.batch_size is not None and options.gradient_accumulation_steps > options.batch_size:
+        raise UsageError(
+            f"{named('gradient_accumulation_steps', options.gradient_accumulation_steps)} is more than the batch has "
+            f"lanes ({options.batch_size}).",
+            hint=f"{named('batch_size')} sets how many.",
+        )

@@ -14,12 +14,13 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from textgen import files, sealed
-from textgen.config import ModelConfig
-from textgen.text.levels import LEVELS
-from textgen.text.split import TRAIN, VALIDATION, Progress
-from textgen.text.store import TokenStore, tokenizer_of
-from textgen.text.tokenizer import Tokenizer
+from textgen import storage
+from textgen.data import LEVELS
+from textgen.data.recipes import TRAIN, VALIDATION, Progress
+from textgen.data.store import TokenStore, tokenizer_of
+from textgen.data.tokenizers.base import Tokenizer
+from textgen.model import ModelConfig
+from textgen.storage import filesystem
 
 if TYPE_CHECKING:
     from textgen.tasks.objective import Objective
@@ -45,7 +46,7 @@ class ExampleStore:
 
     def content(self, name: str) -> bytes:
         """The content of another file of the folder, verified against its checksum."""
-        return sealed.verified(self.folder, name, self.about, sealed.JSON_LIMIT)
+        return storage.verified(self.folder, name, self.about, storage.JSON_LIMIT)
 
 
 def write_examples(
@@ -57,7 +58,7 @@ def write_examples(
     others: Mapping[str, bytes],
 ) -> None:
     """Commit a folder of examples: the arrays of both parts, their description, and other files unchanged."""
-    with files.new_folder(folder) as new:
+    with filesystem.new_folder(folder) as new:
         for part in (TRAIN, VALIDATION):
             arrays = {name: np.ascontiguousarray(array) for name, array in parts[part].items()}
             new.write(_file_of(part), safetensors.numpy.save(arrays))
@@ -68,15 +69,15 @@ def write_examples(
 
 def open_examples(folder: Path, kind: str) -> ExampleStore:
     """Open what `write_examples` wrote. Raises TextgenError for what is missing or damaged, by name."""
-    manifest = sealed.read_manifest(folder)
+    manifest = storage.read_manifest(folder)
     if manifest.get("kind") != kind or not isinstance(manifest.get("key"), str):
-        raise sealed.DamagedError(f"{folder} does not hold {kind} of this version of textgen.")
+        raise storage.DamagedError(f"{folder} does not hold {kind} of this version of textgen.")
     parts: dict[str, Arrays] = {}
     for part in (TRAIN, VALIDATION):
         try:
-            parts[part] = safetensors.numpy.load(sealed.verified(folder, _file_of(part), manifest))
+            parts[part] = safetensors.numpy.load(storage.verified(folder, _file_of(part), manifest))
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise sealed.DamagedError(f"{folder / _file_of(part)} is damaged: {error}.") from error
+            raise storage.DamagedError(f"{folder / _file_of(part)} is damaged: {error}.") from error
     return ExampleStore(folder, manifest, parts)
 
 
@@ -188,7 +189,7 @@ class ExampleData(TaskData):
         store = open_examples(folder, cls.kind)
         for part in (TRAIN, VALIDATION):
             if sorted(store.parts[part]) != sorted(cls.arrays):
-                raise sealed.DamagedError(f"{folder} is damaged: its {part} part does not hold the expected arrays.")
+                raise storage.DamagedError(f"{folder} is damaged: its {part} part does not hold the expected arrays.")
         return cls(store)  # type: ignore[call-arg]
 
     def digests(self) -> dict[str, str]:

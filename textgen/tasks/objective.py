@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from textgen.model import Candidates, Model
-from textgen.recurrence import State
-from textgen.scoring.metrics import Metrics as Metrics
+from textgen.cells.engine import State
+from textgen.evaluation import Metrics as Metrics
+from textgen.model.stack import Candidates, Model
 
 
 class Objective(ABC):

@@ -18,16 +18,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textgen.testing.examination import check_cell, run_laws
+    from textgen.testing.examination import LAWS, check_cell, parametrize_with_checks, run_laws
     from textgen.testing.law import Law, LawBroken, Result
-    from textgen.testing.laws import LAWS
-    from textgen.testing.parametrize import parametrize_with_checks
 
 _HOMES = {
     "check_cell": "examination",
     "run_laws": "examination",
-    "parametrize_with_checks": "parametrize",
-    "LAWS": "laws",
+    "parametrize_with_checks": "examination",
+    "LAWS": "examination",
     "Law": "law",
     "LawBroken": "law",
     "Result": "law",

@@ -1,27 +1,50 @@
-"""Checking laws on a cell: find the sizes that it accepts, run cases from small to large, and shrink failures."""
+"""The laws tried on a cell: from a class to results, with the smallest case that breaks a law.
+
+`parametrize_with_checks` makes a whole test file in five lines: one pytest test for each cell and each law.
+"""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 from torch import Tensor
 
-from textgen import cell_options
-from textgen.attribution import text_of
-from textgen.cell import Cell
-from textgen.cell_options import Scalar
-from textgen.errors import TextgenError
-from textgen.recurrence import State
-from textgen.testing.law import Law, LawBroken, Result
-from textgen.testing.laws import chosen, selected
+from textgen import cells, plugins
+from textgen import cells as cell_options
+from textgen.cells import Cell, Scalar
+from textgen.cells.engine import State
+from textgen.errors import TextgenError, UsageError, did_you_mean, text_of
+from textgen.testing import laws_manners, laws_state, laws_time
+from textgen.testing.law import Case, CaseConfig, Law, LawBroken, MakeCell, NotApplicable, Result, Violation, isolated
 from textgen.testing.laws_state import no_mutation
-from textgen.testing.room import isolated
-from textgen.testing.trial import Case, CaseConfig, MakeCell, NotApplicable, Violation
+
+MODULES = (laws_state, laws_time, laws_time, laws_time, laws_manners, laws_state, laws_manners)
+LAWS: tuple[Law, ...] = tuple(value for module in MODULES for value in vars(module).values() if isinstance(value, Law))
+"""Every law that these modules define."""
+
+
+def chosen(names: Iterable[str]) -> list[Law]:
+    """The laws with these names, in the order of LAWS. Raises UsageError for an unknown name."""
+    known = {law.name: law for law in LAWS}
+    asked = list(names)
+    for name in asked:
+        if name not in known:
+            raise UsageError(
+                f"there is no law {name!r}.{did_you_mean(str(name), known)}", hint=f"laws: {', '.join(known)}."
+            )
+    return [law for name, law in known.items() if name in asked]
+
+
+def selected(names: Iterable[str] | None, slow: bool) -> list[Law]:
+    """The laws with these names; without names, all fast laws, and with `slow` all laws."""
+    return [law for law in LAWS if slow or not law.slow] if names is None else chosen(names)
+
 
 SIZES = (
     *((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (3, 5), (5, 3), (5, 5), (3, 4), (7, 4), (4, 4), (3, 8), (9, 8)),
@@ -67,7 +90,7 @@ def run_laws(
     Raises TextgenError at once for unknown laws, unknown options, and invalid `expected_failures`.
     """
     wanted, declared = selected(laws, slow), declared_failures(cell)
-    given = cell_options.parse(cell, cell.__name__, options) if options else {}
+    given = cells.parse(cell, cell.__name__, options) if options else {}
     return results_of(cell, given, wanted, declared)
 
 
@@ -253,3 +276,72 @@ def shrunk(law: Law, make: MakeCell, config: CaseConfig, result: Result, sizes: 
                 config, result = smaller, tried
                 break
     return result
+
+
+CellSpec = type[Cell] | str | tuple[type[Cell] | str, Mapping[str, Scalar]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One law on one cell: call it. `id` names both; `reason` is the cell's reason in `expected_failures`, if any."""
+
+    id: str
+    cell: type[Cell]
+    options: Mapping[str, Scalar]
+    law: Law
+    reason: str | None = None
+
+    def __call__(self) -> None:
+        """Raises LawBroken if the law is broken, declared or not, and unittest.SkipTest if it does not apply."""
+        for result in results_of(self.cell, self.options, [self.law], {}):
+            if result.status == "skipped":
+                raise SkipTest(result.detail)
+            raise_if_failed(self.cell, result)
+
+
+def checks(cells: Iterable[CellSpec], laws: Iterable[str] | None = None, slow: bool = False) -> list[Check]:
+    """A check for each cell and each law: the named laws, or all fast ones, and with `slow` all of them.
+
+    A cell is a class, the name of an installed cell, or a pair of either and options. Raises TextgenError for unknown
+    names and options, and for invalid `expected_failures`.
+    """
+    wanted = selected(laws, slow)
+    made = []
+    for spec in cells:
+        which, options = spec if isinstance(spec, tuple) else (spec, {})
+        cell = plugins.cell(which) if isinstance(which, str) else which
+        label = which if isinstance(which, str) else which.__name__
+        typed = "".join(f",{name}={value}" for name, value in options.items())
+        parsed = cell_options.parse(cell, label, options) if options else {}
+        declared = declared_failures(cell)
+        made += [Check(f"{label}{typed}-{law.name}", cell, parsed, law, declared.get(law.name)) for law in wanted]
+    return made
+
+
+def parametrize_with_checks(
+    cells: Iterable[CellSpec], laws: Iterable[str] | None = None, slow: bool = False
+) -> Callable[[Any], Any]:
+    """Parametrize a test function that takes `check` and calls it: one test for each cell and each law.
+
+    Arguments and errors as for `checks`. A law in the cell's `expected_failures` is a strict xfail.
+
+    Example:
+        >>> from textgen import plugins
+        >>> @parametrize_with_checks(["gru", ("rnn", {"nonlinearity": "relu"})])
+        ... def test_conformance(check):
+        ...     check()
+    """
+    import pytest
+
+    parameters = [pytest.param(check, id=check.id, marks=expectation(check)) for check in checks(cells, laws, slow)]
+    decorator: Callable[[Any], Any] = pytest.mark.parametrize("check", parameters)
+    return decorator
+
+
+def expectation(check: Check) -> list[Any]:
+    """A strict xfail mark for a law that the cell declares to break; empty for others."""
+    import pytest
+
+    if check.reason is None:
+        return []
+    return [pytest.mark.xfail(reason=f"declared to fail: {check.reason}", strict=True, raises=LawBroken)]

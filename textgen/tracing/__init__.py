@@ -1,1 +1,307 @@
-"""From a torch model to its stored step: what `textgen.runtime` runs."""
+"""A torch model's step and initial state, recorded as the graph that `textgen.runtime` runs without torch.
+
+The step is traced twice, with batches of two sizes. What is the same in both is kept as it is; a size that differs
+must be a multiple of the batch size. Nothing is compiled, so that tracing takes a tenth of a second. The graph is
+then read like any untrusted file, run, and compared with the model.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from textgen.errors import TextgenError
+from textgen.model import FORMAT_VERSION, STEP
+from textgen.model.stack import Model
+from textgen.model.weights import model_tensors
+from textgen.plugins import PluginError
+from textgen.runtime import NumpyStepper
+from textgen.runtime.graph import FORMAT, IDS, MOST_CONSTANTS, StepGraph, stored_constant, stored_number
+from textgen.runtime.ops import stored_shape
+from textgen.tracing.operations import NEW, RULES
+from textgen.tracing.windows import DTYPES, Given, GraphBuilder, RecordedOp, Untraceable
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records into `graph` what its block does to the tensors that have names."""
+
+    def __init__(self, names: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = GraphBuilder(names)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Asked by torch, which would otherwise import its compiler here and waste four seconds."""
+        return False
+
+    def record(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[str]:
+        """Run a function of tensors; returns the names of its results. In-place changes become new values."""
+        with torch.no_grad(), self:
+            results = torch.func.functionalize(function)(*inputs)
+        return [self.graph.name(result) for result in results]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        packet = func.overloadpacket.__name__ if func.namespace == "aten" else str(func)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise Untraceable(f"it draws random numbers ({func}).")
+        if packet not in NEW and not any(map(self.graph.knows, _tensors([args, kwargs]))):
+            return func(*args, **kwargs)
+        if func._schema.is_mutable:
+            return self._in_place(func, packet.removesuffix("_"), args, kwargs)
+        rule = RULES.get(f"{packet}.{func._overloadname}") or RULES.get(packet)
+        if rule is None:
+            return self._decomposed(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if packet.startswith("unsafe_"):  # parts that count as independent tensors, and may be changed in place
+            result = [part.clone() for part in result]
+        names = rule(self.graph, result, _given(func, args, kwargs))
+        if names is None:
+            raise Untraceable(unsupported(func))
+        self.graph.remember(result, names)
+        return result
+
+    def _in_place(self, func: Any, packet: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A change in place inside one of torch's own functions, to a tensor that nobody else sees."""
+        target, rule = args[0], RULES.get(packet)
+        if rule is None or not self.graph.is_result(target) or "out" in kwargs:
+            raise Untraceable(f"it changes a tensor in place ({func}).")
+        result = func(*args, **kwargs)
+        self.graph.rename(target, rule(self.graph, target, _given(func, args, kwargs)))
+        return result
+
+    def _decomposed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result by torch's own decomposition, whose operations are recorded in turn."""
+        from torch._decomp import decomposition_table
+
+        with self:
+            if func in decomposition_table:
+                return decomposition_table[func](*args, **kwargs)
+            result = func.decompose(*args, **kwargs)
+        if result is NotImplemented:
+            raise Untraceable(unsupported(func))
+        return result
+
+
+_REWRITES = {
+    "_local_scalar_dense": "it takes a number out of a tensor (_local_scalar_dense: .item(), float(...), an `if` on "
+    "values, one_hot); compare with torch.arange and choose with torch.where instead.",
+    "nonzero": "it selects by a mask, so its sizes depend on values; choose with torch.where instead.",
+    "index": "it selects by a mask, or by several index tensors at once; choose with torch.where, gather or "
+    "index_select instead.",
+    "as_strided": "it reads memory with custom strides (as_strided); use slices, unfold or reshape instead.",
+}
+
+
+def unsupported(func: Any) -> str:
+    """Why an operation cannot be stored and, where known, how to write the step without it."""
+    known = _REWRITES.get(func.overloadpacket.__name__)
+    return known or f"it uses {func}, which is not supported by the numpy runtime."
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+
+
+def _given(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Given:
+    """The arguments of a call by name."""
+    given = {}
+    for place, argument in enumerate(func._schema.arguments):
+        value = argument.default_value if argument.has_default_value() else None
+        given[argument.name] = args[place] if place < len(args) else kwargs.get(argument.name, value)
+    return given
+
+
+BATCHES = (3, 5)
+"""Two sizes, neither a multiple of the other, and neither 1, which torch treats specially."""
+VERIFIED_BATCHES, VERIFIED_STEPS = (1, 4), 3
+TOLERANCE = 1e-4
+
+
+def trace(model: Model) -> StepGraph:
+    """The stored step of a model, whatever its weights. Raises Untraceable with the reason if it cannot be stored."""
+    with _eval_mode(model):
+        try:
+            graph = StepGraph.from_json(_traced(model))
+            _verify(graph, model)
+        except Untraceable:
+            raise
+        except PluginError as error:
+            raise Untraceable(str(error)) from error
+        except TextgenError as error:
+            raise Untraceable(f"its graph cannot be stored: {error}") from error
+        except Exception as error:  # from the cell or from torch
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise Untraceable(f"tracing it raises {type(error).__name__}: {reason:.200}.") from error
+    return graph
+
+
+@contextmanager
+def _eval_mode(model: Model) -> Iterator[None]:
+    """The model in eval mode, without warnings; restores the mode and torch's random state."""
+    training, rng_state = model.training, torch.get_rng_state()
+    model.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        model.train(training)
+        torch.set_rng_state(rng_state)
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """What was recorded at one batch size."""
+
+    batch: int
+    ops: list[RecordedOp]
+    constants: list[Tensor]
+    outputs: list[str]
+
+
+def _traced(model: Model) -> dict[str, Any]:
+    """The content of step.json."""
+    state = model.initial_state(BATCHES[0])
+    specs = [_spec(DTYPES.get(t.dtype, str(t.dtype)), (-1, *t.shape[1:])) for t in state]
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "weights": {name: _spec(_dtype(t), t.shape) for name, t in model_tensors(model).items()},
+        "state": specs,
+        "logits": _spec("float32", (-1, model.output_size)),
+        "initial": _merged(*[_record_initial(model, batch) for batch in BATCHES]),
+        "step": _merged(*[_record_step(model, batch) for batch in BATCHES]),
+    }
+
+
+def _dtype(tensor: Tensor) -> str:
+    if tensor.dtype not in DTYPES:
+        raise Untraceable(f"it has a weight of dtype {str(tensor.dtype).removeprefix('torch.')}.")
+    return DTYPES[tensor.dtype]
+
+
+def _spec(dtype: str, shape: Sequence[int]) -> list[Any]:
+    return [dtype, stored_shape(tuple(shape))]
+
+
+def _named_weights(model: Model) -> dict[str, Tensor]:
+    return {f"weight.{name}": tensor for name, tensor in model_tensors(model).items()}
+
+
+def _record_initial(model: Model, batch: int) -> _Recording:
+    recorder = Recorder(_named_weights(model))
+    outputs = recorder.record(lambda: model.initial_state(batch), [])
+    return _Recording(batch, recorder.graph.ops, recorder.graph.constants, outputs)
+
+
+def _record_step(model: Model, batch: int) -> _Recording:
+    def step(ids: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, after = model.step(ids, state)
+        return (logits, *after)
+
+    with torch.no_grad():
+        state = [tensor.detach().clone() for tensor in model.initial_state(batch)]
+    ids = torch.zeros(batch, dtype=torch.int64, device=model.readout.linear.weight.device)
+    inputs = {IDS: ids, **{f"state.{number}": tensor for number, tensor in enumerate(state)}}
+    recorder = Recorder(_named_weights(model) | inputs)
+    outputs = recorder.record(step, list(inputs.values()))
+    return _Recording(batch, recorder.graph.ops, recorder.graph.constants, outputs)
+
+
+def _merged(one: _Recording, other: _Recording) -> dict[str, Any]:
+    """The common program of two recordings, which may differ only in sizes that are multiples of the batch size."""
+    pairs = list(zip(one.ops, other.ops, strict=False))
+    equal = [(a.op, a.inputs, a.dtype, a.options) == (b.op, b.inputs, b.dtype, b.options) for a, b in pairs]
+    constants = len(one.constants) == len(other.constants) and all(map(torch.equal, one.constants, other.constants))
+    if not (all(equal) and constants and len(one.ops) == len(other.ops) and one.outputs == other.outputs):
+        raise Untraceable(
+            f"it runs different operations with {one.batch} rows than with {other.batch}: nothing may depend on the "
+            "number of rows (len(x), torch.arange(len(x)), indexed rows); gather and scatter select within each row."
+        )
+    shapes = [_sizes(a.shape, one.batch, b.shape, other.batch) for a, b in pairs]
+    used = _used(one.ops, one.outputs)
+    names = {f"node.{number}": f"node.{place}" for place, number in enumerate(used)}
+    nodes = [
+        {
+            "op": one.ops[number].op,
+            "inputs": [names.get(i, i) if isinstance(i, str) else stored_number(i) for i in one.ops[number].inputs],
+            "is": _spec(one.ops[number].dtype, shapes[number]),
+            "options": {name: stored_number(value) for name, value in one.ops[number].options.items()},
+        }
+        for number in used
+    ]
+    outputs = [names.get(output, output) for output in one.outputs]
+    return {"constants": [_constant(t) for t in one.constants], "nodes": nodes, "outputs": outputs}
+
+
+def _sizes(one: Sequence[int], batch: int, other: Sequence[int], other_batch: int) -> tuple[int, ...]:
+    """A shape with -k for a size of k times the batch."""
+    sizes = []
+    for size, other_size in zip(one, other, strict=True):
+        times, rest = divmod(size, batch)
+        if size != other_size and (rest or other_size != times * other_batch):
+            raise Untraceable(f"a size of it is {size} with {batch} rows and {other_size} with {other_batch}.")
+        sizes.append(size if size == other_size else -times)
+    return tuple(sizes)
+
+
+def _used(ops: Sequence[RecordedOp], outputs: Sequence[str]) -> list[int]:
+    wanted = {output for output in outputs if output.startswith("node.")}
+    for number in range(len(ops) - 1, -1, -1):
+        if f"node.{number}" in wanted:
+            wanted.update(i for i in ops[number].inputs if isinstance(i, str))
+    return [number for number in range(len(ops)) if f"node.{number}" in wanted]
+
+
+def _constant(tensor: Tensor) -> dict[str, Any]:
+    if tensor.numel() > MOST_CONSTANTS:
+        raise Untraceable(f"it has a constant of {tensor.numel():,} numbers, more than {MOST_CONSTANTS:,}.")
+    return stored_constant(tensor.cpu().numpy())
+
+
+def _verify(graph: StepGraph, model: Model) -> None:
+    """Compare the results of a graph with those of the model. Raises Untraceable if they differ."""
+    weights = {name: tensor.detach().cpu().numpy() for name, tensor in model_tensors(model).items()}
+    stepper = NumpyStepper(graph, weights)
+    rng = np.random.default_rng(0)
+    for batch in VERIFIED_BATCHES:
+        ids = rng.integers(0, model.input_size, (batch, VERIFIED_STEPS))
+        with torch.inference_mode():
+            state, logits = model.initial_state(batch), torch.empty(0)
+            for column in torch.from_numpy(ids.T.copy()).to(model.readout.linear.weight.device):
+                logits, state = model.step(column, state)
+        wanted = [tensor.float().cpu().numpy() for tensor in (logits, *state)]
+        found = stepper.initial_state(batch)
+        for column in ids.T:
+            last, found = stepper.step(column, found)
+        whole, after = stepper.forward(ids, stepper.initial_state(batch))
+        for ours, theirs in zip([last, *found, whole, *after], wanted * 2, strict=True):
+            if np.abs(ours - theirs).max(initial=0) > TOLERANCE * np.abs(theirs).max(initial=1e-2):
+                raise Untraceable("the numpy runtime computes something else.")
+
+
+def stored_step(model: Model, cell: str) -> tuple[dict[str, bytes], list[str]]:
+    """The file `step.json` by name, or nothing and a warning that says why."""
+    try:
+        content = trace(model).to_json()
+    except Untraceable as reason:
+        return {}, [f"models of cell {cell!r} will need torch, since numpy cannot run them: {reason}"]
+    return {STEP: json.dumps(content, allow_nan=False).encode() + b"\n"}, []

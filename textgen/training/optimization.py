@@ -1,18 +1,35 @@
-"""Optimizers, learning-rate schedules and weight averaging."""
+"""One training step: forward over a window, backward, and an update of the weights.
+
+Optimizers, learning rates over time, averages of weights. The trainer takes the step and the plan times it.
+
+Extending a run gives it more steps than its plan had, with a learning-rate schedule of their own. A run is a list of
+parts, each with a schedule from its first step to its last; extending adds a part from the newest checkpoint on. The
+parts are committed with the run's arguments before the first new step, so a killed extension is resumed like any
+run.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from textgen.model import Model
-from textgen.sealed import DamagedError
-from textgen.settings import TrainOptions
-from textgen.weights import is_like
+from textgen.cells.engine import State
+from textgen.cells.matmul import reduced_precision
+from textgen.data.store import parts
+from textgen.errors import UsageError
+from textgen.model.stack import DropoutRates, Model, seed_noise
+from textgen.model.weights import is_like, model_tensors
+from textgen.options import named
+from textgen.storage import DamagedError
+from textgen.tasks import LENGTHS, TrainOptions
+from textgen.tasks.objective import Objective
+from textgen.training import guards
 
 
 def schedule(options: TrainOptions, step: int, reductions: int = 0) -> float:
@@ -113,3 +130,149 @@ class WeightAverage:
 def _set(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         parameter.copy_(tensors[name])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Steps `start` to `end` (exclusive) of a run, and their schedule."""
+
+    start: int
+    end: int
+    learning_rate: float
+    warmup_steps: int
+
+
+def parts_of(arguments: Mapping[str, Any], options: TrainOptions) -> list[Part]:
+    """The parts of a run with these arguments, at least one."""
+    if stored := arguments.get("parts"):
+        return [Part(**part) for part in stored]
+    assert options.max_steps is not None and options.learning_rate is not None and options.warmup_steps is not None
+    return [Part(0, options.max_steps, options.learning_rate, options.warmup_steps)]
+
+
+def rate_at(parts: Sequence[Part], options: TrainOptions, step: int, reductions: int) -> float:
+    """The learning rate of a step (from 0), by the schedule of the part that contains it."""
+    part = next((part for part in reversed(parts) if part.start <= step), parts[0])
+    own = replace(
+        options, max_steps=part.end - part.start, learning_rate=part.learning_rate, warmup_steps=part.warmup_steps
+    )
+    return schedule(own, step - part.start, reductions)
+
+
+def length_given(given: Mapping[str, Any], options: TrainOptions) -> tuple[str, float] | None:
+    """The one length option given on resume that changes the plan; `minutes` always does. Raises UsageError for
+    several."""
+    lengths = {name: given[name] for name in LENGTHS if given.get(name) is not None}
+    if len(lengths) > 1:
+        first, second, *_ = map(named, lengths)
+        raise UsageError(f"{first} and {second} exclude each other; give one of them.")
+    changes = ((name, value) for name, value in lengths.items() if name == "minutes" or getattr(options, name) != value)
+    return next(changes, None)
+
+
+def next_part(
+    parts: Sequence[Part], options: TrainOptions, step: int, end: int, finished: bool, reductions: int
+) -> Part:
+    """The part that extends a run from a step to `end`.
+
+    After a finished part the learning rate starts again from that part's peak, with a new warmup. Within a part it
+    continues from its current value. Schedules that do not decay keep their rate.
+    """
+    last = parts[-1]
+    if options.lr_scheduler != "cosine":
+        return Part(step, end, last.learning_rate, 0)
+    if finished:
+        return Part(step, end, last.learning_rate, min(200, (end - step) // 20))
+    left = last.start + last.warmup_steps - step
+    if left > 0:
+        return Part(step, end, last.learning_rate, min(left, end - step))
+    return Part(step, end, rate_at(parts, options, step, reductions), 0)
+
+
+def extended(
+    arguments: Mapping[str, Any], options: TrainOptions, parts: Sequence[Part], length: tuple[str, float]
+) -> tuple[TrainOptions, dict[str, Any]]:
+    """The options and arguments of a run whose last part is new; `length` is the option that set its length."""
+    lengths: dict[str, Any] = {**dict.fromkeys(LENGTHS), length[0]: length[1], "max_steps": parts[-1].end}
+    changed = replace(options, **lengths)
+    stored = asdict(replace(changed, max_time=arguments["options"].get("max_time")))
+    return changed, {**arguments, "options": stored, "parts": [asdict(part) for part in parts]}
+
+
+def refuse_no_steps(length: tuple[str, float], step: int, end: int) -> None:
+    """Raise UsageError if an extension would add no step."""
+    if end > step:
+        return
+    name, value = length
+    raise UsageError(
+        f"{named(name, f'{value:g}')} does not extend this run: it has {step:,} steps, and would have {end:,}.",
+        hint=f"{named('max_steps', 2 * step)} trains for twice as many steps in total, "
+        f"{named('minutes', 10)} for ten more minutes.",
+    )
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss or a gradient is NaN or infinite; the message says which. No weight has changed."""
+
+
+class Update:
+    """Everything that a training step changes: the model, the optimizer, the average of the weights, and the hidden
+    state carried from one window to the next."""
+
+    def __init__(self, objective: Objective, model: Model, options: TrainOptions, device: str = "cpu") -> None:
+        self.objective = objective
+        self.options = options
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.optimizer = make_optimizer(self.model, options)
+        self.rates = DropoutRates(options.dropout or 0.0, options.embedding_dropout, options.weight_drop)
+        self.average = WeightAverage(self.model, options.average_weights) if options.average_weights else None
+        self.state: State = ()
+        self.finite_loss: float | None = None
+
+    def take(self, step: int, learning_rate: float) -> tuple[float, float]:
+        """Train on the window of a step. Returns the loss and the gradient norm before clipping. Raises NotFiniteError
+        without changing any weight."""
+        seed_noise(self.device, self.options.seed, step)
+        inputs, targets = (tensor.to(self.device) for tensor in self.objective.window(step))
+        self.state = self.objective.carried(step, self.model.initial_state(inputs.shape[1]), self.state)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["rate"]
+        loss, state = self._backward(step, inputs, targets)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if fault := guards.not_finite(self.model, loss, norm):
+            raise NotFiniteError(fault)
+        self.finite_loss = loss.item()
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.options.max_grad_norm, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.state = state
+        if self.average:
+            self.average.update(self.model, step + 1)
+        return loss.item(), norm.item()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that a step changes in place, by name."""
+        average = {f"average/{name}": tensor for name, tensor in self.average.tensors.items()} if self.average else {}
+        return model_tensors(self.model) | named_optimizer_state(self.model, self.optimizer) | average
+
+    def _backward(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
+        """The mean loss of a window and the state after it; adds the gradients to the parameters.
+
+        With gradient accumulation the lanes are computed in parts, one after another; the sum of their gradients is
+        that of the whole batch.
+        """
+        batch, options = inputs.shape[1], self.options
+        candidates, targets = self.objective.candidates(step, targets)
+        losses, states = [], []
+        for start, end in parts(batch, options.gradient_accumulation_steps):
+            lanes = slice(start, end)
+            dropout = self.rates.window(options.seed, step, (batch, lanes))
+            with reduced_precision(self.device.type, options.dtype or "float32"):
+                outputs, state = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.state), dropout, candidates)
+                loss = self.objective.loss(outputs, targets[:, lanes]) * self.objective.share(targets, lanes)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            states.append([t.detach().to(before.dtype) for t, before in zip(state, self.state, strict=True)])
+        return torch.stack(losses).sum(), tuple(torch.cat(parts) for parts in zip(*states, strict=True))

@@ -15,23 +15,24 @@ from dataclasses import asdict
 from torch import Tensor
 
 from textgen.errors import TextgenError
-from textgen.model import Model
-from textgen.model_folder import WEIGHTS
-from textgen.scoring.metrics import Metrics
-from textgen.settings import TrainOptions
+from textgen.evaluation import Metrics
+from textgen.model import WEIGHTS
+from textgen.model.stack import Model
+from textgen.model.weights import load_tensors, model_tensors
+from textgen.tasks import TrainOptions
 from textgen.tasks.objective import Objective
-from textgen.training import soundness
-from textgen.training.checkpoint import OPTIMIZER, Checkpoint, Run
-from textgen.training.events import Counters, Ended, Evaluated, Event, Logged, Saved, Tick
-from textgen.training.extension import Part, rate_at
+from textgen.training import Counters, Ended, Evaluated, Event, Logged, Saved, Tick, guards
+from textgen.training.guards import repeated
 from textgen.training.optimization import (
+    NotFiniteError,
+    Part,
+    Update,
     load_optimizer_state,
     named_optimizer_state,
+    rate_at,
     schedule,
 )
-from textgen.training.repetition import repeated
-from textgen.training.update import NotFiniteError, Update
-from textgen.weights import load_tensors, model_tensors
+from textgen.training.runs import OPTIMIZER, Checkpoint, Run
 
 
 class Trainer:
@@ -82,7 +83,7 @@ class Trainer:
         reason = "early stopping" if self._is_stopping_early() else ""
         while progress.step < options.max_steps and not reason:
             step_began = time.monotonic()
-            with soundness.enough_memory(self.model, options):
+            with guards.enough_memory(self.model, options):
                 loss, norm = self._checked_step(progress.step)
             busy, busy_steps = busy + time.monotonic() - step_began, busy_steps + 1
             progress.step += 1
@@ -149,11 +150,11 @@ class Trainer:
         """The error for a step that is not finite."""
         good, _ = self.run_folder.latest()
         rate = self._learning_rate(step - 1)
-        return soundness.stopped(fault, step, rate, self.update.finite_loss, good.step if good else None)
+        return guards.stopped(fault, step, rate, self.update.finite_loss, good.step if good else None)
 
     def _check_weights(self) -> None:
         """Raise TextgenError instead of saving weights that are not finite."""
-        if fault := soundness.weights_not_finite(self.model):
+        if fault := guards.weights_not_finite(self.model):
             raise self._error(self.progress.step, fault)
 
     def _log(self, steps_per_second: float) -> Logged:
@@ -184,7 +185,7 @@ class Trainer:
         if not math.isfinite(metrics.loss):
             raise self._error(progress.step, "the held-out loss")
         guessing = self.objective.guessing_loss
-        diverged = guessing is not None and metrics.loss > guessing + soundness.UNSURE
+        diverged = guessing is not None and metrics.loss > guessing + guards.UNSURE
         best = not diverged and (progress.best_loss is None or metrics.criterion < progress.best_loss)
         if best:
             progress.best_loss, progress.best_step = metrics.criterion, progress.step

@@ -5,8 +5,8 @@ import pytest
 import torch
 from textgen_mlstm import CHUNK, MLSTM
 
-from textgen import Cell
-from textgen.testing import parametrize_with_checks
+from textgen.cells import Cell
+from textgen.testing.examination import parametrize_with_checks
 
 
 @parametrize_with_checks([MLSTM, (MLSTM, {"heads": 1, "forget": "exp"})])

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import textgen
-from textgen.model_folder import WEIGHTS
+from textgen.model import WEIGHTS
 
 WORDS = {
     "DET": ["the", "a", "every", "this"],

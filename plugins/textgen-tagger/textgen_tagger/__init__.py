@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import textgen
+from textgen.data import FileOptions
 from textgen.hookspecs import RegisterTask
 from textgen.options import option
-from textgen.settings import TrainOptions
-from textgen.tasks.base import Request, Task
-from textgen.text.corpus_settings import FileOptions
+from textgen.tasks import Request, Task, TrainOptions
 
 if TYPE_CHECKING:
     from textgen_tagger.training import TagData

@@ -12,21 +12,20 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from textgen import sealed
+from textgen import storage
+from textgen.data import Reading
+from textgen.data.recipes import VALIDATION
+from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.labels.evaluate import print_metrics
-from textgen.labels.figures import ClassificationMetrics
-from textgen.labels.survey import unknown_label
-from textgen.labels.texts import Texts
-from textgen.language_model import opened, stepper_of, tokenizer_for
+from textgen.generation.language_model import opened, stepper_of, tokenizer_for
+from textgen.generation.sampling import log_softmax
+from textgen.model.stepper import TokenStepper
 from textgen.screen import Output
-from textgen.stepper import TokenStepper
-from textgen.tasks.base import Request
+from textgen.tasks import Request
+from textgen.tasks.classification.classifier import ClassificationMetrics, Texts
+from textgen.tasks.classification.evaluate import print_metrics
+from textgen.tasks.classification.reading import unknown_label
 from textgen.tasks.data import ExampleData
-from textgen.text.reading import Reading
-from textgen.text.split import VALIDATION
-from textgen.text.tokenizer import Tokenizer
-from textgen.writing.sampling import log_softmax
 
 Array = npt.NDArray[Any]
 Sentence = list[tuple[str, str]]  # tokens and their labels
@@ -103,7 +102,7 @@ class Tagger:
 
 def load(folder: Path, backend: str = "auto") -> Tagger:
     manifest, config = opened(folder, backend)
-    about = sealed.parse_json(sealed.verified(folder, FILE, manifest, sealed.JSON_LIMIT), FILE)
+    about = storage.parse_json(storage.verified(folder, FILE, manifest, storage.JSON_LIMIT), FILE)
     stepper = stepper_of(folder, manifest, config, backend)
     return Tagger(tokenizer_for(folder, config), stepper, **about)
 

@@ -10,21 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgen import files
-from textgen.config import ModelConfig
+from textgen.data import Reading
+from textgen.data.recipes import TRAIN, VALIDATION, Progress
+from textgen.data.tokenizers import train_tokenizer
 from textgen.errors import TextgenError
-from textgen.labels.figures import ClassificationMetrics
-from textgen.labels.objective import replacement
-from textgen.labels.texts import Texts
-from textgen.model import Model
+from textgen.formatting import plural
+from textgen.model import ModelConfig
+from textgen.model.stack import Model
+from textgen.model.weights import TorchStepper
+from textgen.storage import filesystem
+from textgen.tasks import model_config
+from textgen.tasks.classification.classifier import ClassificationMetrics, Texts
+from textgen.tasks.classification.data import replacement
 from textgen.tasks.data import ExampleStore, TextExampleData, model_card, write_examples
 from textgen.tasks.objective import Objective
-from textgen.tasks.sizing import model_config
-from textgen.text.reading import Reading
-from textgen.text.split import TRAIN, VALIDATION, Progress
-from textgen.text.tokenizer import train_tokenizer
-from textgen.torch_stepper import TorchStepper
-from textgen.wording import plural
 from textgen_tagger import TagOptions
 from textgen_tagger.tagger import FILE, NO_LABEL, Tagger, encode, read
 
@@ -50,7 +49,7 @@ class TagData(TextExampleData):
             held_out = [train.pop() for _ in range(round(options.validation_split * len(train)))]
         if not train:
             raise TextgenError("every sentence is held out; that leaves none to train on.")
-        folder = cache / files.cache_key(cls.kind, train, held_out, model)
+        folder = cache / filesystem.cache_key(cls.kind, train, held_out, model)
 
         def write() -> None:
             documents = ([" ".join(token for token, _ in sentence).encode()] for sentence in train)
@@ -58,7 +57,7 @@ class TagData(TextExampleData):
             parts = {name: encode(part, tokenizer, **model) for name, part in ((TRAIN, train), (VALIDATION, held_out))}
             write_examples(folder, cls.kind, folder.name, parts, {"model": model}, tokenizer.files())
 
-        return files.cached(folder, cls.open, write)
+        return filesystem.cached(folder, cls.open, write)
 
     @property
     def model(self) -> dict[str, Any]:
@@ -84,7 +83,7 @@ class TagData(TextExampleData):
         return TagObjective(self, options)
 
     def files(self) -> dict[str, bytes]:
-        return {FILE: files.to_json(self.model), **self.tokenizer.files()}
+        return {FILE: filesystem.to_json(self.model), **self.tokenizer.files()}
 
     def card(self, config: ModelConfig, name: str) -> str:
         return model_card(name, "token-classification", "A tagger", config, self.described(), "predict -m {} FILE")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textgen.data import check_reading
 from textgen.hookspecs import hookimpl
-from textgen.tasks.base import LANGUAGE, Request, Task
+from textgen.tasks import LANGUAGE, Request, Task
 from textgen.tasks.language.options import LanguageEvaluation, LanguageOptions
-from textgen.text.corpus_settings import check_reading
 
 if TYPE_CHECKING:
     from textgen.tasks.data import TaskData
@@ -30,7 +30,7 @@ class LanguageModeling(Task):
         return LanguageData
 
     def load(self, folder: Path, backend: str) -> Any:
-        from textgen.language_model import load
+        from textgen.generation.language_model import load
 
         return load(folder, backend)
 

@@ -9,19 +9,17 @@ from typing import cast
 
 import numpy as np
 
-from textgen.language_model import LanguageModel, load
-from textgen.scoring.evaluate import Score, for_model, score_encoded
-from textgen.scoring.token_scores import score_tokens
+from textgen.data.corpus import Encoded, encode_documents, text_of
+from textgen.data.recipes import VALIDATION
+from textgen.data.sources import read
+from textgen.data.store import TokenStore
+from textgen.evaluation import Score, for_model, score_encoded, score_tokens
+from textgen.formatting import count
+from textgen.generation.language_model import LanguageModel, load
 from textgen.screen import Output
-from textgen.tasks.base import Request
+from textgen.tasks import Request
 from textgen.tasks.data import TaskData
 from textgen.tasks.language.options import LanguageEvaluation
-from textgen.text.corpus import text_of
-from textgen.text.encoding import Encoded, encode_documents
-from textgen.text.sources import read
-from textgen.text.split import VALIDATION
-from textgen.text.store import TokenStore
-from textgen.wording import count
 
 LANES = 16
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgen.config import BACKENDS
+from textgen.data import CorpusOptions, ReadingOptions
+from textgen.model import BACKENDS
 from textgen.options import option
-from textgen.settings import TrainOptions
-from textgen.text.corpus_settings import CorpusOptions, ReadingOptions
+from textgen.tasks import TrainOptions
 
 
 @dataclass(frozen=True)

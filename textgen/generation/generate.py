@@ -1,0 +1,472 @@
+"""Generation: y(t) comes back as x(t+1). Ids, pieces of text or a string, each built on the one before.
+
+Nothing here knows torch or a cell: the loop drives whatever has `initial_state`, `forward` and `step` on arrays of
+ids. Several rows run together without padding: a row that still has prompt left is fed from it (forced tokens). Text
+never splits a character and never shows a stop string.
+
+Beam search keeps the N likeliest beginnings at each time step. A text's score is the mean log-probability of its
+tokens, the boundary that ends it included, so long texts are not worse for being long. One beam is greedy; with as
+many beams as there are beginnings the search is exact.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from textgen import options as arguments
+from textgen.data.tokenizers.base import Ids
+from textgen.errors import UsageError
+from textgen.generation import SampleOptions, check_sampling, defaults_beside
+from textgen.generation.sampling import (
+    BETWEEN,
+    OUT,
+    CharacterGuard,
+    Choice,
+    Sampler,
+    add_bias,
+    bias_of_ids,
+    biases_by_id,
+    choice_of,
+    log_softmax,
+    require_choice,
+    without,
+)
+from textgen.model.stepper import Logits, TokenStepper, closed_loop
+from textgen.options import from_mapping, named, plain
+
+if TYPE_CHECKING:
+    from textgen.generation.language_model import LanguageModel
+
+
+REMEMBERED = 1024
+"""Tokens and characters kept for penalties and for finding copies, unless a caller asks for more."""
+
+
+@dataclass
+class Completion:
+    """One text written by a model, growing while it is streamed. `finish_reason` is 'stop' or 'length' at its end.
+
+    `unavoidable` counts the tokens that had to copy more of the training text than `max_copy` allows.
+    """
+
+    prompt: str
+    seed: int
+    text: str = ""
+    tokens: int = 0
+    finish_reason: str | None = None
+    choices: list[Choice] = field(default_factory=list)
+    unavoidable: int = 0
+
+
+class StopScanner:
+    """Passes text on up to the first complete stop string, and holds back what might be the beginning of one.
+
+    The text passed on in total does not depend on how the input is cut into pieces.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = list(stops)
+        self.held = ""
+        self.stopped = False
+
+    def feed(self, piece: str) -> str:
+        """The text that is certain to precede any stop string."""
+        held = self.held + piece
+        found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
+        if found:
+            self.stopped, self.held = True, ""
+            return held[: min(found)[1]]
+        keep = max((self._overlap(held, stop) for stop in self._stops), default=0)
+        self.held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """How many characters at the end of the text are a proper prefix of the stop string."""
+        sizes = range(min(len(text), len(stop) - 1), 0, -1)
+        return next((size for size in sizes if text.endswith(stop[:size])), 0)
+
+    def finish(self) -> str:
+        """The text held back, once the text has ended for another reason."""
+        held, self.held = self.held, ""
+        return held
+
+
+@dataclass(frozen=True)
+class OpenEnd:
+    """The unfinished end of a text: the last characters written, the bytes of an incomplete character, the text held
+    back because it may begin a stop string, and the state of the noise that tokens are drawn from."""
+
+    tail: str = ""
+    bytes: bytes = b""
+    text: str = ""
+    noise: dict[str, Any] | None = None
+
+
+class CompletionBuilder:
+    """Builds one completion token by token, and owns its sampler; starts afresh, or from an open end.
+
+    With `keep_open`, reaching `max_new_tokens` releases nothing that a continuation might still change.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        completion: Completion,
+        options: SampleOptions,
+        open: OpenEnd | None = None,
+        keep_open: bool = False,
+        remember: int = REMEMBERED,
+    ) -> None:
+        self.completion = completion
+        self._remember = max(remember, options.max_copy or 0)
+        self._options, self._keep_open = options, keep_open
+        self._boundary = model.tokenizer.boundary
+        self._model, self._characters = model, model.characters
+        self._decoder = model.decoder(completion.prompt)
+        self._scanner = StopScanner(options.stop)
+        self._tail = completion.prompt if open is None else open.tail
+        unsampled = model.unsampled if not options.ignore_eos else (*model.unsampled, self._boundary)
+        self._guard = None if options.max_copy is None else model.copy_guard(options.max_copy)
+        self.sampler = Sampler(options, completion.seed, unsampled, self._steered)
+        self._ready = ""
+        if open is not None:
+            self._go_on_from(open)
+        self.empty = not (self._tail or self._decoder.held or self._scanner.held or model.prompt_end)
+        """Whether there is no text yet, not even a prompt: then the boundary is not drawn, so that no text is empty."""
+
+    def _go_on_from(self, open: OpenEnd) -> None:
+        self._decoder.restore(open.bytes)
+        self._ready = self._scanner.feed(open.text)
+        if self._scanner.stopped:
+            self.completion.finish_reason = "stop"
+        if open.noise is not None:
+            self.sampler.restore(open.noise)
+
+    def _steered(self, logits: Logits) -> Logits:
+        """The logits without the tokens that would end an empty text, split a character or copy too much."""
+        if self.ended:  # drawn from only because other rows of the batch continue
+            return logits
+        if self.empty:
+            logits = without(logits, [self._boundary])
+        if self._characters is not None:
+            logits = self._characters.mask(logits, self._decoder.held)
+        if self._guard is not None:
+            logits, avoided = self._guard.steer(logits, self._tail, self._decoder.held)
+            self.completion.unavoidable += not avoided
+        return logits
+
+    @property
+    def ended(self) -> bool:
+        """Whether the text has ended."""
+        return self.completion.finish_reason is not None
+
+    def opened(self) -> OpenEnd:
+        """The open end of the text as it is now."""
+        return OpenEnd(self._tail, self._decoder.held, self._scanner.held, self.sampler.noise())
+
+    def ready(self) -> str:
+        """Earlier text that has become certain."""
+        piece, self._ready = self._ready, ""
+        return self._grow(piece)
+
+    def take(self, choice: Choice) -> str:
+        """Add a token and return the text that it makes certain; sets `finish_reason` when the text ends."""
+        if choice.id == self._boundary and not self._options.ignore_eos:
+            return self.end("stop")
+        self.empty = False
+        self.completion.tokens += 1
+        self.completion.choices.append(choice)
+        piece = self._scanner.feed(self._read(self._decoder.add(choice.id)))
+        if self._scanner.stopped:
+            self.completion.finish_reason = "stop"
+        elif self.completion.tokens == self._options.max_new_tokens:
+            self.completion.finish_reason = "length"
+            return self._grow(piece) + ("" if self._keep_open else self.end("length"))
+        return self._grow(piece)
+
+    def end(self, reason: str) -> str:
+        """Release the text held back; ends for this reason, unless the release completes a stop string."""
+        self.completion.finish_reason = reason
+        rest = self._scanner.feed(self._read(self._model.last_text(self._decoder)))
+        if self._scanner.stopped:
+            self.completion.finish_reason = "stop"
+        return self._grow(rest + self._scanner.finish())
+
+    def _read(self, piece: str) -> str:
+        self._tail = (self._tail + piece)[-self._remember :]
+        return piece
+
+    def _grow(self, piece: str) -> str:
+        self.completion.text += piece
+        return piece
+
+
+@dataclass(frozen=True, eq=False)
+class Beam:
+    """A text of `length` tokens, as its last token and the beam before it, with the sum of its log-probabilities and
+    the place (`textgen.generation.sampling`) where it ends."""
+
+    total: float = 0.0
+    length: int = 0
+    choice: Choice | None = None
+    before: Beam | None = None
+    place: int = BETWEEN
+
+    @property
+    def score(self) -> float:
+        """Mean log-probability of a token, in nats."""
+        return self.total / self.length
+
+    def grown(self, logprob: float, choice: Choice, characters: CharacterGuard | None) -> Beam:
+        """The text with one more token."""
+        place = BETWEEN if characters is None else int(characters.after[self.place, choice.id])
+        return Beam(self.total + logprob, self.length + 1, choice, self, place)
+
+    def choices(self) -> list[Choice]:
+        """All tokens of the text, in order."""
+        found, beam = [], self
+        while beam.before is not None and beam.choice is not None:
+            found.append(beam.choice)
+            beam = beam.before
+        return found[::-1]
+
+
+def search(
+    model: TokenStepper,
+    prompt: Ids,
+    options: SampleOptions,
+    boundary: int | None,
+    unsampled: tuple[int, ...] = (),
+    characters: CharacterGuard | None = None,
+    empty: bool = False,
+) -> Beam:
+    """The best text of at most `max_new_tokens` tokens found after a prompt (T,), T >= 1, with `num_beams` beams.
+
+    A text ends at the boundary or at its maximum length. Tokens in `unsampled`, and those that `characters` excludes,
+    are never written. With `empty` there is no prompt, and the text cannot end at once.
+    """
+    barred_first = (*unsampled, boundary) if empty and boundary is not None else unsampled
+    state = model.initial_state(1)
+    if len(prompt) > 1:
+        _, state = model.forward(prompt[None, :-1], state)
+    ids = prompt[-1:].astype(np.int32)
+    biases, live = biases_by_id(options), [Beam()]
+    ended: Beam | None = None
+    for length in range(options.max_new_tokens):
+        logits, state = model.step(ids, state)
+        logits = logits.astype(np.float64)
+        barred = _barred(live, logits.shape[1], barred_first if length == 0 else unsampled, characters)
+        logits[barred & ~np.isfinite(logits)] = OUT
+        require_choice(np.where(barred, OUT, logits))
+        logprobs = np.where(barred, OUT, log_softmax(add_bias(logits, biases)))
+        parents, tokens = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
+        grown = [
+            live[row].grown(float(logprobs[row, token]), choice_of(token, logits[row], options.logprobs), characters)
+            for row, token in zip(parents, tokens, strict=True)
+        ]
+        going = [k for k, token in enumerate(tokens) if token != boundary]
+        ended = _best([ended, *(beam for beam, token in zip(grown, tokens, strict=True) if token == boundary)])
+        live = [grown[k] for k in going]
+        if not live:
+            break
+        # Here y(t) becomes x(t+1), with the state of the beam that it extends.
+        ids = np.array([tokens[k] for k in going], dtype=np.int32)
+        state = _gathered(model, state, [parents[k] for k in going], len(logits))
+    best = _best([ended, *live])
+    assert best is not None
+    return best
+
+
+def _barred(
+    live: list[Beam], vocab_size: int, ids: Sequence[int], characters: CharacterGuard | None
+) -> npt.NDArray[np.bool_]:
+    """Which tokens may not follow each beam, (B, V): these ids, and those that `characters` excludes."""
+    barred = np.zeros((len(live), vocab_size), dtype=bool)
+    if characters is not None:
+        barred |= characters.barred[[beam.place for beam in live]]
+    barred[:, list(ids)] = True
+    return barred
+
+
+def _likeliest(totals: Logits, wanted: int) -> tuple[list[int], list[int]]:
+    """Rows and columns of the largest finite entries, largest first; ties in order of position."""
+    flat = totals.ravel()
+    if wanted < len(flat):
+        threshold = np.partition(flat, -wanted)[-wanted]
+        places: npt.NDArray[np.intp] = np.flatnonzero((flat >= threshold) & (flat > -np.inf))
+    else:
+        places = np.flatnonzero(flat > -np.inf)
+    places = places[np.argsort(-flat[places], kind="stable")][:wanted]
+    rows, columns = np.divmod(places, totals.shape[1])
+    return rows.tolist(), columns.tolist()
+
+
+def _best(beams: list[Beam | None]) -> Beam | None:
+    return max(filter(None, beams), key=lambda beam: beam.score, default=None)
+
+
+def _gathered(model: TokenStepper, state: object, parents: list[int], rows: int) -> object:
+    return state if parents == list(range(rows)) else model.select(state, np.array(parents, dtype=np.intp))
+
+
+def search_rows(
+    model: LanguageModel, encoded: list[Ids], rows: list[CompletionBuilder], options: SampleOptions
+) -> Iterator[tuple[int, str]]:
+    """Search after each prompt and feed the result to its row; yields (row, piece of text). Stop strings apply."""
+    boundary = None if options.ignore_eos else model.tokenizer.boundary
+    unsampled = (*model.unsampled, model.tokenizer.boundary) if options.ignore_eos else model.unsampled
+    for number, (row, ids) in enumerate(zip(rows, encoded, strict=True)):
+        for choice in search(model.stepper, ids, options, boundary, unsampled, model.characters, row.empty).choices():
+            yield number, row.take(choice)
+            if row.completion.finish_reason is not None:
+                break
+
+
+EXACT_ROWS = 8
+"""Up to this many samples run one by one, each bit for bit as if alone; more run together, faster."""
+
+
+# --- ids ---
+
+
+def read_on(model: TokenStepper, ids: Ids, state: Any) -> Any:
+    """The state after reading ids (B, T), T >= 0."""
+    return model.forward(ids, state)[1] if ids.shape[1] else state
+
+
+def rollout(
+    model: TokenStepper, prompts: Sequence[Ids], samplers: Sequence[Sampler], state: Any = None
+) -> Iterator[tuple[list[Choice | None], Any]]:
+    """Generate tokens for every prompt, without end: each time step yields one Choice per row, None while its prompt
+    lasts, and the state that they were drawn from.
+
+    Prompts are ids (T,), T >= 1, of any lengths, and continue from `state`; None is the initial state. To go on from
+    a state that was yielded, start another rollout from it, with the ids that were drawn as its prompts.
+    """
+    shortest = min(len(prompt) for prompt in prompts)
+    state = model.initial_state(len(prompts)) if state is None else state
+    state = read_on(model, np.stack([prompt[: shortest - 1] for prompt in prompts]), state)
+    last = np.array([prompt[shortest - 1] for prompt in prompts], dtype=np.int32)
+    logits, state = model.step(last, state)
+    rows = _PromptedRows(prompts, samplers, shortest)
+    yield from closed_loop(model.step, logits, state, rows.choose, rows.feed)
+
+
+class _PromptedRows:
+    """Rows side by side: each is fed from its prompt while that lasts, and then from its sampler."""
+
+    def __init__(self, prompts: Sequence[Ids], samplers: Sequence[Sampler], position: int) -> None:
+        """`position`: how many tokens of every row have been fed."""
+        self._prompts, self._samplers, self._position = prompts, samplers, position
+
+    def choose(self, logits: Logits) -> list[Choice | None]:
+        """Draw a token for each row whose prompt is over."""
+        return [
+            None if self._position < len(prompt) else sampler.choose(logits[row])
+            for row, (prompt, sampler) in enumerate(zip(self._prompts, self._samplers, strict=True))
+        ]
+
+    def feed(self, choices: list[Choice | None]) -> Ids:
+        """The next token of each row (B,): the one drawn, or the next of its prompt."""
+        ids = [
+            prompt[self._position] if choice is None else choice.id
+            for prompt, choice in zip(self._prompts, choices, strict=True)
+        ]
+        self._position += 1
+        return np.array(ids, dtype=np.int32)
+
+
+# --- pieces of text ---
+
+
+def stream_rows(
+    model: LanguageModel, prompts: Sequence[str], options: SampleOptions, completions: Sequence[Completion]
+) -> Iterator[tuple[int, str]]:
+    """Write the completions of all prompts together; yields (row, piece of text) as they grow."""
+    rows = [CompletionBuilder(model, completion, options) for completion in completions]
+    if options.max_new_tokens == 0:
+        for completion in completions:
+            completion.finish_reason = "length"
+        return
+    encoded = [model.encode_prompt(prompt) for prompt in prompts]
+    for row, ids in zip(rows, encoded, strict=True):
+        row.sampler.see(int(i) for i in ids)
+    if options.num_beams is not None:
+        yield from search_rows(model, encoded, rows, options)
+        return
+    for choices, _ in rollout(model.stepper, encoded, [row.sampler for row in rows]):
+        for number, (row, choice) in enumerate(zip(rows, choices, strict=True)):
+            if choice is not None and row.completion.finish_reason is None:
+                yield number, row.take(choice)
+        if all(completion.finish_reason for completion in completions):
+            return
+
+
+def stream(model: LanguageModel, prompt: str = "", **sampling: Any) -> Iterator[str]:
+    """Continue a prompt, piece by piece; the joined pieces are what `generate` returns with the same seed.
+
+    Sampling options are the fields of `textgen.tasks.SampleOptions`. Raises UsageError at once for an invalid one.
+    """
+    model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
+    options = sampling_options(model, sampling)
+    if options.num_beams is not None:
+        raise UsageError(
+            f"{named('num_beams', options.num_beams)} cannot stream; textgen.generate gives the whole text."
+        )
+    completion = Completion(prompt, choose_seed(options))
+    pieces = stream_rows(model, [prompt], options, [completion])
+    return (piece for _, piece in pieces if piece)
+
+
+# --- strings ---
+
+
+def complete(model: LanguageModel, prompts: Sequence[str], options: SampleOptions) -> list[Completion]:
+    """One completion for each prompt; number k is drawn with seed + k.
+
+    Up to `EXACT_ROWS` completions are computed one by one, so that each is bit for bit what it would be alone.
+    """
+    check_sampling(options)
+    seed = choose_seed(options)
+    completions = [Completion(prompt, seed + k) for k, prompt in enumerate(prompts)]
+    groups = [[c] for c in completions] if len(completions) <= EXACT_ROWS else [completions]
+    for group in groups:
+        for _ in stream_rows(model, [completion.prompt for completion in group], options, group):
+            pass
+    return completions
+
+
+def generate(model: LanguageModel, prompt: str = "", **sampling: Any) -> str:
+    """Generate the text that follows a prompt, without the prompt itself.
+
+    Sampling options are the fields of `textgen.tasks.SampleOptions`: temperature, top_p, max_new_tokens, seed,
+    stop, and so on. Raises UsageError for an invalid one.
+    """
+    model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
+    return complete(model, [prompt], sampling_options(model, sampling))[0].text
+
+
+def sampling_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOptions:
+    """The given options, completed by the model's defaults. Raises UsageError for an invalid option.
+
+    Tokens of `logit_bias` become ids. `textgen.generation.defaults_beside` says which defaults hold.
+    """
+    given = {name: plain(value) for name, value in given.items()}
+    defaults = defaults_beside(model.defaults, given)
+    if isinstance(given.get("stop"), str):
+        given = {**given, "stop": [given["stop"]]}
+    options: SampleOptions = from_mapping(SampleOptions, {**defaults, **given})
+    check_sampling(options)
+    return replace(options, logit_bias=bias_of_ids(options.logit_bias, model.tokenizer))
+
+
+def choose_seed(options: SampleOptions) -> int:
+    """The seed of the options, or a random one where they have none."""
+    return secrets.randbits(31) if options.seed is None else options.seed

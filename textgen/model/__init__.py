@@ -1,0 +1,170 @@
+"""What a model is: its sizes, its cell and the cell's options, as stored in `config.json` of a model folder.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from textgen import storage
+from textgen.data import Reading
+from textgen.errors import TextgenError, did_you_mean
+
+FORMAT_VERSION = 1
+"""The version of model folders: `config.json` and `step.json`."""
+
+BACKENDS = ("auto", "numpy", "torch", "int8")
+"""What runs a model: numpy (the stored step), torch (the model itself), or int8 (the stored step with int8 weights).
+`auto` is the stored step as it is stored, or torch if there is none."""
+
+LARGEST = {"vocab_size": 10_000_000, "embedding_size": 65_536, "hidden_size": 65_536, "num_layers": 64}
+"""Upper bounds, so that a damaged file costs neither time nor memory."""
+
+MOST_NUMBERS = 65_536
+"""The most inputs or outputs of a time step."""
+
+
+def check_version(version: int, name: str) -> None:
+    """Raise TextgenError, beginning with `name`, unless this textgen reads this version of model folders."""
+    if version != FORMAT_VERSION:
+        raise TextgenError(
+            f"{name} has format version {version}; this textgen reads version {FORMAT_VERSION}.",
+            hint="train again with this textgen, or install the textgen-lm that wrote it.",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a model before its weights are read.
+
+    At each time step a model reads one of `vocab_size` tokens, or `features` numbers if that is not 0; it computes
+    `outputs` numbers, or one for each token if `outputs` is 0. `task` gives them their meaning. `reading` says how the
+    training text was read (see `textgen.data`).
+    """
+
+    vocab_size: int
+    cell: str = "lstm"
+    cell_options: dict[str, Any] = field(default_factory=dict)
+    embedding_size: int = 256
+    hidden_size: int = 256
+    num_layers: int = 1
+    tie_word_embeddings: bool = False
+    residual: bool = False
+    layer_norm: bool = False
+    cell_distribution: str = "textgen-lm"
+    cell_version: str = ""
+    task: str = "lm"
+    features: int = 0
+    outputs: int = 0
+    reading: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def output_size(self) -> int:
+        """The number of outputs at each time step."""
+        return self.outputs or self.vocab_size
+
+    def __post_init__(self) -> None:
+        for name, most in LARGEST.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise TextgenError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
+        for name in ("tie_word_embeddings", "residual", "layer_norm"):
+            if type(getattr(self, name)) is not bool:
+                raise TextgenError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        for name in ("features", "outputs"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value <= MOST_NUMBERS:
+                raise TextgenError(f"{name} must be a whole number from 0 to {MOST_NUMBERS:,}, not {value!r}.")
+        if self.tie_word_embeddings and (self.features or self.output_size != self.vocab_size):
+            raise TextgenError("tie_word_embeddings requires a model that reads and predicts the same tokens.")
+        for name in ("cell", "cell_distribution", "cell_version", "task"):
+            if type(getattr(self, name)) is not str:
+                raise TextgenError(f"{name} must be text, not {getattr(self, name)!r}.")
+        for name in ("cell_options", "reading"):
+            if not isinstance(getattr(self, name), dict):
+                raise TextgenError(f"{name} must be a table, not {getattr(self, name)!r}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `config.json`, in the layout of Hugging Face."""
+        return {
+            "model_type": "textgen",
+            "architectures": ["RecurrentLanguageModel" if self.task == "lm" else "RecurrentModel"],
+            "format_version": FORMAT_VERSION,
+            **asdict(self),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ModelConfig:
+        """Read the content of `config.json`; unknown keys are ignored."""
+        version = content.get("format_version")
+        if type(version) is not int or version < 1:
+            raise TextgenError(f"format_version must be a whole number from 1, not {version!r}.")
+        check_version(version, "the model")
+        known = {f.name for f in fields(cls)}
+        if "vocab_size" not in content:
+            raise TextgenError("config.json lacks vocab_size.")
+        return cls(**{key: value for key, value in content.items() if key in known})
+
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+GENERATION = "generation_config.json"
+STEP = "step.json"
+_TRAIN = "train one: textgen train FILE"
+LARGEST_HEADER = 4 << 20
+"""The largest header of a weights file, in bytes."""
+
+
+def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The configuration of a model folder. Raises TextgenError naming the file."""
+    path = str(folder / CONFIG)
+    try:
+        return ModelConfig.from_json(
+            storage.parse_json(storage.verified(folder, CONFIG, manifest, storage.JSON_LIMIT), path)
+        )
+    except storage.DamagedError:
+        raise
+    except TextgenError as error:
+        raise TextgenError(f"{path}: {error}", hint=error.hint) from None
+
+
+def require_model(folder: Path) -> None:
+    """Raise TextgenError unless the folder exists and holds a model."""
+    if not folder.is_dir():
+        siblings = [each.name for each in sorted(folder.parent.glob("*")) if (each / CONFIG).is_file()]
+        what = f"{str(folder)!r} is a file, not a model folder." if folder.exists() else None
+        near = did_you_mean(folder.name, siblings)
+        raise TextgenError(what or f"there is no model folder {str(folder)!r}.{near}", hint=_TRAIN)
+    if not (folder / storage.MANIFEST).exists():
+        raise TextgenError(f"{str(folder)!r} is not a model folder (it has no {storage.MANIFEST}).")
+    if CONFIG not in storage.read_manifest(folder)["files"]:
+        raise TextgenError(f"{str(folder)!r} is not a model folder (it holds no {CONFIG}).")
+
+
+def task_of(folder: Path) -> str:
+    """The task of the model in a folder. Raises TextgenError for a folder without a model."""
+    require_model(folder)
+    return read_config(folder).task
+
+
+def require_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise TextgenError if a run folder holds no weights yet."""
+    if WEIGHTS not in manifest["files"]:
+        raise TextgenError(
+            f"{str(folder)!r} holds no weights yet.", hint=f"go on training: textgen train --resume {folder}"
+        )
+
+
+def remembered_reading(folder: Path, asked: Mapping[str, Any]) -> Reading:
+    """How the model in a folder reads text, overridden by what is asked. Without a model, or with a damaged one (which
+    is reported when it is opened), only what is asked."""
+    record: Mapping[str, Any] = {}
+    with suppress(storage.DamagedError):
+        if (folder / CONFIG).is_file() and (folder / storage.MANIFEST).is_file():
+            record = read_config(folder).reading
+    return Reading.of(record, asked)

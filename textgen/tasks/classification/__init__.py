@@ -1,0 +1,60 @@
+"""The task `classify`: predict the label of a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textgen.data import check_reading, reads_whole_files
+from textgen.hookspecs import hookimpl
+from textgen.tasks import Request, Task
+from textgen.tasks.classification.options import (
+    ClassificationEvaluation,
+    ClassificationOptions,
+    ClassificationPrediction,
+)
+
+if TYPE_CHECKING:
+    from textgen.tasks.data import TaskData
+
+
+class ClassificationTask(Task):
+    """Predict the label of a text."""
+
+    name = "classify"
+    options = ClassificationOptions
+    evaluation = ClassificationEvaluation
+    prediction = ClassificationPrediction
+
+    def check(self, options: ClassificationOptions) -> None:
+        check_reading(options)
+
+    def remembered(self, paths: list[str], options: ClassificationOptions) -> dict[str, Any]:
+        record = super().remembered(paths, options)
+        return {**record, "whole_files": True} if reads_whole_files(paths) else record
+
+    def data(self) -> type[TaskData]:
+        from textgen.tasks.classification.data import ClassificationData
+
+        return ClassificationData
+
+    def load(self, folder: Path, backend: str) -> Any:
+        from textgen.tasks.classification.classifier import load
+
+        return load(folder, backend)
+
+    def evaluate(self, request: Request) -> None:
+        from textgen.tasks.classification.evaluate import evaluate
+
+        evaluate(request)
+
+    def predict(self, request: Request) -> None:
+        from textgen.tasks.classification.evaluate import predict
+
+        predict(request)
+
+
+@hookimpl
+def register_tasks(register: Any) -> None:
+    """The built-in task."""
+    register("classify", ClassificationTask())

@@ -1,0 +1,239 @@
+"""`textgen evaluate` and `textgen predict` with a forecaster, and their plots.
+
+`evaluate` prints errors by rolling origin, beside those of the naive forecasts; `predict` what comes after the end
+of each series, with an interval. Plots need matplotlib.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from textgen.errors import TextgenError, UsageError, require
+from textgen.formatting import aligned, count, plural, table
+from textgen.screen import Output, say, warn
+from textgen.storage import filesystem
+from textgen.storage.filesystem import to_png
+from textgen.tasks import Request
+from textgen.tasks.forecasting.data import SeriesData
+from textgen.tasks.forecasting.design import PreparedSeries, prepare_series
+from textgen.tasks.forecasting.forecaster import Forecast, Forecaster
+from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastPrediction
+from textgen.tasks.forecasting.rolling import BacktestReport, ForecastRequest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+MOST_PANELS = 8
+"""The number of series that are drawn; of more, the first ones."""
+
+BEFORE = 4
+"""Horizons of history that are shown, at least `FEWEST_BEFORE` steps."""
+
+FEWEST_BEFORE = 48
+BLUE, ORANGE, INK, FAINT = "#0072B2", "#D55E00", "#333333", "#DDDDDD"
+
+
+def draw(forecasts: Sequence[Forecast], path: Path, actual: Sequence[Any] = ()) -> Path:
+    """Write a PNG of some forecasts, each with its `actual` values (H,) if known. Raises TextgenError without
+    matplotlib."""
+    require("matplotlib")
+    from matplotlib.figure import Figure
+
+    shown = list(forecasts)[:MOST_PANELS]
+    columns = 1 if len(shown) < 4 else 2
+    lines = math.ceil(len(shown) / columns)
+    figure = Figure(figsize=(9 if columns == 1 else 13, 0.9 + 2.9 * lines), dpi=140, layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    for place, forecast in enumerate(shown):
+        _panel(axes[place], forecast, actual[place] if place < len(actual) else None)
+    for empty in axes[len(shown) :]:
+        empty.set_visible(False)
+    filesystem.write_output(path, to_png(figure))
+    return path
+
+
+def _panel(axes: Axes, forecast: Forecast, actual: Any) -> None:
+    """Draw the history, the forecast and the interval of one series."""
+    history = forecast.history
+    horizon = len(forecast.values)
+    back = min(len(history), max(BEFORE * horizon, FEWEST_BEFORE))
+    values = np.where(history.missing, np.nan, history.values)[-back:]
+    before, ahead = np.arange(-back + 1, 1), np.arange(0, horizon + 1)
+    last = history.values[-1]
+    if forecast.low is not None and forecast.high is not None:
+        low, high = np.append(last, forecast.low), np.append(last, forecast.high)
+        axes.fill_between(ahead, low, high, color=ORANGE, alpha=0.2, linewidth=0, label=f"{forecast.level:g}% interval")
+    axes.plot(before, values, color=BLUE, linewidth=1.3, label="history")
+    axes.plot(ahead, np.append(last, forecast.values), color=ORANGE, linewidth=1.8, label="forecast")
+    if actual is not None:
+        axes.plot(
+            ahead[1 : len(actual) + 1], actual, color=BLUE, linewidth=1.1, linestyle=(0, (3, 1.5)), label="actual"
+        )
+    stamps = [str(time) for time in forecast.history_times[-back:] + forecast.times]
+    ticks = np.linspace(0, len(stamps) - 1, min(6, len(stamps))).astype(int)
+    axes.set_xticks(ticks - back + 1, [stamps[tick].removesuffix(":00") for tick in ticks], fontsize=8)
+    axes.set_title(forecast.series, loc="left", fontsize=10, color=INK, parse_math=False)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    axes.tick_params(colors=INK, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.legend(loc="upper left", fontsize=8, frameon=False, ncols=4)
+
+
+COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": "sMAPE", "scaled_mse": "MSE, scaled",
+           "coverage": "coverage"}  # fmt: skip
+COUNTED = "without a time column, rows are counted, so the table must begin with the training data."
+
+
+def evaluate(request: Request) -> None:
+    """Evaluate the values after the training data in the tables; without tables, the held-out part."""
+    plot, reading = request.outputs.get("plot"), request.reading
+    if plot is not None:
+        require("matplotlib")
+    forecaster: Forecaster = request.load()
+    options: ForecastEvaluation = request.options
+    horizon = options.horizon or forecaster.horizon
+    asked = ForecastRequest(horizon, number=options.paths, level=options.level, seed=options.seed)
+    if request.inputs:
+        encoding, delimiter = reading.asked("encoding"), reading.asked("delimiter")
+        rows = forecaster.read(request.inputs, encoding, delimiter, options.decimal)
+        first = [forecaster.unseen(each, horizon) for each in rows]
+        ended = all(start + horizon > len(each) for start, each in zip(first, rows, strict=True))
+        if ended and not any(each.series.trained for each in rows):
+            counted = not forecaster.design.columns.times
+            raise TextgenError(
+                f"{', '.join(request.inputs)} has fewer than {plural(horizon, 'row')} (the horizon) after the training "
+                "data.",
+                hint=COUNTED if counted else f"textgen evaluate -m {request.folder} scores what it held out.",
+            )
+        if not forecaster.design.columns.times and rows[0].series.name in forecaster.design.scales:
+            warn(f"the first {count(first[0])} rows are taken to be the training data; {COUNTED}")
+    else:
+        data = cast(SeriesData, request.held_out())
+        rows, first = data.rows, data.ends
+    report = forecaster.evaluate_rows(rows, first, asked)
+    Output().write(json.dumps(report.to_json(), ensure_ascii=False) + "\n" if request.as_json else _shown(report))
+    if plot is not None:
+        plot.check()
+        _draw(forecaster, rows, asked, plot.path)
+
+
+def _shown(report: BacktestReport) -> str:
+    """A table of the methods, and the number of series for which the model beats the naive forecasts."""
+    found = {method: errors.to_json() for method, errors in report.errors.items()}
+    shown = {label: aligned([each[name] for each in found.values()]) for name, label in COLUMNS.items()}
+    shown[COLUMNS["coverage"]] = [
+        "-" if each["coverage"] is None else f"{each['coverage']:.1%}" for each in found.values()
+    ]
+    rows = [{"": method, **{label: shown[label][k] for label in shown}} for k, method in enumerate(found)]
+    lines = [table(rows, ["", *COLUMNS.values()])]
+    request, number = report.request, len(report.by_series)
+    lines.append(
+        f"{plural(report.windows, 'window')} of {plural(request.horizon, 'step')} · {count(number)} series · "
+        f"season {report.season} · coverage is that of the {request.level:g}% interval"
+    )
+    lines += _notes(report)
+    if number > 1:
+        better = sum(_beats_naive(errors) for errors in report.by_series.values())
+        lines.append(f"better than every naive forecast (RMSE) on {count(better)} of {count(number)} series")
+    return "\n".join(lines) + "\n"
+
+
+def _notes(report: BacktestReport) -> list[str]:
+    """Notes on the metrics: where evaluation begins, and why one is undefined."""
+    number, lines = len(report.by_series), []
+    if report.continued:
+        which = "" if report.continued == number else f"{count(report.continued)} series: "
+        lines.append(f"{which}the table begins after the training data; every row is scored, from the end of training")
+    undefined = sum(errors["model"].mean("ratio") is None for errors in report.by_series.values())
+    if undefined:
+        whose = "this series" if number == 1 else f"{count(undefined)} of {count(number)} series"
+        lines.append(f"no MASE for {whose}: the seasonal naive forecast has no error in the training part")
+    return lines
+
+
+def _beats_naive(errors: dict[str, Any]) -> bool:
+    squares = {method: found.mean("scaled_square") or 0.0 for method, found in errors.items()}
+    return squares["model"] < min(value for method, value in squares.items() if method != "model")
+
+
+def _draw(forecaster: Forecaster, rows: list[PreparedSeries], asked: ForecastRequest, path: Path) -> None:
+    """The forecast of the last horizon of each series, beside the actual values."""
+    cut = [each.series.slice(0, len(each) - asked.horizon) for each in rows]
+    found = forecaster.predict_rows([prepare_series(each, forecaster.design) for each in cut], asked)
+    draw(found, path, [each.series.values[-asked.horizon :] for each in rows])
+    say(f"plot: {path} (the last forecasts and the actual values)")
+
+
+def predict(request: Request) -> None:
+    """Write the forecasts of tables as csv, or as one JSON object per time step; with `plot`, also draw them."""
+    if not request.inputs:
+        raise UsageError(
+            "no table given; a forecast continues from the end of a series.",
+            hint=f"textgen predict -m {request.folder} TABLE.csv",
+        )
+    output, plot = request.outputs.get("output"), request.outputs.get("plot")
+    if plot is not None:
+        require("matplotlib")
+    forecaster: Forecaster = request.load()
+    options: ForecastPrediction = request.options
+    found = forecaster.predict(
+        request.inputs,
+        options.horizon,
+        options.level,
+        options.paths,
+        options.seed,
+        request.reading.asked("encoding"),
+        request.reading.asked("delimiter"),
+        options.decimal,
+    )
+    continued = sum(each.history.trained > 0 for each in found)
+    if continued:
+        which = "The table begins" if continued == len(found) else f"{continued:,} of {len(found):,} series begin"
+        say(f"{which} after the training data: the forecast continues from both.")
+    text = _json(found) if request.as_json else _csv(found)
+    if output is not None:
+        output.write(text.encode())
+        say(f"{output.path}: {sum(len(each.times) for each in found):,} rows.")
+    else:
+        Output().write(text)
+    if plot is not None:
+        plot.check()
+        draw(found, plot.path)
+        say(f"plot: {plot.path}")
+
+
+def _rows(found: list[Forecast]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for each in found:
+        columns = each.columns()
+        rows += [
+            {"series": each.series, "time": time, **{name: column[k] for name, column in columns.items()}}
+            for k, time in enumerate(each.times)
+        ]
+    return rows
+
+
+def _csv(found: list[Forecast]) -> str:
+    """Numbers as JSON writes them, so that both forms hold the same digits."""
+    rows, text = _rows(found), io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)
+    return text.getvalue()
+
+
+def _json(found: list[Forecast]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(found))

@@ -1,0 +1,252 @@
+"""A trained forecaster, as `textgen.load` returns it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from textgen import options as arguments
+from textgen import storage
+from textgen.data import Reading
+from textgen.data.parquet_table import corpora
+from textgen.data.sources import find_sources
+from textgen.errors import TextgenError, UsageError, require
+from textgen.model import BACKENDS, ModelConfig, read_config, require_model, require_weights
+from textgen.model.stepper import Stepper
+from textgen.options import named
+from textgen.tasks.forecasting import data
+from textgen.tasks.forecasting.data import continued
+from textgen.tasks.forecasting.design import DESIGN_FILE, LARGEST, Design, PreparedSeries, prepare_series
+from textgen.tasks.forecasting.options import ForecastingOptions
+from textgen.tasks.forecasting.reading import Series, read_series
+from textgen.tasks.forecasting.rolling import (
+    BacktestReport,
+    ForecastRequest,
+    evaluate_rows,
+    forecasts,
+    interval,
+    paths,
+    read,
+)
+from textgen.tasks.forecasting.scaling import Floats, Scale, rounded
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The forecast of one series: its `times` as the table writes them, the likeliest values (H,), the bounds of the
+    middle `level` percent of the sample paths, those paths (number, H), and the history that it continues."""
+
+    series: str
+    times: list[str | int]
+    values: Floats
+    low: Floats | None
+    high: Floats | None
+    paths: Floats
+    level: float
+    history: Series
+    history_times: list[str | int]
+    scale: Scale
+
+    def columns(self) -> dict[str, list[float]]:
+        """The forecast, and the bounds if there are any, rounded for output (see `Scale.decimals`)."""
+        bounds = {} if self.low is None or self.high is None else {"low": self.low, "high": self.high}
+        arrays = {"forecast": self.values, **bounds}
+        together = rounded(np.concatenate(list(arrays.values())).tolist(), self.scale)
+        return {name: together[k * len(self.times) : (k + 1) * len(self.times)] for k, name in enumerate(arrays)}
+
+    def to_json(self) -> dict[str, Any]:
+        """The forecast by name, without the history and the paths."""
+        return {"series": self.series, "time": self.times, **self.columns(), "level": self.level}
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """A trained model of the forecast task; `design` says how tables are read."""
+
+    config: ModelConfig
+    design: Design
+    stepper: Stepper
+    history: Mapping[str, Series]
+    """The end of each series in the training data, by name."""
+
+    def read(
+        self, corpus: Any, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
+    ) -> list[PreparedSeries]:
+        """The series of tables as the model reads them; a series that begins where training ended continues from there.
+
+        Encoding and delimiter default to those of training; the decimal separator is detected by default. Raises
+        TextgenError naming row and column.
+        """
+        encoding = arguments.optional_text("encoding", encoding)
+        delimiter = arguments.optional_text("delimiter", delimiter)
+        decimal = None if decimal is None else arguments.choice("decimal", decimal, (".", ","))
+        columns = self.design.columns
+        options = ForecastingOptions(
+            time_column=list(columns.times),
+            target_column=list(columns.targets),
+            series_column=columns.series,
+            extra_column=list(columns.extras),
+            season=self.design.season,
+            decimal=decimal,
+        )
+        sources = find_sources(corpora("corpus", corpus))
+        reading = Reading.of(self.config.reading, {"encoding": encoding, "delimiter": delimiter}).options
+        try:
+            table = read_series(sources, options, reading, self.design.longest_gap, self.design.clock)
+        except UsageError as error:
+            if error.column is None or error.column not in columns.all():
+                raise
+            hint = f"give the column of this table the name {error.column!r}."
+            raise UsageError(f"{error} The model was trained on this column.", hint=hint) from None
+        table.require_step(self.design.clock, sources[0].name, "the model's")
+        return [prepare_series(continued(series, self.history, self.design), self.design) for series in table.series]
+
+    def predict(
+        self,
+        corpus: Any,
+        horizon: int | None = None,
+        level: float = 90.0,
+        number: int = 200,
+        seed: int = 0,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        decimal: str | None = None,
+    ) -> list[Forecast]:
+        """Forecast `horizon` steps (by default as in training) after the last value of each series of some tables.
+
+        `corpus` is a path, a table in memory as `textgen.train` takes it, or a list of those. `number` sample paths
+        give the interval of `level` percent; the same seed gives the same paths. Raises TextgenError naming row and
+        column of what cannot be read.
+
+        Example:
+            >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
+            >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
+        """
+        request = self._request(horizon, 1, number, level, seed)
+        return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), request)
+
+    def _request(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> ForecastRequest:
+        """The request, checked against the limits of the command's options. Raises UsageError naming the parameter."""
+        chosen = self.horizon if horizon is None else horizon
+        whole = arguments.whole_number
+        return ForecastRequest(
+            whole("horizon", chosen, 1, 100_000),
+            whole("stride", stride, 1, LARGEST),
+            whole("number", number, 0, 100_000),
+            arguments.number("level", level, 0, 99.9),
+            whole("seed", seed, 0, 2**63 - 1),
+        )
+
+    @property
+    def horizon(self) -> int:
+        """The time steps that it was trained to forecast."""
+        return self.design.horizon
+
+    def predict_rows(self, rows: Sequence[PreparedSeries], request: ForecastRequest) -> list[Forecast]:
+        """Like `predict`, for series that are already read."""
+        design, horizon = self.design, request.horizon
+        recent = [
+            prepare_series(each.series, design, horizon).since(max(0, len(each) - design.context)) for each in rows
+        ]
+        origins = list(read(self.stepper, recent, [len(each) - 1 for each in recent], 1 << 20))
+        found: dict[int, Forecast] = {}
+        for some in origins:
+            scaled = forecasts(self.stepper, recent, design, some, horizon)
+            drawn = np.zeros((len(some), 0, horizon))
+            if request.number:
+                drawn = paths(self.stepper, recent, design, some, horizon, request.number, request.seed)
+            for place, number in enumerate(some.series):
+                found[number] = self._forecast(rows[number], scaled[place], drawn[place], request)
+        return [found[number] for number in sorted(found)]
+
+    def _forecast(self, rows: PreparedSeries, scaled: Floats, drawn: Floats, request: ForecastRequest) -> Forecast:
+        series, clock = rows.series, rows.series.clock
+        bounds = interval(drawn[None], request.level) if len(drawn) else None
+        stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + request.horizon))
+        last = np.array([len(series) - 1])
+
+        def restored(scaled: Floats) -> Floats:
+            values: Floats = rows.restored(scaled[None], last)[0]
+            return values
+
+        return Forecast(
+            series.name,
+            stamps[len(series) :],
+            restored(scaled),
+            None if bounds is None else restored(bounds[0][0]),
+            None if bounds is None else restored(bounds[1][0]),
+            restored(drawn),
+            request.level,
+            series,
+            stamps[: len(series)],
+            rows.scale,
+        )
+
+    def evaluate(
+        self,
+        corpus: Any,
+        horizon: int | None = None,
+        stride: int = 1,
+        number: int = 100,
+        level: float = 90.0,
+        seed: int = 0,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        decimal: str | None = None,
+    ) -> BacktestReport:
+        """Backtest this model and the naive forecasts, by rolling origin, on all values after the training data; for
+        other series, on their last tenth, at least one horizon.
+
+        Raises TextgenError if there is nothing to forecast.
+        """
+        request = self._request(horizon, stride, number, level, seed)
+        rows = self.read(corpus, encoding, delimiter, decimal)
+        return self.evaluate_rows(rows, [self.unseen(each, request.horizon) for each in rows], request)
+
+    def unseen(self, rows: PreparedSeries, horizon: int) -> int:
+        """The first step of a series after the training data."""
+        scale = self.design.scales.get(rows.series.name)
+        if scale is None:
+            return max(1, len(rows) - max(horizon, len(rows) // 10))
+        return max(1, -(-(scale.end - rows.series.start) // self.design.clock.step))
+
+    def evaluate_rows(
+        self, rows: Sequence[PreparedSeries], first: Sequence[int], request: ForecastRequest
+    ) -> BacktestReport:
+        """Like `evaluate`, for series that are already read, from step `first` of each."""
+        begin = [
+            min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)
+        ]
+        recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
+        after = [start - begun for start, begun in zip(first, begin, strict=True)]
+        return evaluate_rows(self.stepper, recent, self.design, after, request)
+
+
+def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
+    """Open a model folder of the forecast task with torch. Runs no code from it. Raises TextgenError for a missing or
+    damaged folder, naming the file, UsageError for another backend."""
+    require("torch", "running a forecaster")
+    from textgen.model.weights import load_weights
+    from textgen.tasks.forecasting.data import TorchForecastStepper
+
+    path = arguments.path("folder", folder)
+    if arguments.choice("backend", backend, BACKENDS) not in ("auto", "torch"):
+        raise UsageError(f"{named('backend')} must be auto or torch for a forecaster, not {backend!r}.")
+    require_model(path)
+    manifest = storage.read_manifest(path)
+    config = read_config(path, manifest)
+    if config.task != "forecast":
+        raise TextgenError(f"the model in {str(path)!r} is not a forecaster.")
+    content = storage.parse_json(
+        storage.verified(path, DESIGN_FILE, manifest, storage.JSON_LIMIT), str(path / DESIGN_FILE)
+    )
+    design = Design.from_json(content, str(path / DESIGN_FILE))
+    if config.features != design.width:
+        raise storage.DamagedError(f"{path / DESIGN_FILE} is damaged: its inputs are not those of the model.")
+    require_weights(path, manifest)
+    kept = data.from_bytes(storage.verified(path, data.HISTORY_FILE, manifest), design, str(path / data.HISTORY_FILE))
+    return Forecaster(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)

@@ -1,0 +1,113 @@
+"""The options that only forecasting has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textgen.data import FileOptions
+from textgen.errors import UsageError
+from textgen.options import named, option
+from textgen.storage.filesystem import FORECASTS, PLOT
+from textgen.tasks import TrainOptions
+
+TRANSFORMS = ("auto", "none", "log")
+TEXT_ONLY = ("init_from", "embedding_dropout")
+"""Training options that only apply to text."""
+
+
+@dataclass(frozen=True)
+class ForecastingOptions(TrainOptions):
+    """How a forecaster is trained: which columns of a table are series, and what is forecast."""
+
+    time_column: list[str] = option(
+        [],
+        "The time column; several (date and time; year, month, day, hour) are combined into one time.",
+        metavar="NAME",
+        default_text="date, time, timestamp, ds, month or year, or the only column with dates; else rows are counted",
+        section="Forecasting (--task forecast)",
+    )
+    date_format: str | None = option(
+        None,
+        "Time format in strptime notation: %d/%m/%Y, '%Y-%m-%d %H:%M', %b %Y; or YYYYMMDD.",
+        metavar="FORMAT",
+        default_text="detected from the whole table; day before month if both fit",
+    )
+    target_column: list[str] = option(
+        [],
+        "A column to forecast; may be repeated; 'all' means every column not named in another option.",
+        metavar="NAME",
+        default_text="the only one left",
+    )
+    series_column: str | None = option(None, "The column that names the series each row belongs to.", metavar="NAME")
+    extra_column: list[str] = option(
+        [], "A further numeric input column; a forecast assumes that it keeps its last value.", metavar="NAME"
+    )
+    horizon: int = option(1, "Time steps to forecast.", low=1, high=100_000)
+    season: int | None = option(
+        None,
+        "Seasonal period in time steps; 1 for none.",
+        low=1,
+        high=100_000,
+        default_text="24 for hours, 7 for days, 5 for business days, 52 for weeks, 12 for months, 4 for quarters",
+    )
+    transform: str = option(
+        "auto", "Learn from the values or their logarithms; auto decides from the training part.", choices=TRANSFORMS
+    )
+    decimal: str | None = option(None, "Decimal separator of numbers.", choices=(".", ","), default_text="detected")
+
+
+@dataclass(frozen=True)
+class ForecastOptions(FileOptions):
+    """The options of a request to a forecaster."""
+
+    horizon: int | None = option(
+        None, "Time steps to forecast.", low=1, high=100_000, default_text="as trained", section="Forecasting"
+    )
+    level: float = option(90.0, "Prediction interval: the percentage of sample paths it covers.", above=0, high=99.9)
+    paths: int = option(
+        200, "Number of sample paths to estimate the interval from; 0 gives no interval.", low=0, high=100_000
+    )
+    seed: int = option(0, "Random seed of the sample paths.", low=0, high=2**63 - 1)
+    decimal: str | None = option(
+        None, "Decimal separator of numbers in the table.", choices=(".", ","), default_text="detected"
+    )
+
+
+@dataclass(frozen=True)
+class ForecastEvaluation(ForecastOptions):
+    """How a forecaster is evaluated."""
+
+    plot: str | None = option(
+        None, "Plot the result as PNG: a confusion matrix, or forecasts.", metavar="FILE", writes=PLOT
+    )
+
+
+@dataclass(frozen=True)
+class ForecastPrediction(ForecastOptions):
+    """What is forecast, and where the forecasts are written."""
+
+    output: str | None = option(
+        None,
+        "Write to this file; - is standard output.",
+        metavar="FILE",
+        default_text="-",
+        also=("-o",),
+        writes=FORECASTS,
+    )
+    plot: str | None = option(None, "Plot the forecasts as PNG.", metavar="FILE", writes=PLOT)
+
+
+def check_series(options: ForecastingOptions) -> None:
+    """Check the options for conflicts. Raises UsageError for a column named twice."""
+    columns = [*options.time_column, *options.target_column, *options.extra_column]
+    columns += [options.series_column] if options.series_column is not None else []
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"column {twice!r} is named twice; a column is a time, a target, a series or an extra.")
+
+
+def refuse_text_options(options: ForecastingOptions) -> None:
+    """Raise UsageError for an option that only applies to text."""
+    given = next((name for name in TEXT_ONLY if getattr(options, name) != getattr(TrainOptions, name)), None)
+    if given is not None:
+        raise UsageError(f"{named(given)} applies to text, not to time series.")

@@ -1,1 +1,0 @@
-"""From any text to tokens on disk: reading, decoding, tokenizers, stores."""
