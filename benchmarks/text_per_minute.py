@@ -1,4 +1,4 @@
-"""Quality per minute: `textgen train` on Tiny Shakespeare, character level, with a time and no other choices.
+"""Quality per minute: `textgen train` on Tiny Shakespeare, character kind, with a time and no other choices.
 
     python benchmarks/text_per_minute.py [CORPUS] [--minutes 3.33] [--cell gru]
 

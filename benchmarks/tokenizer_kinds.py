@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from textgen.data import LEVELS
+from textgen.data import TOKENIZER_KINDS
 from textgen.data.sources import SourceOptions, find_sources, read
 from textgen.data.tokenizers import train_tokenizer
 
@@ -33,7 +33,7 @@ def main():
     characters = sum(len(chunk.decode()) for text in texts for chunk in text)
     print(f"{characters:,} characters, {size:,} bytes; numpy {np.__version__}, {platform.machine()}, 1 thread")
     print(f"{'kind':8} {'vocabulary':>10} {'tokens':>10} {'characters per token':>20} {'MB/s':>6} {'unknown':>11}")
-    for kind in LEVELS:
+    for kind in TOKENIZER_KINDS:
         tokenizer = train_tokenizer(kind, iter(texts), options.vocab_size)
         began = time.perf_counter()
         ids = np.concatenate([part for text in texts for part in tokenizer.encode_pieces(text)])

@@ -64,19 +64,19 @@ def main():
         print(f"{name:24} {size / seconds:8.1f} MB/s  {note}")
 
     show("scan", best(lambda: scan((0, piece) for piece in pieces), options.rounds)[0])
-    for level in ("byte", "char"):
-        tokenizer = train_tokenizer(level, [pieces])
-        show(level, best(lambda: ids_of(tokenizer, pieces), options.rounds)[0])  # noqa: B023
+    for kind in ("byte", "char"):
+        tokenizer = train_tokenizer(kind, [pieces])
+        show(kind, best(lambda: ids_of(tokenizer, pieces), options.rounds)[0])  # noqa: B023
     lines = b"".join(pieces).decode().split("\n")
-    for level in ("bpe", "unigram"):
-        tokenizer = train_tokenizer(level, [[text]], options.vocab_size)
+    for kind in ("bpe", "unigram"):
+        tokenizer = train_tokenizer(kind, [[text]], options.vocab_size)
         own, ids = best(lambda: ids_of(tokenizer, pieces), options.rounds)  # noqa: B023
         processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.files()["tokenizer.model"])
         theirs, rows = best(lambda: processor.encode(lines, num_threads=1), 1)  # noqa: B023
         several, again = best(lambda: in_workers(tokenizer, pieces), options.rounds)  # noqa: B023
         assert np.array_equal(ids, again)
-        show(level, own, f"{theirs / own:.2f} x sentencepiece, {(len(ids) - 1) / (size * 1e6):.3f} tokens per byte")
-        show(f"  sentencepiece {level}", theirs, f"{(sum(map(len, rows)) + len(lines) - 1) / (size * 1e6):.3f} tokens")
+        show(kind, own, f"{theirs / own:.2f} x sentencepiece, {(len(ids) - 1) / (size * 1e6):.3f} tokens per byte")
+        show(f"  sentencepiece {kind}", theirs, f"{(sum(map(len, rows)) + len(lines) - 1) / (size * 1e6):.3f} tokens")
         show(f"  {corpus.usable_cores()} workers", several)
 
 

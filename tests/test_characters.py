@@ -21,7 +21,7 @@ from textgen.generation.session import Session, Streams
 from textgen.model import ModelConfig
 
 law = settings(deadline=None, max_examples=8)
-LEVELS = ["char", "byte", "word", "bpe", "unigram"]
+TOKENIZER_KINDS = ["char", "byte", "word", "bpe", "unigram"]
 TEXT = "The quick brown fox jumps over the lazy dog.\n    naïve café “quoted” — done.\n漢字 😀\n" * 8
 
 
@@ -57,8 +57,8 @@ class Random:
 
 
 @cache
-def tokenizer_of(level):
-    return train_tokenizer(level, [[TEXT.encode()]], vocab_size=300)
+def tokenizer_of(kind):
+    return train_tokenizer(kind, [[TEXT.encode()]], vocab_size=300)
 
 
 class Guarded(LanguageModel):
@@ -68,8 +68,8 @@ class Guarded(LanguageModel):
         return CopyGuard(CopyIndex([TEXT]), self.tokenizer, limit)
 
 
-def model_of(level, seed=0, scale=1.0, **parts):
-    tokenizer = tokenizer_of(level)
+def model_of(kind, seed=0, scale=1.0, **parts):
+    tokenizer = tokenizer_of(kind)
     stepper = Random(tokenizer.vocab_size, seed, scale)
     parts = {"unsampled": tokenizer.unsampled, "begin": (tokenizer.boundary,), "digest": "one", **parts}
     return Guarded(ModelConfig(tokenizer.vocab_size), tokenizer, stepper, **parts)
@@ -92,11 +92,11 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
 @law
 @given(seed=st.integers(0, 99), length=st.integers(1, 25), prompt=st.sampled_from(["", "The ", "é", "漢"]))
-def test_what_a_model_generates_is_text(level, options, seed, length, prompt):
-    model = model_of(level, seed, scale=3.0)
+def test_what_a_model_generates_is_text(kind, options, seed, length, prompt):
+    model = model_of(kind, seed, scale=3.0)
     options = sampling_options(model, {"max_new_tokens": length, "seed": seed, **options})
     (completion,) = complete(model, [prompt], options)
     assert is_text(completion.text)
@@ -111,20 +111,22 @@ def _given(options):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("level", ["byte", "bpe"])
-def test_a_bias_towards_broken_characters_does_not_break_them(level):
-    model = model_of(level)
-    ids = [id for id, symbol in enumerate(model.tokenizer.symbols) if symbol and symbol[0] >= 0x80 and len(symbol) == 1]
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+def test_a_bias_towards_broken_characters_does_not_break_them(kind):
+    model = model_of(kind)
+    ids = [
+        id for id, symbol in enumerate(model.tokenizer.token_bytes) if symbol and symbol[0] >= 0x80 and len(symbol) == 1
+    ]
     biases = dict.fromkeys(ids, 100)
     for seed in range(5):
         text = textgen.generate(model, logit_bias=biases, seed=seed, max_new_tokens=60, ignore_eos=True)
         assert is_text(text) and all(ord(character) >= 0x80 for character in text) and text
 
 
-@pytest.mark.parametrize("level", ["byte", "bpe"])
-def test_rows_streams_and_sessions_are_text_and_the_text_of_one_run(level, tmp_path):
-    model = model_of(level)
-    biases = dict.fromkeys(tokenizer_of(level).encode("漢é😀").tolist(), 6.0)
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+def test_rows_streams_and_sessions_are_text_and_the_text_of_one_run(kind, tmp_path):
+    model = model_of(kind)
+    biases = dict.fromkeys(tokenizer_of(kind).encode("漢é😀").tolist(), 6.0)
     options = {"logit_bias": biases, "max_new_tokens": 20, "temperature": 1.5}
     alone = [textgen.generate(model, "a", seed=seed, **options) for seed in range(EXACT_ROWS + 4)]
     assert any(ord(character) > 0x7F for text in alone for character in text) and all(map(is_text, alone))
@@ -168,9 +170,9 @@ def test_places_are_those_of_a_decoder(data):
 
 
 @law
-@given(data=st.data(), level=st.sampled_from(LEVELS))
-def test_no_place_that_can_be_reached_is_without_a_token_to_draw(data, level):
-    tokenizer = tokenizer_of(level)
+@given(data=st.data(), kind=st.sampled_from(TOKENIZER_KINDS))
+def test_no_place_that_can_be_reached_is_without_a_token_to_draw(data, kind):
+    tokenizer = tokenizer_of(kind)
     words = [id for id in range(tokenizer.vocab_size) if id != tokenizer.boundary]
     unsampled = data.draw(st.sets(st.sampled_from(words), min_size=len(words) // 2)) | set(tokenizer.unsampled)
     guard = character_guard(tokenizer, unsampled, tokenizer.vocab_size)
@@ -181,18 +183,18 @@ def test_no_place_that_can_be_reached_is_without_a_token_to_draw(data, level):
     drawable = [id for id in words if id not in unsampled]
     assert all((guard.after[place, drawable] != NOWHERE).any() for place in reached)
     (completion,) = complete(
-        replace(model_of(level), unsampled=tuple(unsampled)), ["a"],
+        replace(model_of(kind), unsampled=tuple(unsampled)), ["a"],
         SampleOptions(max_new_tokens=20, seed=1, ignore_eos=True, temperature=5.0),
     )  # fmt: skip
     assert is_text(completion.text)
 
 
 def test_tokens_that_are_whole_characters_need_no_guard():
-    for level, needed in {"char": False, "word": False, "byte": True, "bpe": True, "unigram": True}.items():
-        tokenizer = tokenizer_of(level)
+    for kind, needed in {"char": False, "word": False, "byte": True, "bpe": True, "unigram": True}.items():
+        tokenizer = tokenizer_of(kind)
         assert (character_guard(tokenizer, tokenizer.unsampled, tokenizer.vocab_size) is not None) == needed
     bpe = tokenizer_of("bpe")
-    pieces = {id for id, symbol in enumerate(bpe.symbols) if len(symbol) == 1 and symbol[0] >= 0x80}
+    pieces = {id for id, symbol in enumerate(bpe.token_bytes) if len(symbol) == 1 and symbol[0] >= 0x80}
     assert character_guard(bpe, pieces | set(bpe.unsampled), bpe.vocab_size) is None
 
 
@@ -223,9 +225,9 @@ def test_a_document_that_ends_inside_a_character_is_raw(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"greedy": True}, {"num_beams": 1}, {"num_beams": 3}, {"ignore_eos": True}])
-@pytest.mark.parametrize("level", LEVELS)
-def test_no_text_is_empty(level, options):
-    model = model_of(level)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_no_text_is_empty(kind, options):
+    model = model_of(kind)
     model.stepper.table[:, model.tokenizer.boundary] = 50
     ended = textgen.generate(model, "The", max_new_tokens=9, seed=1, **options)
     assert textgen.generate(model, "", max_new_tokens=9, seed=1, **options)

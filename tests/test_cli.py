@@ -318,11 +318,11 @@ def test_json_tells_the_text_its_seed_and_why_it_ended(trained):
 
 def test_logprobs_are_of_each_symbol_and_of_the_likeliest(trained):
     (told,) = map(json.loads, sample(trained, "-n", "12", "--greedy", "--logprobs", "3", "--json").out.splitlines())
-    assert "".join(choice["symbol"] for choice in told["logprobs"]) == told["text"] and len(told["logprobs"]) == 12
+    assert "".join(choice["token"] for choice in told["logprobs"]) == told["text"] and len(told["logprobs"]) == 12
     for choice in told["logprobs"]:
         chances = [logprob for _, logprob in choice["top"]]
         assert len(chances) == 3 and chances == sorted(chances, reverse=True) and chances[0] <= 0
-        assert [choice["symbol"], choice["logprob"]] in choice["top"]
+        assert [choice["token"], choice["logprob"]] in choice["top"]
 
 
 def test_the_prompt_may_come_from_an_argument_a_pipe_or_a_file(trained):

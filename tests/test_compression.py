@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from terminal import refusal, run
 
 import textgen
-from textgen.data import LEVELS
+from textgen.data import TOKENIZER_KINDS
 from textgen.data.tokenizers import train_tokenizer
 from textgen.errors import TextgenError
 from textgen.evaluation import compression
@@ -39,14 +39,14 @@ HARD = {
     "cut characters": b"\xe2\x82a\xf0\x9f\x98\xc3(\xc3\xa9\xed\xa0\x80\xf4\x90\x80\x80 fox \xe2",
     "one symbol": b"t" * 300,
 }
-LOSSLESS = [level for level in LEVELS if level != "word"]
+LOSSLESS = [kind for kind in TOKENIZER_KINDS if kind != "word"]
 law = settings(deadline=None, max_examples=25)
 
 
-def untrained(level, seed=0):
+def untrained(kind, seed=0):
     """A model of random weights, strong enough to prefer some symbols."""
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer(level, [[TEXT.encode()]], vocab_size=300)
+    tokenizer = train_tokenizer(kind, [[TEXT.encode()]], vocab_size=300)
     config = ModelConfig(vocab_size=tokenizer.vocab_size, cell="gru", embedding_size=8, hidden_size=8)
     model = make_model(config).eval()
     with torch.no_grad():
@@ -54,7 +54,7 @@ def untrained(level, seed=0):
     return LanguageModel(config, tokenizer, TorchStepper(model), digest=f"{seed:02x}" * 32)
 
 
-@pytest.fixture(scope="module", params=LEVELS)
+@pytest.fixture(scope="module", params=TOKENIZER_KINDS)
 def model(request):
     return untrained(request.param)
 
@@ -93,7 +93,7 @@ def test_every_file_comes_back(model, name):
     data = HARD[name]
     ids = np.concatenate([np.empty(0, np.int32), *model.tokenizer.encode_pieces([data])])
     if model.tokenizer.decode_bytes(ids) != data:
-        assert model.tokenizer.level == "word"
+        assert model.tokenizer.kind == "word"
         with pytest.raises(TextgenError, match=r"the word tokenizer .* cannot reproduce this text exactly\.$"):
             compress(model, data)
     else:
@@ -104,9 +104,9 @@ def test_every_file_comes_back(model, name):
 
 
 @law
-@given(data=st.binary(max_size=200) | st.text(max_size=80).map(str.encode), level=st.sampled_from(LOSSLESS))
-def test_any_bytes_come_back(data, level):
-    model = _untrained[level] = _untrained.get(level) or untrained(level)
+@given(data=st.binary(max_size=200) | st.text(max_size=80).map(str.encode), kind=st.sampled_from(LOSSLESS))
+def test_any_bytes_come_back(data, kind):
+    model = _untrained[kind] = _untrained.get(kind) or untrained(kind)
     archive = compress(model, data)
     assert decompress(model, archive) == data and len(archive) <= 1.01 * bits(model, data) / 8 + 16
     assert len(coded(model, data)) <= 1.01 * bits(model, data) / 8 + 1

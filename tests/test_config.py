@@ -120,10 +120,10 @@ def test_runs_lists_and_shows_every_run(corpus, capsys):
     assert shown["run"] == "lstm-notes-2" and shown["evaluations"][-1]["final"]
 
 
-@pytest.mark.parametrize(("level", "bits"), [("char", True), ("word", False)])
-def test_a_figure_that_a_level_does_not_have_is_not_shown(corpus, capsys, level, bits):
+@pytest.mark.parametrize(("kind", "bits"), [("char", True), ("word", False)])
+def test_a_figure_that_a_level_does_not_have_is_not_shown(corpus, capsys, kind, bits):
     quiet = SMALL[: SMALL.index("--progress")]
-    assert main(["train", "notes.txt", *quiet, "--progress", "plain", "--hidden-size", "5", "--tokenizer", level]) == 0
+    assert main(["train", "notes.txt", *quiet, "--progress", "plain", "--hidden-size", "5", "--tokenizer", kind]) == 0
     lines = capsys.readouterr().err
     assert "eval_perplexity=" in lines and ("eval_bits_per_byte=" in lines) is bits and "nan" not in lines
     assert main(["runs", "show"]) == 0

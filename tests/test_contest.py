@@ -102,16 +102,16 @@ def whole(tmp_path_factory):
 TARGETS = (20_000, 200_000, 1_000_000, 5_000_000)
 
 
-def default_embedding(level):
-    return lambda hidden: embedding_for(level, hidden)
+def default_embedding(kind):
+    return lambda hidden: embedding_for(kind, hidden)
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-@pytest.mark.parametrize("level, vocab_size", [("char", 67), ("bpe", 2000)])
-def test_a_size_is_found_for_every_cell_and_budget(name, level, vocab_size):
-    count = counter(TrainOptions(), level, vocab_size, name, {})
+@pytest.mark.parametrize("kind, vocab_size", [("char", 67), ("bpe", 2000)])
+def test_a_size_is_found_for_every_cell_and_budget(name, kind, vocab_size):
+    count = counter(TrainOptions(), kind, vocab_size, name, {})
     for target in TARGETS:
-        found, embedding = planning.agree({name: count}, target, default_embedding(level))
+        found, embedding = planning.agree({name: count}, target, default_embedding(kind))
         assert found[name].parameters == count(found[name].hidden, embedding)
         assert abs(found[name].parameters / target - 1) <= 0.02, target
 

@@ -27,13 +27,13 @@ from textgen.storage.filesystem import replace_in_folder
 ROOT = Path(__file__).parents[1]
 CALM = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 SAMPLE = "The quick brown fox, the lazy dog; it's  a tale.\n\n\tEl zorro, año tras año. 日本語の話。\u2581\r\n" * 30
-LEVELS = ["char", "byte", "bpe", "unigram"]
+TOKENIZER_KINDS = ["char", "byte", "bpe", "unigram"]
 TEXTS = st.text(st.sampled_from("the fox dog.\n\n  ñ語\u2581\r\x00") | st.characters(exclude_categories=["Cs"]))
 
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    return {level: train_tokenizer(level, [[SAMPLE.encode()]], 330) for level in LEVELS}
+    return {kind: train_tokenizer(kind, [[SAMPLE.encode()]], 330) for kind in TOKENIZER_KINDS}
 
 
 def cut_up(documents, sizes):
@@ -111,14 +111,14 @@ def test_words_forgotten_are_encoded_again_the_same(tokenizers, monkeypatch):
     assert len(tokenizers["bpe"]._memory._ids) == held
 
 
-@pytest.mark.parametrize("level", ["bpe", "unigram"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @CALM
 @given(text=st.binary(max_size=40) | TEXTS.map(str.encode), more=st.binary(max_size=9) | TEXTS.map(str.encode))
 @example(text="fox fox語".encode()[:-1], more=b"\x9e fox")
 @example(text=b"The quick bro", more=b"wn fox")
 @example(text=b"fox \n\n", more=b"\n the")
-def test_both_sides_of_a_cut_are_encoded_as_they_are_together(tokenizers, level, text, more):
-    tokenizer = tokenizers[level]
+def test_both_sides_of_a_cut_are_encoded_as_they_are_together(tokenizers, kind, text, more):
+    tokenizer = tokenizers[kind]
     end = tokenizer.cut(text)
     assert 0 <= end <= len(text)
     apart = [ids for part in (text[:end], text[end:] + more) for ids in tokenizer.encode_pieces([part])]
@@ -126,8 +126,8 @@ def test_both_sides_of_a_cut_are_encoded_as_they_are_together(tokenizers, level,
     assert np.concatenate([[], *apart]).tolist() == np.concatenate([[], *together]).tolist()
 
 
-@pytest.mark.parametrize("level", ["bpe", "unigram"])
-def test_several_processes_give_the_same_ids_in_the_same_order(tokenizers, level, monkeypatch):
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_several_processes_give_the_same_ids_in_the_same_order(tokenizers, kind, monkeypatch):
     monkeypatch.setattr(bulk, "BATCH_BYTES", 700)
     documents = [SAMPLE, "x" * 5000, " and so on" * 900, "end", SAMPLE[::-1], "\n" * 3000]
     texts = []
@@ -135,9 +135,9 @@ def test_several_processes_give_the_same_ids_in_the_same_order(tokenizers, level
         texts.append((part, (piece for _, piece in cut_up([text], [99, 400]))))
     monkeypatch.setattr(bulk, "WORTHWHILE_BYTES", 0)
     monkeypatch.setattr(bulk, "usable_cores", lambda: 2)
-    found = list(encoding.encode_parts(tokenizers[level], texts, 1))
+    found = list(encoding.encode_parts(tokenizers[kind], texts, 1))
     assert len(found) > 20
-    alone = encode_documents(tokenizers[level], [(k, text.encode()) for k, text in enumerate(documents)])
+    alone = encode_documents(tokenizers[kind], [(k, text.encode()) for k, text in enumerate(documents)])
     assert np.array_equal(np.concatenate([ids for _, _, (ids, _, _) in found]), alone[0])
     assert (sum(size for *_, (_, size, _) in found), sum(chars for *_, (_, _, chars) in found)) == alone[1:]
     assert [part for part, begins, _ in found if begins] == list("ababab")
@@ -180,13 +180,13 @@ def test_a_script_without_a_main_guard_may_encode_in_processes(tmp_path):
     assert int(done.stdout) > 1000 and done.stderr == ""
 
 
-@pytest.mark.parametrize("level", [*LEVELS, "word"])
-def test_a_store_holds_each_document_once_and_opens_as_it_was(tmp_path, level):
+@pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "word"])
+def test_a_store_holds_each_document_once_and_opens_as_it_was(tmp_path, kind):
     documents = [f"story {k}: the fox and the dog.\n" for k in range(20)]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    sized = {"vocab_size": 300} if level in ("bpe", "unigram", "word") else {}
-    made = tokenize(scan_corpus([str(path)], CorpusOptions(tokenizer=level, **sized), 1), tmp_path / "store")
+    sized = {"vocab_size": 300} if kind in ("bpe", "unigram", "word") else {}
+    made = tokenize(scan_corpus([str(path)], CorpusOptions(tokenizer=kind, **sized), 1), tmp_path / "store")
     store = open_store(tmp_path / "store")
     assert store.about == made.about and store.about["documents"] == {TRAIN: 18, VALIDATION: 2}
     found = []
@@ -194,7 +194,7 @@ def test_a_store_holds_each_document_once_and_opens_as_it_was(tmp_path, level):
         ids = np.asarray(store.tokens(part), np.int32)
         at = np.flatnonzero(ids == store.tokenizer.boundary)
         found += [store.tokenizer.decode_bytes(piece[1:]).decode() for piece in np.split(ids, at)[1:]]
-    lossless = level != "word"
+    lossless = kind != "word"
     assert sorted(found) == sorted(documents) or not lossless
     assert len(found) == 20
     assert store.about["characters"] == {p: store.about["bytes"][p] for p in (TRAIN, VALIDATION)}
@@ -216,12 +216,10 @@ def test_characters_are_counted(text):
     assert count_characters(text.encode()) == len(text)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_symbols_are_counted_as_they_are_encoded(tmp_path, level):
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_symbols_are_counted_as_they_are_encoded(tmp_path, kind):
     (tmp_path / "text.txt").write_text(SAMPLE * 3 + "☃" * 40)
-    options = CorpusOptions(
-        tokenizer=level, vocab_size=None if level in ("char", "byte") else 330, validation_split=0.5
-    )
+    options = CorpusOptions(tokenizer=kind, vocab_size=None if kind in ("char", "byte") else 330, validation_split=0.5)
     store = tokenize(scan_corpus([str(tmp_path / "text.txt")], options, seed=1), tmp_path / "store")
     expected = np.bincount(store.model_tokens(TRAIN), minlength=store.tokenizer.vocab_size)
     np.testing.assert_array_equal(store.frequencies, expected)
@@ -253,4 +251,4 @@ def test_any_bytes_go_with_a_byte_level_tokenizer_from_a_folder_too(tmp_path):
     first = scan_corpus([str(raw)], CorpusOptions(tokenizer="byte"), 0)
     tokenize(first, tmp_path / "store")
     again = scan_corpus([str(raw)], CorpusOptions(tokenizer=str(tmp_path / "store")), 0)
-    assert (again.level, again.total) == (first.level, first.total)
+    assert (again.kind, again.total) == (first.kind, first.total)

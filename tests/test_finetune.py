@@ -27,13 +27,15 @@ def nats(folder, text):
 def test_the_same_symbols_in_another_order_are_matched_by_name():
     old, new = (train_tokenizer("char", [[text.encode()]]) for text in ("abcdé", "éxcba"))
     rows = match(new, old).rows
-    assert [rows[new.symbols.index(s.encode())] for s in "abcé"] == [old.symbols.index(s.encode()) for s in "abcé"]
+    assert [rows[new.token_bytes.index(s.encode())] for s in "abcé"] == [
+        old.token_bytes.index(s.encode()) for s in "abcé"
+    ]
     assert match(new, old).new == ["x"] and rows[new.boundary] == old.boundary
 
 
-@pytest.mark.parametrize("level", ["char", "byte", "bpe", "unigram", "word"])
-def test_every_symbol_has_one_name(level):
-    tokenizer = train_tokenizer(level, [[OLD.encode()]], 300)
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe", "unigram", "word"])
+def test_every_symbol_has_one_name(kind):
+    tokenizer = train_tokenizer(kind, [[OLD.encode()]], 300)
     assert len(set(names(tokenizer))) == tokenizer.vocab_size
     assert match(tokenizer, tokenizer).rows == list(range(tokenizer.vocab_size))
 

@@ -169,7 +169,7 @@ def test_weights_may_have_a_header(parents, tmp_path):
 def test_files_that_are_no_part_of_a_tokenizer_are_not_read(parents, tmp_path, monkeypatch):
     folder = written(parents, tmp_path / "m", tokenizer_evil__bin=b"x")
     (folder / "tokenizer_evil.bin").unlink()
-    assert tokenizer_of(folder).level == "char"
+    assert tokenizer_of(folder).kind == "char"
 
 
 def test_json_of_very_many_tables_is_refused():
@@ -286,11 +286,11 @@ def _with_piece(content, which=-1):
     return mutants.message_of(fields)
 
 
-@pytest.mark.parametrize("level", ["bpe", "unigram"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize("text", ["\n", "\u2581\u2585"])
-def test_a_text_that_is_too_little_comes_with_a_remedy(level, text):
+def test_a_text_that_is_too_little_comes_with_a_remedy(kind, text):
     with pytest.raises(TextgenError) as caught:
-        train_tokenizer(level, [[text.encode()]])
+        train_tokenizer(kind, [[text.encode()]])
     assert "tokenizer=byte" in caught.value.hint
 
 
@@ -304,7 +304,7 @@ def test_a_text_that_is_too_little_comes_with_a_remedy(level, text):
         ({"raw": {}}, "its dtype or its counts"),
         ({"tokens": {"train": 3, "validation": 0}}, "does not hold 3 tokens"),
         ({"vocab_size": 3}, "another tokenizer"),
-        ({"level": "word"}, "another tokenizer"),
+        ({"kind": "word"}, "another tokenizer"),
     ],
 )
 def test_a_store_that_lies_about_its_tokens_is_refused(parents, tmp_path, changed, message):

@@ -108,7 +108,7 @@ def test_a_symbol_is_named_by_its_text_or_its_id(key, ids):
 
 def test_a_text_names_every_symbol_that_has_it_and_biases_of_one_id_add_up():
     subword = train_tokenizer("bpe", [[b"the cat and the hat and the bat " * 40]], 280)
-    same = [i for i, symbol in enumerate(subword.symbols) if symbol == b"t"]
+    same = [i for i, symbol in enumerate(subword.token_bytes) if symbol == b"t"]
     assert bias_of_ids({"t": 1}, subword) == dict.fromkeys(same, 1) and same
     assert bias_of_ids({"e": 1.5, "#8": 1, 8: 1}, CHARS) == {8: 3.5}
     assert bias_of_ids(bias_of_ids({"e": 1.5}, CHARS), CHARS) == {8: 1.5}
@@ -200,7 +200,7 @@ def test_the_symbols_of_a_text_add_up_to_its_score(model, text, begin):
     model = dataclasses.replace(model, begin=begin)
     scores = token_scores(model, text)
     whole = textgen.evaluate(model, text, lanes=1)
-    assert len(scores) == whole.tokens and "".join(score.symbol for score in scores) == text
+    assert len(scores) == whole.tokens and "".join(score.token for score in scores) == text
     assert -math.fsum(score.logprob for score in scores) == pytest.approx(whole.nats, rel=1e-9)
 
 
@@ -281,12 +281,12 @@ def test_the_command_shows_each_symbol(trained, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("the é cat\n")
     *symbols, whole = map(json.loads, run("evaluate", path, "-m", trained, "--per-token", "--json").text.splitlines())
-    assert "".join(symbol["symbol"] for symbol in symbols) == "the é cat\n" and whole["tokens"] == len(symbols)
+    assert "".join(token["token"] for token in symbols) == "the é cat\n" and whole["tokens"] == len(symbols)
     assert -math.fsum(symbol["logprob"] for symbol in symbols) == whole["nats"]
     plain = json.loads(run("evaluate", path, "-m", trained, "--json").text)
     assert plain == {**whole, **{name: pytest.approx(plain[name], rel=1e-6) for name in plain if plain[name]}}
     head, *lines, total, sentence = run("evaluate", path, "-m", trained, "--per-token").text.splitlines()
-    assert head.split() == ["log", "p", "id", "symbol"] and len(lines) == len(symbols)
+    assert head.split() == ["log", "p", "id", "token"] and len(lines) == len(symbols)
     assert lines[-1].split() == [f"{symbols[-1]['logprob']:.4f}", str(symbols[-1]["id"]), repr("\n")]
     assert total == f"{-whole['nats']:.4f}  in all" and f"{whole['nats_per_token']:.4f} nats per token" in sentence
     assert refusal(run("evaluate", path, "-m", trained, "--per-token", "--lanes", 4)) == (

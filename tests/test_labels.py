@@ -565,7 +565,7 @@ def test_a_script_without_spaces_is_cut_into_characters(tmp_path):
         options_for({**TINY, "output_dir": str(tmp_path / "r")}),
         0.0,
     )
-    assert session.data.tokenizer.level == "char"
+    assert session.data.tokenizer.kind == "char"
 
 
 # --- stopping and going on ---

@@ -48,7 +48,7 @@ from textgen.training.start import data_of, resume, start
 
 COLUMNS = ("intent", "snippet")
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
-LEVELS = ("char", "byte", "bpe", "unigram", "word")
+TOKENIZER_KINDS = ("char", "byte", "bpe", "unigram", "word")
 WORDS = [first + second for first in "abcde" for second in "abcde"]
 REVERSING = [Pair(word.encode(), word[::-1].encode()) for word in WORDS]
 SENTENCES = [
@@ -67,8 +67,8 @@ def pairs_of(path, columns=COLUMNS):
     return list(read_pairs(find_sources([str(path)]), columns, SourceOptions()))
 
 
-def tokenizer_for(pairs, level="char"):
-    return train_tokenizer(level, ([text] for pair in pairs for text in pair), 300)
+def tokenizer_for(pairs, kind="char"):
+    return train_tokenizer(kind, ([text] for pair in pairs for text in pair), 300)
 
 
 # --- reading ---
@@ -155,9 +155,9 @@ def test_a_scan_tells_pairs_apart_that_are_divided_elsewhere():
 # --- examples and batches ---
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_an_example_is_boundary_prompt_separator_completion_boundary(level):
-    tokenizer = tokenizer_for(SENTENCES, level)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_an_example_is_boundary_prompt_separator_completion_boundary(kind):
+    tokenizer = tokenizer_for(SENTENCES, kind)
     examples = encode_pairs(tokenizer, SENTENCES)
     for row, pair in enumerate(SENTENCES):
         first, *middle, last = examples.example(row).tolist()
@@ -170,13 +170,13 @@ def test_an_example_is_boundary_prompt_separator_completion_boundary(level):
         [tokenizer.encode(pair.completion.decode()) for pair in SENTENCES]))  # fmt: skip
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
 @given(text=st.text(max_size=60))
 @settings(max_examples=40)
-def test_no_text_is_ever_the_separator(level, text):
-    if level not in _TOKENIZERS:
-        _TOKENIZERS[level] = tokenizer_for(SENTENCES, level)
-    tokenizer = _TOKENIZERS[level]
+def test_no_text_is_ever_the_separator(kind, text):
+    if kind not in _TOKENIZERS:
+        _TOKENIZERS[kind] = tokenizer_for(SENTENCES, kind)
+    tokenizer = _TOKENIZERS[kind]
     text = text.encode("utf-8", "ignore").decode()
     assert tokenizer.vocab_size not in tokenizer.model_ids(tokenizer.encode(text)).tolist()
 
@@ -239,8 +239,8 @@ def test_padded_batches_hold_every_row_once(sizes, tokens):
 # --- what counts ---
 
 
-def completing(pairs=SENTENCES, batch_size=4, seq_length=64, prompt_weight=0.0, level="char"):
-    examples = encode_pairs(tokenizer_for(pairs, level), pairs)
+def completing(pairs=SENTENCES, batch_size=4, seq_length=64, prompt_weight=0.0, kind="char"):
+    examples = encode_pairs(tokenizer_for(pairs, kind), pairs)
     return CompletionObjective(examples, examples, batch_size, seq_length, seed=1, prompt_weight=prompt_weight)
 
 
@@ -351,14 +351,14 @@ class Insisting:
     """A stepper with fixed logits: the separator is the likeliest token, then the expected one."""
 
     def __init__(self, symbols, then):
-        self.symbols, self.then, self.read = symbols, then, []
+        self.token_bytes, self.then, self.read = symbols, then, []
 
     def initial_state(self, batch_size):
         return np.zeros(batch_size, int)
 
     def step(self, ids, state):
         self.read += ids.tolist()
-        logits = np.zeros((len(ids), self.symbols))
+        logits = np.zeros((len(ids), self.token_bytes))
         logits[:, -1] = 100.0
         for row, place in enumerate(state):
             logits[row, self.then[min(place, len(self.then) - 1)]] = 50.0
@@ -366,7 +366,7 @@ class Insisting:
 
     def forward(self, ids, state):
         self.read += ids[0].tolist()
-        return np.zeros((len(ids), self.symbols)), state
+        return np.zeros((len(ids), self.token_bytes)), state
 
     def select(self, state, indices):
         return state[indices]
@@ -502,7 +502,7 @@ def test_a_model_starts_from_one_that_knows_the_letters(trained, tmp_path):
     session = start([str(reversing(tmp_path))], replace(options, max_steps=1), time.monotonic())
     old, new = textgen.load(known, "torch").stepper._model, session.trainer.model
     tokenizers = tokenizer_of(known), session.data.tokenizer
-    rows = [[tokenizer.symbols.index(b) for b in (b"a", b"e")] + [tokenizer.boundary] for tokenizer in tokenizers]
+    rows = [[tokenizer.token_bytes.index(b) for b in (b"a", b"e")] + [tokenizer.boundary] for tokenizer in tokenizers]
     assert torch.equal(old.encoder.weight[rows[0]], new.encoder.weight[rows[1]])
     assert torch.allclose(new.encoder.weight[-1], old.encoder.weight.mean(0))
     assert session.notes[0].endswith("new: 'separator'")

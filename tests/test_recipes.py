@@ -120,7 +120,7 @@ def test_a_missing_download_names_the_url_and_the_place(away):
 def test_a_download_is_kept_divided_and_held_to_its_first_digest(own):
     write("mini")
     corpus = scan_corpus(["mini"], CorpusOptions(), 1)
-    assert own == ["https://example.org/mini.zip"] and corpus.level == "char" and not corpus.split.held_out
+    assert own == ["https://example.org/mini.zip"] and corpus.kind == "char" and not corpus.split.held_out
     parts = [texts(corpus.sources, corpus.reading), texts(corpus.validation, corpus.reading)]
     test = texts(*text_of(["mini"], Reading()))
     assert b"".join([*parts, test]) == TEXT
@@ -139,7 +139,7 @@ def test_data_that_is_here_is_not_downloaded(own, monkeypatch):
         path.parent.mkdir(parents=True)
         path.write_bytes(gzip.compress(TEXT) if packed else TEXT)
         corpus = scan_corpus(["mini"], CorpusOptions(tokenizer="byte"), 1)
-        assert corpus.level == "byte" and corpus.scan.total == int(0.9 * len(TEXT)) and own == []
+        assert corpus.kind == "byte" and corpus.scan.total == int(0.9 * len(TEXT)) and own == []
         shutil.rmtree("corpora", ignore_errors=True)
         monkeypatch.setenv("TEXTGEN_DATA", "elsewhere")
 
@@ -162,7 +162,7 @@ def test_a_damaged_download_leaves_nothing(own, damage):
 
 def test_what_the_user_says_and_what_a_recipe_says(own):
     write("mini")
-    assert scan_corpus(["mini"], CorpusOptions(vocab_size=300), 1).level == "bpe"
+    assert scan_corpus(["mini"], CorpusOptions(vocab_size=300), 1).kind == "bpe"
     with pytest.raises(UsageError, match="validation_split does not go with 'mini', which has a validation part"):
         scan_corpus(["mini"], CorpusOptions(validation_split=0.2), 1)
     with pytest.raises(UsageError, match="'mini' is a corpus with its own parts; name it alone"):
@@ -199,7 +199,7 @@ def test_spans_that_meet_share_and_lose_nothing(text, places, size, raw):
 def test_real_recipes_are_divided_as_published(data_folder, monkeypatch):
     monkeypatch.setenv("TEXTGEN_DATA", str(data_folder))
     corpus = scan_corpus(["tiny-shakespeare"], CorpusOptions(), 1)
-    assert (corpus.scan.total, corpus.validation_scan.total, corpus.level) == (1_003_854, 111_540, "char")
+    assert (corpus.scan.total, corpus.validation_scan.total, corpus.kind) == (1_003_854, 111_540, "char")
     corpus = scan_corpus(["wikitext-2"], CorpusOptions(), 1)
     assert (corpus.scan.total, corpus.validation_scan.total) == (10_797_148, 1_121_681)
     assert len(texts(*text_of(["wikitext-2"], Reading()))) == 1_256_449

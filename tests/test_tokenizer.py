@@ -1,4 +1,4 @@
-"""Laws of a tokenizer, each over every level: nothing is lost, cuts do not show, and what is damaged is refused."""
+"""Laws of a tokenizer, each over every kind: nothing is lost, cuts do not show, and what is damaged is refused."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgen.data import LEVELS, SIZED
+from textgen.data import SIZED, TOKENIZER_KINDS
 from textgen.data.tokenizers import base, load_tokenizer, subword, train_tokenizer
 from textgen.errors import TextgenError, UsageError
 
@@ -26,7 +26,7 @@ TEXT = """The miller's daughter went down to the water, and the water went down 
 Then the daughter went home, and the miller asked her: "Where were you?" — "Down at the water," she said, "où l'eau va."
 """
 DOCUMENTS = [[TEXT.encode()], [b"Nothing else was sai", b"d that evening.\r\n", b""]]
-TOKENIZERS = {level: train_tokenizer(level, DOCUMENTS, vocab_size=340) for level in ("char", "byte", "bpe", "unigram")}
+TOKENIZERS = {kind: train_tokenizer(kind, DOCUMENTS, vocab_size=340) for kind in ("char", "byte", "bpe", "unigram")}
 NASTY = [
     "", " ", "   ", " a", "a ", "  a  b  ", "\n", "\n\n", "\r", "\r\n", "a\n\nb", "\t\v\f\x85\u2028\u2029",
     "\x00", "\ufeffa", "<s>", "</s>", "<unk>", "<pad>", "<0x41>", "<0x0A>", "\u2581", "a\u2581b", "\u2581\u2581 \u2581",
@@ -113,7 +113,7 @@ def test_a_document_without_end_is_encoded_as_it_comes(tokenizer, line):
 @law
 @given(data=st.data())
 def test_streaming_gives_the_text_of_all_ids(tokenizer, data):
-    most = tokenizer.vocab_size + tokenizer.raw_symbols - 1
+    most = tokenizer.vocab_size + tokenizer.raw_tokens - 1
     ids = data.draw(st.lists(st.integers(0, most)) | TEXTS.map(tokenizer.encode))
     decoder = tokenizer.decoder()
     for _ in range(2):
@@ -127,9 +127,9 @@ def test_streaming_never_splits_a_character(tokenizer):
 
 
 def test_symbols_say_what_ids_stand_for(tokenizer):
-    assert len(tokenizer.symbols) == tokenizer.vocab_size
-    assert [tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)] == tokenizer.symbols
-    silent = {i for i, symbol in enumerate(tokenizer.symbols) if symbol == b""}
+    assert len(tokenizer.token_bytes) == tokenizer.vocab_size
+    assert [tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)] == tokenizer.token_bytes
+    silent = {i for i, symbol in enumerate(tokenizer.token_bytes) if symbol == b""}
     assert silent == {tokenizer.boundary, *tokenizer.unsampled} and tokenizer.boundary not in tokenizer.unsampled
 
 
@@ -141,7 +141,7 @@ def test_no_text_gives_the_boundary_or_the_unknown_symbol(tokenizer, text):
 
 
 def test_an_id_out_of_range_is_refused(tokenizer):
-    end = tokenizer.vocab_size + tokenizer.raw_symbols
+    end = tokenizer.vocab_size + tokenizer.raw_tokens
     for wrong in (-1, end):
         with pytest.raises(TextgenError, match=f"^id {wrong} is not between 0 and {end - 1}"):
             tokenizer.decode_bytes(np.array([0, wrong], np.int32))
@@ -158,7 +158,7 @@ def test_model_ids_and_raw_ids_share_out_the_ids(tokenizer, text):
     ids = tokenizer.encode(text)
     shown = tokenizer.model_ids(ids)
     assert len(shown) + tokenizer.raw_count(ids) == len(ids) and (shown < tokenizer.vocab_size).all()
-    unseen = [c for c in text if c.encode() not in tokenizer.symbols] if tokenizer.level == "char" else []
+    unseen = [c for c in text if c.encode() not in tokenizer.token_bytes] if tokenizer.kind == "char" else []
     assert tokenizer.raw_count(ids) == len("".join(unseen).encode())
 
 
@@ -172,7 +172,7 @@ def test_the_same_text_gives_the_same_tokenizer(tokenizer, sizes):
             yield document[:cut]
             document = document[cut:]
 
-    again = train_tokenizer(tokenizer.level, map(pieces, DOCUMENTS), vocab_size=340)
+    again = train_tokenizer(tokenizer.kind, map(pieces, DOCUMENTS), vocab_size=340)
     assert again.files() == tokenizer.files()
 
 
@@ -182,14 +182,14 @@ def test_the_same_text_gives_the_same_tokenizer(tokenizer, sizes):
 def test_what_is_saved_loads_as_the_same_tokenizer(tokenizer):
     loaded = load_tokenizer({"config.json": b"not ours", **tokenizer.files()})
     assert loaded.files() == tokenizer.files()
-    for name in ("level", "symbols", "vocab_size", "boundary", "unsampled", "raw_symbols"):
+    for name in ("kind", "token_bytes", "vocab_size", "boundary", "unsampled", "raw_tokens"):
         assert getattr(loaded, name) == getattr(tokenizer, name)
     assert np.array_equal(loaded.encode(TEXT + SCALARS[::99]), tokenizer.encode(TEXT + SCALARS[::99]))
 
 
-def config_with(level, /, **changes):
+def config_with(kind, /, **changes):
     """The files of a tokenizer, with other values in its configuration; None takes a value away."""
-    files = TOKENIZERS[level].files()
+    files = TOKENIZERS[kind].files()
     config = {name: value for name, value in {**json.loads(files[CONFIG]), **changes}.items() if value is not None}
     return {**files, CONFIG: json.dumps(config).encode()}
 
@@ -215,7 +215,7 @@ def exchanged(content, one, other):
 
 WRONG_VALUES = {
     "tokenizer_class": [None, "PreTrainedTokenizerFast", 3],
-    "level": [None, "words", 7, ["char"]],
+    "kind": [None, "words", 7, ["char"]],
     "vocab_size": [None, "65", 5, -1, 1e3, True],
 }
 
@@ -223,7 +223,7 @@ WRONG_VALUES = {
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in WRONG_VALUES.items() for v in values])
 def test_a_wrong_value_in_the_configuration_is_refused_by_name(tokenizer, name, value):
     with pytest.raises(TextgenError, match=f"^{CONFIG}: '{name}' .*\\.$"):
-        load_tokenizer(config_with(tokenizer.level, **{name: value}))
+        load_tokenizer(config_with(tokenizer.kind, **{name: value}))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe\xff", b"[" * 100_000], ids=lambda c: c[:4])
@@ -279,12 +279,12 @@ def test_a_size_that_is_not_the_models_is_refused():
         load_tokenizer(model_with(smaller))
 
 
-# What each level learns
+# What each kind learns
 
 
 def test_characters_are_numbered_by_code_point():
     tokenizer = train_tokenizer("char", [["ö漢b".encode()], [b"ab"], [b"\xff"]])
-    assert tokenizer.symbols == [b"", b"", b"a", b"b", "ö".encode(), "漢".encode()]
+    assert tokenizer.token_bytes == [b"", b"", b"a", b"b", "ö".encode(), "漢".encode()]
     assert (tokenizer.boundary, tokenizer.unsampled) == (0, (1,))
 
 
@@ -301,28 +301,28 @@ def test_bytes_are_themselves():
     assert (tokenizer.vocab_size, tokenizer.boundary) == (257, 256)
 
 
-@pytest.mark.parametrize("level", SUBWORD)
-def test_pieces_are_fewer_than_characters(level):
-    tokenizer = TOKENIZERS[level]
+@pytest.mark.parametrize("kind", SUBWORD)
+def test_pieces_are_fewer_than_characters(kind):
+    tokenizer = TOKENIZERS[kind]
     assert 320 < tokenizer.vocab_size <= 340
     assert len(tokenizer.encode(TEXT)) < 0.6 * len(TEXT)
 
 
-@pytest.mark.parametrize("level", SUBWORD)
+@pytest.mark.parametrize("kind", SUBWORD)
 @law
 @given(lines=st.lists(TEXTS.map(lambda text: text.replace("\n", " "))))
-def test_no_piece_goes_across_lines(level, lines):
-    tokenizer = TOKENIZERS[level]
+def test_no_piece_goes_across_lines(kind, lines):
+    tokenizer = TOKENIZERS[kind]
     newline = subword.FIRST_BYTE + 0x0A
     expected = [ids for line in lines for ids in [*tokenizer.encode(line).tolist(), newline]]
     assert tokenizer.encode("".join(line + "\n" for line in lines)).tolist() == expected
-    assert not any(b"\n" in symbol for symbol in tokenizer.symbols[subword.SPECIALS :])
+    assert not any(b"\n" in symbol for symbol in tokenizer.token_bytes[subword.SPECIALS :])
 
 
 @pytest.mark.parametrize("line", ["word " * 3000, "x" * 9000, "y" * 3000 + " z" * 3000, "é" * 2000 + " " * 4001])
-@pytest.mark.parametrize("level", SUBWORD)
-def test_a_long_line_is_cut_where_the_text_says(level, line):
-    tokenizer, parts, rest = TOKENIZERS[level], [], line
+@pytest.mark.parametrize("kind", SUBWORD)
+def test_a_long_line_is_cut_where_the_text_says(kind, line):
+    tokenizer, parts, rest = TOKENIZERS[kind], [], line
     while rest:
         space = rest.find(" ", 2000, 4000)
         cut = space if space > 0 else 4000
@@ -352,25 +352,25 @@ def test_bpe_learns_from_every_line(text):
 def test_bpe_learns_around_bytes_that_are_no_text():
     tokenizer = train_tokenizer("bpe", [[b"turnip\xff\xfe" * 99]], vocab_size=300)
     assert len(tokenizer.encode("turnip")) <= 2
-    assert tokenizer.symbols[subword.SPECIALS :] != []
+    assert tokenizer.token_bytes[subword.SPECIALS :] != []
 
 
 @pytest.mark.parametrize("vocab_size", [260, 261, 300, 600])
-@pytest.mark.parametrize("level", SUBWORD)
-def test_a_small_vocabulary_spells_rare_characters(level, vocab_size):
+@pytest.mark.parametrize("kind", SUBWORD)
+def test_a_small_vocabulary_spells_rare_characters(kind, vocab_size):
     chinese = "".join(chr(c) * (0x4E00 + 700 - c) for c in range(0x4E00, 0x4E00 + 700, 3))
-    tokenizer = train_tokenizer(level, [[chinese.encode()]], vocab_size=vocab_size)
+    tokenizer = train_tokenizer(kind, [[chinese.encode()]], vocab_size=vocab_size)
     assert tokenizer.vocab_size <= vocab_size
     assert tokenizer.decode(tokenizer.encode(chinese)) == chinese
-    learned = [symbol.decode() for symbol in tokenizer.symbols[subword.SPECIALS :]]
+    learned = [symbol.decode() for symbol in tokenizer.token_bytes[subword.SPECIALS :]]
     single = [piece for piece in learned if len(piece) == 1 and piece != " "]
     assert "\u4e00" in learned and len(single) <= (vocab_size - 258) // 2
 
 
-@pytest.mark.parametrize("level", SUBWORD)
-def test_a_vocabulary_that_the_text_cannot_fill_is_smaller(level):
-    tokenizer = train_tokenizer(level, [[b"abab"]], vocab_size=8000)
-    assert 258 < tokenizer.vocab_size < 270 and len(tokenizer.symbols) == tokenizer.vocab_size
+@pytest.mark.parametrize("kind", SUBWORD)
+def test_a_vocabulary_that_the_text_cannot_fill_is_smaller(kind):
+    tokenizer = train_tokenizer(kind, [[b"abab"]], vocab_size=8000)
+    assert 258 < tokenizer.vocab_size < 270 and len(tokenizer.token_bytes) == tokenizer.vocab_size
 
 
 def test_much_text_is_sampled_evenly_and_without_period():
@@ -392,17 +392,17 @@ def test_of_text_without_blanks_a_smaller_sample_is_learned_from():
 
 
 @pytest.mark.parametrize("documents", [[], [[]], [[b""], [b"", b""]], [[b"\xff\xfe"]]], ids=repr)
-@pytest.mark.parametrize("level", ["char", "bpe", "unigram", "word"])
-def test_without_text_nothing_is_learned(level, documents):
+@pytest.mark.parametrize("kind", ["char", "bpe", "unigram", "word"])
+def test_without_text_nothing_is_learned(kind, documents):
     with pytest.raises(TextgenError, match="no text"):
-        train_tokenizer(level, documents)
+        train_tokenizer(kind, documents)
 
 
 @pytest.mark.parametrize("text", ["\n\n", "\u2581", " ", "a", "\x00", "</s>", "<unk> <0x41>"], ids=ascii)
-@pytest.mark.parametrize("level", SUBWORD)
-def test_next_to_nothing_is_learned_from_or_refused(level, text, capfd):
+@pytest.mark.parametrize("kind", SUBWORD)
+def test_next_to_nothing_is_learned_from_or_refused(kind, text, capfd):
     try:
-        tokenizer = train_tokenizer(level, [[text.encode()]])
+        tokenizer = train_tokenizer(kind, [[text.encode()]])
     except TextgenError as error:
         assert str(error).endswith(".")
     else:
@@ -411,11 +411,11 @@ def test_next_to_nothing_is_learned_from_or_refused(level, text, capfd):
 
 
 def test_the_list_of_levels_is_that_of_the_tokenizers():
-    made = {level: train_tokenizer(level, DOCUMENTS, vocab_size=340) for level in LEVELS}
-    assert {level: tokenizer.level for level, tokenizer in made.items()} == {level: level for level in LEVELS}
-    smaller = {level: train_tokenizer(level, DOCUMENTS, vocab_size=280) for level in LEVELS}
-    sized = [level for level in LEVELS if smaller[level].vocab_size < made[level].vocab_size]
-    assert sized == [level for level in SIZED if level != "word"]  # all words of so short a text fit
+    made = {kind: train_tokenizer(kind, DOCUMENTS, vocab_size=340) for kind in TOKENIZER_KINDS}
+    assert {kind: tokenizer.kind for kind, tokenizer in made.items()} == {kind: kind for kind in TOKENIZER_KINDS}
+    smaller = {kind: train_tokenizer(kind, DOCUMENTS, vocab_size=280) for kind in TOKENIZER_KINDS}
+    sized = [kind for kind in TOKENIZER_KINDS if smaller[kind].vocab_size < made[kind].vocab_size]
+    assert sized == [kind for kind in SIZED if kind != "word"]  # all words of so short a text fit
 
 
 def test_impossible_requests_are_refused():
@@ -428,8 +428,8 @@ def test_impossible_requests_are_refused():
 
 
 def test_learning_and_encoding_say_nothing(capfd):
-    for level in TOKENIZERS:
-        train_tokenizer(level, DOCUMENTS, vocab_size=340).encode(SCALARS[::99])
+    for kind in TOKENIZERS:
+        train_tokenizer(kind, DOCUMENTS, vocab_size=340).encode(SCALARS[::99])
     assert capfd.readouterr() == ("", "")
 
 

@@ -1,4 +1,4 @@
-"""Laws of the word level: what comes back, what does not, and that counts are those of published figures."""
+"""Laws of the word kind: what comes back, what does not, and that counts are those of published figures."""
 
 import itertools
 import json
@@ -50,7 +50,7 @@ def published(text):
 def test_each_word_and_each_line_end_is_one_symbol(text):
     known = {*KNOWN, "\n", "\r\n", "\r"}
     expected = [word if word in known else "<unk>" for word in published(text)]
-    assert [TOKENIZER.symbols[i].decode() for i in TOKENIZER.encode(text)] == expected
+    assert [TOKENIZER.token_bytes[i].decode() for i in TOKENIZER.encode(text)] == expected
     assert TOKENIZER.unknown_count(TOKENIZER.encode(text)) == expected.count("<unk>")
 
 
@@ -106,7 +106,7 @@ def test_the_most_frequent_words_are_kept(counts, size):
     tokenizer = train_tokenizer("word", [[text.encode()]], vocab_size=size)
     by_rank = sorted(range(len(counts)), key=lambda k: (-counts[k], f"w{k}"))
     assert tokenizer.words == [f"w{k}" for k in by_rank][: size - 2]
-    assert tokenizer.symbols[:3] == [b"", b"<unk>", b"\n"] and tokenizer.vocab_size <= size + 1
+    assert tokenizer.token_bytes[:3] == [b"", b"<unk>", b"\n"] and tokenizer.vocab_size <= size + 1
 
 
 def test_rare_words_may_be_let_go_while_counting():
@@ -128,7 +128,7 @@ def test_a_word_without_end_is_read_in_bounded_memory():
 
 def test_what_is_saved_loads_as_the_same_tokenizer():
     loaded = load_tokenizer(TOKENIZER.files())
-    assert loaded.files() == TOKENIZER.files() and loaded.symbols == TOKENIZER.symbols
+    assert loaded.files() == TOKENIZER.files() and loaded.token_bytes == TOKENIZER.token_bytes
     assert np.array_equal(loaded.encode(TEXT), TOKENIZER.encode(TEXT))
 
 

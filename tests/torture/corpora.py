@@ -22,7 +22,7 @@ from .tools import some
 
 SECONDS, LIMIT = 10.0, 60.0
 """Of the processor, and by the clock: on a machine that does other things as well."""
-LEVELS = ["char"] * 6 + [None, "bpe", "unigram"]
+TOKENIZER_KINDS = ["char"] * 6 + [None, "bpe", "unigram"]
 NOT_ENOUGH = ("too short to learn", "no text to learn")
 OFFSET = re.compile(r"at offset (\d+)")
 
@@ -78,7 +78,7 @@ def try_one(number: int, seed: int, where: Path) -> tuple[str, list[str], str]:
     for name, content in case.files.items():
         (where / "corpus" / name).write_bytes(content)
     options = CorpusOptions(
-        **{"tokenizer": chance.choice(LEVELS), "validation_split": chance.choice([0.0, 0.1]), **case.options}
+        **{"tokenizer": chance.choice(TOKENIZER_KINDS), "validation_split": chance.choice([0.0, 0.1]), **case.options}
     )
     whole = len(case.files) > 1 or (chance.random() < 0.1 and "a.txt" in case.files)
     paths = [str(where / "corpus")] if whole else [str(where / "corpus" / name) for name in case.files]
@@ -215,9 +215,9 @@ def warm_up(where: Path) -> None:
     import pyarrow.parquet  # noqa: F401
     import sentencepiece  # noqa: F401
 
-    for level in ("char", "bpe"):
+    for kind in ("char", "bpe"):
         (where / "corpus" / "a.txt").write_bytes(b"the sea and the mill\n" * 50)
-        tokens_of([str(where / "corpus")], CorpusOptions(tokenizer=level), where / "cache" / level)
+        tokens_of([str(where / "corpus")], CorpusOptions(tokenizer=kind), where / "cache" / kind)
 
 
 def fresh(where: Path) -> Path:

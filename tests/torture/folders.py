@@ -39,9 +39,9 @@ def make_models(where: Path) -> list[hostile.Folder]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     made = []
-    for cell, level, more in MODELS:
-        text = TEXT + WIDE if (cell, level) == ("rnn", "char") else TEXT
-        tokenizer = train_tokenizer(level, [[text.encode()]], 300)
+    for cell, kind, more in MODELS:
+        text = TEXT + WIDE if (cell, kind) == ("rnn", "char") else TEXT
+        tokenizer = train_tokenizer(kind, [[text.encode()]], 300)
         sizes = {"embedding_size": 8, "hidden_size": 8, **more}
         config = ModelConfig(tokenizer.vocab_size, cell=cell, cell_version="0", **sizes)
         model = make_model(config).eval()
@@ -49,8 +49,8 @@ def make_models(where: Path) -> list[hostile.Folder]:
         habits = {"begin": [tokenizer.boundary], "suppress_tokens": list(tokenizer.unsampled), "sampling": {}}
         tables = {CONFIG: config.to_json(), GENERATION: habits}
         contents = {**{name: filesystem.to_json(table) for name, table in tables.items()}, **tokenizer.files(), **step}
-        Run.create(where / f"{cell}-{level}", contents).publish(model)
-        made.append(hostile.read(where / f"{cell}-{level}"))
+        Run.create(where / f"{cell}-{kind}", contents).publish(model)
+        made.append(hostile.read(where / f"{cell}-{kind}"))
     return made + make_stores(where)
 
 
@@ -60,7 +60,7 @@ def make_stores(where: Path) -> list[hostile.Folder]:
     from textgen.data.corpus import cached_store, scan_corpus
 
     (where / "text.txt").write_text(TEXT)
-    corpora = [scan_corpus([str(where / "text.txt")], CorpusOptions(tokenizer=level), 1) for level in ("char", "bpe")]
+    corpora = [scan_corpus([str(where / "text.txt")], CorpusOptions(tokenizer=kind), 1) for kind in ("char", "bpe")]
     return [hostile.read(cached_store(corpus, where / "stores").folder) for corpus in corpora]
 
 

@@ -115,9 +115,9 @@ def odd_pieces(folder: Folder, chance: random.Random, where: Path) -> None:
 
 
 def odd_symbols(folder: Folder, chance: random.Random, where: Path) -> None:
-    """A tokenizer of another size, order or level."""
+    """A tokenizer of another size, order or kind."""
     config = json.loads(folder.contents[TOKENIZER_CONFIG])
-    inner = next((name for name in ("characters", "words") if name in config), "level")
+    inner = next((name for name in ("characters", "words") if name in config), "kind")
     values = [
         "ab", "ba", "aa", "\ud800", "a\ud800", "", "\0", "".join(map(chr, range(32, 900))), ["a", "b"], ["a b"], [""],
         ["\ud800"], [1], "char", "byte", "bpe", "unigram", "word", "BPE", "os.system", ["<unk>"], ["w"] * 2, ["\n"],

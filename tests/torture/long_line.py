@@ -17,11 +17,11 @@ PROGRAM = """
 import hashlib, json, resource, sys
 from textgen.data import corpus, sources
 from textgen.data import CorpusOptions
-path, level, folder, *sizes = sys.argv[1:]
+path, kind, folder, *sizes = sys.argv[1:]
 def digest(path):
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-options, digests = CorpusOptions(tokenizer=level, encoding="utf-8", validation_split=0.1), []
+options, digests = CorpusOptions(tokenizer=kind, encoding="utf-8", validation_split=0.1), []
 for size in sizes:
     sources.READ_BYTES = int(size)
     store = corpus.cached_store(corpus.scan_corpus([path], options, 1), sources.Path(folder, size))
@@ -44,9 +44,9 @@ class Tokenized:
     digests: list[dict[str, str]]
 
 
-def tokenized(path: Path, level: str, folder: Path, *sizes: int) -> Tokenized:
+def tokenized(path: Path, kind: str, folder: Path, *sizes: int) -> Tokenized:
     """Tokenize a file in a process of its own, reading so many bytes at a time."""
-    arguments = [sys.executable, "-c", PROGRAM, str(path), level, str(folder), *map(str, sizes)]
+    arguments = [sys.executable, "-c", PROGRAM, str(path), kind, str(folder), *map(str, sizes)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(done.stderr[-1000:])
@@ -90,18 +90,18 @@ def run(mebibytes: int, small: int, lines: list[tuple[str, str]], seed: int) -> 
     highest, wrong = 0, []
     with quick_folder() as folder:
         line = folder / "line.txt"
-        for form, level in lines:
+        for form, kind in lines:
             LINES[form](line, mebibytes * MIB, seed)
-            done = tokenized(line, level, folder / f"{form}-{level}", 1 << 20)
+            done = tokenized(line, kind, folder / f"{form}-{kind}", 1 << 20)
             highest = max(highest, done.peak)
-            wrong += [f"{form} {level} {seed}: {done.peak // 10**6} MB"] if done.peak > PEAK else []
-        for form, level in (("words", "bpe"), ("endless", "bpe"), ("words", "char")):
+            wrong += [f"{form} {kind} {seed}: {done.peak // 10**6} MB"] if done.peak > PEAK else []
+        for form, kind in (("words", "bpe"), ("endless", "bpe"), ("words", "char")):
             LINES[form](line, small * MIB, seed)
-            stores = tokenized(line, level, folder / f"{form}-{level}-small", 4093, 1 << 20, 1_500_001).digests
+            stores = tokenized(line, kind, folder / f"{form}-{kind}-small", 4093, 1 << 20, 1_500_001).digests
             wrong += (
                 []
                 if len(stores) == 3 and stores[0] == stores[1] == stores[2]
-                else [f"{form} {level} {seed}: other tokens"]
+                else [f"{form} {kind} {seed}: other tokens"]
             )
     figure = f"{mebibytes} MiB on a line: {highest // 10**6} MB at most; reading in 3 sizes: "
     return Outcome(figure + ("; ".join(wrong) or "the same tokens"), not wrong)

@@ -55,7 +55,7 @@ def run(count: int, seed: int) -> Outcome:
         return Outcome("strace is not installed here", True)
     with quick_folder() as folder:
         parents = folders.make_models(folder)
-        good = [folder / f"{cell}-{level}" for cell, level, _ in folders.MODELS[1:3]]
+        good = [folder / f"{cell}-{kind}" for cell, kind, _ in folders.MODELS[1:3]]
         cases = [folder / "hostile" / str(number) / hostile.kind(number) for number in range(count)]
         ways = [hostile.spoil(parents, number, seed, case) for number, case in enumerate(cases)]
         calm = [str(case) for case, way in zip(cases, ways, strict=True) if way not in ("bomb", "sparse")]

@@ -91,7 +91,7 @@ def noise(chance: random.Random) -> Case:
 
 
 def raw(chance: random.Random) -> Case:
-    """Bytes as they are, which byte level learns from."""
+    """Bytes as they are, which byte kind learns from."""
     data = chance.choice([chance.randbytes(chance.choice([1, 50, 3000])), text(chance).encode() + chance.choice(WRONG)])
     return Case({"a.txt": data}, [data], {"tokenizer": "byte"})
 

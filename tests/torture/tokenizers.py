@@ -17,7 +17,7 @@ from .rows import Outcome, Row
 from .tools import some
 
 SCALARS = [*range(0xD800), *range(0xE000, 0x110000)]
-LEVELS = ("char", "byte", "bpe", "unigram")
+TOKENIZER_KINDS = ("char", "byte", "bpe", "unigram")
 TEXT = """The miller's daughter went down to the water, and the water went down to the sea.
 "What does the sea want with the water?" asked the daughter. "What does the mill want with it?" said the water.
 Then the daughter went home: "Where were you?" — "Down at the water," she said, "où l'eau va." 漢字 かな
@@ -27,7 +27,7 @@ ONE_BY_ONE = 65536
 
 
 def tokenizers() -> dict[str, Tokenizer]:
-    return {level: train_tokenizer(level, [[TEXT.encode()]], 400) for level in LEVELS}
+    return {kind: train_tokenizer(kind, [[TEXT.encode()]], 400) for kind in TOKENIZER_KINDS}
 
 
 def lost_scalars(tokenizer: Tokenizer, line: str) -> int:
@@ -84,7 +84,7 @@ def wrong_streams(tokenizer: Tokenizer, chance: random.Random, known: list[str],
     for _ in range(count):
         ids = next(made)
         expected = b"".join(
-            tokenizer.symbols[id] if id < tokenizer.vocab_size else bytes([id - tokenizer.vocab_size]) for id in ids
+            tokenizer.token_bytes[id] if id < tokenizer.vocab_size else bytes([id - tokenizer.vocab_size]) for id in ids
         )
         replaced = codecs.decode(expected, "utf-8", "replace")
         wrong += not (streamed(tokenizer, ids) == tokenizer.decode(np.array(ids, np.int32)) == replaced)
@@ -92,29 +92,28 @@ def wrong_streams(tokenizer: Tokenizer, chance: random.Random, known: list[str],
 
 
 def run(count: int, seed: int) -> Outcome:
-    """All of it over every level that loses nothing."""
+    """All of it over every kind that loses nothing."""
     count = some(count)
     chance, found = random.Random(seed), {}
     known = texts(seed, count)
-    for level, tokenizer in tokenizers().items():
-        found[level] = {
+    for kind, tokenizer in tokenizers().items():
+        found[kind] = {
             "scalars in a text": lost_scalars(tokenizer, "a {} b") + lost_scalars(tokenizer, "{}"),
             "scalars alone": lost_alone(tokenizer, chance, some(ONE_BY_ONE // 16)),
             "texts": sum(tokenizer.decode_bytes(tokenizer.encode(text)) != text.encode() for text in known),
-            "streams": wrong_streams(tokenizer, chance, known, 5 * count // 2 // len(LEVELS)),
+            "streams": wrong_streams(tokenizer, chance, known, 5 * count // 2 // len(TOKENIZER_KINDS)),
         }
     lossy = [
-        f"{level}: {number} {what}" for level, numbers in found.items() for what, number in numbers.items() if number
+        f"{kind}: {number} {what}" for kind, numbers in found.items() for what, number in numbers.items() if number
     ]
-    streams = count * 5 // 2 // len(LEVELS) * len(LEVELS)
-    figure = (
-        f"2 x {some(len(SCALARS)):,} scalar values, {len(known):,} texts, {streams:,} streams, {len(LEVELS)} levels: "
-    )
+    streams = count * 5 // 2 // len(TOKENIZER_KINDS) * len(TOKENIZER_KINDS)
+    kinds = len(TOKENIZER_KINDS)
+    figure = f"2 x {some(len(SCALARS)):,} scalar values, {len(known):,} texts, {streams:,} streams, {kinds} kinds: "
     return Outcome(figure + ("; ".join(lossy) or "0 lossy"), not lossy and len(known) >= count // 2)
 
 
 ROWS = [
-    Row("R11", "text to tokens and back", "every scalar value, 2,000 texts, 5,000 streams, 4 levels: 0 lossy",
+    Row("R11", "text to tokens and back", "every scalar value, 2,000 texts, 5,000 streams, 4 kinds: 0 lossy",
         partial(run, 2000), "ci"),
     Row("R11b", "the same, more", "10,000 texts, 25,000 streams: 0 lossy", partial(run, 10_000), "torture"),
 ]  # fmt: skip

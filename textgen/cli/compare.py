@@ -43,7 +43,7 @@ def show_plan(comparison: Comparison) -> None:
         "textgen": [f"{record.made_with['textgen']} · torch {record.made_with['torch']}",
                     plural(record.made_with["threads"], "thread")],
         "corpus": [f"{short(sum(about['bytes'].values()))}B",
-                   f"{count(about['tokens']['train'])} {record.level} tokens to train on",
+                   f"{count(about['tokens']['train'])} {record.kind} tokens to train on",
                    f"vocabulary of {count(about['vocab_size'])}", f"{short(about['bytes']['validation'])}B held out"],
         "shared": [f"{short(target)} parameters", f"embedding size {count(plan.embedding_size or 0)}",
                    plural(plan.num_layers or 1, "layer"), f"batches of {plan.batch_size} x {plan.seq_length}",

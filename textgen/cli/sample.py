@@ -168,7 +168,7 @@ class Writer:
         if self._options.logprobs is not None:
             content["logprobs"] = [
                 {
-                    "symbol": self._token_text(c.id),
+                    "token": self._token_text(c.id),
                     "logprob": c.logprob,
                     "top": [[self._token_text(i), p] for i, p in c.top],
                 }

@@ -70,7 +70,7 @@ def command(
     if not quiet:
         say(
             f"{count(sum(about['bytes'].values()))} bytes in {plural(about['corpus_documents'], 'document')} · "
-            f"{count(about['tokens']['train'])} {about['level']} tokens to train on, "
+            f"{count(about['tokens']['train'])} {about['tokenizer']} tokens to train on, "
             f"{count(about['tokens']['validation'])} held out · vocabulary {count(about['vocab_size'])}"
         )
     Output().write(f"{folder}\n")

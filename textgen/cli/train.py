@@ -204,7 +204,7 @@ def repeating_flags(session: Training, corpus: Sequence[str], chosen: Mapping[st
     values |= {name: getattr(options, name) for name in PLANNED}
     tokenized = [Path(path) for path in corpus] == [session.data.folder]
     if not tokenized and session.data.tokenizer and isinstance(options, TokenizerOptions):
-        values.setdefault("tokenizer", options.tokenizer or session.data.tokenizer.level)
+        values.setdefault("tokenizer", options.tokenizer or session.data.tokenizer.kind)
     return " ".join(typed(name, value) for name, value in values.items())
 
 

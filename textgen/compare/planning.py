@@ -173,7 +173,7 @@ class Planner:
     def __init__(self, request: ComparisonRequest, store: TokenStore) -> None:
         self._request = request
         self._store = store
-        self._level = store.tokenizer.level
+        self._kind = store.tokenizer.kind
         self._vocab_size = store.tokenizer.vocab_size
         one_precision = request.training.dtype or "float32"
         self._training = replace(request.training, **_OF_THE_STORE, sample_steps=0, dtype=one_precision)
@@ -189,7 +189,7 @@ class Planner:
         seeds = [self._request.first_seed + k for k in range(self._request.seeds)]
         asked, made_with = self._request.to_json(), versions(torch.get_num_threads())
         where = [lasting(path) for path in corpus]
-        return ComparisonRecord(asked, where, self._store.key, self._level, seeds, target, candidates, made_with)
+        return ComparisonRecord(asked, where, self._store.key, self._kind, seeds, target, candidates, made_with)
 
     def _start(self, candidate: Candidate, **options: Any) -> Training:
         """A training session of this cell, as a dry run."""
@@ -214,11 +214,11 @@ class Planner:
         counts: dict[str, Count] = {}
 
         def default_embedding(hidden: int) -> int:
-            return self._training.embedding_size or embedding_for(self._level, hidden)
+            return self._training.embedding_size or embedding_for(self._kind, hidden)
 
         for candidate in _running(candidates):
             with _failing(candidate):
-                count = counter(self._training, self._level, self._vocab_size, candidate.cell, candidate.cell_options)
+                count = counter(self._training, self._kind, self._vocab_size, candidate.cell, candidate.cell_options)
                 by_hidden = by_default(count, default_embedding)
                 require_smallest(candidate.name, by_hidden, target)
                 nearest(by_hidden, target)
@@ -279,19 +279,19 @@ _OF_THE_STORE: dict[str, Any] = {f.name: f.default for f in fields(CorpusOptions
 """Options that the token store depends on; the runs, which read that store, leave them at their defaults."""
 
 
-def counter(training: LanguageOptions, level: str, vocab_size: int, cell: str, options: Mapping[str, Any]) -> Count:
+def counter(training: LanguageOptions, kind: str, vocab_size: int, cell: str, options: Mapping[str, Any]) -> Count:
     """A function that counts the parameters of models with this cell and these options, on torch's meta device."""
-    kind = plugins.cell(cell)
+    cell_class = plugins.cell(cell)
 
     def make(input_size: int, hidden_size: int) -> Cell:
-        return plugins.make(kind, cell, input_size, hidden_size, options)
+        return plugins.make(cell_class, cell, input_size, hidden_size, options)
 
     @cache
     def count(hidden: int, embedding: int) -> int | None:
         asked = replace(training, cell=cell, embedding_size=embedding)
         try:
             with torch.device("meta"):
-                model = build_model(model_config(asked, level, vocab_size, hidden), make)
+                model = build_model(model_config(asked, kind, vocab_size, hidden), make)
         except PluginError:
             raise
         except ValueError:

@@ -90,7 +90,7 @@ class ComparisonRecord:
     request: dict[str, Any]
     corpus: list[str]
     store: str
-    level: str
+    kind: str
     seeds: list[int]
     target_parameters: int
     candidates: list[Candidate]
@@ -104,12 +104,12 @@ class ComparisonRecord:
     @property
     def metric(self) -> str:
         """The metric that ranks the cells: bits per byte, except for word tokenizers, which are lossy."""
-        return "nats_per_token" if self.level == "word" else "bits_per_byte"
+        return "nats_per_token" if self.kind == "word" else "bits_per_byte"
 
     @property
     def unit(self) -> str:
         """The unit of the metric."""
-        return "nats per word" if self.level == "word" else "bits per byte"
+        return "nats per word" if self.kind == "word" else "bits per byte"
 
 
 def _content(record: ComparisonRecord) -> bytes:

@@ -26,31 +26,31 @@ from textgen.options import check, flag, named, option
 
 
 @dataclass(frozen=True)
-class Level:
+class TokenizerKind:
     """What the plan needs to know about a tokenizer kind.
 
     Attributes:
-        symbol: what one token is, in words.
+        token: what one token is, in words.
         characters: about how many characters one token stands for.
         sized: whether its vocabulary is learned up to a size, so that `--vocab-size` applies.
     """
 
-    symbol: str
+    token: str
     characters: float
     sized: bool
 
 
-LEVELS = {
-    "char": Level("a character of the text", 1.0, sized=False),
-    "byte": Level("a byte", 1.0, sized=False),
-    "bpe": Level("a frequent piece, found by merging pairs", 3.0, sized=True),
-    "unigram": Level("a frequent piece, from the likeliest segmentation", 3.0, sized=True),
-    "word": Level("a word between spaces", 5.0, sized=True),
+TOKENIZER_KINDS = {
+    "char": TokenizerKind("a character of the text", 1.0, sized=False),
+    "byte": TokenizerKind("a byte", 1.0, sized=False),
+    "bpe": TokenizerKind("a frequent piece, found by merging pairs", 3.0, sized=True),
+    "unigram": TokenizerKind("a frequent piece, from the likeliest segmentation", 3.0, sized=True),
+    "word": TokenizerKind("a word between spaces", 5.0, sized=True),
 }
 SMALLEST_VOCABULARY = 260
 """The smallest `--vocab-size`: one piece besides the bytes."""
 
-SIZED = tuple(name for name, level in LEVELS.items() if level.sized)
+SIZED = tuple(name for name, kind in TOKENIZER_KINDS.items() if kind.sized)
 
 
 VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
@@ -123,7 +123,7 @@ class TokenizerOptions:
 
     tokenizer: str | None = option(
         None,
-        f"Tokenizer kind: {', '.join(LEVELS)}; or a folder that holds a tokenizer.",
+        f"Tokenizer kind: {', '.join(TOKENIZER_KINDS)}; or a folder that holds a tokenizer.",
         metavar="KIND|PATH",
         default_text="chosen from the corpus",
         section="Text",
@@ -155,14 +155,14 @@ def choose_tokenizer(options: TokenizerOptions, scan: Any) -> tuple[str, int]:
     """The tokenizer kind and vocabulary size. A long text is tokenized by bpe; a short one, or one in a script of
     thousands of characters, each as informative as a subword, by characters."""
     check_reading(options)
-    level = options.tokenizer
+    kind = options.tokenizer
     if options.vocab_size is not None:
-        return level or "bpe", options.vocab_size
-    if level == "word":
-        return level, WORDS
-    if level is None:
-        level = "char" if scan.total < 60_000 or scan.distinct > 1_000 else "bpe"
-    return level, next(size for most, size in VOCABULARIES if scan.total <= most)
+        return kind or "bpe", options.vocab_size
+    if kind == "word":
+        return kind, WORDS
+    if kind is None:
+        kind = "char" if scan.total < 60_000 or scan.distinct > 1_000 else "bpe"
+    return kind, next(size for most, size in VOCABULARIES if scan.total <= most)
 
 
 COLUMNS = ("text_column", "label_column", "prompt_column", "completion_column")

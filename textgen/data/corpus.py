@@ -24,7 +24,7 @@ from typing import IO
 
 import numpy as np
 
-from textgen.data import LEVELS, CorpusOptions, Reading, check_reading, choose_tokenizer, recipes
+from textgen.data import TOKENIZER_KINDS, CorpusOptions, Reading, check_reading, choose_tokenizer, recipes
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.sources import Source, SourceOptions, find_sources, read
 from textgen.data.store import (
@@ -250,7 +250,7 @@ class Corpus:
     reading: SourceOptions
     scan: Scan
     validation_scan: Scan | None
-    level: str
+    kind: str
     vocab_size: int
     split: Split
     given: Tokenizer | None = None
@@ -269,7 +269,7 @@ class Corpus:
         digests = [self.scan.digest, self.validation_scan.digest if self.validation_scan else None]
         split = [sorted(self.split.held_out), self.split.tail_document, self.split.tail_offset]
         given = self.given.files() if self.given else {}
-        return filesystem.cache_key(digests, split, self.level, self.vocab_size, given, self.remembered)
+        return filesystem.cache_key(digests, split, self.kind, self.vocab_size, given, self.remembered)
 
     def parts(self) -> Iterator[tuple[str, int, bytes]]:
         """(part, document, chunk); a separate validation file comes after the training part."""
@@ -292,16 +292,16 @@ def scan_corpus(paths: Sequence[str], options: CorpusOptions, seed: int, progres
     check_reading(options)
     sources, validation, options = _found(paths, options, progress)
     given = given_tokenizer(options.tokenizer)
-    level = given.level if given else options.tokenizer
-    raw = level == "byte" and options.encoding is None
+    kind = given.kind if given else options.tokenizer
+    raw = kind == "byte" and options.encoding is None
     separator, column = options.document_separator or None, options.text_column
     reading = SourceOptions(options.encoding, separator, raw, True, column, options.delimiter)
     scanned = scan(_counted(read(sources, reading), "reading", 0, progress))
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
-    level, vocab_size = (given.level, given.vocab_size) if given else choose_tokenizer(options, scanned)
+    kind, vocab_size = (given.kind, given.vocab_size) if given else choose_tokenizer(options, scanned)
     split = choose_split(scanned.sizes, share, seed)
-    return Corpus(sources, validation, reading, scanned, validation_scan, level, vocab_size, split, given)
+    return Corpus(sources, validation, reading, scanned, validation_scan, kind, vocab_size, split, given)
 
 
 def _found(
@@ -351,12 +351,13 @@ def text_of(
 
 def given_tokenizer(name: str | None) -> Tokenizer | None:
     """The tokenizer of a model folder or token store, if the option names one; None if it names a tokenizer kind."""
-    if name is None or name in LEVELS:
+    if name is None or name in TOKENIZER_KINDS:
         return None
     folder = Path(name)
     if not name or not folder.is_dir():
         raise UsageError(
-            f"{named('tokenizer')} must be {', '.join(LEVELS)} or a folder that holds a tokenizer, not {name!r}."
+            f"{named('tokenizer')} must be {', '.join(TOKENIZER_KINDS)} or a folder that holds a tokenizer, "
+            f"not {name!r}."
         )
     return tokenizer_of(folder)
 
@@ -373,7 +374,7 @@ def write_store(corpus: Corpus, folder: Path, progress: Progress, replace_folder
     """Write the store of a corpus, as `tokenize` does."""
     training = (chunks for part, chunks in corpus.documents() if part == TRAIN)
     progress("learning the tokenizer", 0, corpus.total)
-    tokenizer = corpus.given or train_tokenizer(corpus.level, training, corpus.vocab_size)
+    tokenizer = corpus.given or train_tokenizer(corpus.kind, training, corpus.vocab_size)
     dtype = "<u2" if tokenizer.vocab_size + 256 <= 1 << 16 else "<u4"
     counts = {part: dict.fromkeys(COUNTED, 0) for part in (TRAIN, VALIDATION)}
     frequencies = np.zeros(tokenizer.vocab_size, dtype="<i8")
@@ -395,7 +396,7 @@ def write_store(corpus: Corpus, folder: Path, progress: Progress, replace_folder
             "kind": KIND,
             "key": corpus.key(),
             "dtype": dtype,
-            "level": tokenizer.level,
+            "tokenizer": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
             "corpus_documents": len(corpus.scan.sizes),
             "reading": corpus.remembered,

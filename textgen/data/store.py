@@ -166,7 +166,7 @@ COUNTED = ("tokens", "raw", "bytes", "characters", "documents")
 _ABOUT = dict.fromkeys(COUNTED, dict) | {
     "key": str,
     "dtype": str,
-    "level": str,
+    "tokenizer": str,
     "vocab_size": int,
     "corpus_documents": int,
 }
@@ -198,7 +198,7 @@ class TokenStore:
     def holds_text(self) -> bool:
         """Whether every document of the training part is UTF-8, as all are but those read as raw bytes."""
         tokenizer = self.tokenizer
-        if tokenizer.level != "byte":
+        if tokenizer.kind != "byte":
             return True
         tokens, utf8 = self.tokens(TRAIN), codecs.getincrementaldecoder("utf-8")()
         try:
@@ -245,9 +245,9 @@ def _check(store: TokenStore) -> None:
     counts = [about[name].get(part) for name in COUNTED for part in (TRAIN, VALIDATION)]
     if about["dtype"] not in DTYPES or any(type(each) is not int or each < 0 for each in counts):
         raise storage.DamagedError(f"{manifest} is damaged: its dtype or its counts are invalid.")
-    if (about["vocab_size"], about["level"]) != (tokenizer.vocab_size, tokenizer.level):
+    if (about["vocab_size"], about["tokenizer"]) != (tokenizer.vocab_size, tokenizer.kind):
         raise storage.DamagedError(f"{manifest} is damaged: it describes another tokenizer.")
-    highest = tokenizer.vocab_size + tokenizer.raw_symbols - 1
+    highest = tokenizer.vocab_size + tokenizer.raw_tokens - 1
     for part in (TRAIN, VALIDATION):
         path = store.folder / f"{part}.bin"
         if path.stat().st_size != about["tokens"][part] * np.dtype(about["dtype"]).itemsize:

@@ -165,7 +165,7 @@ def score_text(model: LanguageModel, sources: Sequence[Source], options: SourceO
 
 def for_model(model: LanguageModel, options: SourceOptions) -> SourceOptions:
     """How a model reads files: a byte tokenizer takes them as they are."""
-    return replace(options, raw=model.tokenizer.level == "byte" and options.encoding is None)
+    return replace(options, raw=model.tokenizer.kind == "byte" and options.encoding is None)
 
 
 def score_encoded(
@@ -182,7 +182,7 @@ def score_encoded(
 class TokenScore:
     """A token, its text, and its log-probability in nats given everything before it."""
 
-    symbol: str
+    token: str
     id: int
     logprob: float
 

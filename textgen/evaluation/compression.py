@@ -229,7 +229,7 @@ def compress(model: LanguageModel, data: bytes, progress: Progress = no_progress
     ids = np.concatenate([np.empty(0, np.int32), *tokenizer.encode_pieces([data])])
     if tokenizer.decode_bytes(ids) != data:
         raise TextgenError(
-            f"the {tokenizer.level} tokenizer of this model cannot reproduce this text exactly.",
+            f"the {tokenizer.kind} tokenizer of this model cannot reproduce this text exactly.",
             hint=f"a model trained with {named('tokenizer')} char, byte, bpe or unigram compresses any file.",
         )
     tokens = tokenizer.model_ids(ids)
@@ -322,7 +322,7 @@ def _decode(model: LanguageModel, opened: Envelope, progress: Progress) -> Ids:
     lanes, length = opened.lanes, -(-opened.tokens // opened.lanes)
     rows = np.full((lanes, length), tokenizer.boundary, np.int32)
     decoder, inputs, units = RangeDecoder(opened.payload), np.empty(lanes, np.int32), {}
-    escape = tokenizer.escape if tokenizer.raw_symbols else None
+    escape = tokenizer.escape if tokenizer.raw_tokens else None
     with one_thread():
         for at, ends in enumerate(_steps(model, lanes, length, inputs)):
             totals = ends[:, -1].tolist()

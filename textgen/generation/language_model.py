@@ -128,7 +128,7 @@ def generation_config(store: TokenStore) -> dict[str, Any]:
     return {
         "begin": [tokenizer.boundary],
         "suppress_tokens": sorted(unseen - {tokenizer.boundary} if many else unseen | {tokenizer.boundary}),
-        "sampling": SUBWORD_SAMPLING if tokenizer.level in SIZED else {},
+        "sampling": SUBWORD_SAMPLING if tokenizer.kind in SIZED else {},
         "raw_bytes": not store.holds_text,
     }
 

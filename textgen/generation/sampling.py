@@ -325,7 +325,7 @@ def character_guard(tokenizer: Tokenizer, unsampled: Collection[int], vocab_size
 
     None if every token consists of whole characters, and if the tokens cannot spell a single character.
     """
-    tokens = [*tokenizer.symbols, *[b""] * (vocab_size - tokenizer.vocab_size)]
+    tokens = [*tokenizer.token_bytes, *[b""] * (vocab_size - tokenizer.vocab_size)]
     after = np.full((PLACES, vocab_size), NOWHERE, dtype=np.int8)
     for id, token in enumerate(tokens):
         if id not in unsampled and (token or id == tokenizer.boundary):
@@ -362,9 +362,9 @@ def _ids(key: int | str, tokenizer: Tokenizer) -> list[int]:
             raise UsageError(f"{named('logit_bias')}: id {id} is not between 0 and {tokenizer.vocab_size - 1}.")
         return [id]
     texts = {key.encode("utf-8", "surrogateescape"), unescape(key).encode("utf-8", "surrogateescape")}
-    found = [id for id, token in enumerate(tokenizer.symbols) if token and token in texts]
+    found = [id for id, token in enumerate(tokenizer.token_bytes) if token and token in texts]
     if not found:
-        known = [token.decode("utf-8", "replace") for token in tokenizer.symbols if token]
+        known = [token.decode("utf-8", "replace") for token in tokenizer.token_bytes if token]
         close = did_you_mean(key, [" " + key] if " " + key in known else known)
         raise UsageError(f"{named('logit_bias')}: no token of this model is {key!r}.{close}")
     return found

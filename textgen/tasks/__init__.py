@@ -393,21 +393,21 @@ QUICK_LOOK = 32_768
 """Held-out tokens scored in an evaluation during training; the last evaluation scores all."""
 
 
-def embedding_for(level: str, hidden_size: int) -> int:
+def embedding_for(kind: str, hidden_size: int) -> int:
     """The default embedding size: small vocabularies need no wide embeddings."""
-    return hidden_size if level in SIZED else min(hidden_size, 256)
+    return hidden_size if kind in SIZED else min(hidden_size, 256)
 
 
-def model_config(options: TrainOptions, level: str, vocab_size: int, hidden_size: int) -> ModelConfig:
+def model_config(options: TrainOptions, kind: str, vocab_size: int, hidden_size: int) -> ModelConfig:
     """The model configuration for these options and this hidden size."""
     layers = options.num_layers or 1
     deep = layers >= 3
-    tie = level in SIZED if options.tie_weights is None else options.tie_weights
+    tie = kind in SIZED if options.tie_weights is None else options.tie_weights
     return ModelConfig(
         vocab_size=vocab_size,
         cell=options.cell,
         cell_options=dict(options.cell_options),
-        embedding_size=options.embedding_size or embedding_for(level, hidden_size),
+        embedding_size=options.embedding_size or embedding_for(kind, hidden_size),
         hidden_size=hidden_size,
         num_layers=layers,
         tie_word_embeddings=tie,

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from textgen import storage
-from textgen.data import LEVELS
+from textgen.data import TOKENIZER_KINDS
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.store import TokenStore, tokenizer_of
 from textgen.data.tokenizers.base import Tokenizer
@@ -208,7 +208,7 @@ class TextExampleData(ExampleData):
 
     @property
     def characters_per_token(self) -> float:
-        return LEVELS[self.tokenizer.level].characters
+        return TOKENIZER_KINDS[self.tokenizer.kind].characters
 
     @property
     def training_tokens(self) -> int:

@@ -87,7 +87,7 @@ def names(tokenizer: Tokenizer) -> list[Name]:
     roles = {tokenizer.boundary: "boundary", **{i: f"unsampled {k}" for k, i in enumerate(tokenizer.unsampled)}}
     met: Counter[bytes] = Counter()
     found: list[Name] = []
-    for number, content in enumerate(tokenizer.symbols):
+    for number, content in enumerate(tokenizer.token_bytes):
         met[content] += number not in roles
         found.append((roles.get(number, "text"), content, 0 if number in roles else met[content]))
     return found
@@ -99,13 +99,13 @@ def match(new: Tokenizer, old: Tokenizer, more: int = 0, more_old: int = 0) -> M
 
     `more` is the number of extra ids (separators) after those of the new tokenizer, `more_old` after the old ones.
     """
-    if new.level != old.level:
+    if new.kind != old.kind:
         raise TextgenError(
-            f"{named('init_from')} has a {old.level} tokenizer; {new.level} tokens cannot be matched with it."
+            f"{named('init_from')} has a {old.kind} tokenizer; {new.kind} tokens cannot be matched with it."
         )
     places = {name: number for number, name in enumerate(names(old))}
     rows = [places.get(name) for name in names(new)]
-    unknown = [new.symbols[number].decode("utf-8", "replace") for number, row in enumerate(rows) if row is None]
+    unknown = [new.token_bytes[number].decode("utf-8", "replace") for number, row in enumerate(rows) if row is None]
     separators = [old.vocab_size + k if k < more_old else None for k in range(more)]
     return Match([*rows, *separators], [*unknown, *("separator" for row in separators if row is None)])
 
@@ -122,8 +122,8 @@ def inherited(options: TrainOptions) -> TrainOptions:
     _refuse_change(options, config)
     own: dict[str, Any] = {name: getattr(config, name) for name in INHERITED}
     if isinstance(options, TokenizerOptions):
-        level = tokenizer_of(folder).level
-        own["tokenizer"] = options.tokenizer or (str(folder) if level in SIZED else level)
+        kind = tokenizer_of(folder).kind
+        own["tokenizer"] = options.tokenizer or (str(folder) if kind in SIZED else kind)
     own |= {"cell": config.cell, "cell_options": dict(config.cell_options)}
     return replace(options, **own, tie_weights=config.tie_word_embeddings)
 

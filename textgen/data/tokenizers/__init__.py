@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen import options
-from textgen.data import LEVELS
+from textgen.data import TOKENIZER_KINDS
 from textgen.data.encodings import is_utf8
 from textgen.data.tokenizers.base import (
     CONFIG_FILE,
@@ -50,7 +50,7 @@ _TOKEN = re.compile(rb"[^ \t\r\n]+|\r\n?|\n")
 class WordTokenizer(Tokenizer):
     """Id 0 is the boundary, 1 `<unk>`, 2 the line end, followed by the words, the most frequent first."""
 
-    level = "word"
+    kind = "word"
     unit = "word"
     escape = UNKNOWN
 
@@ -60,7 +60,7 @@ class WordTokenizer(Tokenizer):
         super().__init__([b"", UNKNOWN_WORD, b"\n", *encoded], boundary=BOUNDARY, unsampled=(UNKNOWN,))
         self.words = words
         self._id_of = dict.fromkeys(LINE_ENDS, LINE_END) | {word: k for k, word in enumerate(encoded, FIRST_WORD)}
-        self._is_word = [symbol not in (b"", *LINE_ENDS) for symbol in self.symbols]
+        self._is_word = [symbol not in (b"", *LINE_ENDS) for symbol in self.token_bytes]
         self._apart = (self._id_of[b"\r"], LINE_END) if "\r" in words else None  # without a space, one line end
 
     @classmethod
@@ -100,7 +100,7 @@ class WordTokenizer(Tokenizer):
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The text of the ids, with one space between words."""
-        is_word, symbols = self._is_word, self.symbols
+        is_word, symbols = self._is_word, self.token_bytes
         pairs = pairwise([BOUNDARY, *self._checked(ids)])
         return b"".join(
             b" " + symbols[this]
@@ -189,7 +189,7 @@ SURROGATES = slice(0xD800, 0xE000)
 class ByteTokenizer(Tokenizer):
     """Ids 0 to 255 are the bytes, 256 is the boundary. Nothing is learned."""
 
-    level = "byte"
+    kind = "byte"
 
     def __init__(self) -> None:
         super().__init__([bytes([byte]) for byte in range(256)] + [b""], boundary=256)
@@ -211,8 +211,8 @@ class CharTokenizer(Tokenizer):
     that is not UTF-8. A model sees the escape only: `model_ids` drops the raw ids.
     """
 
-    level = "char"
-    raw_symbols = 256
+    kind = "char"
+    raw_tokens = 256
     escape = 1
 
     def __init__(self, characters: str) -> None:
@@ -271,14 +271,14 @@ def _code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
 
 
-_SIZED = {cls.level: cls for cls in (BpeTokenizer, UnigramTokenizer, WordTokenizer)}
-_LOADERS = {cls.level: cls.load for cls in (CharTokenizer, ByteTokenizer, *_SIZED.values())}
+_SIZED = {cls.kind: cls for cls in (BpeTokenizer, UnigramTokenizer, WordTokenizer)}
+_LOADERS = {cls.kind: cls.load for cls in (CharTokenizer, ByteTokenizer, *_SIZED.values())}
 
 
-def train_tokenizer(level: str, documents: Iterable[Iterable[bytes]], vocab_size: int = 8000) -> Tokenizer:
+def train_tokenizer(kind: str, documents: Iterable[Iterable[bytes]], vocab_size: int = 8000) -> Tokenizer:
     """A tokenizer learned from documents, each a series of chunks cut at any byte. Same text, same tokenizer.
 
-    `level` is a name in `textgen.data.LEVELS`. `vocab_size` is the largest vocabulary of a learned kind; `char`
+    `kind` is a name in `textgen.data.TOKENIZER_KINDS`. `vocab_size` is the largest vocabulary of a learned kind; `char`
     and `byte` ignore it. Raises UsageError for an unknown kind or an invalid vocabulary size, TextgenError if there is
     no text.
 
@@ -287,17 +287,18 @@ def train_tokenizer(level: str, documents: Iterable[Iterable[bytes]], vocab_size
         >>> tokenizer.encode("abba").tolist(), tokenizer.decode([3, 2])
         ([2, 3, 3, 2], 'ba')
     """
-    level = options.text("level", level)
+    kind = options.text("kind", kind)
     vocab_size = options.whole_number("vocab_size", vocab_size, 1, 1_000_000)
     documents = _checked(documents)
-    if level == "char":
+    if kind == "char":
         return CharTokenizer.train(documents)
-    if level == "byte":
+    if kind == "byte":
         return ByteTokenizer()
-    if level in _SIZED:
-        return _SIZED[level].train(documents, vocab_size)
+    if kind in _SIZED:
+        return _SIZED[kind].train(documents, vocab_size)
     raise UsageError(
-        f"unknown tokenizer kind {level!r}.{did_you_mean(level, LEVELS)}", hint=f"kinds: {', '.join(LEVELS)}."
+        f"unknown tokenizer kind {kind!r}.{did_you_mean(kind, TOKENIZER_KINDS)}",
+        hint=f"kinds: {', '.join(TOKENIZER_KINDS)}.",
     )
 
 
@@ -319,11 +320,11 @@ def load_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
     Raises TextgenError naming a file that is missing, damaged, or contradicts the other.
     """
     config = _read_config(files)
-    level = setting(config, "level", str)
-    if level not in _LOADERS:
-        raise TextgenError(f"{CONFIG_FILE}: 'level' must be one of {', '.join(LEVELS)}, not {level!r}.")
+    kind = setting(config, "kind", str)
+    if kind not in _LOADERS:
+        raise TextgenError(f"{CONFIG_FILE}: 'kind' must be one of {', '.join(TOKENIZER_KINDS)}, not {kind!r}.")
     vocab_size = setting(config, "vocab_size", int)
-    tokenizer = _LOADERS[level](config, files)
+    tokenizer = _LOADERS[kind](config, files)
     if tokenizer.vocab_size != vocab_size:
         raise TextgenError(f"{CONFIG_FILE}: 'vocab_size' is {vocab_size}, but there are {tokenizer.vocab_size} tokens.")
     return tokenizer

@@ -30,7 +30,7 @@ class Tokenizer(ABC):
     `textgen.data.tokenizers`.
 
     Attributes:
-        level: the tokenizer kind, a name in `textgen.data.LEVELS`.
+        kind: the tokenizer kind, a name in `textgen.data.TOKENIZER_KINDS`.
         in_bulk: whether encoding is slow enough to pay for several processes; `cut` then says where to split a text.
         unit: the unit of text that may be unknown: a character, or a word.
         escape: the id for unseen units, which a model has to learn from replacements; None if nothing can be unseen.
@@ -41,18 +41,18 @@ class Tokenizer(ABC):
         unsampled: ids that sampling never emits; the boundary is not among them.
     """
 
-    level: ClassVar[str]
+    kind: ClassVar[str]
     in_bulk: ClassVar[bool] = False
     unit: ClassVar[str] = "character"
     escape: ClassVar[int | None] = None
-    raw_symbols: ClassVar[int] = 0
+    raw_tokens: ClassVar[int] = 0
 
     def __init__(self, symbols: list[bytes], boundary: int, unsampled: tuple[int, ...] = ()) -> None:
-        self.symbols = symbols
+        self.token_bytes = symbols
         self.vocab_size = len(symbols)
         self.boundary = boundary
         self.unsampled = unsampled
-        self._bytes_of = symbols + [bytes([byte]) for byte in range(self.raw_symbols)]
+        self._bytes_of = symbols + [bytes([byte]) for byte in range(self.raw_tokens)]
 
     def encode(self, text: str) -> Ids:
         """The ids of a text, shape (T,). Raises TextgenError for a lone surrogate, which is not a character."""
@@ -129,7 +129,7 @@ class Tokenizer(ABC):
         """The files, name to content, from which `load_tokenizer` recreates this tokenizer."""
         config = {
             "tokenizer_class": TOKENIZER_CLASS,
-            "level": self.level,
+            "kind": self.kind,
             "vocab_size": self.vocab_size,
             **self._settings(),
         }

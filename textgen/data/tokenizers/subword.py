@@ -112,7 +112,7 @@ LOSSLESS: dict[str, Any] = {
 class SubwordTokenizer(Tokenizer):
     """Id 0 is the unknown token, which never occurs, 1 the boundary, 2 to 257 the bytes, then the learned pieces.
 
-    `level` is sentencepiece's name for the algorithm that learns them.
+    `kind` is sentencepiece's name for the algorithm that learns them.
     """
 
     in_bulk = True
@@ -137,16 +137,16 @@ class SubwordTokenizer(Tokenizer):
         of the vocabulary (and one token, the space); rarer ones are spelled in bytes.
         """
         if vocab_size < SMALLEST:
-            raise UsageError(f"vocab_size must be at least {SMALLEST} for {cls.level}, not {vocab_size}.")
+            raise UsageError(f"vocab_size must be at least {SMALLEST} for {cls.kind}, not {vocab_size}.")
         stretches = chain.from_iterable(chain.from_iterable(_found(_STRETCH, regroup(d)) for d in documents))
         sentences = _sample(stretch for stretch in stretches if stretch[0] not in SPELLED)
         sentences = _without_rare_characters(sentences, (vocab_size - SPECIALS) // 2)
         if not sentences:
             raise TextgenError(
-                f"there is no text to learn {cls.level} pieces from.",
+                f"there is no text to learn {cls.kind} pieces from.",
                 hint=f"{named('tokenizer', 'byte')} works with any text.",
             )
-        return cls(_learn(sentences, cls.level, vocab_size))
+        return cls(_learn(sentences, cls.kind, vocab_size))
 
     @classmethod
     def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> Self:
@@ -186,13 +186,13 @@ class SubwordTokenizer(Tokenizer):
 class BpeTokenizer(SubwordTokenizer):
     """Pieces from repeatedly merging the most frequent pair."""
 
-    level = "bpe"
+    kind = "bpe"
 
 
 class UnigramTokenizer(SubwordTokenizer):
     """Pieces with probabilities, kept if they make the text likelier; a text is segmented in the likeliest way."""
 
-    level = "unigram"
+    kind = "unigram"
 
 
 def _spell(stretch: str) -> list[int]:
@@ -248,7 +248,7 @@ def _without_rare_characters(sentences: list[str], most: int) -> list[str]:
     return [part for sentence in sentences for part in sentence.translate(cut).split("\n") if part]
 
 
-def _learn(sentences: list[str], level: str, vocab_size: int) -> bytes:
+def _learn(sentences: list[str], kind: str, vocab_size: int) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
@@ -256,13 +256,13 @@ def _learn(sentences: list[str], level: str, vocab_size: int) -> bytes:
         SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
             model_writer=model,
-            model_type=level,
+            model_type=kind,
             vocab_size=vocab_size,
             **LOSSLESS,
         )
     except RuntimeError as error:
         raise TextgenError(
-            f"the text is too short to learn {level} from.",
+            f"the text is too short to learn {kind} from.",
             hint=f"{named('tokenizer', 'byte')} works with any text.",
         ) from error
     return model.getvalue()

@@ -258,7 +258,7 @@ class ClassificationData(TextExampleData):
             f"{short(self.store.about['bytes'])}B",
             f"{plural(len(train), 'text')} to train on, {count(len(held))} held out",
             f"{len(self.labels)} labels: {shown}{', ...' if len(self.labels) > 6 else ''}",
-            f"{count(self.training_tokens)} {self.tokenizer.level} tokens",
+            f"{count(self.training_tokens)} {self.tokenizer.kind} tokens",
             f"{count(self.tokenizer.vocab_size)} tokens in the vocabulary",
         ]
 
@@ -286,7 +286,7 @@ class ClassificationData(TextExampleData):
 
     def config(self, options: ClassificationOptions, hidden_size: int) -> ModelConfig:
         untied = replace(options, tie_weights=False)
-        config = model_config(untied, self.tokenizer.level, self.tokenizer.vocab_size, hidden_size)
+        config = model_config(untied, self.tokenizer.kind, self.tokenizer.vocab_size, hidden_size)
         return replace(config, task="classify", outputs=len(self.labels))
 
     def objective(self, options: ClassificationOptions) -> ClassificationObjective:
@@ -308,7 +308,7 @@ class ClassificationData(TextExampleData):
 
     def card(self, config: ModelConfig, name: str) -> str:
         details = [
-            f"{config.vocab_size:,} tokens ({self.tokenizer.level})",
+            f"{config.vocab_size:,} tokens ({self.tokenizer.kind})",
             f"trained on {len(self.part(TRAIN).labels):,} texts",
         ]
         what = f"A recurrent classifier of texts ({listed(self.labels)})"

@@ -356,7 +356,7 @@ class LabelledCorpus:
     found: LabelScan
     found_validation: LabelScan | None
     held_out: npt.NDArray[np.bool_]
-    level: str
+    kind: str
     vocab_size: int
     given: Tokenizer | None
 
@@ -371,10 +371,10 @@ class LabelledCorpus:
             validation, share = find_labelled([options.validation_file], options.text_column, column), 0.0
             found_validation = scan_labels(read_labelled(validation, reading, column), progress, found.labels)
         given = given_tokenizer(options.tokenizer)
-        level = given.level if given else options.tokenizer or _level(found)
+        kind = given.kind if given else options.tokenizer or _kind(found)
         size = given.vocab_size if given else options.vocab_size or VOCABULARY
         held_out = hold_out(found.numbers, share, options.seed)
-        return cls(origins, validation, options, found, found_validation, held_out, level, size, given)
+        return cls(origins, validation, options, found, found_validation, held_out, kind, size, given)
 
     @property
     def key(self) -> str:
@@ -383,7 +383,7 @@ class LabelledCorpus:
         read = [[each.scan.digest, each.scan.sizes, each.numbers.tolist()] for each in scans]
         given = list(self.given.files().values()) if self.given else None
         held_out = np.flatnonzero(self.held_out).tolist()
-        return filesystem.cache_key(KIND, read, self.found.labels, held_out, self.level, self.vocab_size, given)
+        return filesystem.cache_key(KIND, read, self.found.labels, held_out, self.kind, self.vocab_size, given)
 
     def texts(self) -> Iterator[tuple[str, Labelled]]:
         """Every text with its part."""
@@ -398,7 +398,7 @@ class LabelledCorpus:
         total = self.found.scan.total + (self.found_validation.scan.total if self.found_validation else 0)
         progress("learning the tokenizer", 0, total)
         training = (text.chunks for part, text in self.texts() if part == TRAIN)
-        tokenizer = self.given or train_tokenizer(self.level, training, self.vocab_size)
+        tokenizer = self.given or train_tokenizer(self.kind, training, self.vocab_size)
         parts: dict[str, list[npt.NDArray[np.int32]]] = {TRAIN: [], VALIDATION: []}
         labels: dict[str, list[int]] = {TRAIN: [], VALIDATION: []}
         numbers = {label: number for number, label in enumerate(self.found.labels)}
@@ -415,7 +415,7 @@ class LabelledCorpus:
         write_examples(folder, KIND, self.key, arrays, about, tokenizer.files())
 
 
-def _level(found: LabelScan) -> str:
+def _kind(found: LabelScan) -> str:
     """The default tokenizer kind: words, if spaces separate them."""
     return "word" if found.characters <= LONG_WORDS * found.words else "char"
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from textgen.data import LEVELS, SIZED
+from textgen.data import SIZED, TOKENIZER_KINDS
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.store import no_progress, tokenizer_of
 from textgen.data.tokenizers.base import Ids, Tokenizer
@@ -212,7 +212,7 @@ class CompletionData(ExampleData):
 
     @property
     def characters_per_token(self) -> float:
-        return LEVELS[self.tokenizer.level].characters
+        return TOKENIZER_KINDS[self.tokenizer.kind].characters
 
     @cached_property
     def training(self) -> Examples:
@@ -251,7 +251,7 @@ class CompletionData(ExampleData):
         train, held = self.training, self.validation
         return [
             f"{len(train) + len(held):,} pairs",
-            f"{train.tokens:,} {self.tokenizer.level} tokens to train on, {train.counted:,} of them in completions",
+            f"{train.tokens:,} {self.tokenizer.kind} tokens to train on, {train.counted:,} of them in completions",
             f"{self.tokenizer.vocab_size + 1:,} tokens in the vocabulary",
             f"{len(held):,} pairs held out",
         ]
@@ -269,7 +269,7 @@ class CompletionData(ExampleData):
 
     def config(self, options: CompletionOptions, hidden_size: int) -> ModelConfig:
         vocab_size = self.tokenizer.vocab_size + 1  # the separator comes last
-        return replace(model_config(options, self.tokenizer.level, vocab_size, hidden_size), task="complete")
+        return replace(model_config(options, self.tokenizer.kind, vocab_size, hidden_size), task="complete")
 
     def objective(self, options: CompletionOptions) -> CompletionObjective:
         assert options.batch_size and options.seq_length
@@ -304,7 +304,7 @@ class CompletionData(ExampleData):
             "begin": [tokenizer.boundary],
             "prompt_end": [examples.separator],
             "suppress_tokens": sorted((unseen | {examples.separator}) - {tokenizer.boundary}),
-            "sampling": {**(SUBWORD_SAMPLING if tokenizer.level in SIZED else {}), "max_new_tokens": most},
+            "sampling": {**(SUBWORD_SAMPLING if tokenizer.kind in SIZED else {}), "max_new_tokens": most},
         }
 
     def text_ids(self) -> Ids:
@@ -314,7 +314,7 @@ class CompletionData(ExampleData):
 
     def card(self, config: ModelConfig, name: str) -> str:
         details = [
-            f"{config.vocab_size:,} tokens ({self.tokenizer.level})",
+            f"{config.vocab_size:,} tokens ({self.tokenizer.kind})",
             f"trained on {len(self.training):,} pairs",
         ]
         return model_card(name, "text-generation", "A recurrent model that completes prompts", config, details)

@@ -283,7 +283,7 @@ class PairCorpus:
     scan: PairScan
     validation_digest: str
     held_out: npt.NDArray[np.bool_]
-    level: str
+    kind: str
     vocab_size: int
     given: Tokenizer | None
 
@@ -300,15 +300,15 @@ class PairCorpus:
         digest = scan_pairs(read_pairs(validation, columns, reading)).digest if validation else ""
         held_out = choose_held_out(scan.prompts, 0.0 if validation else options.validation_split, options.seed)
         given = given_tokenizer(options.tokenizer)
-        level, vocab_size = (given.level, given.vocab_size) if given else choose_tokenizer(options, scan)
-        return cls(sources, validation, columns, reading, scan, digest, held_out, level, vocab_size, given)
+        kind, vocab_size = (given.kind, given.vocab_size) if given else choose_tokenizer(options, scan)
+        return cls(sources, validation, columns, reading, scan, digest, held_out, kind, vocab_size, given)
 
     @property
     def key(self) -> str:
         """A digest of everything that determines the store."""
         given = list(self.given.files().values()) if self.given else None
         read = [self.scan.digest, self.validation_digest]
-        return filesystem.cache_key(KIND, read, self.held_out, self.level, self.vocab_size, given)
+        return filesystem.cache_key(KIND, read, self.held_out, self.kind, self.vocab_size, given)
 
     def pairs(self, part: str) -> Iterator[Pair]:
         """The pairs of a part, in order."""
@@ -322,7 +322,7 @@ class PairCorpus:
         """Train the tokenizer on the training part, then encode and write both parts."""
         progress("learning the tokenizer", 0, self.scan.total)
         texts = ([text] for pair in self.pairs(TRAIN) for text in pair)
-        tokenizer = self.given or train_tokenizer(self.level, texts, self.vocab_size)
+        tokenizer = self.given or train_tokenizer(self.kind, texts, self.vocab_size)
         arrays: dict[str, Arrays] = {}
         about: dict[str, dict[str, int | None]] = {}
         dtype = np.uint16 if tokenizer.vocab_size < 1 << 16 else np.uint32

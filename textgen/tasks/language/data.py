@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from textgen import storage
-from textgen.data import LEVELS, CorpusOptions, corpus
+from textgen.data import TOKENIZER_KINDS, CorpusOptions, corpus
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.store import MORE_TEXT, Lanes, Tokens, TokenStore, missing_escape, no_progress, open_store
 from textgen.data.tokenizers.base import CONFIG_FILE, Ids, Tokenizer
@@ -219,7 +219,7 @@ class LanguageData(TaskData):
 
     @property
     def characters_per_token(self) -> float:
-        return LEVELS[self.tokenizer.level].characters
+        return TOKENIZER_KINDS[self.tokenizer.kind].characters
 
     def with_defaults(self, options: LanguageOptions) -> LanguageOptions:
         """Defaults of 16 x 64, and less if the corpus is too small for a few such batches."""
@@ -233,7 +233,7 @@ class LanguageData(TaskData):
         return replace(options, batch_size=batch, seq_length=length)
 
     def config(self, options: LanguageOptions, hidden_size: int) -> ModelConfig:
-        return model_config(options, self.tokenizer.level, self.tokenizer.vocab_size, hidden_size)
+        return model_config(options, self.tokenizer.kind, self.tokenizer.vocab_size, hidden_size)
 
     def objective(self, options: LanguageOptions) -> LanguageObjective:
         assert options.batch_size and options.seq_length
@@ -247,7 +247,7 @@ class LanguageData(TaskData):
         return [
             f"{short(total)}B",
             plural(about["corpus_documents"], "document"),
-            f"{count(about['tokens'][TRAIN])} {about['level']} tokens to train on",
+            f"{count(about['tokens'][TRAIN])} {about['tokenizer']} tokens to train on",
             f"{count(about['vocab_size'])} tokens in the vocabulary",
             f"{about['bytes'][VALIDATION] / max(1, total):.0%} held out",
         ]
@@ -265,7 +265,7 @@ class LanguageData(TaskData):
     def card(self, config: ModelConfig, name: str) -> str:
         about = self.store.about
         trained = f"trained on {about['bytes'][TRAIN]:,} bytes of text"
-        vocabulary = f"{config.vocab_size:,} tokens ({about['level']})"
+        vocabulary = f"{config.vocab_size:,} tokens ({about['tokenizer']})"
         return model_card(name, "text-generation", "A recurrent language model", config, [vocabulary, trained])
 
 

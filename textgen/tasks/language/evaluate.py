@@ -57,7 +57,7 @@ def _by_token(model: LanguageModel, encoded: Encoded, output: Output, as_json: b
         output.write("  log p      id  token\n")
     for token in score_tokens(model, ids):
         logprobs.append(token.logprob)
-        line = f"{token.logprob:7.4f}  {token.id:6}  {token.symbol!r}"
+        line = f"{token.logprob:7.4f}  {token.id:6}  {token.token!r}"
         output.write((json.dumps(asdict(token), ensure_ascii=False) if as_json else line) + "\n")
     nats = -math.fsum(logprobs)
     if not as_json:
