@@ -19,7 +19,7 @@ from process import in_child
 
 from textgen import storage
 from textgen.errors import TextgenError
-from textgen.storage import MANIFEST, DamagedError, filesystem
+from textgen.storage import FORMAT_VERSION, MANIFEST, DamagedError, filesystem
 
 OLD, NEW = b"old" * 40_000, b"newer" * 40_000  # several pieces each
 JSON = st.recursive(
@@ -391,12 +391,13 @@ ENTRY = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
 NONSENSE = [
     {},
     {"files": {}},
-    {"format_version": 1},
-    *({"format_version": 1, "files": nonsense} for nonsense in ([], None, "name", 1)),
-    *({"format_version": version, "files": {}} for version in (0, -1, "1", True, 1.0, None, 2, 10**400)),
-    *({"format_version": 1, "files": {name: ENTRY}}
+    {"format_version": FORMAT_VERSION},
+    *({"format_version": FORMAT_VERSION, "files": nonsense} for nonsense in ([], None, "name", 1)),
+    *({"format_version": version, "files": {}}
+      for version in (0, -1, "1", True, 1.0, None, 1, FORMAT_VERSION + 1, 10**400)),
+    *({"format_version": FORMAT_VERSION, "files": {name: ENTRY}}
       for name in ("", ".", "..", "../name", "/name", "a/b", "a\\b", "a\0b", "a\nb", "\ud800")),
-    *({"format_version": 1, "files": {"name": entry}}
+    *({"format_version": FORMAT_VERSION, "files": {"name": entry}}
       for entry in (None, 1, "x", [], {}, {"size": 1}, {**ENTRY, "size": True}, {**ENTRY, "size": 1.0},
                     {**ENTRY, "size": "1"}, {**ENTRY, "sha256": None}, {**ENTRY, "before": ENTRY},
                     {**ENTRY, "before": None}, {**ENTRY, "before": [1]}, {**ENTRY, "before": [{}]})),
@@ -409,6 +410,45 @@ def test_a_manifest_that_makes_no_sense_is_refused(tmp_path, manifest):
     (tmp_path / MANIFEST).write_text(json.dumps(signed))
     with refused(tmp_path, MANIFEST, TextgenError):
         storage.read_manifest(tmp_path)
+
+
+def write_as_version(folder, version):
+    """Give a sealed folder another format version, or none (None)."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["sha256"], manifest["format_version"]
+    manifest = {**({} if version is None else {"format_version": version}), **manifest}
+    sealed = {**manifest, "sha256": hashlib.sha256(json.dumps(manifest).encode()).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(sealed))
+
+
+@pytest.mark.parametrize(
+    ("version", "found"),
+    [
+        (1, "format version 1"),
+        (None, "no format version"),
+        (FORMAT_VERSION + 1, f"format version {FORMAT_VERSION + 1}"),
+    ],
+)
+def test_a_folder_of_another_version_says_which_version_is_read_and_what_to_do(folder, version, found):
+    write_as_version(folder, version)
+    with pytest.raises(TextgenError) as caught:
+        storage.verify(folder)
+    assert not isinstance(caught.value, DamagedError)
+    assert str(caught.value) == f"{folder / MANIFEST} has {found}; this textgen reads version {FORMAT_VERSION}."
+    assert caught.value.hint == "train again with this textgen, or install the textgen-lm that wrote it."
+
+
+@pytest.mark.parametrize("version", [1, None])
+def test_a_cached_folder_of_an_older_version_is_rebuilt_silently(folder, version, recwarn, capsys):
+    write_as_version(folder, version)
+
+    def write():
+        with filesystem.new_folder(folder) as new:
+            new.write("rebuilt", b"x")
+
+    assert list(filesystem.cached(folder, storage.verify, write)["files"]) == ["rebuilt"]
+    assert storage.read_manifest(folder)["format_version"] == FORMAT_VERSION
+    assert not recwarn.list and capsys.readouterr() == ("", "")
 
 
 def test_a_file_that_is_not_listed_is_refused(folder):

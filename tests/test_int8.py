@@ -20,13 +20,13 @@ from textgen import storage
 from textgen.cli import main
 from textgen.errors import TextgenError
 from textgen.generation.language_model import load
-from textgen.model import FORMAT_VERSION, STEP, WEIGHTS
+from textgen.model import STEP, WEIGHTS
 from textgen.model.weights import model_tensors
 from textgen.runtime import NumpyStepper, quantize
 from textgen.runtime import plan as planning
 from textgen.runtime.graph import TensorSpec
 from textgen.runtime.int8 import SCALE, SMALLEST, Int8Rows, in_int8, suits
-from textgen.storage import DamagedError, filesystem
+from textgen.storage import FORMAT_VERSION, DamagedError, filesystem
 from textgen.tracing import trace
 
 WIDE = {"embedding_size": 48, "hidden_size": 64}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from textgen.data import CorpusOptions, check_reading
 from textgen.errors import TextgenError, UsageError
 from textgen.generation import SampleOptions, check_sampling
-from textgen.model import FORMAT_VERSION, LARGEST, ModelConfig
+from textgen.model import LARGEST, ModelConfig
 from textgen.options import (
     Declaration,
     allowed,
@@ -28,6 +28,7 @@ from textgen.options import (
     spelled_as,
     value_type,
 )
+from textgen.storage import FORMAT_VERSION
 from textgen.tasks import TrainOptions, check_training, options_for, tasks
 from textgen.tasks.language.options import LanguageOptions
 
@@ -313,12 +314,19 @@ def test_what_may_be_trained_may_be_stored():
         ({"cell_options": ["a"]}, "cell_options must be a table, not ['a']."),
         *[
             ({"format_version": wrong}, f"format_version must be a whole number from 1, not {wrong!r}.")
-            for wrong in (0, True, "1", None, 1.0)
+            for wrong in (0, True, "1", 1.0)
         ],
-        (
-            {"format_version": FORMAT_VERSION + 1},
-            f"the model has format version {FORMAT_VERSION + 1}; this textgen reads version {FORMAT_VERSION}.",
-        ),
+        *[
+            (
+                {"format_version": other},
+                f"the model has {found}; this textgen reads version {FORMAT_VERSION}.",
+            )
+            for other, found in [
+                (None, "no format version"),
+                (1, "format version 1"),
+                (FORMAT_VERSION + 1, f"format version {FORMAT_VERSION + 1}"),
+            ]
+        ],
     ],
     ids=str,
 )
@@ -331,7 +339,7 @@ def test_a_wrong_configuration_is_refused_in_a_sentence(change, sentence):
 def test_a_configuration_needs_a_vocabulary_and_a_version():
     for missing, sentence in [
         ("vocab_size", "config.json lacks vocab_size."),
-        ("format_version", "format_version must be a whole number from 1, not None."),
+        ("format_version", f"the model has no format version; this textgen reads version {FORMAT_VERSION}."),
     ]:
         content = ModelConfig(10).to_json()
         del content[missing]

@@ -13,7 +13,7 @@ import pytest
 from terminal import refusal, run
 
 from textgen.cli.cowrite import HELP
-from textgen.storage import filesystem
+from textgen.storage import outputs
 
 STORY = "the cat sat on the mat.\nthe dog lay by the door.\n" * 40
 SALES = "date,sales\n" + "".join(f"{date(2024, 1, 1) + timedelta(n)},{n % 7}\n" for n in range(280))
@@ -166,7 +166,7 @@ def test_where_nothing_can_be_written_is_said_before_the_work(name):
 @EVERY
 def test_an_output_that_appears_during_the_work_stays(name, monkeypatch):
     """The rule is applied again at the end."""
-    check = filesystem.OutputFile.check
+    check = outputs.OutputFile.check
     calls = []
 
     def check_and_take(self):
@@ -175,7 +175,7 @@ def test_an_output_that_appears_during_the_work_stays(name, monkeypatch):
             self.path.write_bytes(b"my notes\n")
         calls.append(self.path)
 
-    monkeypatch.setattr(filesystem.OutputFile, "check", check_and_take)
+    monkeypatch.setattr(outputs.OutputFile, "check", check_and_take)
     done = write(name, "new")
     assert Path("new").read_bytes() == b"my notes\n" and "'new' exists already" in done.err
 
@@ -264,15 +264,15 @@ def test_what_an_earlier_output_is_can_be_told():
     for name in FILES:
         assert write(name, re.sub(r"\W", "", name)).code == 0
     kinds = {
-        filesystem.FORECASTS: ["predicto", "predictojson"],
-        filesystem.PLOT: ["predictplot", "evaluateplot", "evaluateplotlabels"],
-        filesystem.STATE: ["samplesavestate", "sampleisavestate", "save", "begun.state"],
-        filesystem.ARCHIVE: ["compresso", "story.tgc"],
-        filesystem.ANYTHING: [],
+        outputs.FORECASTS: ["predicto", "predictojson"],
+        outputs.PLOT: ["predictplot", "evaluateplot", "evaluateplotlabels"],
+        outputs.STATE: ["samplesavestate", "sampleisavestate", "save", "begun.state"],
+        outputs.ARCHIVE: ["compresso", "story.tgc"],
+        outputs.ANYTHING: [],
     }
     everything = {each.name for each in Path.cwd().iterdir() if each.is_file()} | {"lm/model.safetensors"}
     for kind, own in kinds.items():
-        told = {each for each in everything if kind.matches(Path(each).read_bytes()[: filesystem.HEAD_BYTES])}
+        told = {each for each in everything if kind.matches(Path(each).read_bytes()[: outputs.HEAD_BYTES])}
         assert told == set(own), kind
 
 

@@ -34,7 +34,7 @@ from textgen.runtime import plan as planning
 from textgen.runtime.graph import StepGraph
 from textgen.runtime.ops import OPERATIONS
 from textgen.runtime.plan import lower
-from textgen.storage import DamagedError, filesystem
+from textgen.storage import FORMAT_VERSION, DamagedError, filesystem
 from textgen.tracing import stored_step, trace
 from textgen.training.runs import Run
 
@@ -393,9 +393,11 @@ def test_a_lie_is_refused_in_a_sentence(name):
     assert str(caught.value).startswith("run/step.json is damaged: ") and str(caught.value).endswith(".")
 
 
-def test_another_format_version_says_so():
-    with pytest.raises(TextgenError, match="has format version 2; this textgen reads version 1") as caught:
-        StepGraph.from_json({**content_of(), "version": 2})
+@pytest.mark.parametrize("version", [1, FORMAT_VERSION + 1])
+def test_another_format_version_says_so(version):
+    says = f"has format version {version}; this textgen reads version {FORMAT_VERSION}"
+    with pytest.raises(TextgenError, match=says) as caught:
+        StepGraph.from_json({**content_of(), "version": version})
     assert "train again" in caught.value.hint
 
 

@@ -114,7 +114,7 @@ def odd_json(data: bytes, chance: random.Random) -> bytes:
         lambda: f'{{"x": {"[" * 100_000}{"]" * 100_000}, {inner}}}',
         lambda: f'{{"x": {"{" * 0}{chr(34).join(["{", "a", ":"]) * 50_000}1{"}" * 50_000}, {inner}}}',
         lambda: "[" * 1_000_000,
-        lambda: f'{{{inner}, "format_version": 1}}',
+        lambda: f'{{{inner}, "format_version": 2}}',
         lambda: f"{{{inner}, {inner}}}",
         lambda: f'{{"x": NaN, {inner}}}',
         lambda: f'{{"x": -Infinity, {inner}}}',

@@ -7,7 +7,7 @@ from __future__ import annotations
 from torture.mutate import Mutation
 
 SEALED = "textgen/storage/__init__.py"
-FILES, DISK, CHECKPOINT = "textgen/storage/filesystem.py", "textgen/storage/__init__.py", "textgen/training/runs.py"
+FILES, CHECKPOINT = "textgen/storage/filesystem.py", "textgen/training/runs.py"
 TRAINER, SOUNDNESS, TRAIN = "textgen/training/trainer.py", "textgen/training/guards.py", "textgen/training/start.py"
 UPDATE = "textgen/training/optimization.py"
 OPTIMIZATION, VERB = "textgen/training/optimization.py", "textgen/cli/train.py"
@@ -52,9 +52,9 @@ MUTATIONS = [
              'manifest["files"][name] = {**new, "before": allowed_entries(folder, name, manifest)}',
              'manifest["files"][name] = new', POWER),
     Mutation("a short write is taken for a whole one", FILES, "            view = view[written:]", "            break", REFUSALS),
-    Mutation("an error of the disk does not name the file", DISK,
+    Mutation("an error of the disk does not name the file", FILES,
              "raise OSError(error.errno, reason, str(path)) from error", "raise", REFUSALS),
-    Mutation("a full disk does not say how much is missing", DISK, "if missing and error.errno in FULL:",
+    Mutation("a full disk does not say how much is missing", FILES, "if missing and error.errno in FULL:",
              "if False:", "R4"),
     Mutation("an error while syncing is ignored", FILES,
              "            system.fsync(self._handle)\n",

@@ -21,7 +21,7 @@ from textgen.formatting import count, duration, plural, short
 from textgen.options import from_mapping
 from textgen.screen import Output, ReadingProgress, hush_notes, rewrite_line, say, warn
 from textgen.signals import INTERRUPTED, exit_code, handling
-from textgen.storage.filesystem import PLOT, OutputFile
+from textgen.storage.outputs import PLOT, OutputFile
 from textgen.tasks.language.options import LanguageOptions
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from textgen.cli.params import STDOUT, output_file, overwrite_option
 from textgen.errors import UsageError
 from textgen.formatting import count, duration
 from textgen.screen import Output, ReadingProgress, say
-from textgen.storage.filesystem import ANYTHING, ARCHIVE, OutputFile, OutputKind
+from textgen.storage.outputs import ANYTHING, ARCHIVE, OutputFile, OutputKind
 
 ENDING = ".tgc"
 

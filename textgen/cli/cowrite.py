@@ -17,7 +17,7 @@ from textgen.formatting import plural
 from textgen.generation import SampleOptions, check_sampling
 from textgen.options import check
 from textgen.screen import Output, encoded, say, warn
-from textgen.storage.filesystem import ANYTHING, STATE, OutputFile, OutputKind
+from textgen.storage.outputs import ANYTHING, STATE, OutputFile, OutputKind
 
 if TYPE_CHECKING:
     from textgen.generation.session import Session

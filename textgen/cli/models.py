@@ -16,7 +16,7 @@ from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
 from textgen.model import remembered_reading, task_of
 from textgen.options import declared, flag
-from textgen.storage.filesystem import OutputFile, refuse_same
+from textgen.storage.outputs import OutputFile, refuse_same
 from textgen.tasks import Request, Task, task
 from textgen.threads import usable_cores, use_threads
 

@@ -30,7 +30,7 @@ from textgen.model import BACKENDS
 from textgen.options import Declaration, check_value, declared, default, flag, value_type
 from textgen.screen import say
 from textgen.storage import ARGUMENTS, MANIFEST
-from textgen.storage.filesystem import OutputFile, OutputKind
+from textgen.storage.outputs import OutputFile, OutputKind
 
 LOCAL = "textgen.toml"
 

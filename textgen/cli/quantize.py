@@ -9,7 +9,7 @@ import click
 from textgen.cli.params import overwrite_option
 from textgen.model import STEP
 from textgen.screen import Output, say
-from textgen.storage.filesystem import check_folder
+from textgen.storage.outputs import check_folder
 
 
 @click.command("quantize", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

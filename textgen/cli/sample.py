@@ -33,7 +33,7 @@ from textgen.generation import SampleOptions, check_sampling
 from textgen.model import remembered_reading
 from textgen.options import from_mapping
 from textgen.screen import Output, say, warn
-from textgen.storage.filesystem import STATE, OutputFile, OutputKind
+from textgen.storage.outputs import STATE, OutputFile, OutputKind
 
 if TYPE_CHECKING:
     from textgen.generation.copies import Copy

@@ -21,7 +21,7 @@ from textgen.data import CorpusOptions, check_reading
 from textgen.errors import UsageError
 from textgen.formatting import count, plural
 from textgen.screen import Output, ReadingProgress, hush_notes, say
-from textgen.storage.filesystem import check_folder
+from textgen.storage.outputs import check_folder
 from textgen.tasks import TrainOptions
 
 

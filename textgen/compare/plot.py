@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from textgen.compare.results import Candidate, ComparisonRecord, RunTiming, ranked
 from textgen.storage import filesystem, metrics
-from textgen.storage.filesystem import to_png
+from textgen.storage.outputs import to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

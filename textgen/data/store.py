@@ -25,9 +25,8 @@ import numpy.typing as npt
 from textgen import storage
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.recipes import Progress as Progress
-from textgen.data.tokenizers import load_tokenizer
+from textgen.data.tokenizers import MODEL_FILE, load_tokenizer
 from textgen.data.tokenizers.base import CONFIG_FILE, Ids, Tokenizer
-from textgen.data.tokenizers.subword import MODEL_FILE
 from textgen.errors import TextgenError
 from textgen.options import named
 

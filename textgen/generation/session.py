@@ -40,7 +40,7 @@ from textgen.generation.sampling import Sampler
 from textgen.model.stepper import Logits
 from textgen.options import from_mapping, named
 from textgen.storage import filesystem
-from textgen.storage.filesystem import STATE, STATE_FORMAT
+from textgen.storage.outputs import STATE, STATE_FORMAT
 
 if TYPE_CHECKING:
     from textgen.generation.language_model import LanguageModel

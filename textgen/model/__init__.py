@@ -14,9 +14,7 @@ from typing import Any
 from textgen import storage
 from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
-
-FORMAT_VERSION = 1
-"""The version of model folders: `config.json` and `step.json`."""
+from textgen.storage import FORMAT_VERSION, check_version
 
 BACKENDS = ("auto", "numpy", "torch", "int8")
 """What runs a model: numpy (the stored step), torch (the model itself), or int8 (the stored step with int8 weights).
@@ -27,15 +25,6 @@ LARGEST = {"vocab_size": 10_000_000, "embedding_size": 65_536, "hidden_size": 65
 
 MOST_NUMBERS = 65_536
 """The most inputs or outputs of a time step."""
-
-
-def check_version(version: int, name: str) -> None:
-    """Raise TextgenError, beginning with `name`, unless this textgen reads this version of model folders."""
-    if version != FORMAT_VERSION:
-        raise TextgenError(
-            f"{name} has format version {version}; this textgen reads version {FORMAT_VERSION}.",
-            hint="train again with this textgen, or install the textgen-lm that wrote it.",
-        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,7 @@ class ModelConfig:
     def from_json(cls, content: Mapping[str, Any]) -> ModelConfig:
         """Read the content of `config.json`; unknown keys are ignored."""
         version = content.get("format_version")
-        if type(version) is not int or version < 1:
+        if version is not None and (type(version) is not int or version < 1):
             raise TextgenError(f"format_version must be a whole number from 1, not {version!r}.")
         check_version(version, "the model")
         known = {f.name for f in fields(cls)}

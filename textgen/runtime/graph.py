@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from textgen.model import FORMAT_VERSION, check_version
 from textgen.runtime.ops import (
     DTYPES,
     LETTERS,
@@ -28,7 +27,7 @@ from textgen.runtime.ops import (
     parse_shape,
     stored_shape,
 )
-from textgen.storage import DamagedError
+from textgen.storage import FORMAT_VERSION, DamagedError, check_version
 
 LARGEST_VALUE = 1 << 24
 """Elements that one value may have per row of the batch."""

@@ -1,8 +1,7 @@
 """Sealed folders: `manifest.json` holds the size and SHA-256 of every file, and its own; strict JSON.
 
-The calls by which bytes become durable are here too, in one place, so that tests can make each of them fail. Nothing
-is read before it is compared with its digest. `verify` compares every file of a run, its checkpoints and its tokens,
-changes nothing, and names everything that is damaged. Imports no torch.
+Nothing is read before it is compared with its digest. `verify_run` compares every file of a run, its checkpoints and
+its tokens, changes nothing, and names everything that is damaged.
 """
 
 from __future__ import annotations
@@ -12,11 +11,8 @@ import hashlib
 import json
 import math
 import os
-import re
-import shutil
 import stat
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +21,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from textgen.errors import TextgenError
+
+MANIFEST, ARGUMENTS, METRICS, TOKENS = "manifest.json", "training_args.json", "metrics.jsonl", ".tokens"
+
+FORMAT_VERSION = 2
+"""The version of everything in sealed folders: models, checkpoints, tokens, examples. It is raised with any change."""
+
+JSON_LIMIT, MOST_TABLES = 32 << 20, 1 << 21
+"""The largest JSON that is read, in bytes, and how many lists and objects it may have: each takes a hundred bytes."""
+
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}  # read errors not due to the file
+
+
+class DamagedError(TextgenError):
+    """A file is missing, truncated or changed; the message names it."""
 
 
 def finite(text: str) -> float:
@@ -60,122 +71,6 @@ def to_json(content: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-try:
-    import fcntl
-except ImportError:  # Windows, where two runs that train into one folder are not detected
-    fcntl = None  # type: ignore[assignment]
-
-FULL = {errno.ENOSPC, errno.EDQUOT}
-"""Errors for a full disk or an exhausted quota."""
-
-PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
-"""Read errors that are not the fault of the file."""
-
-_NEW = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-class System:
-    """The calls to the operating system. Tests replace `textgen.storage.filesystem.system` with a faulty one."""
-
-    def open(self, path: Path) -> int:
-        return os.open(path, _NEW | os.O_EXCL, 0o666)
-
-    def append(self, path: Path) -> int:
-        return os.open(path, _NEW | os.O_APPEND, 0o666)
-
-    def write(self, handle: int, data: bytes | memoryview) -> int:
-        return os.write(handle, data)
-
-    def fsync(self, handle: int) -> None:
-        os.fsync(handle)
-
-    def close(self, handle: int) -> None:
-        os.close(handle)
-
-    def rename(self, old: Path, new: Path) -> None:
-        old.replace(new)
-
-    def mkdir(self, path: Path) -> None:
-        path.mkdir()
-
-    def unlink(self, path: Path) -> None:
-        path.unlink()
-
-    def rmdir(self, path: Path) -> None:
-        path.rmdir()
-
-    def sync_folder(self, path: Path) -> None:
-        if os.name == "nt":  # Windows cannot sync a folder
-            return
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-    def free(self, path: Path) -> int:
-        """The bytes free for this user on the disk of a folder, which need not exist yet."""
-        while not path.is_dir() and path != path.parent:
-            path = path.parent
-        return shutil.disk_usage(path).free
-
-
-@contextmanager
-def naming(path: Path, missing: int = 0) -> Iterator[None]:
-    """Make an OSError name the file being written, and on a full disk how many bytes are missing."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if missing and error.errno in FULL:
-            reason += f" ({missing:,} bytes are not written)"
-        raise OSError(error.errno, reason, str(path)) from error
-
-
-UNFINISHED = re.compile(r"\..+\.tmp-[0-9a-f]{8}")
-"""The names of leftovers of killed processes (see `textgen.storage.filesystem`)."""
-
-SECONDS_KEPT = 86_400.0
-"""Leftovers that are newer than this may belong to a process that is still writing."""
-
-
-def sweep(folder: Path) -> None:
-    """Remove leftovers of killed processes in a folder that several processes write to, if untouched for a day."""
-    for left in filter(lambda path: UNFINISHED.fullmatch(path.name), folder.glob(".*.tmp-*")):
-        with suppress(OSError):
-            touched = max(path.lstat().st_mtime for path in [left, *left.rglob("*")])
-            if time.time() - touched > SECONDS_KEPT:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Lock a folder for writing. Raises TextgenError if another process holds it; the lock dies with its process."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TextgenError(f"another process is training into {str(folder)!r}.") from None
-        yield
-    finally:
-        os.close(handle)
-
-
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
-"""The version of everything in sealed folders: models, checkpoints, tokens, examples. It is raised with any change."""
-
-JSON_LIMIT, MOST_TABLES = 32 << 20, 1 << 21
-"""The largest JSON that is read, in bytes, and how many lists and objects it may have: each takes a hundred bytes."""
-_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-class DamagedError(TextgenError):
-    """A file is missing, truncated or changed; the message names it."""
-
-
 def seal(about: Mapping[str, Any]) -> bytes:
     """The bytes of a manifest, its own digest last."""
     manifest = {"format_version": FORMAT_VERSION, **about}
@@ -205,7 +100,7 @@ def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing.") from None
     except OSError as error:
-        kind = TextgenError if error.errno in PASSING else DamagedError
+        kind = TextgenError if error.errno in _PASSING else DamagedError
         raise kind(f"{path} cannot be read: {error.strerror}.") from error
 
 
@@ -230,17 +125,25 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     return content
 
 
+def check_version(version: int | None, name: str) -> None:
+    """Raise TextgenError, beginning with `name`, unless this textgen reads this format version (None: it has none)."""
+    if version != FORMAT_VERSION:
+        found = "no format version" if version is None else f"format version {version}"
+        raise TextgenError(
+            f"{name} has {found}; this textgen reads version {FORMAT_VERSION}.",
+            hint="train again with this textgen, or install the textgen-lm that wrote it.",
+        )
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a committed folder, with its structure and digest verified. Raises DamagedError, or TextgenError
     if its format is of another version."""
     path = folder / MANIFEST
     manifest = read_json(path)
     version, files, seal = manifest.get("format_version"), manifest.get("files"), manifest.pop("sha256", None)
-    if type(version) is not int or version < 1:
+    if version is not None and (type(version) is not int or version < 1):
         raise DamagedError(f"{path} is damaged: format_version must be a whole number from 1, not {version!r}.")
-    if version != FORMAT_VERSION:
-        hint = "upgrade textgen-lm." if version > FORMAT_VERSION else None
-        raise TextgenError(f"{path} has format {version}; this textgen reads format {FORMAT_VERSION}.", hint=hint)
+    check_version(version, str(path))
     if not isinstance(files, dict):
         raise DamagedError(f"{path} is damaged: it lists no files.")
     for name, entry in files.items():
@@ -314,9 +217,6 @@ def verify(folder: Path) -> dict[str, Any]:
     for name in manifest["files"]:
         check_file(folder, name, manifest)
     return manifest
-
-
-ARGUMENTS, METRICS, TOKENS = "training_args.json", "metrics.jsonl", ".tokens"
 
 
 @dataclass

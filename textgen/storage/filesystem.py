@@ -1,11 +1,7 @@
-"""Every durable write of the project, and which files may be overwritten.
+"""Every durable write of the project, with the system calls behind it in one place, so that tests can make each fail.
 
 A file is replaced by writing another beside it, syncing, renaming, and syncing the folder. A folder appears whole:
 it is filled under a temporary name, `manifest.json` last, and then renamed. `textgen.storage` reads it back.
-
-A file that the command reads is never replaced. Any other file is replaced only if it is empty, if its content shows
-that it is an earlier output of the same kind, or if `overwrite` is set. A pipe, a terminal or a device is written to
-as it is.
 """
 
 from __future__ import annotations
@@ -16,41 +12,118 @@ import json
 import os
 import re
 import secrets
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from textgen import storage
-from textgen.errors import TextgenError, UsageError
-from textgen.storage import (
-    FORMAT_VERSION,
-    MANIFEST,
-    UNFINISHED,
-    System,
-    allowed_entries,
-    naming,
-    read_manifest,
-    seal,
-    sweep,
-)
-from textgen.storage import lock as lock
+from textgen.errors import TextgenError
+from textgen.storage import FORMAT_VERSION, MANIFEST, allowed_entries, read_manifest, seal
 from textgen.storage import to_json as to_json
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+try:
+    import fcntl
+except ImportError:  # Windows, where two runs that train into one folder are not detected
+    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 16
+UNFINISHED = re.compile(r"\..+\.tmp-[0-9a-f]{8}")
+"""The names of leftovers of killed processes."""
+
+FULL = {errno.ENOSPC, errno.EDQUOT}  # errors for a full disk or an exhausted quota
+SECONDS_KEPT = 86_400.0  # leftovers that are newer may belong to a process that is still writing
 _TEMPORARY = ".tmp-"
+_NEW = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_DESCRIPTOR = re.compile(r"/dev/std(in|out|err)|/(?:dev|proc/self)/fd/(\d{1,9})")
 
 Opened = TypeVar("Opened")
 
+
+class System:
+    """The calls to the operating system. Tests replace `system` with a faulty one."""
+
+    def open(self, path: Path) -> int:
+        return os.open(path, _NEW | os.O_EXCL, 0o666)
+
+    def append(self, path: Path) -> int:
+        return os.open(path, _NEW | os.O_APPEND, 0o666)
+
+    def write(self, handle: int, data: bytes | memoryview) -> int:
+        return os.write(handle, data)
+
+    def fsync(self, handle: int) -> None:
+        os.fsync(handle)
+
+    def close(self, handle: int) -> None:
+        os.close(handle)
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.replace(new)
+
+    def mkdir(self, path: Path) -> None:
+        path.mkdir()
+
+    def unlink(self, path: Path) -> None:
+        path.unlink()
+
+    def rmdir(self, path: Path) -> None:
+        path.rmdir()
+
+    def sync_folder(self, path: Path) -> None:
+        if os.name == "nt":  # Windows cannot sync a folder
+            return
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def free(self, path: Path) -> int:
+        """The bytes free for this user on the disk of a folder, which need not exist yet."""
+        while not path.is_dir() and path != path.parent:
+            path = path.parent
+        return shutil.disk_usage(path).free
+
+
 system = System()
+
+
+@contextmanager
+def naming(path: Path, missing: int = 0) -> Iterator[None]:
+    """Make an OSError name the file being written, and on a full disk how many bytes are missing."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if missing and error.errno in FULL:
+            reason += f" ({missing:,} bytes are not written)"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove leftovers of killed processes in a folder that several processes write to, if untouched for a day."""
+    for left in filter(lambda path: UNFINISHED.fullmatch(path.name), folder.glob(".*.tmp-*")):
+        with suppress(OSError):
+            touched = max(path.lstat().st_mtime for path in [left, *left.rglob("*")])
+            if time.time() - touched > SECONDS_KEPT:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Lock a folder for writing. Raises TextgenError if another process holds it; the lock dies with its process."""
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TextgenError(f"another process is training into {str(folder)!r}.") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 class FileWriter:
@@ -110,9 +183,6 @@ def write_file(path: Path, content: bytes) -> dict[str, Any]:
     with naming(path):
         system.sync_folder(path.parent)
     return entry
-
-
-_DESCRIPTOR = re.compile(r"/dev/std(in|out|err)|/(?:dev|proc/self)/fd/(\d{1,9})")
 
 
 def descriptor_of(path: Path) -> int | None:
@@ -292,165 +362,3 @@ def cache_key(*parts: object) -> str:
         return [view.format, view.shape, hashlib.sha256(view.tobytes()).hexdigest()]
 
     return hashlib.sha256(json.dumps([FORMAT_VERSION, *parts], default=from_buffer).encode()).hexdigest()[:16]
-
-
-HEAD_BYTES = 4096
-PLOT_SOFTWARE = "textgen"
-"""The software that the metadata of a plot (PNG) names."""
-
-STATE_FORMAT = "textgen state"
-"""The format that the header of a state file names."""
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_STATE_HEADER = f'{{"__metadata__":{{"about":"{{\\"format\\": \\"{STATE_FORMAT}\\"'.encode()
-
-_FORECAST_COLUMNS = ["series", "time", "forecast"]
-
-
-@dataclass(frozen=True)
-class OutputKind:
-    """A kind of output: what messages call it, and whether a file that begins with these `HEAD_BYTES` is one."""
-
-    noun: str
-    matches: Callable[[bytes], bool]
-
-
-def _is_forecasts(head: bytes) -> bool:
-    """Whether the first line is the csv header of a table of forecasts, or one of its rows as a JSON object."""
-    line = head.splitlines()[0]
-    if line.startswith(b"{"):
-        with suppress(ValueError):
-            row = json.loads(line)
-            return isinstance(row, dict) and list(row)[:3] == _FORECAST_COLUMNS
-    return line.decode(errors="replace").split(",")[:3] == _FORECAST_COLUMNS
-
-
-PLOT = OutputKind("a plot drawn by textgen", lambda head: head.startswith(_PNG) and b"Software\0textgen" in head)
-STATE = OutputKind("a saved state", lambda head: head[8:].startswith(_STATE_HEADER))
-ARCHIVE = OutputKind(
-    "a compressed archive", lambda head: head.startswith(b"\xd7g") and head[2:3] in b"\x01\x41\x81\xc1"
-)
-FORECASTS = OutputKind("a table of forecasts", _is_forecasts)
-ANYTHING = OutputKind("", lambda head: False)
-"""Output that cannot be recognized by its content: an existing file never counts as an earlier output."""
-
-
-@dataclass(frozen=True)
-class OutputFile:
-    """A file that an option names for output. `inputs` are the files and folders that the command reads; in such a
-    folder, an earlier output of the same kind is not an input.
-
-    Raises UsageError for an input, a folder, or a path in a folder that does not exist, and TextgenError for an
-    existing file that must stay.
-    """
-
-    path: Path
-    option: str
-    kind: OutputKind
-    inputs: tuple[Path, ...] = ()
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        self.check()
-
-    def check(self) -> None:
-        """Raise, as the constructor does, for what exists now."""
-        if descriptor_of(self.path) is not None:
-            return
-        name = str(self.path)
-        with naming(self.path):
-            if self.path.is_dir():
-                raise UsageError(f"{name!r} is a folder, not a file.")
-            if not self.path.resolve().parent.is_dir():
-                raise UsageError(f"the folder of {name!r} does not exist.", hint=f"mkdir -p {self.path.parent}")
-            if not self.path.is_file():
-                return
-            with self.path.open("rb") as file:
-                head = file.read(HEAD_BYTES)
-            is_earlier = not head or self.kind.matches(head)
-            folders = [] if is_earlier else [each for each in self.inputs if each.is_dir()]
-            if _is_input(self.path, [each for each in self.inputs if not each.is_dir()] + folders):
-                raise UsageError(
-                    f"{name!r} is an input of this command and is never replaced.",
-                    hint=f"choose another file for {self.option}.",
-                )
-        if not is_earlier and not self.overwrite:
-            is_other = f" and is not {self.kind.noun}" if self.kind.noun else ""
-            raise TextgenError(
-                f"{name!r} exists already{is_other}.",
-                hint=f"--overwrite replaces it, or choose another file for {self.option}.",
-            )
-
-    def write(self, content: bytes) -> None:
-        """Write the file, completely or not at all, if that is still allowed."""
-        self.check()
-        write_output(self.path, content)
-
-
-def check_folder(
-    folder: Path,
-    option: str,
-    noun: str,
-    is_ours: Callable[[Mapping[str, Any]], bool],
-    inputs: Sequence[Path],
-    overwrite: bool,
-) -> None:
-    """Raise TextgenError or UsageError if a folder must not be written: an existing one is replaced only with
-    `overwrite`, and only if textgen wrote everything in it and it holds no input.
-
-    `noun` is what messages call such a folder, `is_ours` recognizes one by its manifest.
-    """
-    name = str(folder)
-    if not os.path.lexists(folder):
-        return
-    if not overwrite:
-        raise TextgenError(f"{name!r} exists already.", hint=f"choose another {option}, or add --overwrite.")
-    if any(os.path.samestat(ours, read) for ours in _statuses(folder) for each in inputs for read in _statuses(each)):
-        raise UsageError(f"{name!r} holds an input of this command and is never replaced.",
-                         hint=f"choose another {option}.")  # fmt: skip
-    is_sealed = (folder / storage.MANIFEST).is_file() and not folder.is_symlink()
-    manifest = storage.read_manifest(folder) if is_sealed else {}
-    if not manifest or not is_ours(manifest):
-        raise TextgenError(f"{name!r} is not {noun} and is not replaced.", hint=f"choose another {option}.")
-    names = {path.name for path in folder.iterdir()} - {*manifest["files"], storage.MANIFEST}
-    if strange := sorted(each for each in names if not UNFINISHED.fullmatch(each)):
-        raise TextgenError(f"{name!r} holds {strange[0]!r}, which textgen did not write, and is not replaced.",
-                           hint=f"move {strange[0]} away, or choose another {option}.")  # fmt: skip
-
-
-def refuse_same(outputs: Mapping[str, str | None]) -> None:
-    """Raise UsageError if two options name the same output file."""
-    seen: dict[Path, str] = {}
-    for option, name in outputs.items():
-        if name is None or name == "-" or descriptor_of(Path(name)) is not None:
-            continue
-        path = Path(name).resolve()
-        if path in seen and (path.is_file() or not path.exists()):
-            raise UsageError(f"{seen[path]} and {option} name the same file, {name!r}.")
-        seen[path] = option
-
-
-def _is_input(path: Path, inputs: Iterable[Path]) -> bool:
-    """Whether a file is one of the inputs, under any name, or lies in one that is a folder."""
-    status = path.stat()
-    return any(os.path.samestat(status, other) for each in inputs for other in _statuses(each))
-
-
-def _statuses(given: Path) -> Iterable[os.stat_result]:
-    """The status of an input file, or of every file in an input folder; '-' is standard input."""
-    if str(given) == "-":
-        with suppress(OSError, ValueError, AttributeError):
-            yield os.fstat(sys.stdin.fileno())
-        return
-    for path in [given, *(given.rglob("*") if given.is_dir() else ())]:
-        with suppress(OSError):
-            yield path.stat()
-
-
-def to_png(figure: Figure) -> bytes:
-    """A matplotlib figure as the content of a PNG file."""
-    content = BytesIO()
-    with warnings.catch_warnings():  # about characters that the font lacks
-        warnings.simplefilter("ignore")
-        figure.savefig(content, format="png", metadata={"Software": PLOT_SOFTWARE})
-    return content.getvalue()

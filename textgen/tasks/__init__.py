@@ -28,7 +28,7 @@ from textgen.generation import check_sampling as check_sampling
 from textgen.model import ModelConfig
 from textgen.model import task_of as task_name
 from textgen.options import check, from_mapping, named, option
-from textgen.storage.filesystem import OutputFile
+from textgen.storage.outputs import OutputFile
 from textgen.threads import use_threads
 
 if TYPE_CHECKING:

@@ -20,13 +20,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from textgen.errors import TextgenError
-from textgen.model import FORMAT_VERSION, STEP
+from textgen.model import STEP
 from textgen.model.stack import Model
 from textgen.model.weights import model_tensors
 from textgen.plugins import PluginError
 from textgen.runtime import NumpyStepper
 from textgen.runtime.graph import FORMAT, IDS, MOST_CONSTANTS, StepGraph, stored_constant, stored_number
 from textgen.runtime.ops import stored_shape
+from textgen.storage import FORMAT_VERSION
 from textgen.tracing.operations import NEW, RULES
 from textgen.tracing.windows import DTYPES, Given, GraphBuilder, RecordedOp, Untraceable
 

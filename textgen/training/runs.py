@@ -28,7 +28,8 @@ from textgen.errors import TextgenError
 from textgen.model import CONFIG, WEIGHTS, ModelConfig
 from textgen.model.weights import model_tensors, pack, unpack
 from textgen.options import changed, named
-from textgen.storage import UNFINISHED, filesystem, log_lines
+from textgen.storage import filesystem, log_lines
+from textgen.storage.filesystem import UNFINISHED
 from textgen.tasks import LANGUAGE, TrainOptions
 from textgen.tasks.data import TaskData
 from textgen.training.planner import Estimate

@@ -1,274 +1,320 @@
-"""Tokenizers: trained on documents, loaded from a model folder; char, byte and word tokenizers.
+"""Tokenizers: trained on documents, loaded from a model folder; byte pair encoding and unigram tokens by sentencepiece.
 
-`char` has one id for each character of the training text, `byte` one for each byte; `bpe` and `unigram`, in
-`textgen.data.tokenizers.subword`, learn frequent sequences of characters. These are lossless on every text.
+The options of sentencepiece make it lossless on every text. `textgen.data.tokenizers.base` has the other kinds.
 
-`word` is not, and exists because published word-level figures use it: each word is a token, and so is each line end.
-Spaces and tabs only divide words; runs of them collapse, and those at the ends of lines are dropped. A word outside
-the vocabulary is `<unk>`. Decoding puts one space between two words. A line ends in `\\n`; `\\r\\n` and `\\r` are
-tokens of their own where they are frequent enough, and otherwise count as `\\n`.
+Sentencepiece is given stretches of a line. Newlines never reach it, so that no token crosses lines, nor do U+2581
+(its own sign for a space), U+2585 (for which it drops the line when training) and bytes that are not UTF-8: these
+are spelled in byte tokens. A long line is cut before its first space past 2,000 characters, or else at 4,000,
+counted from the last cut: beyond its own limit of bytes sentencepiece drops a line when training.
+
+Encoding goes word by word, and common words are encoded once: no token that sentencepiece learns has a space after
+another character. A run of blanks can be one token: spelled blank by blank, indented text taught models to write
+blanks without end.
+
+Byte pair encoding for text: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units";
+unigram: Kudo 2018, "Subword Regularization"; sentencepiece: Kudo and Richardson 2018.
 """
 
 from __future__ import annotations
 
+import codecs
+import hashlib
+import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, pairwise, repeat
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from textgen import options
 from textgen.data import TOKENIZER_KINDS
-from textgen.data.encodings import is_utf8
 from textgen.data.tokenizers.base import (
     CONFIG_FILE,
     TOKENIZER_CLASS,
+    ByteTokenizer,
+    CharTokenizer,
     Ids,
     TextDecoder,
     Tokenizer,
+    WordTokenizer,
     regroup,
     setting,
     texts,
 )
-from textgen.data.tokenizers.subword import BpeTokenizer, UnigramTokenizer
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.options import displayed, named
 from textgen.storage import parse_json
 
-BOUNDARY, UNKNOWN, LINE_END, FIRST_WORD = 0, 1, 2, 3
-UNKNOWN_WORD = b"<unk>"
-LINE_ENDS = (b"\n", b"\r\n", b"\r")
-SMALLEST = 3  # `--vocab-size`: the unknown token, the line end and one word
-LONGEST = 1000  # bytes; a longer word is always unknown
-MOST_COUNTED = 2_000_000  # different words in memory while counting; beyond that the rarest are dropped
-_TOKEN = re.compile(rb"[^ \t\r\n]+|\r\n?|\n")
+__all__ = ["BpeTokenizer", "ByteTokenizer", "CharTokenizer", "Ids", "TextDecoder", "Tokenizer"]
+__all__ += ["UnigramTokenizer", "WordTokenizer", "load_tokenizer", "train_tokenizer"]
+
+LONGEST = 40  # characters; longer words rarely recur
+MOST_IDS = 1 << 20  # of all cached words
 
 
-class WordTokenizer(Tokenizer):
-    """Id 0 is the boundary, 1 `<unk>`, 2 the line end, followed by the words, the most frequent first."""
+class WordMemory:
+    """Words to ids: `encode_many`, which takes a list of words, is called once for each common word."""
 
-    kind = "word"
-    unit = "word"
-    escape = UNKNOWN
+    def __init__(self, encode_many: Callable[[list[str]], Iterable[Sequence[int]]]) -> None:
+        self._encode_many = encode_many
+        self._forget()
 
-    def __init__(self, words: list[str]) -> None:
-        """`words`: distinct, UTF-8, each a word or a line end other than `\\n`."""
-        encoded = [word.encode() for word in words]
-        super().__init__([b"", UNKNOWN_WORD, b"\n", *encoded], boundary=BOUNDARY, unsampled=(UNKNOWN,))
-        self.words = words
-        self._id_of = dict.fromkeys(LINE_ENDS, LINE_END) | {word: k for k, word in enumerate(encoded, FIRST_WORD)}
-        self._is_word = [symbol not in (b"", *LINE_ENDS) for symbol in self.token_bytes]
-        self._apart = (self._id_of[b"\r"], LINE_END) if "\r" in words else None  # without a space, one line end
+    def _forget(self) -> None:
+        self._places: dict[str, int] = {}
+        self._ids = np.zeros(0, np.int32)
+        self._starts = np.zeros(0, np.intp)
+        self._lengths = np.zeros(0, np.intp)
+
+    def encode(self, words: list[str]) -> Ids:
+        """The ids of all words, in order."""
+        if len(self._ids) > MOST_IDS:
+            self._forget()
+        new = [word for word in set(words) if word not in self._places]
+        if new:
+            self._learn(new)
+        place = np.fromiter(map(self._places.__getitem__, words), np.intp, len(words))
+        lengths = self._lengths[place]
+        ends = np.cumsum(lengths)
+        shift = np.repeat(self._starts[place] - ends + lengths, lengths)
+        for word in new:
+            if len(word) > LONGEST:
+                del self._places[word]
+        return self._ids[shift + np.arange(len(shift))]
+
+    def _learn(self, new: list[str]) -> None:
+        rows = list(self._encode_many(new))
+        lengths = np.fromiter(map(len, rows), np.intp, len(rows))
+        self._places.update(zip(new, range(len(self._lengths), len(self._lengths) + len(new)), strict=True))
+        self._starts = np.concatenate([self._starts, len(self._ids) + np.cumsum(lengths) - lengths])
+        self._lengths = np.concatenate([self._lengths, lengths])
+        self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())])
+
+
+def crosses_words(symbols: Iterable[bytes]) -> bool:
+    """Whether a token has a space after another character."""
+    return any(b" " in symbol.lstrip(b" ") for symbol in symbols)
+
+
+MODEL_FILE = "tokenizer.model"
+UNKNOWN, BOUNDARY, FIRST_BYTE = 0, 1, 2
+SPECIALS = FIRST_BYTE + 256
+SMALLEST = SPECIALS + 2
+SOFT_CUT = HARD_CUT = 2000  # characters; the second is counted from the first
+SAMPLE_CHARACTERS = 20_000_000
+UNDIVIDED = 5  # times the memory for characters in words that never recur
+
+SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
+_CLASS = r"\n\u2581\u2585\udc80-\udcff"
+_STRETCH = re.compile(rf"[^{_CLASS}]{{1,{SOFT_CUT}}}[^ {_CLASS}]{{0,{HARD_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
+_WORD = re.compile(rf" {{0,{SOFT_CUT}}}[^ {_CLASS}]{{1,{SOFT_CUT}}}| {{1,{SOFT_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
+_PROBE = "  a\u00a0 \u1e9b\u0323 \ufb01\r\t\x00\U0001f600 "
+
+LOSSLESS: dict[str, Any] = {
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "add_dummy_prefix": False,
+    "byte_fallback": True,
+    "allow_whitespace_only_pieces": True,
+    "required_chars": "\u2581",  # without a token for it, a space would be spelled as U+2581
+    "hard_vocab_limit": False,
+    "max_sentence_length": 4 * (SOFT_CUT + HARD_CUT),
+    "num_threads": 1,  # the scores of unigram pieces depend on it
+    "unk_id": UNKNOWN,
+    "eos_id": BOUNDARY,
+    "bos_id": -1,
+    "pad_id": -1,
+    "minloglevel": 2,
+}
+
+
+class SubwordTokenizer(Tokenizer):
+    """Id 0 is the unknown token, which never occurs, 1 the boundary, 2 to 257 the bytes, then the learned pieces.
+
+    `kind` is sentencepiece's name for the algorithm that learns them.
+    """
+
+    in_bulk = True
+
+    def __init__(self, model: bytes) -> None:
+        """`model`: what sentencepiece wrote. Raises TextgenError if it is invalid or not lossless."""
+        self._model = model
+        self._processor = _processor(model)
+        learned = [piece.replace("\u2581", " ").encode() for piece in _pieces(self._processor)]
+        symbols = [b"", b"", *(bytes([byte]) for byte in range(256)), *learned]
+        self._memory = WordMemory(self._encode_many)
+        self._apart = _STRETCH if crosses_words(learned) else _WORD
+        super().__init__(symbols, boundary=BOUNDARY, unsampled=(UNKNOWN,))
+        if self.decode_bytes(self.encode(_PROBE)) != _PROBE.encode():
+            raise TextgenError(f"{MODEL_FILE} changes the text that it encodes.")
 
     @classmethod
-    def train(cls, documents: Iterable[Iterable[bytes]], vocab_size: int) -> WordTokenizer:
-        """The most frequent words of the documents: at most `vocab_size` tokens, including `<unk>` and the line end.
+    def train(cls, documents: Iterable[Iterable[bytes]], vocab_size: int) -> Self:
+        """A tokenizer for the documents with at most `vocab_size` tokens, fewer if their text does not have as many.
 
-        The boundary is extra: published vocabularies have none. Words that are not UTF-8 stay unknown.
+        It learns from at most 20 million characters, an even sample of stretches. Single characters take at most half
+        of the vocabulary (and one token, the space); rarer ones are spelled in bytes.
         """
         if vocab_size < SMALLEST:
-            raise UsageError(f"vocab_size must be at least {SMALLEST} for word, not {vocab_size}.")
-        counts = _counted(chain.from_iterable(_split(regroup(document)) for document in documents))
-        for given in (b"\n", UNKNOWN_WORD):
-            counts.pop(given, None)
-        by_rank = sorted((-count, word) for word, count in counts.items() if len(word) <= LONGEST)
-        words = [word.decode() for _, word in by_rank if is_utf8(word)]
-        if not words:
-            raise TextgenError("there is no text to learn a tokenizer from.")
-        return cls(words[: vocab_size - 2])
+            raise UsageError(f"vocab_size must be at least {SMALLEST} for {cls.kind}, not {vocab_size}.")
+        stretches = chain.from_iterable(chain.from_iterable(_found(_STRETCH, regroup(d)) for d in documents))
+        sentences = _sample(stretch for stretch in stretches if stretch[0] not in SPELLED)
+        sentences = _without_rare_characters(sentences, (vocab_size - SPECIALS) // 2)
+        if not sentences:
+            raise TextgenError(
+                f"there is no text to learn {cls.kind} pieces from.",
+                hint=f"{named('tokenizer', 'byte')} works with any text.",
+            )
+        return cls(_learn(sentences, cls.kind, vocab_size))
 
     @classmethod
-    def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> WordTokenizer:
-        """The tokenizer whose words are in `config`. Raises TextgenError if they are not as `train` wrote them."""
-        words = setting(config, "words", list)
-        for word in words:
-            if not _is_word(word):
-                raise TextgenError(f"{CONFIG_FILE}: 'words' must hold words without spaces, not {word!r}.")
-        if len(set(words)) < len(words):
-            twice = next(word for word, count in Counter(words).items() if count > 1)
-            raise TextgenError(f"{CONFIG_FILE}: 'words' must be distinct; {twice!r} occurs twice.")
-        return cls(words)
+    def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> Self:
+        """The tokenizer in `tokenizer.model`. Raises TextgenError if it is missing, damaged or another model."""
+        digest = setting(config, "model_sha256", str)
+        if MODEL_FILE not in files:
+            raise TextgenError(f"{MODEL_FILE} is missing.")
+        model = bytes(files[MODEL_FILE])
+        if hashlib.sha256(model).hexdigest() != digest:
+            raise TextgenError(f"{MODEL_FILE} is not the file that {CONFIG_FILE} was written for (SHA-256 differs).")
+        return cls(model)
 
-    def units(self, text: str) -> list[str]:
-        return [match.decode("utf-8", "replace") for match in _TOKEN.findall(text.encode("utf-8", "replace"))]
-
-    def unknown_count(self, ids: Ids) -> int:
-        return int(np.count_nonzero(ids == UNKNOWN))
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The text of the ids, with one space between words."""
-        is_word, symbols = self._is_word, self.token_bytes
-        pairs = pairwise([BOUNDARY, *self._checked(ids)])
-        return b"".join(
-            b" " + symbols[this]
-            if (is_word[before] and is_word[this]) or (before, this) == self._apart
-            else symbols[this]
-            for before, this in pairs
-        )
-
-    def decoder(self, after: str = "") -> TextDecoder:
-        return _WordDecoder(self, bool(after) and after[-1] not in " \t\r\n")
+    def files(self) -> dict[str, bytes]:
+        return {**super().files(), MODEL_FILE: self._model}
 
     def _settings(self) -> dict[str, Any]:
-        return {"words": self.words}
+        return {"model_sha256": hashlib.sha256(self._model).hexdigest()}
 
     def _encode_blocks(self, blocks: Iterator[bytes]) -> Iterator[Ids]:
-        for found in _split(blocks):
-            yield np.fromiter(map(self._id_of.get, found, repeat(UNKNOWN)), np.int32, len(found))
+        for words in _found(self._apart, blocks):
+            yield self._memory.encode(words)
+
+    def _encode_many(self, stretches: list[str]) -> Iterator[list[int]]:
+        plain = [stretch for stretch in stretches if stretch[0] not in SPELLED]
+        encoded = iter(self._processor.encode(plain, out_type=int, num_threads=1))
+        return (_spell(stretch) if stretch[0] in SPELLED else next(encoded) for stretch in stretches)
+
+    def cut(self, text: bytes) -> int:
+        """After the last newline, or else where the last word (or stretch) of a very long line begins."""
+        if after := text.rfind(b"\n") + 1:
+            return after
+        decoded, _ = codecs.utf_8_decode(text, "surrogateescape", False)
+        *done, _ = self._apart.findall(decoded) or [""]
+        return len("".join(done).encode("utf-8", "surrogateescape"))
 
 
-class _WordDecoder(TextDecoder):
-    """Knows whether the last token was a word, so that a space precedes the next one."""
+class BpeTokenizer(SubwordTokenizer):
+    """Pieces from repeatedly merging the most frequent pair."""
 
-    def __init__(self, tokenizer: WordTokenizer, after_word: bool) -> None:
-        super().__init__(tokenizer)
-        self._first = self._last = UNKNOWN if after_word else BOUNDARY
-
-    def add(self, id: int) -> str:
-        before = self._tokenizer.decode_bytes([self._last])
-        both = self._tokenizer.decode_bytes([self._last, id])
-        self._last = id
-        return both[len(before) :].decode()
-
-    @property
-    def held(self) -> bytes:
-        return b" " if self._tokenizer.decode_bytes([self._last, UNKNOWN])[-6:-5] == b" " else b""
-
-    def restore(self, held: bytes) -> None:
-        if held not in (b"", b" "):
-            raise TextgenError(f"{held!r} cannot come before a word.")
-        self._last = UNKNOWN if held else BOUNDARY
-
-    def finish(self) -> str:
-        self._last = self._first
-        return ""
+    kind = "bpe"
 
 
-def _split(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The words and line ends of a document, independent of the blocks."""
-    rest = b""  # the last word of a block may continue in the next
-    for block in blocks:
-        found = _TOKEN.findall(rest + block)
-        rest = found.pop()[: LONGEST + 1] if found and block[-1:] not in (b" ", b"\t", b"\n") else b""
+class UnigramTokenizer(SubwordTokenizer):
+    """Pieces with probabilities, kept if they make the text likelier; a text is segmented in the likeliest way."""
+
+    kind = "unigram"
+
+
+def _spell(stretch: str) -> list[int]:
+    return [FIRST_BYTE + byte for byte in stretch.encode("utf-8", "surrogateescape")]
+
+
+def _found(pattern: re.Pattern[str], blocks: Iterable[bytes]) -> Iterator[list[str]]:
+    """The stretches or words of a document, independent of the blocks: each for sentencepiece, or to be spelled."""
+    rest = ""  # the last one of a block may continue in the next
+    for text in texts(blocks):
+        found = pattern.findall(rest + text)
+        rest = found.pop() if found else ""
         yield found
     if rest:
         yield [rest]
 
 
-def _counted(found: Iterable[list[bytes]]) -> Counter[bytes]:
-    counts: Counter[bytes] = Counter()
-    dropped = 0
-    for words in found:
-        counts.update(words)
-        while len(counts) > MOST_COUNTED:
-            dropped += 1
-            counts = Counter({word: count for word, count in counts.items() if count > dropped})
-    return counts
+def _sample(stretches: Iterable[str]) -> list[str]:
+    """All stretches, or an even sample of at most `SAMPLE_CHARACTERS`.
 
-
-def _is_word(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        word = value.encode()
-    except UnicodeEncodeError:
-        return False
-    return len(word) <= LONGEST and word not in (b"\n", UNKNOWN_WORD) and _TOKEN.fullmatch(word) is not None
-
-
-__all__ = ["BpeTokenizer", "ByteTokenizer", "CharTokenizer", "Ids", "TextDecoder", "Tokenizer"]
-__all__ += ["UnigramTokenizer", "WordTokenizer", "load_tokenizer", "train_tokenizer"]
-
-CODE_POINTS = 0x110000
-SURROGATES = slice(0xD800, 0xE000)
-
-
-class ByteTokenizer(Tokenizer):
-    """Ids 0 to 255 are the bytes, 256 is the boundary. Nothing is learned."""
-
-    kind = "byte"
-
-    def __init__(self) -> None:
-        super().__init__([bytes([byte]) for byte in range(256)] + [b""], boundary=256)
-
-    @classmethod
-    def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> ByteTokenizer:
-        """The tokenizer; it has no settings."""
-        return cls()
-
-    def _encode_blocks(self, blocks: Iterator[bytes]) -> Iterator[Ids]:
-        for block in blocks:
-            yield np.frombuffer(block, np.uint8).astype(np.int32)
-
-
-class CharTokenizer(Tokenizer):
-    """Id 0 is the boundary, 1 the escape, followed by the characters of the training text by code point.
-
-    An unseen character becomes the escape followed by its UTF-8 bytes as *raw* ids, `vocab_size` + byte, as does a byte
-    that is not UTF-8. A model sees the escape only: `model_ids` drops the raw ids.
+    The key of a stretch is its index times the golden ratio modulo one (Fibonacci hashing). Stretches with keys below a
+    limit are kept; the limit halves when there are too many. So no period in the text, such as alternating languages,
+    biases the sample.
     """
-
-    kind = "char"
-    raw_tokens = 256
-    escape = 1
-
-    def __init__(self, characters: str) -> None:
-        """`characters`: distinct, ascending, no surrogates."""
-        super().__init__([b"", b"", *(c.encode() for c in characters)], boundary=0, unsampled=(self.escape,))
-        self.characters = characters
-        self._id_of = np.full(CODE_POINTS, self.escape, np.int32)
-        self._id_of[_code_points(characters)] = np.arange(2, self.vocab_size, dtype=np.int32)
-
-    @classmethod
-    def train(cls, documents: Iterable[Iterable[bytes]]) -> CharTokenizer:
-        """The tokenizer of all characters in the documents. Raises TextgenError if there are none."""
-        seen = np.zeros(CODE_POINTS, np.bool_)
-        for document in documents:
-            for text in texts(regroup(document)):
-                seen[_code_points(text)] = True
-        seen[SURROGATES] = False
-        if not seen.any():
-            raise TextgenError("there is no text to learn a tokenizer from.")
-        return cls("".join(map(chr, np.flatnonzero(seen).tolist())))
-
-    @classmethod
-    def load(cls, config: dict[str, Any], files: Mapping[str, bytes]) -> CharTokenizer:
-        """The tokenizer whose characters are in `config`. Raises TextgenError if they are not as `train` wrote them."""
-        characters = setting(config, "characters", str)
-        for before, after in pairwise(characters):
-            if before >= after:
-                raise TextgenError(
-                    f"{CONFIG_FILE}: 'characters' must be distinct and ascending, not {before + after!r}."
-                )
-        surrogate = next((c for c in characters if SURROGATES.start <= ord(c) < SURROGATES.stop), None)
-        if surrogate is not None:
-            raise TextgenError(f"{CONFIG_FILE}: 'characters' holds the surrogate U+{ord(surrogate):04X}.")
-        return cls(characters)
-
-    def _settings(self) -> dict[str, Any]:
-        return {"characters": self.characters}
-
-    def _encode_blocks(self, blocks: Iterator[bytes]) -> Iterator[Ids]:
-        for text in texts(blocks):
-            points = _code_points(text)
-            ids = self._id_of[points]
-            unseen = np.flatnonzero(ids == self.escape)
-            yield self._with_raw_ids(ids, unseen, points[unseen]) if len(unseen) else ids
-
-    def _with_raw_ids(self, ids: Ids, unseen: npt.NDArray[np.intp], points: npt.NDArray[np.uint32]) -> Ids:
-        """The ids with the bytes of its character after each escape, at `unseen`."""
-        characters = points.tobytes().decode("utf-32-le", "surrogatepass")
-        raw = np.frombuffer(characters.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int32)
-        widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
-        widths[(points >= SURROGATES.start) & (points < SURROGATES.stop)] = 1  # one stray byte each
-        return np.insert(ids, np.repeat(unseen + 1, widths), raw + self.vocab_size)
+    limit, size = 1 << 32, 0
+    kept: list[tuple[int, str]] = []
+    for place, stretch in enumerate(stretches):
+        key = place * 2654435769 % (1 << 32)
+        if key < limit:
+            kept.append((key, stretch))
+            size += _weight(stretch)
+        if size > SAMPLE_CHARACTERS:
+            limit //= 2
+            kept = [(key, stretch) for key, stretch in kept if key < limit]
+            size = sum(_weight(stretch) for _, stretch in kept)
+    return [stretch for _, stretch in kept]
 
 
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
+def _weight(stretch: str) -> int:
+    """The characters of a stretch; more for one without a space, which sentencepiece treats as one very long word."""
+    return len(stretch) * (1 if " " in stretch else UNDIVIDED)
+
+
+def _without_rare_characters(sentences: list[str], most: int) -> list[str]:
+    """Sentences of the `most` common characters: cut at every other character, which is dropped."""
+    counts: Counter[str] = Counter()
+    for sentence in sentences:
+        counts.update(sentence)
+    rare = sorted(counts, key=lambda character: (-counts[character], character))[most:]
+    if not rare:
+        return sentences
+    cut = str.maketrans(dict.fromkeys(rare, "\n"))
+    return [part for sentence in sentences for part in sentence.translate(cut).split("\n") if part]
+
+
+def _learn(sentences: list[str], kind: str, vocab_size: int) -> bytes:
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type=kind,
+            vocab_size=vocab_size,
+            **LOSSLESS,
+        )
+    except RuntimeError as error:
+        raise TextgenError(
+            f"the text is too short to learn {kind} from.",
+            hint=f"{named('tokenizer', 'byte')} works with any text.",
+        ) from error
+    return model.getvalue()
+
+
+def _pieces(processor: Any) -> list[str]:
+    """The learned pieces of a model, with U+2581 for a space. Raises TextgenError for one that is not text."""
+    return [_piece(processor, number) for number in range(SPECIALS, processor.get_piece_size())]
+
+
+def _piece(processor: Any, number: int) -> str:
+    try:
+        piece: str = processor.id_to_piece(number)
+        return piece
+    except UnicodeDecodeError:
+        raise TextgenError(f"{MODEL_FILE} has a piece that is not text.") from None
+
+
+def _processor(model: bytes) -> Any:
+    """Sentencepiece's object for a model, after checking that the special tokens and bytes have their ids."""
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model)
+    except (RuntimeError, UnicodeDecodeError) as error:  # its message may not be text either
+        raise TextgenError(f"{MODEL_FILE} is not a model of sentencepiece.") from error
+    size = processor.get_piece_size()
+    in_place = size >= SPECIALS and processor.is_unknown(UNKNOWN) and processor.is_control(BOUNDARY)
+    if not in_place or any(_piece(processor, FIRST_BYTE + b) != f"<0x{b:02X}>" for b in range(256)):
+        raise TextgenError(f"{MODEL_FILE} does not have the tokens of a tokenizer that textgen wrote.")
+    return processor
 
 
 _SIZED = {cls.kind: cls for cls in (BpeTokenizer, UnigramTokenizer, WordTokenizer)}

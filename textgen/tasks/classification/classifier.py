@@ -28,7 +28,7 @@ from textgen.model import ModelConfig
 from textgen.model.stepper import TokenStepper
 from textgen.options import displayed, named
 from textgen.storage import filesystem
-from textgen.storage.filesystem import to_png
+from textgen.storage.outputs import to_png
 from textgen.tasks.classification.options import POOLINGS
 from textgen.tasks.classification.reading import Labelled, find_labelled, read_labelled, unknown_label
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from textgen.data import CorpusOptions, ReadingOptions
 from textgen.options import option
-from textgen.storage.filesystem import PLOT
+from textgen.storage.outputs import PLOT
 from textgen.tasks import TrainOptions
 
 POOLINGS = ("last", "mean", "max")

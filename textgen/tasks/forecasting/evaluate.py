@@ -20,7 +20,7 @@ from textgen.errors import TextgenError, UsageError, require
 from textgen.formatting import aligned, count, plural, table
 from textgen.screen import Output, say, warn
 from textgen.storage import filesystem
-from textgen.storage.filesystem import to_png
+from textgen.storage.outputs import to_png
 from textgen.tasks import Request
 from textgen.tasks.forecasting.data import SeriesData
 from textgen.tasks.forecasting.design import PreparedSeries, prepare_series

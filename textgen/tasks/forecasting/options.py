@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textgen.data import FileOptions
 from textgen.errors import UsageError
 from textgen.options import named, option
-from textgen.storage.filesystem import FORECASTS, PLOT
+from textgen.storage.outputs import FORECASTS, PLOT
 from textgen.tasks import TrainOptions
 
 TRANSFORMS = ("auto", "none", "log")

@@ -24,8 +24,8 @@ from textgen import storage
 from textgen.data import TOKENIZER_KINDS, CorpusOptions, corpus
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.store import MORE_TEXT, Lanes, Tokens, TokenStore, missing_escape, no_progress, open_store
+from textgen.data.tokenizers import MODEL_FILE
 from textgen.data.tokenizers.base import CONFIG_FILE, Ids, Tokenizer
-from textgen.data.tokenizers.subword import MODEL_FILE
 from textgen.errors import TextgenError, UsageError
 from textgen.evaluation import LANES, WARM, Score, score_ids
 from textgen.formatting import count, plural, short
