@@ -16,10 +16,11 @@ from textgen.data import CorpusOptions
 from textgen.data import corpus as bulk
 from textgen.data import corpus as encoding
 from textgen.data import store as split
+from textgen.data import tokenizers as subword
 from textgen.data.corpus import cached_store, count_characters, encode_documents, scan_corpus, text_of, tokenize
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.store import COUNTS, Split, choose_split, open_store, scan, tokenizer_of
-from textgen.data.tokenizers import subword, train_tokenizer
+from textgen.data.tokenizers import train_tokenizer
 from textgen.errors import TextgenError
 from textgen.storage import MANIFEST, DamagedError, read_manifest, seal
 from textgen.storage.filesystem import replace_in_folder
@@ -100,8 +101,6 @@ def test_a_text_encoded_word_by_word_is_what_sentencepiece_makes_of_its_lines(to
 
 
 def test_words_forgotten_are_encoded_again_the_same(tokenizers, monkeypatch):
-    from textgen.data.tokenizers import subword
-
     before = tokenizers["bpe"].encode(SAMPLE)
     monkeypatch.setattr(subword, "MOST_IDS", 3)
     monkeypatch.setattr(subword, "LONGEST", 2)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgen.data import SIZED, TOKENIZER_KINDS
-from textgen.data.tokenizers import base, load_tokenizer, subword, train_tokenizer
+from textgen.data import SIZED, TOKENIZER_KINDS, tokenizers
+from textgen.data.tokenizers import base, load_tokenizer, train_tokenizer
 from textgen.errors import TextgenError, UsageError
 
 CONFIG, MODEL = "tokenizer_config.json", "tokenizer.model"
@@ -202,7 +202,7 @@ def other_model(**options):
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
-    options = {**subword.LOSSLESS, "model_type": "bpe", "vocab_size": 340, **options}
+    options = {**tokenizers.LOSSLESS, "model_type": "bpe", "vocab_size": 340, **options}
     SentencePieceTrainer.train(sentence_iterator=iter(TEXT.split("\n")), model_writer=model, **options)
     return model.getvalue()
 
@@ -313,10 +313,10 @@ def test_pieces_are_fewer_than_characters(kind):
 @given(lines=st.lists(TEXTS.map(lambda text: text.replace("\n", " "))))
 def test_no_piece_goes_across_lines(kind, lines):
     tokenizer = TOKENIZERS[kind]
-    newline = subword.FIRST_BYTE + 0x0A
+    newline = tokenizers.FIRST_BYTE + 0x0A
     expected = [ids for line in lines for ids in [*tokenizer.encode(line).tolist(), newline]]
     assert tokenizer.encode("".join(line + "\n" for line in lines)).tolist() == expected
-    assert not any(b"\n" in symbol for symbol in tokenizer.token_bytes[subword.SPECIALS :])
+    assert not any(b"\n" in symbol for symbol in tokenizer.token_bytes[tokenizers.SPECIALS :])
 
 
 @pytest.mark.parametrize("line", ["word " * 3000, "x" * 9000, "y" * 3000 + " z" * 3000, "é" * 2000 + " " * 4001])
@@ -352,7 +352,7 @@ def test_bpe_learns_from_every_line(text):
 def test_bpe_learns_around_bytes_that_are_no_text():
     tokenizer = train_tokenizer("bpe", [[b"turnip\xff\xfe" * 99]], vocab_size=300)
     assert len(tokenizer.encode("turnip")) <= 2
-    assert tokenizer.token_bytes[subword.SPECIALS :] != []
+    assert tokenizer.token_bytes[tokenizers.SPECIALS :] != []
 
 
 @pytest.mark.parametrize("vocab_size", [260, 261, 300, 600])
@@ -362,7 +362,7 @@ def test_a_small_vocabulary_spells_rare_characters(kind, vocab_size):
     tokenizer = train_tokenizer(kind, [[chinese.encode()]], vocab_size=vocab_size)
     assert tokenizer.vocab_size <= vocab_size
     assert tokenizer.decode(tokenizer.encode(chinese)) == chinese
-    learned = [symbol.decode() for symbol in tokenizer.token_bytes[subword.SPECIALS :]]
+    learned = [symbol.decode() for symbol in tokenizer.token_bytes[tokenizers.SPECIALS :]]
     single = [piece for piece in learned if len(piece) == 1 and piece != " "]
     assert "\u4e00" in learned and len(single) <= (vocab_size - 258) // 2
 
@@ -375,19 +375,19 @@ def test_a_vocabulary_that_the_text_cannot_fill_is_smaller(kind):
 
 def test_much_text_is_sampled_evenly_and_without_period():
     stretches = [f"{place:05d} " for place in range(10_000)]
-    with mock.patch.object(subword, "SAMPLE_CHARACTERS", 6 * 2600):
-        kept = [int(stretch) for stretch in subword._sample(stretches)]
+    with mock.patch.object(tokenizers, "SAMPLE_CHARACTERS", 6 * 2600):
+        kept = [int(stretch) for stretch in tokenizers._sample(stretches)]
     assert 2400 < len(kept) <= 2600 and kept == sorted(kept)
     for parts in (np.array(kept) // 1000, np.array(kept) % 2, np.array(kept) % 3, np.array(kept) % 8):
         counts = np.bincount(parts)
         assert counts.min() > 0.9 * counts.max()
-    assert subword._sample(stretches) == stretches
+    assert tokenizers._sample(stretches) == stretches
 
 
 def test_of_text_without_blanks_a_smaller_sample_is_learned_from():
     """Each of its stretches is a word of its own to sentencepiece, which remembers every one."""
-    with mock.patch.object(subword, "SAMPLE_CHARACTERS", 60_000):
-        divided, undivided = ([len(subword._sample([f"{k:05d}{end}" for k in range(10_000)]))] for end in " -")
+    with mock.patch.object(tokenizers, "SAMPLE_CHARACTERS", 60_000):
+        divided, undivided = ([len(tokenizers._sample([f"{k:05d}{end}" for k in range(10_000)]))] for end in " -")
     assert divided[0] > 3 * undivided[0] > 0
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from textgen.data import CorpusOptions, tokenizers
+from textgen.data import CorpusOptions
 from textgen.data.corpus import scan_corpus, tokenize
 from textgen.data.store import missing_escape
 from textgen.data.tokenizers import base, load_tokenizer, train_tokenizer
@@ -74,7 +74,7 @@ def test_what_is_lost_is_lost_at_once(document):
 def test_cutting_at_any_byte_changes_nothing(document, cuts, block, longest):
     edges = [0, *sorted(min(cut, len(document)) for cut in cuts), len(document)]
     pieces = [document[a:b] for a, b in itertools.pairwise(edges)]
-    with mock.patch.object(tokenizers, "LONGEST", longest):
+    with mock.patch.object(base, "LONGEST", longest):
         whole = joined(TOKENIZER, [document])
         with mock.patch.object(base, "BLOCK_BYTES", block):
             assert np.array_equal(joined(TOKENIZER, pieces), whole)
@@ -85,7 +85,7 @@ def test_cutting_at_any_byte_changes_nothing(document, cuts, block, longest):
 def test_streaming_goes_on_from_a_text(data, after):
     ids = data.draw(st.lists(st.integers(0, TOKENIZER.vocab_size - 1)) | TEXTS.map(TOKENIZER.encode))
     ids = [int(i) for i in ids]
-    before = [tokenizers.UNKNOWN] if after and after[-1] not in " \t\r\n" else []
+    before = [base.UNKNOWN] if after and after[-1] not in " \t\r\n" else []
     whole = TOKENIZER.decode([*before, *ids]).removeprefix("<unk>" if before else "")
     decoder = TOKENIZER.decoder(after)
     for _ in range(2):
@@ -111,7 +111,7 @@ def test_the_most_frequent_words_are_kept(counts, size):
 
 def test_rare_words_may_be_let_go_while_counting():
     text = b"".join(b"the fox w%d\n" % k for k in range(100))
-    with mock.patch.object(tokenizers, "MOST_COUNTED", 10), mock.patch.object(base, "BLOCK_BYTES", 40):
+    with mock.patch.object(base, "MOST_COUNTED", 10), mock.patch.object(base, "BLOCK_BYTES", 40):
         tokenizer = train_tokenizer("word", [[text]])
     assert {"the", "fox"} <= set(tokenizer.words) and len(tokenizer.words) <= 10
 
@@ -123,7 +123,7 @@ def test_a_word_without_end_is_read_in_bounded_memory():
         ids = joined(TOKENIZER, endless).tolist()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert ids == [tokenizers.UNKNOWN, *TOKENIZER.encode("the")] and peak < 200_000
+    assert ids == [base.UNKNOWN, *TOKENIZER.encode("the")] and peak < 200_000
 
 
 def test_what_is_saved_loads_as_the_same_tokenizer():

@@ -48,8 +48,8 @@ _TOKEN = re.compile(rb"[^ \t\r\n]+|\r\n?|\n")
 class Tokenizer(ABC):
     """Text to ids and back, exactly: `decode_bytes(encode(text))` is the text's UTF-8, for every text.
 
-    `encode_pieces` and `decode_bytes` also preserve bytes that are not UTF-8. Only `word` loses something: see
-    the top of this file.
+    `encode_pieces` and `decode_bytes` also preserve bytes that are not UTF-8. Only `word` loses something
+    (see the top of this module).
 
     Attributes:
         kind: the tokenizer kind, a name in `textgen.data.TOKENIZER_KINDS`.
