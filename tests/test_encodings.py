@@ -96,7 +96,7 @@ def test_the_order_is_mark_then_utf_8_then_charset_normalizer():
 def test_whatever_is_utf_8_is_read_as_utf_8_wherever_it_is_cut(text, size):
     data = text.encode()
     blocks = [data[at : at + size] for at in range(0, len(data), size)]
-    expected = encodings.decoding.marked(data) or encodings.decoding.likely_wide(data) or "utf-8"
+    expected = encodings.marked_encoding(data) or encodings.likely_wide(data) or "utf-8"
     assert detect(blocks, "x") == expected
 
 

@@ -26,10 +26,7 @@ from textgen.tasks.forecasting.reading import Series
 from textgen.tasks.forecasting.rolling import (
     MODEL,
     ForecastRequest,
-    evaluate_rows,
-    forecasts,
-    paths,
-    read,
+    SeriesLoop,
     sample_student_t,
     student_t,
 )
@@ -114,8 +111,8 @@ def test_an_untrained_model_is_the_naive_forecast_that_it_corrects(tmp_path, kin
     assert scale.base == kind
     rows, last = data.rows, len(values) - 1
     stepper = TorchForecastStepper(model_for(data))
-    (origin,) = read(stepper, rows, [last], 10)
-    found = scale.restored(forecasts(stepper, rows, data.design, origin, horizon)[0])
+    (origin,) = SeriesLoop(stepper, rows, data.design).read([last], 10)
+    found = scale.restored(SeriesLoop(stepper, rows, data.design).forecasts(origin, horizon)[0])
     ahead = np.arange(1, horizon + 1)
     seasons = -(-ahead // 12)
     again = values[last + ahead - 12 * seasons]
@@ -167,7 +164,7 @@ def test_measures_see_the_training_part_alone(tmp_path, transform):
 
 def test_the_part_held_out_is_the_last_and_no_window_shows_it(tmp_path, table):
     data = prepared(table, tmp_path, horizon=6)
-    assert data.ends == [108] and data.held_out == 12
+    assert data.ends == [108] and data.held_out_tokens == 12
     options = data.with_defaults(options_for({**SIZES, "task": "forecast"}))
     windows = data.objective(options).windows
     residuals = data.rows[0].residuals.astype(np.float32)
@@ -236,16 +233,16 @@ def test_the_loop_is_teacher_forcing_on_its_own_output(tmp_path, name):
     path = write(tmp_path / "x.csv", time=hours(200), load=wave(200, 24), fan=wave(200, 7))
     data = prepared(path, tmp_path, horizon=5, target_column=["load"], extra_column=["fan"])
     stepper = TorchForecastStepper(shaken(model_for(data, CELLS[name])))
-    (origin,) = read(stepper, data.rows, [199], 10)
-    whole = data.rows[0].scale.restored(forecasts(stepper, data.rows, data.design, origin, 5)[0])
+    (origin,) = SeriesLoop(stepper, data.rows, data.design).read([199], 10)
+    whole = data.rows[0].scale.restored(SeriesLoop(stepper, data.rows, data.design).forecasts(origin, 5)[0])
     (series,) = data.series
     for k in range(1, 5):
         values = np.concatenate([series.values, whole[:k]])
         extras = np.concatenate([series.extras, np.repeat(series.extras[-1:], k, axis=0)])
         longer = Series(series.name, series.start, values, np.zeros(200 + k, dtype=bool), extras)
         rows = [prepare_series(longer, data.design)]
-        (later,) = read(stepper, rows, [199 + k], 10)
-        step = rows[0].scale.restored(forecasts(stepper, rows, data.design, later, 1)[0])
+        (later,) = SeriesLoop(stepper, rows, data.design).read([199 + k], 10)
+        step = rows[0].scale.restored(SeriesLoop(stepper, rows, data.design).forecasts(later, 1)[0])
         assert step == pytest.approx(whole[k : k + 1], rel=1e-5)
 
 
@@ -253,8 +250,8 @@ def test_one_step_of_the_loop_is_what_the_model_says_of_the_next(tmp_path, table
     data = prepared(table, tmp_path)
     model = shaken(model_for(data))
     stepper = TorchForecastStepper(model)
-    (origins,) = read(stepper, data.rows, [60], 1000)
-    ahead = forecasts(stepper, data.rows, data.design, origins, 1)[:, 0]
+    (origins,) = SeriesLoop(stepper, data.rows, data.design).read([60], 1000)
+    ahead = SeriesLoop(stepper, data.rows, data.design).forecasts(origins, 1)[:, 0]
     with torch.no_grad():
         outputs, _ = model(torch.from_numpy(data.rows[0].inputs)[:, None])
     rows = data.rows[0]
@@ -267,24 +264,24 @@ def test_a_row_does_not_know_its_neighbours(tmp_path):
     both = write(tmp_path / "two.csv", month=months(120), a=wave(120), b=wave(120, seed=5) * 9)
     data = prepared(both, tmp_path, target_column=["all"], horizon=8)
     stepper = TorchForecastStepper(shaken(model_for(data)))
-    (origins,) = read(stepper, data.rows, [119, 119], 10)
-    together = forecasts(stepper, data.rows, data.design, origins, 8)
-    drawn = paths(stepper, data.rows, data.design, origins, 8, 20, seed=3)
+    (origins,) = SeriesLoop(stepper, data.rows, data.design).read([119, 119], 10)
+    together = SeriesLoop(stepper, data.rows, data.design).forecasts(origins, 8)
+    drawn = SeriesLoop(stepper, data.rows, data.design).paths(origins, 8, 20, seed=3)
     for k in range(2):
-        (alone,) = read(stepper, data.rows[k : k + 1], [119], 10)
+        (alone,) = SeriesLoop(stepper, data.rows[k : k + 1], data.design).read([119], 10)
         rows = data.rows[k : k + 1]
-        assert np.allclose(forecasts(stepper, rows, data.design, alone, 8), together[k], atol=1e-5)
-        assert np.allclose(paths(stepper, rows, data.design, alone, 8, 20, seed=3)[0], drawn[k], atol=1e-4)
-    assert not np.allclose(paths(stepper, data.rows, data.design, origins, 8, 20, seed=4), drawn)
+        assert np.allclose(SeriesLoop(stepper, rows, data.design).forecasts(alone, 8), together[k], atol=1e-5)
+        assert np.allclose(SeriesLoop(stepper, rows, data.design).paths(alone, 8, 20, seed=3)[0], drawn[k], atol=1e-4)
+    assert not np.allclose(SeriesLoop(stepper, data.rows, data.design).paths(origins, 8, 20, seed=4), drawn)
 
 
 def test_the_calendar_of_another_series_is_never_read(tmp_path):
     both = write(tmp_path / "two.csv", month=months(120), a=wave(120), b=wave(120, seed=5))
     data = prepared(both, tmp_path, target_column=["all"], horizon=2)
     stepper = TorchForecastStepper(model_for(data))
-    (origins,) = read(stepper, data.rows, [119, 119], 10)
+    (origins,) = SeriesLoop(stepper, data.rows, data.design).read([119, 119], 10)
     with pytest.raises(ValueError, match="calendar"):
-        forecasts(stepper, data.rows, data.design, origins, 4)
+        SeriesLoop(stepper, data.rows, data.design).forecasts(origins, 4)
 
 
 def test_a_loop_that_runs_away_is_held(tmp_path, table):
@@ -293,11 +290,11 @@ def test_a_loop_that_runs_away_is_held(tmp_path, table):
     with torch.no_grad():
         model.readout.linear.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
     stepper, (scale,) = TorchForecastStepper(model), data.design.scales.values()
-    (origin,) = read(stepper, data.rows, [119], 10)
+    (origin,) = SeriesLoop(stepper, data.rows, data.design).read([119], 10)
     highest = max(scale.high, data.rows[0].scaled[-1]) + scale.room
     for values in (
-        forecasts(stepper, data.rows, data.design, origin, 100),
-        paths(stepper, data.rows, data.design, origin, 100, 3, seed=1),
+        SeriesLoop(stepper, data.rows, data.design).forecasts(origin, 100),
+        SeriesLoop(stepper, data.rows, data.design).paths(origin, 100, 3, seed=1),
     ):
         assert np.isfinite(values).all() and values.max() == pytest.approx(highest)
 
@@ -308,8 +305,8 @@ def test_beyond_its_reach_a_model_leaves_it_to_the_naive_forecast(tmp_path, tabl
     assert (data.design.reach, short.design.reach) == (40, 10)
     stepper = TorchForecastStepper(shaken(model_for(short)))
     rows = [prepare_series(short.series[0], short.design, 40)]
-    (origin,) = read(stepper, rows, [119], 10)
-    found = forecasts(stepper, rows, short.design, origin, 40)[0]
+    (origin,) = SeriesLoop(stepper, rows, data.design).read([119], 10)
+    found = SeriesLoop(stepper, rows, short.design).forecasts(origin, 40)[0]
     (scale,) = short.design.scales.values()
     past = np.concatenate([rows[0].scaled, found])
     naive = np.stack([past[119:-1], past[110:-10], past[109:-11]], axis=1) @ np.array(scale.weights())
@@ -320,10 +317,10 @@ def test_chunks_change_nothing(tmp_path, table, monkeypatch):
     data = prepared(table, tmp_path, horizon=7)
     stepper = TorchForecastStepper(shaken(model_for(data)))
     request = ForecastRequest(7, number=11)
-    whole = evaluate_rows(stepper, data.rows, data.design, [40], request).to_json()
+    whole = SeriesLoop(stepper, data.rows, data.design).evaluate([40], request).to_json()
     monkeypatch.setattr("textgen.tasks.forecasting.rolling.MOST_CELLS", 1000)
     monkeypatch.setattr("textgen.tasks.forecasting.rolling.MOST_ORIGINS", 9)
-    pieces = evaluate_rows(stepper, data.rows, data.design, [40], request).to_json()
+    pieces = SeriesLoop(stepper, data.rows, data.design).evaluate([40], request).to_json()
     assert pieces["windows"] == whole["windows"] == 120 - 7 - 40 + 1
     for name in ("mae", "rmse", "coverage"):
         assert pieces["model"][name] == pytest.approx(whole["model"][name], rel=1e-4)
@@ -337,9 +334,8 @@ def test_naive_errors_are_those_computed_by_hand(tmp_path):
     values[100] = np.nan
     shown = ["" if math.isnan(v) else repr(float(v)) for v in values]
     data = prepared(write(tmp_path / "x.csv", month=months(120), y=shown), tmp_path, horizon=4, transform="none")
-    report = evaluate_rows(
-        TorchForecastStepper(model_for(data)), data.rows, data.design, data.ends, ForecastRequest(4, number=0)
-    )
+    loop = SeriesLoop(TorchForecastStepper(model_for(data)), data.rows, data.design)
+    report = loop.evaluate(data.ends, ForecastRequest(4, number=0))
     filled = values.copy()
     filled[100] = filled[99]
     errors = {"last value": [], "seasonal naive": []}
@@ -367,7 +363,7 @@ def test_an_interval_holds_about_what_it_says(tmp_path):
     walk = np.cumsum(np.random.default_rng(4).normal(size=3000))
     data = prepared(write(tmp_path / "walk.csv", y=walk), tmp_path, horizon=3, transform="none")
     stepper = TorchForecastStepper(model_for(data))
-    report = evaluate_rows(stepper, data.rows, data.design, [2400], ForecastRequest(3, number=200, level=80))
+    report = SeriesLoop(stepper, data.rows, data.design).evaluate([2400], ForecastRequest(3, number=200, level=80))
     assert report.errors[MODEL].mean("covered") == pytest.approx(0.8, abs=0.08)
 
 

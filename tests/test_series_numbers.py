@@ -24,7 +24,7 @@ from textgen.tasks.forecasting import data as history
 from textgen.tasks.forecasting.data import TorchForecastStepper
 from textgen.tasks.forecasting.design import prepare_series
 from textgen.tasks.forecasting.forecaster import Forecaster
-from textgen.tasks.forecasting.rolling import MODEL, Errors, ForecastRequest, evaluate_rows, forecasts, paths, read
+from textgen.tasks.forecasting.rolling import MODEL, Errors, ForecastRequest, SeriesLoop
 from textgen.tasks.forecasting.scaling import fit, rounded
 
 CASES = Path(__file__).parent / "cases"
@@ -126,9 +126,9 @@ def scaled_report(place, values, factor, transform, extra=None):
     path = write(place / "x.csv", month=months(len(values)), y=values * factor, **beside)
     data = prepared(path, place, horizon=4, transform=transform, **columns)
     stepper = TorchForecastStepper(shaken(model_for(data)))
-    report = evaluate_rows(stepper, data.rows, data.design, data.ends, ForecastRequest(4, number=20)).to_json()
-    (origin,) = read(stepper, data.rows, [len(values) - 1], 10)
-    ahead = data.rows[0].restored(forecasts(stepper, data.rows, data.design, origin, 4), origin.steps)
+    report = SeriesLoop(stepper, data.rows, data.design).evaluate(data.ends, ForecastRequest(4, number=20)).to_json()
+    (origin,) = SeriesLoop(stepper, data.rows, data.design).read([len(values) - 1], 10)
+    ahead = data.rows[0].restored(SeriesLoop(stepper, data.rows, data.design).forecasts(origin, 4), origin.steps)
     return report, ahead
 
 
@@ -188,8 +188,9 @@ def test_nothing_forecast_of_counts_is_below_zero(tmp_path, name):
     (found,) = forecaster.predict(tmp_path / "x.csv", number=50)
     assert found.paths.min() == 0 and found.values.min() >= 0 and found.low.min() >= 0
     stepper = forecaster.stepper
-    (origins,) = read(stepper, data.rows, [50], 1000)
-    drawn = data.rows[0].restored(paths(stepper, data.rows, data.design, origins, 1, 20, seed=0), origins.steps)
+    (origins,) = SeriesLoop(stepper, data.rows, data.design).read([50], 1000)
+    found = SeriesLoop(stepper, data.rows, data.design).paths(origins, 1, 20, seed=0)
+    drawn = data.rows[0].restored(found, origins.steps)
     assert drawn.min() == 0
 
 

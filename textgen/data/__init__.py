@@ -24,6 +24,14 @@ from textgen.errors import UsageError
 from textgen.formatting import listed
 from textgen.options import check, flag, named, option
 
+SMALLEST_VOCABULARY = 260  # the smallest `--vocab-size`: one piece besides the bytes
+VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
+"""Sizes of a text in bytes, up to which a subword vocabulary of this size suits it."""
+
+WORDS = 10_000  # the default vocabulary size of `word`, which most published results use
+COLUMNS = ("text_column", "label_column", "prompt_column", "completion_column")
+OF_TABLES = (*COLUMNS, "delimiter")  # settings that apply only to tables
+
 
 @dataclass(frozen=True)
 class TokenizerKind:
@@ -47,17 +55,8 @@ TOKENIZER_KINDS = {
     "unigram": TokenizerKind("a frequent piece, from the likeliest segmentation", 3.0, sized=True),
     "word": TokenizerKind("a word between spaces", 5.0, sized=True),
 }
-SMALLEST_VOCABULARY = 260
-"""The smallest `--vocab-size`: one piece besides the bytes."""
 
 SIZED = tuple(name for name, kind in TOKENIZER_KINDS.items() if kind.sized)
-
-
-VOCABULARIES = ((200_000, 1000), (2_000_000, 2000), (20_000_000, 4000), (math.inf, 8000))
-"""Sizes of a text in bytes, up to which a subword vocabulary of this size suits it."""
-
-WORDS = 10_000
-"""The default vocabulary size of `word`, which most published results use."""
 
 
 @dataclass(frozen=True)
@@ -165,16 +164,6 @@ def choose_tokenizer(options: TokenizerOptions, scan: Any) -> tuple[str, int]:
     return kind, next(size for most, size in VOCABULARIES if scan.total <= most)
 
 
-COLUMNS = ("text_column", "label_column", "prompt_column", "completion_column")
-OF_TABLES = (*COLUMNS, "delimiter")
-"""Settings that apply only to tables."""
-
-
-def _checked(name: str, value: Any) -> Any:
-    """A setting that was asked for. Raises UsageError if its type is wrong."""
-    return arguments.boolean(name, value) if name == "whole_files" else arguments.text(name, value)
-
-
 @dataclass(frozen=True)
 class Reading:
     """The settings for reading. `trained` names those that come from training; to override a document separator with
@@ -198,7 +187,11 @@ class Reading:
         unknown = next((name for name in asked if name not in known), None)
         if unknown is not None:
             raise UsageError(f"unknown reading option {unknown!r}.", hint=f"options: {', '.join(sorted(known))}.")
-        given = {name: _checked(name, value) for name, value in asked.items() if value is not None}
+        given = {
+            name: arguments.boolean(name, value) if name == "whole_files" else arguments.text(name, value)
+            for name, value in asked.items()
+            if value is not None
+        }
         kept = {name: record[name] for name in known & record.keys() - given.keys()}
         for name, value in kept.items():
             if type(value) is not (bool if name == "whole_files" else str):
@@ -227,12 +220,9 @@ class Reading:
         shown = [name for name in names if tables or name not in OF_TABLES]
         if not sources or not shown or recipes.find(sources):
             return None
-        typed = [self._typed(name) for name in shown]
+        values = {name: getattr(self, name) for name in shown}
+        typed = [flag(k) if v is True else f"{flag(k)} {shlex.quote(str(v))}" for k, v in values.items()]
         return f"Read as in training: {' '.join(typed)} (options given here override that)."
-
-    def _typed(self, name: str) -> str:
-        value = getattr(self, name)
-        return flag(name) if value is True else f"{flag(name)} {shlex.quote(str(value))}"
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -259,11 +249,9 @@ class Reading:
 
     def decoded(self, data: bytes, name: str) -> str:
         """A short text from bytes, read like a file. Raises TextgenError naming the byte that is not text."""
-        from textgen.data.encodings import chosen
-
-        known, found = self.options, self.encoding == encodings.AUTO
-        encoding = chosen(Path(name), name, lambda: [data]) if found else self.encoding
-        how = encodings.Decoding(encoding, found, known.from_training)
+        found = self.encoding == encodings.AUTO
+        encoding = encodings.chosen(Path(name), name, lambda: [data]) if found else self.encoding
+        how = encodings.Decoding(encoding, found, self.options.from_training)
         return b"".join(encodings.to_utf8([data], data[: encodings.HEAD_BYTES], name, how)).decode()
 
 

@@ -22,6 +22,13 @@ from textgen.options import named
 
 COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 MAGIC_BYTES = 10
+_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r\x1a\x1b"})
+_MOST_CONTROLS = 0.05
+"""The largest share of control characters in text. UTF-16 and UTF-32 have more, and need a byte-order mark or
+--encoding."""
+
+_EXPORT = "save it as plain text first"
+_UNPACK_FIRST = "extract it and name the files in it"
 
 
 def unreadable(name: str, error: OSError) -> TextgenError:
@@ -87,12 +94,6 @@ _DECOMPRESS: dict[str, Callable[[BinaryIO], Any]] = {
 }
 
 
-_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r\x1a\x1b"})
-_MOST_CONTROLS = 0.05
-"""The largest share of control characters in text. UTF-16 and UTF-32 have more, and need a byte-order mark or
---encoding."""
-
-
 @dataclass(frozen=True)
 class Format:
     """A file format: what messages call it, and a hint."""
@@ -101,8 +102,6 @@ class Format:
     remedy: str
 
 
-_EXPORT = "save it as plain text first"
-_UNPACK_FIRST = "extract it and name the files in it"
 _PDF = Format("a PDF document", "convert it to plain text, with pdftotext for example")
 _ZIP = Format("a zip archive", _UNPACK_FIRST)
 _IMAGE = Format("an image", "text recognition (OCR) extracts the text of a scan")

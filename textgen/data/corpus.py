@@ -53,6 +53,12 @@ WORTHWHILE_BYTES = 32 << 20  # below this, starting processes takes as long as i
 Block = tuple[str, bool, bytes]
 """The part of the corpus that a block belongs to, whether a document begins with it, and its text."""
 
+Encoded = tuple[Ids, int, int]
+"""Ids, and how many bytes and characters were read for them."""
+
+REMEMBERED = ("encoding", "document_separator", "text_column")
+"""The reading options that a language model remembers."""
+
 
 def blocks(tokenizer: Tokenizer, documents: Iterable[tuple[str, Iterable[bytes]]]) -> Iterator[Block]:
     """Documents in blocks of about `BATCH_BYTES` that can be encoded separately."""
@@ -179,10 +185,6 @@ def _receive(stream: IO[bytes]) -> list[bytes] | None:
     return parts if [len(part) for part in parts] == list(sizes) else None
 
 
-Encoded = tuple[Ids, int, int]
-"""Ids, and how many bytes and characters were read for them."""
-
-
 def encode_parts(
     tokenizer: Tokenizer, documents: Iterable[tuple[str, Iterator[bytes]]], total: int
 ) -> Iterator[tuple[str, bool, Encoded]]:
@@ -235,10 +237,6 @@ def count_characters(text: bytes) -> int:
     if text.isascii():
         return len(text)
     return int(np.count_nonzero((np.frombuffer(text, dtype=np.uint8) & 0xC0) != 0x80))
-
-
-REMEMBERED = ("encoding", "document_separator", "text_column")
-"""The reading options that a language model remembers."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +294,7 @@ def scan_corpus(paths: Sequence[str], options: CorpusOptions, seed: int, progres
     raw = kind == "byte" and options.encoding is None
     separator, column = options.document_separator or None, options.text_column
     reading = SourceOptions(options.encoding, separator, raw, True, column, options.delimiter)
-    scanned = scan(_counted(read(sources, reading), "reading", 0, progress))
+    scanned = scan(read(sources, reading), progress)
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
     kind, vocab_size = (given.kind, given.vocab_size) if given else choose_tokenizer(options, scanned)
@@ -402,16 +400,6 @@ def write_store(corpus: Corpus, folder: Path, progress: Progress, replace_folder
             "reading": corpus.remembered,
             **{what: {part: counts[part][what] for part in counts} for what in COUNTED},
         }
-
-
-def _counted(
-    chunks: Iterable[tuple[int, bytes]], what: str, total: int, progress: Progress
-) -> Iterator[tuple[int, bytes]]:
-    done = 0
-    for document, chunk in chunks:
-        done += len(chunk)
-        progress(what, done, total)
-        yield document, chunk
 
 
 def cached_store(corpus: Corpus, cache: Path, progress: Progress = no_progress) -> TokenStore:

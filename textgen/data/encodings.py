@@ -45,6 +45,15 @@ COMMON = [AUTO, "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", 
 COMMON += ["shift_jis", "euc_jp", "iso2022_jp", "gb2312", "gbk", "gb18030", "hz", "big5", "euc_kr", "johab"]
 COMMON += ["mac-roman", *(f"iso-8859-{part}" for part in range(2, 17) if part != 12)]
 COMMON += [f"cp{page}" for page in (437, 850, 852, 865, 866, 874, 932, 949, 950, *range(1250, 1259))]
+ALIKE_CHAOS, ALIKE_COHERENCE = 0.03, 0.1  # candidates whose scores are this close to the best look alike
+HANDICAP, LIKE_A_LANGUAGE = 0.03, 0.3
+"""How much better than the most common encoding another one must score, and the lowest score that is accepted."""
+
+INSIDE_WORDS = "’‘·-­"
+CHUNK = 1024
+STANDARD_INPUT = "standard input"
+SAMPLE_BYTES = 1 << 16
+"""How many bytes of lines that are not ASCII charset-normalizer examines."""
 
 
 def codec(encoding: str) -> str:
@@ -181,17 +190,23 @@ def begins_mark(head: bytes) -> bool:
     return any(len(head) < len(mark) and mark.startswith(head) for mark in BYTE_ORDER_MARKS.values())
 
 
-def _mostly_nul(head: bytes) -> bool:
-    return head.count(0) > NUL_SHARE * len(head)
-
-
 def likely_wide(head: bytes) -> str | None:
     """The likely UTF-16 or UTF-32 encoding of a head without a mark but with many NUL bytes; None for anything else."""
+
+    def visible(encoding: str) -> float:
+        """The share of visible ASCII among the characters."""
+        text = head.decode(encoding, errors="replace")
+        return sum(" " <= character <= "~" or character in "\t\r\n" for character in text) / len(text)
+
     if not _mostly_nul(head):
         return None
-    scores = {wide: _readable(head, wide) for wide in BYTE_ORDER_MARKS if wide != "utf-8"}
+    scores = {wide: visible(wide) for wide in BYTE_ORDER_MARKS if wide != "utf-8"}
     likely = max(scores, key=lambda wide: scores[wide])
     return likely if scores[likely] >= READABLE else None
+
+
+def _mostly_nul(head: bytes) -> bool:
+    return head.count(0) > NUL_SHARE * len(head)
 
 
 def _refuse_nul(head: bytes, name: str) -> None:
@@ -207,12 +222,6 @@ def _refuse_nul(head: bytes, name: str) -> None:
         f"{name!r} does not look like text ({head.count(0) / len(head):.0%} of its first {len(head):,} bytes are NUL).",
         hint=f"{named('encoding', likely)} or auto if it is text, or {named('tokenizer', 'byte')} to read raw bytes.",
     )
-
-
-def _readable(head: bytes, encoding: str) -> float:
-    """The share of visible ASCII among the characters."""
-    text = head.decode(encoding, errors="replace")
-    return sum(" " <= character <= "~" or character in "\t\r\n" for character in text) / len(text)
 
 
 WESTERN = (
@@ -248,15 +257,6 @@ EASTERN = [*JAPANESE, "shift_jis", "euc_kr", "cp949", "gb18030", "big5"]
 CANDIDATES = [*LETTERS, "cp1251", "koi8_r", "koi8_u", "iso8859_5", "cp866", "cp1253", "iso8859_7", "cp1255", "cp1256"]
 CANDIDATES += EASTERN
 """Encodings of text files. More candidates would mean more wrong answers for short texts."""
-
-ALIKE_CHAOS, ALIKE_COHERENCE = 0.03, 0.1
-"""Candidates whose scores are this close to the best look alike."""
-
-HANDICAP, LIKE_A_LANGUAGE = 0.03, 0.3
-"""How much better than the most common encoding another one must score, and the lowest score that is accepted."""
-
-INSIDE_WORDS = "’‘·-­"
-CHUNK = 1024
 
 
 def charset_of(sample: bytes, name: str) -> str:
@@ -316,11 +316,6 @@ def latin_score(text: str, alphabets: tuple[str, ...]) -> float:
     return max(sum(letters.get(letter, 0) for letter in alphabet) for alphabet in alphabets) / total
 
 
-STANDARD_INPUT = "standard input"
-SAMPLE_BYTES = 1 << 16
-"""How many bytes of lines that are not ASCII charset-normalizer examines."""
-
-
 @dataclass
 class Choices:
     """The encodings chosen so far, and what messages call the files, by absolute path."""
@@ -339,13 +334,11 @@ class Choices:
         if all(label == "UTF-8" for label, _ in read):
             return []
         groups = [(label, [name for _, name in group]) for label, group in groupby(read, key=lambda each: each[0])]
-        return [f"{_listed(names)} read as {label}" for label, names in sorted(groups, key=lambda group: len(group[1]))]
-
-
-def _listed(names: list[str]) -> str:
-    most = 3
-    more = f" and {plural(len(names) - most, 'other file')}" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+        phrases = []
+        for label, names in sorted(groups, key=lambda group: len(group[1])):
+            more = f" and {plural(len(names) - 3, 'other file')}" if len(names) > 3 else ""
+            phrases.append(f"{', '.join(map(repr, names[:3]))}{more} read as {label}")
+        return phrases
 
 
 _choices: ContextVar[Choices | None] = ContextVar("choices", default=None)
@@ -383,12 +376,8 @@ def detect(blocks: Iterable[bytes], name: str) -> str:
     head = b""
     while len(head) < HEAD_BYTES and (block := next(blocks, b"")):
         head += block
-    marked = marked_encoding(head)
-    if marked is not None:
-        return marked
-    wide = likely_wide(head[:HEAD_BYTES])
-    if wide is not None:
-        return wide
+    if found := marked_encoding(head) or likely_wide(head[:HEAD_BYTES]):
+        return found
     sample = _Sample()
     for block in chain([head], blocks):
         sample.add(block)
@@ -410,8 +399,12 @@ class _Sample:
         self._decode(block, False)
         if self._size >= SAMPLE_BYTES or (block.isascii() and not self._rest):
             return
-        whole, self._rest = _whole_lines(self._rest + block)
-        self._take(whole)
+        text = self._rest + block
+        end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+        if len(text) - end > SAMPLE_BYTES:  # a part of a very long line counts as a line
+            end = _last_border(text, len(text)) or len(text)
+        self._take(text[:end])
+        self._rest = text[end:]
 
     def _decode(self, block: bytes, final: bool) -> None:
         try:
@@ -422,8 +415,8 @@ class _Sample:
 
     def _take(self, text: bytes) -> None:
         for line in text.splitlines(keepends=True):
-            if self._size < SAMPLE_BYTES and not line.isascii():
-                self._lines.append(_cut(line, SAMPLE_BYTES - self._size))
+            if (room := SAMPLE_BYTES - self._size) > 0 and not line.isascii():
+                self._lines.append(line if len(line) <= room else line[: _last_border(line, room) or room])
                 self._size += len(line)
 
     def is_utf8(self) -> bool:
@@ -440,21 +433,6 @@ class _Sample:
         self._take(self._rest)
         self._rest = b""
         return self._lines
-
-
-def _whole_lines(text: bytes) -> tuple[bytes, bytes]:
-    """The complete lines of a text, and the rest; a part of a very long line counts as a line."""
-    end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
-    if len(text) - end > SAMPLE_BYTES:
-        end = _last_border(text, len(text)) or len(text)
-    return text[:end], text[end:]
-
-
-def _cut(line: bytes, size: int) -> bytes:
-    """At most `size` bytes of a line, with whole characters if a boundary can be found."""
-    if len(line) <= size:
-        return line
-    return line[: _last_border(line, size) or size]
 
 
 def _last_border(text: bytes, end: int) -> int:

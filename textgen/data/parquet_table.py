@@ -23,6 +23,7 @@ from textgen.options import displayed, named
 
 PARQUET = "parquet"
 PARQUET_ROWS = 128  # at a time; few, since a row may hold a whole book
+ROWS = 10_000  # of a data set in memory at a time
 
 
 def parquet_rows(stream: BinaryIO, name: str, choose: Choose) -> Iterator[Row]:
@@ -118,10 +119,6 @@ def _is_text(kind: Any) -> bool:
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
-
-
-ROWS = 10_000
-"""Rows of a data set in memory at a time."""
 
 
 class TableName(str):

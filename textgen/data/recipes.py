@@ -41,6 +41,11 @@ Progress = Callable[[str, int, int], None]
 Part = tuple[Path, tuple[int, int] | None]
 """A file or folder, and the range of bytes of the file; None for all."""
 
+PREFIX = "hub:"
+SPELLING = "hub:OWNER/NAME, hub:OWNER/NAME:CONFIG or hub:OWNER/NAME:CONFIG:SPLIT"
+DEFAULT_SPLIT = "train"
+_NAME = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)(?::([^:]*))?(?::([^:]*))?")
+
 
 @dataclass(frozen=True)
 class RecipeFile:
@@ -93,7 +98,8 @@ class Recipe:
             return {part: [(path, span)] for path in paths if path for part, span in spans.items()}
         found: dict[str, list[Part]] = {}
         for path, file in zip(paths, self.files, strict=True):
-            found.setdefault(file.part, []).append((path, None)) if path else None
+            if path:
+                found.setdefault(file.part, []).append((path, None))
         return found
 
 
@@ -213,12 +219,6 @@ def _checked(path: Path, file: RecipeFile, recipe: Recipe) -> int:
             hint="remove it, or name the file itself to train on it.",
         )
     return size
-
-
-PREFIX = "hub:"
-SPELLING = "hub:OWNER/NAME, hub:OWNER/NAME:CONFIG or hub:OWNER/NAME:CONFIG:SPLIT"
-DEFAULT_SPLIT = "train"
-_NAME = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)(?::([^:]*))?(?::([^:]*))?")
 
 
 def parse(typed: str) -> tuple[str, str | None, str]:

@@ -21,13 +21,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from textgen.data import encodings, recipes
 from textgen.data.archives import COMPRESSED_ENDINGS, opened, unreadable
 from textgen.data.parquet_table import PARQUET, TableName, parquet_rows
 from textgen.data.tables import DEFAULT_COLUMN, TABLE_ENDINGS, Choose, Header, Row, as_file, form_of, texts
-from textgen.data.tables import require_columns as require_columns
 from textgen.data.text_tables import (
     JSON,
     JSONL,
@@ -42,7 +41,10 @@ from textgen.errors import TextgenError, TextgenWarning, UsageError, did_you_mea
 from textgen.formatting import listed
 from textgen.options import named
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = READ_BYTES = 1 << 20
+TEXT_ENDINGS = (".txt", ".md", ".text", ".rst", *TABLE_ENDINGS)  # files read from a folder, compressed or not
+JSON_HEAD = 1 << 20  # bytes of a .json file that decide whether it is a table
+IN_MEMORY = "memory:"  # the prefix of tables in memory where a run records its corpus
 
 
 def split(blocks: Iterable[bytes], typed: str) -> Iterator[bytes | None]:
@@ -111,15 +113,6 @@ def _continues(byte: int) -> bool:
     return byte & 0xC0 == 0x80
 
 
-TEXT_ENDINGS = (".txt", ".md", ".text", ".rst", *TABLE_ENDINGS)  # files read from a folder, compressed or not
-
-READ_BYTES = 1 << 20
-JSON_HEAD = 1 << 20
-"""Bytes of a .json file that decide whether it is a table."""
-IN_MEMORY = "memory:"
-"""The prefix of tables in memory where a run records its corpus."""
-
-
 @dataclass(frozen=True)
 class SourceOptions:
     r"""How files are read. Raises UsageError for an invalid encoding, delimiter or empty separator.
@@ -184,15 +177,13 @@ def find_sources(paths: Sequence[str], stdin: BinaryIO | None = None, text_colum
     for path in paths:
         if isinstance(path, TableName):
             found.append(Source(path.file, path))
-            continue
-        if path.startswith(recipes.PREFIX):
+        elif path.startswith(recipes.PREFIX):
             found.append(Source(recipes.spool(path, text_column), path))
-            continue
-        if path != "-":
+        elif path == "-":
+            spooled = spooled or _spool(stdin or getattr(sys.stdin, "buffer", None))
+            found.append(spooled)
+        else:
             found += _files(path)
-            continue
-        spooled = spooled or _spool(stdin or getattr(sys.stdin, "buffer", None))
-        found.append(spooled)
     return found
 
 
@@ -225,13 +216,11 @@ def read(sources: Sequence[Source], options: SourceOptions) -> Iterator[tuple[in
     file is one document unless a separator splits it; an empty document is skipped and not counted. Raises TextgenError
     naming the file and the byte offset (after decompression) of what is not text, and at the end if there was no text.
     """
-    empty = True
+    numbered = None
     for numbered in _numbered(chunk for source in sources for chunk in _divided(source, options)):
-        empty = False
         yield numbered
-    if empty:
-        names = repr(sources[0].name) if len(sources) == 1 else f"of {len(sources)} files"
-        raise TextgenError(f"corpus {names} has no text (0 bytes).")
+    if numbered is None:
+        raise no_content(sources, "text (0 bytes)")
 
 
 def documents_of(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[tuple[int, bytes]]:
@@ -379,10 +368,10 @@ def _texts(source: Source, form: str, options: SourceOptions) -> Iterator[bytes]
 def read_rows(source: Source, options: SourceOptions, choose: Choose) -> Iterator[Row]:
     """The rows of a table with the chosen columns. Raises TextgenError for a file that is not a table."""
     form = table_form(source)
-    if not form and form_of(source.path.name):
-        raise TextgenError(f"{source.name!r} is not a table: it holds neither a JSON array of objects nor JSON lines.")
     if not form:
-        raise TextgenError(f"{source.name!r} is not a table: its name does not end in {listed(TABLE_ENDINGS)}.")
+        json = "it holds neither a JSON array of objects nor JSON lines"
+        reason = json if form_of(source.path.name) else f"its name does not end in {listed(TABLE_ENDINGS)}"
+        raise TextgenError(f"{source.name!r} is not a table: {reason}.")
     yield from _rows(source, form, options, choose)
 
 
@@ -446,29 +435,19 @@ def _raw_blocks(source: Source) -> Iterator[bytes]:
         yield from blocks if source.span is None else span(blocks, *source.span, whole_characters=False)
 
 
-class TableRow(NamedTuple):
-    """The place of a row ("row 5 of 'x.csv'"), and the values of the chosen columns: text in csv and tsv, typed values
-    in other formats, None for a missing one."""
-
-    where: str
-    values: tuple[Any, ...]
-
-
-def read_records(sources: Sequence[Source], choose: Choose, reading: SourceOptions) -> Iterator[TableRow]:
+def read_records(sources: Sequence[Source], choose: Choose, reading: SourceOptions) -> Iterator[Row]:
     """Every row of several tables; `choose(header)` chooses the columns of each table.
 
     Raises TextgenError naming the file and row of an error, and at the end if there was no row at all.
     """
-    empty = True
-    for source in sources:
-        for where, values in read_rows(source, reading, choose):
-            empty = False
-            yield TableRow(where, values)
-    if empty:
-        raise no_rows(sources)
+    row = None
+    for row in chain.from_iterable(read_rows(source, reading, choose) for source in sources):
+        yield row
+    if row is None:
+        raise no_content(sources, "rows")
 
 
-def no_rows(sources: Sequence[Source]) -> TextgenError:
-    """The error for tables without rows."""
+def no_content(sources: Sequence[Source], what: str) -> TextgenError:
+    """The error for a corpus that has no text, or no rows."""
     names = repr(sources[0].name) if len(sources) == 1 else f"of {len(sources)} files"
-    return TextgenError(f"corpus {names} has no rows.")
+    return TextgenError(f"corpus {names} has no {what}.")

@@ -32,6 +32,26 @@ from textgen.options import named
 
 BATCH_BYTES = 1 << 20
 _ASCII = bytes(range(128))
+COUNTS = "frequencies.bin"  # how often each token occurs in the training part: little-endian int64
+CHUNK = 1 << 22
+KIND = "token store"
+Tokens = npt.NDArray[Any]
+DTYPES = ("<u2", "<u4")
+COUNTED = ("tokens", "raw", "bytes", "characters", "documents")
+ESCAPE_RATE = 0.001  # share of tokens replaced by the escape, so that a model learns that unknown units occur
+SHORTEST = 8  # the shortest window that a hint suggests: a model learns nothing from shorter ones
+MORE_TEXT = "use a longer text; 10,000 characters give a model something to learn, 100,000 are better."
+FRESH_RATE = 0.01
+"""Share of windows that start from a fresh state. A model that has never done so may predict poorly from one
+(benchmarks/penn_treebank.txt: perplexity 701 from fresh states, 258 from a warm one, after one epoch)."""
+
+START_RATE = 0.03
+"""Share of windows that begin a text: a fresh state, the boundary, then the start of a document, paragraph or line.
+This is what a model reads before it generates. Other windows do not teach it: they read the boundary between documents
+with the state of the previous one, and a corpus of few documents has few boundaries."""
+
+START_REACH = 2048
+"""Tokens after a random position that are searched for a start."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -51,20 +71,21 @@ class Scan:
         return sum(self.sizes)
 
 
-def scan(chunks: Iterable[tuple[int, bytes]]) -> Scan:
+def scan(chunks: Iterable[tuple[int, bytes]], progress: Progress = no_progress) -> Scan:
     """Read a corpus once. The digest covers the text and the starts of documents."""
     sizes: list[int] = []
     digest = hashlib.sha256()
     alphabet = _Alphabet()
     batch: list[bytes] = []  # there may be many small documents; they are processed together
-    waiting = 0
+    waiting = done = 0
     for document, chunk in chunks:
         if document == len(sizes):
             sizes.append(0)
             batch.append(b"\xff")  # a byte that never occurs in UTF-8
         sizes[document] += len(chunk)
         batch.append(chunk)
-        waiting += len(chunk)
+        waiting, done = waiting + len(chunk), done + len(chunk)
+        progress("reading", done, 0)
         if waiting >= BATCH_BYTES:
             _take(batch, digest, alphabet)
             waiting = 0
@@ -155,13 +176,6 @@ def choose_split(sizes: Sequence[int], share: float, seed: int) -> Split:
     raise AssertionError("the tail begins inside the corpus")
 
 
-COUNTS = "frequencies.bin"
-"""How often each token occurs in the training part: little-endian int64."""
-CHUNK = 1 << 22
-KIND = "token store"
-Tokens = npt.NDArray[Any]
-DTYPES = ("<u2", "<u4")
-COUNTED = ("tokens", "raw", "bytes", "characters", "documents")
 _ABOUT = dict.fromkeys(COUNTED, dict) | {
     "key": str,
     "dtype": str,
@@ -229,7 +243,7 @@ def open_store(folder: Path) -> TokenStore:
     for name, kind in _ABOUT.items():
         if not isinstance(manifest.get(name), kind):
             raise storage.DamagedError(f"{folder / storage.MANIFEST} is damaged: {name} is missing.")
-    tokenizer = _tokenizer(folder, manifest)
+    tokenizer = tokenizer_of(folder, manifest)
     binary = [name for name in manifest["files"] if name.endswith(".bin")]
     for name in dict.fromkeys([f"{TRAIN}.bin", f"{VALIDATION}.bin", COUNTS, *binary]):
         storage.check_file(folder, name, manifest)
@@ -262,35 +276,11 @@ def _highest(path: Path, dtype: str) -> int:
         return max((int(np.frombuffer(chunk, dtype).max()) for chunk in chunks), default=-1)
 
 
-def tokenizer_of(folder: Path) -> Tokenizer:
+def tokenizer_of(folder: Path, manifest: Mapping[str, Any] | None = None) -> Tokenizer:
     """The tokenizer of a model folder or a token store. Raises TextgenError naming a damaged file."""
-    return _tokenizer(folder, storage.read_manifest(folder))
-
-
-def _tokenizer(folder: Path, manifest: Mapping[str, Any]) -> Tokenizer:
+    manifest = manifest or storage.read_manifest(folder)
     names = [name for name in (CONFIG_FILE, MODEL_FILE) if name in manifest["files"]]
     return load_tokenizer({name: storage.verified(folder, name, manifest, storage.JSON_LIMIT) for name in names})
-
-
-ESCAPE_RATE = 0.001
-"""Share of tokens replaced by the escape, so that a model learns that unknown units occur."""
-
-SHORTEST = 8
-"""The shortest window that a hint suggests: a model learns nothing from shorter ones."""
-
-MORE_TEXT = "use a longer text; 10,000 characters give a model something to learn, 100,000 are better."
-
-FRESH_RATE = 0.01
-"""Share of windows that start from a fresh state. A model that has never done so may predict poorly from one
-(benchmarks/penn_treebank.txt: perplexity 701 from fresh states, 258 from a warm one, after one epoch)."""
-
-START_RATE = 0.03
-"""Share of windows that begin a text: a fresh state, the boundary, then the start of a document, paragraph or line.
-This is what a model reads before it generates. Other windows do not teach it: they read the boundary between documents
-with the state of the previous one, and a corpus of few documents has few boundaries."""
-
-START_REACH = 2048
-"""Tokens after a random position that are searched for a start."""
 
 
 def missing_escape(frequencies: npt.NDArray[np.int64], escape: int | None) -> int | None:

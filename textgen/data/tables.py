@@ -23,9 +23,7 @@ from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
 from textgen.options import named
 
 MISSING = ("", "na", "nan", "n/a", "null", "none", "?", "-")
-LARGEST = 1e100
-"""The largest magnitude of a number in a series; sums of squares of larger ones would overflow."""
-
+LARGEST = 1e100  # the largest magnitude of a number in a series; sums of squares of larger ones would overflow
 POINT, COMMA = ".", ","
 _PLAIN = r"[+-]?(?:[0-9]+(?:{0}[0-9]*)?|{0}[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _GROUPED = (
@@ -36,6 +34,19 @@ _NOTATIONS = {
     for decimal, other in ((POINT, COMMA), (COMMA, POINT))
 }
 _LONGEST_NUMBER = 40
+LONGEST_NAME = 200  # characters; a longer cell must be a text, so the column is the wrong one
+DEFAULT_COLUMN = "text"
+CELL_BYTES = 64 << 20  # the longest line of a table, in bytes of JSON or characters of csv
+_UNNAMED = re.compile(r"|Unnamed: [0-9]+|__index_level_[0-9]+__")
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER_OR_TIME = re.compile(r"[-+0-9\s.,:/%'TZeE]*[0-9][-+0-9\s.,:/%'TZeE]*")
+_LONGEST_NAME = 60
+Row = tuple[str, tuple[Any, ...]]
+"""The place of a row ("row 5 of 'x.csv'"), and the values of the chosen columns: text in csv and tsv, typed values in
+other formats, None for a missing one."""
+
+TABLE_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+_FORMATS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
 
 
 def read_number(text: str, decimal: str) -> float | None:
@@ -138,10 +149,6 @@ def _shown(value: object) -> str:
     return shown if len(shown) <= _LONGEST_NUMBER else f"{shown[:_LONGEST_NUMBER]}..."
 
 
-LONGEST_NAME = 200
-"""Characters; a longer cell must be a text, so the column is the wrong one."""
-
-
 def cell(value: Any, column: str, where: str) -> bytes:
     """The text of one cell in UTF-8, b'' for null. Raises TextgenError naming the row and column of anything else."""
     if value is None:
@@ -186,10 +193,6 @@ def _canonical(text: str) -> str:
     return str(int(number)) if number is not None and repr(number) == text else text
 
 
-DEFAULT_COLUMN = "text"
-CELL_BYTES = 64 << 20
-"""The longest line of a table, in bytes of JSON or characters of csv."""
-
 _COMMON_NAMES = """
 abstract answer article body caption code comment content data description document headline input line lines lyrics
 message name names note notes poem post prompt question quote quotes review reviews sentence sentences song story
@@ -198,13 +201,9 @@ summary text texts title tweet utterance value values word words y
 COMMON_NAMES = frozenset(_COMMON_NAMES.split())
 """Names of the only column of a csv file that need no warning that its first row was taken for a name."""
 
-_UNNAMED = re.compile(r"|Unnamed: [0-9]+|__index_level_[0-9]+__")
-_WHOLE = re.compile(r"[+-]?[0-9]+")
-_NUMBER_OR_TIME = re.compile(r"[-+0-9\s.,:/%'TZeE]*[0-9][-+0-9\s.,:/%'TZeE]*")
 _TIME = re.compile(
     r"[0-9]{1,4}[-/.][0-9]{1,2}(?:[-/.][0-9]{1,4})?(?:[T ]+[0-9]{1,2}:[0-9]{2}[-+:.0-9]*Z?)?|[0-9]{4}[- ]?[Qq][1-4]"
 )
-_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -232,9 +231,6 @@ class Header:
 
 Choose = Callable[[Header], list[str]]
 """Chooses the columns to read, by name. Raises UsageError."""
-
-Row = tuple[str, tuple[Any, ...]]
-"""The place of a row ("row 5 of 'x.csv'"), and the values of the chosen columns."""
 
 
 def named_columns(headings: Sequence[str], name: str, is_index: Callable[[int], bool]) -> dict[str, int]:
@@ -337,10 +333,6 @@ def report_choice(header: Header, column: str) -> None:
         warnings.warn(
             TextgenWarning(f"{first} If it is a text, add a first line with a name, such as: text"), stacklevel=2
         )
-
-
-TABLE_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
-_FORMATS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
 
 
 def form_of(name: str) -> str:

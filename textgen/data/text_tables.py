@@ -26,13 +26,21 @@ from textgen.options import named
 from textgen.storage import DuplicateKeyError, refuse_constant, unique_keys
 
 USUAL = {"csv": ",", "tsv": "\t"}
-DELIMITERS = (",", ";", "\t", "|")
-"""The delimiters that are detected."""
-
+DELIMITERS = (",", ";", "\t", "|")  # the delimiters that are detected
 HEAD_CHARACTERS, HEAD_LINES = 1 << 16, 1000
 """How much of a file is examined to detect its delimiter and the content of its columns."""
 
 _DECLARED = re.compile(r'"?sep=([^\w\r\n" ])"?[\r\n]*', re.IGNORECASE)
+JSON, JSONL = "json", "jsonl"
+MOST_COLUMNS, MOST_SHAPES = 10_000, 1_000
+"""How many columns a table may have, and how many different sets of keys are counted."""
+
+LONGEST_INTEGER = 4_000  # digits; a longer integer is read as infinity
+READ_CHARACTERS = 1 << 16
+_EXAMPLE = '{"text": "..."}'
+_SPACE = re.compile(r"[ \t\r\n]*")
+JsonRow = tuple[str, dict[str, Any]]
+"""The place of a row, and its content."""
 
 
 def delimiter_of(typed: str) -> str:
@@ -107,8 +115,7 @@ def _parsed(head: Sequence[str], delimiter: str) -> tuple[list[list[str]], str]:
     """The rows of a head without blank lines, up to the first that is not valid csv; and the error in that one."""
     rows: list[list[str]] = []
     try:
-        for cells in filter(None, csv.reader(head, delimiter=delimiter, strict=True)):
-            rows.append(cells)
+        rows += filter(None, csv.reader(head, delimiter=delimiter, strict=True))
     except csv.Error as error:
         return rows, str(error)
     return rows, ""
@@ -165,7 +172,13 @@ def _detected(head: Sequence[str], whole: bool, form: str, name: str) -> str:
         found = [delimiter for delimiter, fit in fits.items() if fit.mostly]
         doubtful = [delimiter for delimiter, fit in fits.items() if fit.columns > 1 and fit.divides]
         if not found and doubtful:
-            raise _unclear(fits[doubtful[0]], doubtful[0], name)
+            first = doubtful[0]
+            number, cells = fits[first].ragged or (0, 0)
+            raise UsageError(
+                f"the delimiter of {name!r} is ambiguous: {shown(first)} gives {fits[first].columns} columns in the "
+                f"first line, but {cells} in row {number}.",
+                hint=f"{named('delimiter', _typed(first))} uses it anyway, {named('delimiter', ',')} uses commas.",
+            )
     if len(found) > 1:
         columns = " or ".join(f"{fits[delimiter].columns} columns with {shown(delimiter)}" for delimiter in found)
         raise UsageError(
@@ -178,16 +191,6 @@ def _detected(head: Sequence[str], whole: bool, form: str, name: str) -> str:
     return delimiter
 
 
-def _unclear(fit: _Fit, delimiter: str, name: str) -> UsageError:
-    assert fit.ragged is not None
-    number, cells = fit.ragged
-    return UsageError(
-        f"the delimiter of {name!r} is ambiguous: {shown(delimiter)} gives {fit.columns} columns in the first line, "
-        f"but {cells} in row {number}.",
-        hint=f"{named('delimiter', _typed(delimiter))} uses it anyway, {named('delimiter', ',')} uses commas.",
-    )
-
-
 def shown(delimiter: str) -> str:
     """A delimiter as messages show it."""
     return "tabs" if delimiter == "\t" else f"{delimiter!r}"
@@ -195,20 +198,6 @@ def shown(delimiter: str) -> str:
 
 def _typed(delimiter: str) -> str:
     return "tab" if delimiter == "\t" else f"'{delimiter}'"
-
-
-JSON, JSONL = "json", "jsonl"
-MOST_COLUMNS, MOST_SHAPES = 10_000, 1_000
-"""How many columns a table may have, and how many different sets of keys are counted."""
-
-LONGEST_INTEGER = 4_000
-"""Digits; a longer integer is read as infinity."""
-
-READ_CHARACTERS = 1 << 16
-_EXAMPLE = '{"text": "..."}'
-
-JsonRow = tuple[str, dict[str, Any]]
-"""The place of a row, and its content."""
 
 
 def json_form(head: bytes) -> str:
@@ -314,9 +303,7 @@ _DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_int=_integer, 
 
 
 def _lines(raw: BinaryIO, name: str) -> Iterator[JsonRow]:
-    number = 0
-    while line := raw.readline(tables.CELL_BYTES):
-        number += 1
+    for number, line in enumerate(iter(lambda: raw.readline(tables.CELL_BYTES), b""), 1):
         where = f"line {number} of {name!r}"
         if len(line) == tables.CELL_BYTES:
             raise TextgenError(f"{where} is longer than {tables.CELL_BYTES >> 20} MiB, so it is not a table.")
@@ -326,13 +313,13 @@ def _lines(raw: BinaryIO, name: str) -> Iterator[JsonRow]:
             row = _DECODER.decode(line.decode())
         except (ValueError, RecursionError) as error:
             raise _not_json(error, where) from None
-        if not isinstance(row, dict):
-            raise _not_a_row(where)
-        yield where, row
+        yield _row(where, row)
 
 
-def _not_a_row(where: str) -> TextgenError:
-    return TextgenError(f"{where} is not a JSON object, such as {_EXAMPLE}.")
+def _row(where: str, value: Any) -> JsonRow:
+    if not isinstance(value, dict):
+        raise TextgenError(f"{where} is not a JSON object, such as {_EXAMPLE}.")
+    return where, value
 
 
 def _not_json(error: Exception, where: str) -> TextgenError:
@@ -354,10 +341,7 @@ def _array(text: io.TextIOWrapper, name: str) -> Iterator[JsonRow]:
     while more:
         number += 1
         where = f"row {number} of {name!r}"
-        row = buffer.value(where)
-        if not isinstance(row, dict):
-            raise _not_a_row(where)
-        yield where, row
+        yield _row(where, buffer.value(where))
         sign = buffer.next()
         if sign not in (",", "]"):
             what = f"{sign!r} follows" if sign else "the file ends after"
@@ -381,12 +365,9 @@ class _Buffer:
     def next(self) -> str:
         """The next character that is not whitespace, without consuming it; '' at the end."""
         while True:
-            while self._place < len(self._held):
-                if self._held[self._place] not in " \t\r\n":
-                    return self._held[self._place]
-                self._place += 1
-            if not self._more():
-                return ""
+            self._place = _SPACE.match(self._held, self._place).end()  # type: ignore[union-attr]  # it always matches
+            if self._place < len(self._held) or not self._more():
+                return self._held[self._place : self._place + 1]
 
     def skip(self) -> None:
         """Consume one character."""

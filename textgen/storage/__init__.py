@@ -187,11 +187,9 @@ def _held(folder: Path, name: str, manifest: Mapping[str, Any], limit: int | Non
 def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """Verify one file in bounded memory, for example before mapping it. Raises DamagedError naming the file."""
     allowed = allowed_entries(folder, name, manifest)
-    digest, size = hashlib.sha256(), 0
     with opened(folder / name, limit=max(entry["size"] for entry in allowed)) as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
+        digest = hashlib.file_digest(file, "sha256")
+        size = file.tell()
     _hold_to(allowed, folder / name, size, digest.hexdigest())
 
 
@@ -206,9 +204,10 @@ def allowed_entries(folder: Path, name: str, manifest: Mapping[str, Any]) -> lis
 def _hold_to(allowed: list[dict[str, Any]], path: Path, size: int, sha256: str) -> None:
     if any(size == entry["size"] and sha256 == entry["sha256"] for entry in allowed):
         return
+    wrong = "its content does not match its SHA-256"
     if size not in [entry["size"] for entry in allowed]:
-        raise DamagedError(f"{path} is damaged: it has {size:,} bytes, not {allowed[0]['size']:,}.")
-    raise DamagedError(f"{path} is damaged: its content does not match its SHA-256.")
+        wrong = f"it has {size:,} bytes, not {allowed[0]['size']:,}"
+    raise DamagedError(f"{path} is damaged: {wrong}.")
 
 
 def verify(folder: Path) -> dict[str, Any]:

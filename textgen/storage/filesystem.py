@@ -29,9 +29,7 @@ except ImportError:  # Windows, where two runs that train into one folder are no
     fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 16
-UNFINISHED = re.compile(r"\..+\.tmp-[0-9a-f]{8}")
-"""The names of leftovers of killed processes."""
-
+UNFINISHED = re.compile(r"\..+\.tmp-[0-9a-f]{8}")  # the names of leftovers of killed processes
 FULL = {errno.ENOSPC, errno.EDQUOT}  # errors for a full disk or an exhausted quota
 SECONDS_KEPT = 86_400.0  # leftovers that are newer may belong to a process that is still writing
 _TEMPORARY = ".tmp-"

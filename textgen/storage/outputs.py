@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEAD_BYTES = 4096
-STATE_FORMAT = "textgen state"
-"""The format that the header of a state file names."""
-
+STATE_FORMAT = "textgen state"  # the format that the header of a state file names
 _PNG = b"\x89PNG\r\n\x1a\n"
 _STATE_HEADER = f'{{"__metadata__":{{"about":"{{\\"format\\": \\"{STATE_FORMAT}\\"'.encode()
 
@@ -96,8 +94,9 @@ class OutputFile:
             with self.path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
             is_earlier = not head or self.kind.matches(head)
-            folders = [] if is_earlier else [each for each in self.inputs if each.is_dir()]
-            if _is_input(self.path, [each for each in self.inputs if not each.is_dir()] + folders):
+            status = self.path.stat()
+            inputs = [each for each in self.inputs if not (is_earlier and each.is_dir())]
+            if any(os.path.samestat(status, read) for each in inputs for read in _statuses(each)):
                 raise UsageError(
                     f"{name!r} is an input of this command and is never replaced.",
                     hint=f"choose another file for {self.option}.",
@@ -156,12 +155,6 @@ def refuse_same(outputs: Mapping[str, str | None]) -> None:
         if path in seen and (path.is_file() or not path.exists()):
             raise UsageError(f"{seen[path]} and {option} name the same file, {name!r}.")
         seen[path] = option
-
-
-def _is_input(path: Path, inputs: Iterable[Path]) -> bool:
-    """Whether a file is one of the inputs, under any name, or lies in one that is a folder."""
-    status = path.stat()
-    return any(os.path.samestat(status, other) for each in inputs for other in _statuses(each))
 
 
 def _statuses(given: Path) -> Iterable[os.stat_result]:

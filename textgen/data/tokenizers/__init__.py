@@ -52,6 +52,17 @@ __all__ += ["UnigramTokenizer", "WordTokenizer", "load_tokenizer", "train_tokeni
 
 LONGEST = 40  # characters; longer words rarely recur
 MOST_IDS = 1 << 20  # of all cached words
+MODEL_FILE = "tokenizer.model"
+UNKNOWN, BOUNDARY, FIRST_BYTE = 0, 1, 2
+SPECIALS = FIRST_BYTE + 256
+SMALLEST = SPECIALS + 2
+SOFT_CUT = HARD_CUT = 2000  # characters; the second is counted from the first
+SAMPLE_CHARACTERS = 20_000_000
+UNDIVIDED = 5  # times the memory for characters in words that never recur
+SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
+_CLASS = r"\n\u2581\u2585\udc80-\udcff"
+_WORD = re.compile(rf" {{0,{SOFT_CUT}}}[^ {_CLASS}]{{1,{SOFT_CUT}}}| {{1,{SOFT_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
+_PROBE = "  a\u00a0 \u1e9b\u0323 \ufb01\r\t\x00\U0001f600 "
 
 
 class WordMemory:
@@ -92,24 +103,7 @@ class WordMemory:
         self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())])
 
 
-def crosses_words(symbols: Iterable[bytes]) -> bool:
-    """Whether a token has a space after another character."""
-    return any(b" " in symbol.lstrip(b" ") for symbol in symbols)
-
-
-MODEL_FILE = "tokenizer.model"
-UNKNOWN, BOUNDARY, FIRST_BYTE = 0, 1, 2
-SPECIALS = FIRST_BYTE + 256
-SMALLEST = SPECIALS + 2
-SOFT_CUT = HARD_CUT = 2000  # characters; the second is counted from the first
-SAMPLE_CHARACTERS = 20_000_000
-UNDIVIDED = 5  # times the memory for characters in words that never recur
-
-SPELLED = frozenset(map(chr, [0x0A, 0x2581, 0x2585, *range(0xDC80, 0xDD00)]))
-_CLASS = r"\n\u2581\u2585\udc80-\udcff"
 _STRETCH = re.compile(rf"[^{_CLASS}]{{1,{SOFT_CUT}}}[^ {_CLASS}]{{0,{HARD_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
-_WORD = re.compile(rf" {{0,{SOFT_CUT}}}[^ {_CLASS}]{{1,{SOFT_CUT}}}| {{1,{SOFT_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
-_PROBE = "  a\u00a0 \u1e9b\u0323 \ufb01\r\t\x00\U0001f600 "
 
 LOSSLESS: dict[str, Any] = {
     "normalization_rule_name": "identity",
@@ -141,10 +135,12 @@ class SubwordTokenizer(Tokenizer):
         """`model`: what sentencepiece wrote. Raises TextgenError if it is invalid or not lossless."""
         self._model = model
         self._processor = _processor(model)
-        learned = [piece.replace("\u2581", " ").encode() for piece in _pieces(self._processor)]
+        pieces = (_piece(self._processor, number) for number in range(SPECIALS, self._processor.get_piece_size()))
+        learned = [piece.replace("\u2581", " ").encode() for piece in pieces]
         symbols = [b"", b"", *(bytes([byte]) for byte in range(256)), *learned]
         self._memory = WordMemory(self._encode_many)
-        self._apart = _STRETCH if crosses_words(learned) else _WORD
+        crosses_words = any(b" " in piece.lstrip(b" ") for piece in learned)  # a space after another character
+        self._apart = _STRETCH if crosses_words else _WORD
         super().__init__(symbols, boundary=BOUNDARY, unsampled=(UNKNOWN,))
         if self.decode_bytes(self.encode(_PROBE)) != _PROBE.encode():
             raise TextgenError(f"{MODEL_FILE} changes the text that it encodes.")
@@ -288,12 +284,8 @@ def _learn(sentences: list[str], kind: str, vocab_size: int) -> bytes:
     return model.getvalue()
 
 
-def _pieces(processor: Any) -> list[str]:
-    """The learned pieces of a model, with U+2581 for a space. Raises TextgenError for one that is not text."""
-    return [_piece(processor, number) for number in range(SPECIALS, processor.get_piece_size())]
-
-
 def _piece(processor: Any, number: int) -> str:
+    """A piece of a model, with U+2581 for a space. Raises TextgenError for one that is not text."""
     try:
         piece: str = processor.id_to_piece(number)
         return piece
@@ -365,7 +357,11 @@ def load_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
 
     Raises TextgenError naming a file that is missing, damaged, or contradicts the other.
     """
-    config = _read_config(files)
+    if CONFIG_FILE not in files:
+        raise TextgenError(f"{CONFIG_FILE} is missing.")
+    config = parse_json(files[CONFIG_FILE], CONFIG_FILE)
+    if (found := config.get("tokenizer_class")) != TOKENIZER_CLASS:
+        raise TextgenError(f"{CONFIG_FILE}: 'tokenizer_class' must be {TOKENIZER_CLASS!r}, not {found!r}.")
     kind = setting(config, "kind", str)
     if kind not in _LOADERS:
         raise TextgenError(f"{CONFIG_FILE}: 'kind' must be one of {', '.join(TOKENIZER_KINDS)}, not {kind!r}.")
@@ -374,13 +370,3 @@ def load_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
     if tokenizer.vocab_size != vocab_size:
         raise TextgenError(f"{CONFIG_FILE}: 'vocab_size' is {vocab_size}, but there are {tokenizer.vocab_size} tokens.")
     return tokenizer
-
-
-def _read_config(files: Mapping[str, bytes]) -> dict[str, Any]:
-    if CONFIG_FILE not in files:
-        raise TextgenError(f"{CONFIG_FILE} is missing.")
-    config = parse_json(files[CONFIG_FILE], CONFIG_FILE)
-    if config.get("tokenizer_class") != TOKENIZER_CLASS:
-        found = config.get("tokenizer_class")
-        raise TextgenError(f"{CONFIG_FILE}: 'tokenizer_class' must be {TOKENIZER_CLASS!r}, not {found!r}.")
-    return config

@@ -41,6 +41,11 @@ COARSE = ("year", "quarter", "week", "day")
 """Names of coarse time columns, used if there is none of `TIME_NAMES`."""
 
 ALL = "all"
+PLAUSIBLE = (1700, 2100)  # years that integers may mean, unless the column is called a year
+_START = datetime(1970, 1, 1)
+REVERSED, SORTED = "rows are newest first and were reversed", "rows were sorted by time"
+SUNDAY_NIGHT = 4 * HOUR
+"""Clocks are set back on a Sunday before this time of day."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +142,6 @@ def time_parts(columns: Sequence[str], times: Sequence[str]) -> list[str]:
 def typed(columns: Sequence[str]) -> str:
     """Time columns as command-line options."""
     return " ".join(f"--time-column {shlex.quote(name)}" for name in columns)
-
-
-PLAUSIBLE = (1700, 2100)
-"""Years that integers may mean, unless the column is called a year."""
-
-_START = datetime(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -376,11 +375,6 @@ def join_time_columns(names: Sequence[str], cells: Sequence[object]) -> object:
 def _part(cell: object) -> str:
     text = _text(cell)
     return text.removesuffix(".0").removesuffix(" 00:00:00")
-
-
-REVERSED, SORTED = "rows are newest first and were reversed", "rows were sorted by time"
-SUNDAY_NIGHT = 4 * HOUR
-"""Clocks are set back on a Sunday before this time of day."""
 
 
 def sort_rows(stamps: Integers, series: Sequence[Places]) -> tuple[list[Places], tuple[str, ...]]:

@@ -52,15 +52,22 @@ from textgen.tasks.forecasting.rolling import (
     MODEL,
     SCALE_AT_ZERO,
     ForecastRequest,
-    evaluate_rows,
-    forecasts,
-    read,
+    SeriesLoop,
 )
 from textgen.tasks.forecasting.scaling import Floats32, rounded
 from textgen.tasks.forecasting.times import ROW
 from textgen.tasks.objective import Objective
 
 HISTORY_FILE = "history.safetensors"
+PIECE = 1 << 18  # the most time steps, over all series in a batch, that the held-out loss reads at once
+QUICK_ORIGINS = 256  # the number of forecast origins in a quick evaluation, over all series
+SHOWN = 6  # the number of values in a sample during training
+KIND = "series"
+SIZES = ((200, 8), (1_000, 16), (20_000, 32), (math.inf, 64))
+"""Hidden sizes that suit up to this many training steps of the series."""
+
+FEWEST_STEPS, MOST_STEPS = 120, 500
+"""The default number of training steps: one for every ten time steps, within these bounds."""
 
 
 def to_bytes(series: Sequence[Series], context: int) -> bytes:
@@ -123,18 +130,8 @@ class TorchForecastStepper(TorchRows):
             return outputs.float().cpu().numpy(), state
 
 
-PIECE = 1 << 18
-"""The most time steps, over all series in a batch, that the held-out loss reads at once."""
-
-QUICK_ORIGINS = 256
-"""The number of forecast origins in a quick evaluation, over all series."""
-
-SHOWN = 6
-"""The number of values in a sample during training."""
-
-
 @dataclass(frozen=True)
-class ForecastFigures:
+class ForecastMetrics:
     """Metrics of the held-out part: the mean negative log-likelihood of the next step, in nats and in units of the
     naive forecast's error, and the root mean square error over the horizon in standard deviations of the training
     part."""
@@ -187,17 +184,17 @@ class ForecastingObjective(Objective):
         counted = targets[..., 1]
         return float(counted[:, lanes].sum() / counted.sum().clamp(min=1))
 
-    def evaluate(self, model: Model, quick: bool) -> ForecastFigures | None:
+    def evaluate(self, model: Model, quick: bool) -> ForecastMetrics | None:
         if not self.holds_out:
             return None
         rows, first = self._held_out
-        horizon, stepper = self.design.horizon, TorchForecastStepper(model)
+        horizon = self.design.horizon
         origins = sum(max(0, len(r) - horizon - start + 1) for r, start in zip(rows, first, strict=True))
         request = ForecastRequest(horizon, max(1, origins // QUICK_ORIGINS) if quick else 1, number=0)
-        report = evaluate_rows(stepper, rows, self.design, first, request)
+        report = SeriesLoop(TorchForecastStepper(model), rows, self.design).evaluate(first, request)
         square = report.errors[MODEL].mean("scaled_square")
         assert square is not None
-        return ForecastFigures(held_out_loss(model, rows, first), math.sqrt(square), horizon)
+        return ForecastMetrics(held_out_loss(model, rows, first), math.sqrt(square), horizon)
 
     @cached_property
     def _held_out(self) -> tuple[list[PreparedSeries], list[int]]:
@@ -210,9 +207,9 @@ class ForecastingObjective(Objective):
         """The next values of the first series."""
         whole = self.windows.rows[0]
         rows = [whole.since(max(0, len(whole) - self.design.context))]
-        stepper = TorchForecastStepper(model)
-        last = next(read(stepper, rows, [len(rows[0]) - 1], 1))
-        ahead = forecasts(stepper, rows, self.design, last, min(SHOWN, self.design.horizon))
+        loop = SeriesLoop(TorchForecastStepper(model), rows, self.design)
+        last = next(loop.read([len(rows[0]) - 1], 1))
+        ahead = loop.forecasts(last, min(SHOWN, self.design.horizon))
         values = rows[0].restored(ahead, last.steps)[0]
         shown = rounded([whole.series.values[-1], *values], whole.scale)
         return f"{whole.series.name}: {shown[0]!r} -> {' '.join(map(repr, shown[1:]))}"
@@ -251,14 +248,6 @@ def held_out_loss(model: Model, rows: Sequence[PreparedSeries], first: Sequence[
         nats += float((losses * torch.from_numpy(targets[..., 1])).sum())
         counted += float(targets[..., 1].sum())
     return nats / max(1.0, counted)
-
-
-KIND = "series"
-SIZES = ((200, 8), (1_000, 16), (20_000, 32), (math.inf, 64))
-"""Hidden sizes that suit up to this many training steps of the series."""
-
-FEWEST_STEPS, MOST_STEPS = 120, 500
-"""The default number of training steps: one for every ten time steps, within these bounds."""
 
 
 @dataclass(frozen=True)

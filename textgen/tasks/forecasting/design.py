@@ -1,7 +1,7 @@
 """The design of a forecaster: columns, clock, season, lags, calendar, and the scale of each series.
 
-`Rows` is a series as the model reads it. The design is kept in the model folder as `forecast.json`. The held-out
-part of a series is always its end. Training reads windows of the series, a pure function of (seed, step).
+The design is kept in the model folder as `forecast.json`. `PreparedSeries` is a series as the model reads it. The
+held-out part of a series is always its end. Training reads windows of the series, a pure function of (seed, step).
 """
 
 from __future__ import annotations
@@ -38,8 +38,15 @@ from textgen.tasks.forecasting.scaling import (
 )
 from textgen.tasks.forecasting.times import ROW, Calendar, Clock
 
-FEWEST = 8
-"""Time steps of the shortest possible training part."""
+FEWEST = 8  # time steps of the shortest possible training part
+DESIGN_FILE = "forecast.json"
+CONTEXT = 512  # the least steps to read before a forecast: enough for the state to forget where reading began
+LARGEST = 1_000_000  # the most time steps of a season, a horizon or a lag
+OUTPUTS = 3
+"""The model's outputs at a time step: location, scale and degrees of freedom, before they are bounded."""
+
+WARM = 4
+"""A window that begins inside a series only warms up the state in its first 1 / WARM."""
 
 
 @dataclass(frozen=True)
@@ -149,17 +156,6 @@ def bridged(series: Series, later: Series, gap: int) -> Series:
     return replace(later, start=series.start, values=values, missing=missing, extras=extras)
 
 
-DESIGN_FILE = "forecast.json"
-CONTEXT = 512
-"""The least steps to read before a forecast: enough for the state to forget where reading began."""
-
-LARGEST = 1_000_000
-"""The most time steps of a season, a horizon or a lag."""
-
-OUTPUTS = 3
-"""The model's outputs at a time step: location, scale and degrees of freedom, before they are bounded."""
-
-
 @dataclass(frozen=True)
 class Design:
     """Everything that turns tables into model inputs, and model outputs into forecasts."""
@@ -171,7 +167,8 @@ class Design:
     lags: Lags
     calendar: Calendar
     extras: tuple[tuple[float, float], ...]
-    """Mean and deviation of each extra column in the training parts."""
+    """Mean and deviation of each extra column in the training parts. The deviation of a constant is its absolute value,
+    so that the unit of a column never matters, and 1 for zero."""
     scales: dict[str, Scale]
     transform: str
     longest_gap: int | None
@@ -293,18 +290,12 @@ def prepare_series(series: Series, design: Design, ahead: int = 0) -> PreparedSe
     return PreparedSeries(series, scale, scaled, inputs, base_forecast(read, units), calendar, extras, floor)
 
 
-def extra_measures(extras: Sequence[Floats]) -> tuple[tuple[float, float], ...]:
-    """Mean and deviation of each extra column in the training parts (N, E). The deviation of a constant is its absolute
-    value, so that the unit of a column never matters, and 1 for zero."""
-    columns = np.concatenate(list(extras)).T
-    return tuple((float(c.mean()), deviation(c) if np.ptp(c) > 0 else abs(float(c[0])) or 1.0) for c in columns)
-
-
 def design_of(split: SplitSeries, options: ForecastingOptions) -> Design:
     """The design that suits the training part."""
     clock, training = split.clock, split.training
     season = options.season or clock.season()
     longest = max(map(len, training))
+    extras = np.concatenate([each.extras for each in training]).T
     scales = {
         each.name: fit(each.name, each.values, each.missing, season, options.horizon, options.transform, end)
         for each, end in zip(training, split.ends, strict=True)
@@ -316,7 +307,7 @@ def design_of(split: SplitSeries, options: ForecastingOptions) -> Design:
         options.horizon,
         Lags.of(season, longest),
         Calendar.of(clock, longest),
-        extra_measures([each.extras for each in training]),
+        tuple((float(c.mean()), deviation(c) if np.ptp(c) > 0 else abs(float(c[0])) or 1.0) for c in extras),
         scales,
         options.transform,
         options.seq_length,
@@ -332,10 +323,6 @@ def arrays_of(series: Sequence[Series]) -> dict[str, Any]:
         "lengths": np.array([len(each) for each in series], dtype=np.int64),
         "starts": np.array([each.start for each in series], dtype=np.int64),
     }
-
-
-WARM = 4
-"""A window that begins inside a series only warms up the state in its first 1 / WARM."""
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-MOST_PANELS = 8
-"""The number of series that are drawn; of more, the first ones."""
-
-BEFORE = 4
-"""Horizons of history that are shown, at least `FEWEST_BEFORE` steps."""
-
+MOST_PANELS = 8  # the number of series that are drawn; of more, the first ones
+BEFORE = 4  # horizons of history that are shown, at least `FEWEST_BEFORE` steps
 FEWEST_BEFORE = 48
 BLUE, ORANGE, INK, FAINT = "#0072B2", "#D55E00", "#333333", "#DDDDDD"
+COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": "sMAPE", "scaled_mse": "MSE, scaled",
+           "coverage": "coverage"}  # fmt: skip
+COUNTED = "without a time column, rows are counted, so the table must begin with the training data."
 
 
 def draw(forecasts: Sequence[Forecast], path: Path, actual: Sequence[Any] = ()) -> Path:
@@ -90,11 +89,6 @@ def _panel(axes: Axes, forecast: Forecast, actual: Any) -> None:
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
     axes.legend(loc="upper left", fontsize=8, frameon=False, ncols=4)
-
-
-COLUMNS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "mase": "MASE", "smape": "sMAPE", "scaled_mse": "MSE, scaled",
-           "coverage": "coverage"}  # fmt: skip
-COUNTED = "without a time column, rows are counted, so the table must begin with the training data."
 
 
 def evaluate(request: Request) -> None:
@@ -203,7 +197,7 @@ def predict(request: Request) -> None:
     if continued:
         which = "The table begins" if continued == len(found) else f"{continued:,} of {len(found):,} series begin"
         say(f"{which} after the training data: the forecast continues from both.")
-    text = _json(found) if request.as_json else _csv(found)
+    text = _text(found, request.as_json)
     if output is not None:
         output.write(text.encode())
         say(f"{output.path}: {sum(len(each.times) for each in found):,} rows.")
@@ -215,25 +209,18 @@ def predict(request: Request) -> None:
         say(f"plot: {plot.path}")
 
 
-def _rows(found: list[Forecast]) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for each in found:
-        columns = each.columns()
-        rows += [
-            {"series": each.series, "time": time, **{name: column[k] for name, column in columns.items()}}
-            for k, time in enumerate(each.times)
-        ]
-    return rows
-
-
-def _csv(found: list[Forecast]) -> str:
-    """Numbers as JSON writes them, so that both forms hold the same digits."""
-    rows, text = _rows(found), io.StringIO()
+def _text(found: list[Forecast], as_json: bool) -> str:
+    """A row for each time step. Numbers in csv are as JSON writes them, so that both forms hold the same digits."""
+    rows = [
+        {"series": each.series, "time": time, **dict(zip(columns, values, strict=True))}
+        for each in found
+        for columns in [each.columns()]
+        for time, *values in zip(each.times, *columns.values(), strict=True)
+    ]
+    if as_json:
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
     writer.writerows(row.values() for row in rows)
     return text.getvalue()
-
-
-def _json(found: list[Forecast]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(found))

@@ -23,15 +23,7 @@ from textgen.tasks.forecasting.data import continued
 from textgen.tasks.forecasting.design import DESIGN_FILE, LARGEST, Design, PreparedSeries, prepare_series
 from textgen.tasks.forecasting.options import ForecastingOptions
 from textgen.tasks.forecasting.reading import Series, read_series
-from textgen.tasks.forecasting.rolling import (
-    BacktestReport,
-    ForecastRequest,
-    evaluate_rows,
-    forecasts,
-    interval,
-    paths,
-    read,
-)
+from textgen.tasks.forecasting.rolling import BacktestReport, ForecastRequest, SeriesLoop, interval
 from textgen.tasks.forecasting.scaling import Floats, Scale, rounded
 
 
@@ -152,13 +144,13 @@ class Forecaster:
         recent = [
             prepare_series(each.series, design, horizon).since(max(0, len(each) - design.context)) for each in rows
         ]
-        origins = list(read(self.stepper, recent, [len(each) - 1 for each in recent], 1 << 20))
+        loop = SeriesLoop(self.stepper, recent, design)
         found: dict[int, Forecast] = {}
-        for some in origins:
-            scaled = forecasts(self.stepper, recent, design, some, horizon)
+        for some in list(loop.read([len(each) - 1 for each in recent], 1 << 20)):
+            scaled = loop.forecasts(some, horizon)
             drawn = np.zeros((len(some), 0, horizon))
             if request.number:
-                drawn = paths(self.stepper, recent, design, some, horizon, request.number, request.seed)
+                drawn = loop.paths(some, horizon, request.number, request.seed)
             for place, number in enumerate(some.series):
                 found[number] = self._forecast(rows[number], scaled[place], drawn[place], request)
         return [found[number] for number in sorted(found)]
@@ -223,7 +215,7 @@ class Forecaster:
         ]
         recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
         after = [start - begun for start, begun in zip(first, begin, strict=True)]
-        return evaluate_rows(self.stepper, recent, self.design, after, request)
+        return SeriesLoop(self.stepper, recent, self.design).evaluate(after, request)
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:

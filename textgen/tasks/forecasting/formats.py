@@ -17,9 +17,7 @@ from textgen.errors import UsageError
 from textgen.options import named
 
 DAY = 86_400
-CYCLE, CYCLE_DAYS = 400, 146_097
-"""The years after which the calendar repeats, and their days."""
-
+CYCLE, CYCLE_DAYS = 400, 146_097  # the years after which the calendar repeats, and their days
 EPOCH = date(1970, 1, 1).toordinal()
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
@@ -38,6 +36,9 @@ _TAIL = re.compile(
 """A time of day after a date, with or without a UTC offset."""
 
 _TAIL_PATTERN = re.compile(r"(?:(?:T|,? +)%-?[HI](?::%M(?::%S(?:[.,]%\d?f)?)?)?(?: ?%[pP])? ?(?:%[:-]?z|Z|UTC)?)?$")
+_SHORT = {"%F": "%Y-%m-%d", "%T": "%H:%M:%S", "%R": "%H:%M", "%D": "%m/%d/%y", "%h": "%b", "%e": "%-d"}
+_WIDTHS = {"Y": 4, "G": 4, "j": 3, "q": 1, "u": 1, "y": 2, "V": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2}
+"""The digits of numeric directives."""
 
 
 def _names(names: Sequence[str]) -> str:
@@ -55,7 +56,6 @@ _READ = {
 }  # fmt: skip
 """The field that each directive reads, and its pattern."""
 
-_SHORT = {"%F": "%Y-%m-%d", "%T": "%H:%M:%S", "%R": "%H:%M", "%D": "%m/%d/%y", "%h": "%b", "%e": "%-d"}
 _WORDS = {
     "Y": "year", "y": "year", "G": "year", "m": "month", "b": "month", "B": "month", "q": "quarter", "V": "week",
     "d": "day", "j": "day of the year", "u": "weekday", "a": "weekday", "A": "weekday", "H": "hour", "I": "hour",
@@ -278,10 +278,6 @@ def _template(pattern: str) -> tuple[str, frozenset[str]]:
         names.add(key)
         parts.append(f"%({key}){width or 's'}")
     return "".join(parts), frozenset(names)
-
-
-_WIDTHS = {"Y": 4, "G": 4, "j": 3, "q": 1, "u": 1, "y": 2, "V": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2}
-"""The digits of numeric directives."""
 
 
 def _values(names: frozenset[str], days: int, second: int, offset: int) -> dict[str, int | str]:

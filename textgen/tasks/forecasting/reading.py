@@ -14,7 +14,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from textgen.data.sources import Source, SourceOptions, no_rows, read_rows
+from textgen.data.sources import Source, SourceOptions, no_content, read_rows
 from textgen.data.tables import COMMA, Header, NumberFormat, Row, name_in
 from textgen.errors import TextgenError, TextgenNote, TextgenWarning, UsageError
 from textgen.options import named
@@ -31,9 +31,7 @@ from textgen.tasks.forecasting.options import ForecastingOptions, check_series
 from textgen.tasks.forecasting.scaling import Floats, Mask
 from textgen.tasks.forecasting.times import ROWS, Clock, Integers
 
-MOST_REASONS = 5
-"""The most series for which a warning says why they are left out."""
-
+MOST_REASONS = 5  # the most series for which a warning says why they are left out
 HEAD_ROWS = 1000
 """The rows of each table from which its number format is detected."""
 
@@ -124,7 +122,7 @@ def read_series(
             form = _format_of(head, chosen[0], source.name, options.decimal, points=delimiter != ";")
             gathered.add(chain(head, rows), chosen[0], form)
     if not gathered.where:
-        raise no_rows(sources)
+        raise no_content(sources, "rows")
     return _regular(gathered, chosen[0], unused, options, window, known)
 
 

@@ -35,35 +35,14 @@ from textgen.tasks.forecasting.design import Design, PreparedSeries
 from textgen.tasks.forecasting.scaling import Floats, Floats32, Mask, Scale, Units, base_forecast, features
 from textgen.tasks.forecasting.times import Places
 
-SCALE_AT_ZERO = 0.541324854612918
-"""The argument at which softplus is 1."""
-
+MODEL, LAST, SEASONAL = "model", "last value", "seasonal naive"
+SCALE_AT_ZERO = 0.541324854612918  # the argument at which softplus is 1
 LEAST_SCALE, LEAST_FREEDOM, FREEDOM_AT_ZERO = 1e-3, 2.1, 6.0
 
-
-def student_t(outputs: npt.NDArray[np.floating]) -> tuple[Floats, Floats, Floats]:
-    """Location, scale and degrees of freedom (R,) of outputs (R, 3), in units of the base's error."""
-    location, scale, freedom = outputs.astype(np.float64).T
-    return (
-        location,
-        _softplus(scale + SCALE_AT_ZERO) + LEAST_SCALE,
-        LEAST_FREEDOM + _softplus(freedom + FREEDOM_AT_ZERO),
-    )
-
-
-def _softplus(values: Floats) -> Floats:
-    return np.logaddexp(0.0, values)
-
-
-def sample_student_t(uniform: Floats, freedom: Floats) -> Floats:
-    """Samples of Student's t, from pairs of uniform numbers (..., 2) and degrees of freedom (...). Bailey 1994, "Polar
-    generation of random variates with the t-distribution"."""
-    radius = np.sqrt(freedom * (np.maximum(uniform[..., 0], 1e-12) ** (-2 / freedom) - 1))
-    return radius * np.cos(2 * np.pi * uniform[..., 1])
-
-
-MOST_CELLS = 1 << 22
-"""The most elements of an array while a batch of origins rolls out."""
+MOST_CELLS = 1 << 22  # elements of an array while a batch of origins rolls out
+MOST_ORIGINS = 20_000  # forecast in one batch; all of their states are in memory
+MOST_PATH_STEPS = 2_000_000
+"""The most steps of sample paths that a backtest draws; beyond, coverage is measured on every k-th window."""
 
 
 @dataclass(frozen=True)
@@ -79,52 +58,140 @@ class Origins:
     def __len__(self) -> int:
         return len(self.series)
 
-
-def read(
-    stepper: Stepper,
-    rows: Sequence[PreparedSeries],
-    first: Sequence[int],
-    most: int,
-    ends: Sequence[int] | None = None,
-) -> Iterator[Origins]:
-    """Read all series from their beginnings as one batch; every step of a series from `first` to before `ends` is an
-    origin. Yields them in batches of about `most`, in order of time."""
-    lengths, begin = np.array([len(each) for each in rows]), np.array(first)
-    stop = lengths if ends is None else np.array(ends)
-    everything, starts = np.concatenate([each.inputs for each in rows]), _starts(lengths)
-    state, kept, number = stepper.initial_state(len(rows)), [], 0
-    for t in range(stop.max()):
-        inputs = everything[starts + np.minimum(t, lengths - 1)]
-        outputs, state = stepper.step(inputs, state)
-        here = np.flatnonzero((begin <= t) & (t < stop))
-        if len(here):
-            kept.append(Origins(here, np.full(len(here), t), outputs[here], stepper.select(state, here)))
-            number += len(here)
-        if number >= most:
-            yield _together(stepper, kept)
-            kept, number = [], 0
-    if kept:
-        yield _together(stepper, kept)
+    def select(self, stepper: Stepper, place: Places) -> Origins:
+        """Some of the origins, which may repeat."""
+        state = stepper.select(self.state, place)
+        return Origins(self.series[place], self.steps[place], self.outputs[place], state)
 
 
-def _together(stepper: Stepper, kept: Sequence[Origins]) -> Origins:
-    parts = [np.concatenate(each) for each in zip(*((o.series, o.steps, o.outputs) for o in kept), strict=True)]
-    return Origins(parts[0], parts[1], parts[2], stepper.concat([each.state for each in kept]))
+@dataclass(frozen=True)
+class SeriesLoop:
+    """A model that reads series (`rows`) and continues them, each forecast fed back as the value of the next step."""
+
+    stepper: Stepper
+    rows: Sequence[PreparedSeries]
+    design: Design
+
+    def read(self, first: Sequence[int], most: int, ends: Sequence[int] | None = None) -> Iterator[Origins]:
+        """Read all series from their beginnings as one batch; every step of a series from `first` to before `ends` is
+        an origin. Yields them in batches of about `most`, in order of time."""
+        lengths, begin = np.array([len(each) for each in self.rows]), np.array(first)
+        stop = lengths if ends is None else np.array(ends)
+        everything, starts = np.concatenate([each.inputs for each in self.rows]), _starts(lengths)
+        state, kept, number = self.stepper.initial_state(len(self.rows)), [], 0
+        for t in range(stop.max()):
+            inputs = everything[starts + np.minimum(t, lengths - 1)]
+            outputs, state = self.stepper.step(inputs, state)
+            here = np.flatnonzero((begin <= t) & (t < stop))
+            if len(here):
+                kept.append(Origins(here, np.full(len(here), t), outputs[here], self.stepper.select(state, here)))
+                number += len(here)
+            if number >= most:
+                yield self._together(kept)
+                kept, number = [], 0
+        if kept:
+            yield self._together(kept)
+
+    def _together(self, kept: Sequence[Origins]) -> Origins:
+        parts = [np.concatenate(each) for each in zip(*((o.series, o.steps, o.outputs) for o in kept), strict=True)]
+        return Origins(parts[0], parts[1], parts[2], self.stepper.concat([each.state for each in kept]))
+
+    def forecasts(self, origins: Origins, horizon: int) -> Floats:
+        """The scaled forecasts (R, horizon). Raises ValueError if a calendar is too short."""
+        return np.concatenate([self._roll_out(part, horizon) for part in self._chunks(origins, horizon)])
+
+    def paths(self, origins: Origins, horizon: int, number: int, seed: int) -> Floats:
+        """Scaled sample paths (R, number, horizon). The noise of a row depends on the seed, the name of its series and
+        the distance of its origin from the end."""
+        found = []
+        for chunk in self._chunks(origins, horizon, number):
+            copied = chunk.select(self.stepper, np.repeat(np.arange(len(chunk)), number))
+            places = zip(chunk.series, chunk.steps, strict=True)
+            noise = np.concatenate([_noise(seed, self.rows[k], int(t), number, horizon) for k, t in places])
+            found.append(self._roll_out(copied, horizon, noise).reshape(len(chunk), number, horizon))
+        return np.concatenate(found)
+
+    def _chunks(self, origins: Origins, horizon: int, copies: int = 1) -> Iterator[Origins]:
+        """The origins in chunks that fit into memory with `copies` paths each."""
+        each = copies * (horizon * 3 + self.design.lags.farthest + 4 * self.design.width)
+        size = max(1, MOST_CELLS // each)
+        for start in range(0, len(origins), size):
+            yield origins.select(self.stepper, np.arange(start, min(start + size, len(origins))))
+
+    def _roll_out(self, origins: Origins, horizon: int, noise: Floats | None = None) -> Floats:
+        """The next `horizon` scaled values (R, horizon) after each origin: the location of each distribution, fed back,
+        or with uniform `noise` (R, horizon, 2) samples of it."""
+        rolling = _Rolling(self.rows, self.design, origins, horizon, noise)
+        steps = closed_loop(self.stepper.step, origins.outputs, origins.state, rolling.choose, rolling.feed)
+        return np.stack([chosen for chosen, _ in islice(steps, horizon)], axis=1)
+
+    def evaluate(self, first: Sequence[int], request: ForecastRequest) -> BacktestReport:
+        """Forecast from every origin of each series whose forecast begins at step `first` or later and ends within the
+        series. Raises TextgenError if there is no such origin."""
+        begin = [max(0, start - 1) for start in first]
+        ends = [len(each) - request.horizon for each in self.rows]
+        total = sum(-(-max(0, end - start) // request.stride) for start, end in zip(begin, ends, strict=True))
+        if not total:
+            shorter = f", or a shorter {named('horizon')}"
+            raise TextgenError(
+                f"no series has {plural(request.horizon, 'time step')} left to be forecast and compared.",
+                hint=f"give a longer series{shorter if request.horizon > 1 else ''}.",
+            )
+        continued = sum(each.series.trained > 0 for each in self.rows)
+        report = BacktestReport(request, self.design.season, continued=continued)
+        thin = max(1, -(-total * request.number * request.horizon // MOST_PATH_STEPS))
+        for batch in self.read(begin, MOST_ORIGINS, ends):
+            past = batch.steps - np.array(begin)[batch.series]
+            chosen = np.flatnonzero(past % request.stride == 0)
+            if len(chosen):
+                origins = batch.select(self.stepper, chosen)
+                self._score_forecasts(origins, report)
+                drawn = np.flatnonzero(past[chosen] // request.stride % thin == 0)
+                if request.number and len(drawn):
+                    self._score_intervals(origins.select(self.stepper, drawn), report)
+        for errors in report.by_series.values():
+            for method, found in errors.items():
+                report.errors.setdefault(method, Errors()).include(found)
+        return report
+
+    def _score_forecasts(self, origins: Origins, report: BacktestReport) -> None:
+        """Add the errors of the forecasts from some origins."""
+        season, horizon = self.design.season, report.request.horizon
+        found = self.forecasts(origins, horizon)
+        report.windows += len(origins)
+        for number in np.unique(origins.series):
+            each, here = self.rows[number], origins.series == number
+            steps, values = origins.steps[here], each.series.values
+            actual, known = _actual(each, steps, horizon)
+            methods = {MODEL: each.restored(found[here], steps), LAST: last_value(values, steps, horizon)}
+            if season > 1:
+                methods[SEASONAL] = seasonal_naive(values, steps, horizon, season)
+            errors = report.by_series.setdefault(each.series.name, {})
+            for method, forecast in methods.items():
+                errors.setdefault(method, Errors()).add(actual, forecast, known, each.scale)
+
+    def _score_intervals(self, origins: Origins, report: BacktestReport) -> None:
+        """Add the coverage of the intervals from some origins."""
+        request = report.request
+        low, high = interval(self.paths(origins, request.horizon, request.number, request.seed), request.level)
+        for number in np.unique(origins.series):
+            each, here = self.rows[number], origins.series == number
+            steps = origins.steps[here]
+            actual, known = _actual(each, steps, request.horizon)
+            errors = report.by_series[each.series.name][MODEL]
+            errors.add_interval(actual, each.restored(low[here], steps), each.restored(high[here], steps), known)
 
 
-def roll_out(
-    stepper: Stepper,
-    rows: Sequence[PreparedSeries],
-    design: Design,
-    origins: Origins,
-    horizon: int,
-    noise: Floats | None = None,
-) -> Floats:
-    """The next `horizon` scaled values (R, horizon) after each origin: the location of each distribution, fed back, or
-    with uniform `noise` (R, horizon, 2) samples of it. Raises ValueError if a calendar is too short."""
-    rolling = _Rolling(rows, design, origins, horizon, noise)
-    steps = closed_loop(stepper.step, origins.outputs, origins.state, rolling.choose, rolling.feed)
-    return np.stack([chosen for chosen, _ in islice(steps, horizon)], axis=1)
+def _noise(seed: int, rows: PreparedSeries, step: int, number: int, horizon: int) -> Floats:
+    name = crc32(rows.series.name.encode("utf-8", "surrogateescape"))
+    return np.random.default_rng([seed, name, len(rows) - step]).random((horizon, number, 2)).swapaxes(0, 1)
+
+
+def _starts(lengths: Sequence[int] | Places) -> Places:
+    """Where each of several arrays begins once they are concatenated."""
+    each = np.asarray(lengths, dtype=np.intp)
+    starts: Places = np.cumsum(each) - each
+    return starts
 
 
 class _Rolling:
@@ -173,61 +240,79 @@ class _Rolling:
         return np.concatenate([inputs, self._extras, self._calendar[self._place + self._ahead]], axis=1)
 
 
-def _starts(lengths: Sequence[int] | Places) -> Places:
-    """Where each of several arrays begins once they are concatenated."""
-    each = np.asarray(lengths, dtype=np.intp)
-    starts: Places = np.cumsum(each) - each
-    return starts
+def _actual(prepared: PreparedSeries, steps: Places, horizon: int) -> tuple[Floats, Mask]:
+    """The actual values (O, horizon) after some steps (O,), and which of them are known."""
+    places = steps[:, None] + np.arange(1, horizon + 1)
+    return prepared.series.values[places], ~prepared.series.missing[places]
 
 
-def chunks(stepper: Stepper, design: Design, origins: Origins, horizon: int, copies: int = 1) -> Iterator[Origins]:
-    """The origins in chunks that fit into memory with `copies` paths each."""
-    each = copies * (horizon * 3 + design.lags.farthest + 4 * design.width)
-    size = max(1, MOST_CELLS // each)
-    for start in range(0, len(origins), size):
-        place = np.arange(start, min(start + size, len(origins)))
-        yield select(stepper, origins, place)
+def interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
+    """The bounds of the middle `level` percent of sample paths (R, number, horizon), each (R, horizon)."""
+    tail = (1 - level / 100) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=1)
+    return low, high
 
 
-def select(stepper: Stepper, origins: Origins, place: Places) -> Origins:
-    """Some of the origins, which may repeat."""
-    return Origins(
-        origins.series[place], origins.steps[place], origins.outputs[place], stepper.select(origins.state, place)
-    )
+def student_t(outputs: npt.NDArray[np.floating]) -> tuple[Floats, Floats, Floats]:
+    """Location, scale and degrees of freedom (R,) of outputs (R, 3), in units of the base's error."""
+    location, scale, freedom = outputs.astype(np.float64).T
+    scale = np.logaddexp(0.0, scale + SCALE_AT_ZERO) + LEAST_SCALE  # softplus
+    return location, scale, LEAST_FREEDOM + np.logaddexp(0.0, freedom + FREEDOM_AT_ZERO)
 
 
-def paths(
-    stepper: Stepper,
-    rows: Sequence[PreparedSeries],
-    design: Design,
-    origins: Origins,
-    horizon: int,
-    number: int,
-    seed: int,
-) -> Floats:
-    """Scaled sample paths (R, number, horizon). The noise of a row depends on the seed, the name of its series and the
-    distance of its origin from the end."""
-    found = []
-    for chunk in chunks(stepper, design, origins, horizon, number):
-        copied = select(stepper, chunk, np.repeat(np.arange(len(chunk)), number))
-        places = zip(chunk.series, chunk.steps, strict=True)
-        noise = np.concatenate([_noise(seed, rows[k], int(t), number, horizon) for k, t in places])
-        drawn = roll_out(stepper, rows, design, copied, horizon, noise)
-        found.append(drawn.reshape(len(chunk), number, horizon))
-    return np.concatenate(found)
+def sample_student_t(uniform: Floats, freedom: Floats) -> Floats:
+    """Samples of Student's t, from pairs of uniform numbers (..., 2) and degrees of freedom (...). Bailey 1994, "Polar
+    generation of random variates with the t-distribution"."""
+    radius = np.sqrt(freedom * (np.maximum(uniform[..., 0], 1e-12) ** (-2 / freedom) - 1))
+    return radius * np.cos(2 * np.pi * uniform[..., 1])
 
 
-def _noise(seed: int, rows: PreparedSeries, step: int, number: int, horizon: int) -> Floats:
-    name = crc32(rows.series.name.encode("utf-8", "surrogateescape"))
-    return np.random.default_rng([seed, name, len(rows) - step]).random((horizon, number, 2)).swapaxes(0, 1)
+@dataclass(frozen=True)
+class ForecastRequest:
+    """What to forecast: `horizon` steps, in a backtest from every `stride`-th origin, with `number` sample paths whose
+    middle `level` percent are the interval; without paths, there is no interval and no coverage."""
+
+    horizon: int
+    stride: int = 1
+    number: int = 100
+    level: float = 90.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.number and self.level < 1:
+            says, meant = named("level", f"{self.level:g}"), named("level", f"{100 * self.level:g}")
+            message = f"{says} is less than one percent; did you mean {meant} (percent)?"
+            warnings.warn(TextgenWarning(message), stacklevel=2)
 
 
-def forecasts(
-    stepper: Stepper, rows: Sequence[PreparedSeries], design: Design, origins: Origins, horizon: int
-) -> Floats:
-    """The scaled forecasts (R, horizon)."""
-    parts = chunks(stepper, design, origins, horizon)
-    return np.concatenate([roll_out(stepper, rows, design, part, horizon) for part in parts])
+@dataclass
+class BacktestReport:
+    """The errors of the model and of the naive forecasts, by method, in total and for each series."""
+
+    request: ForecastRequest
+    season: int
+    windows: int = 0
+    continued: int = 0
+    """Series whose table begins after the end of training: all of their rows are scored."""
+    errors: dict[str, Errors] = field(default_factory=dict)
+    by_series: dict[str, dict[str, Errors]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every metric, by method; for several series, of each of them too."""
+        each = {name: _metrics(errors) for name, errors in self.by_series.items()}
+        return {
+            "horizon": self.request.horizon,
+            "windows": self.windows,
+            "continued_from_training": self.continued,
+            "season": self.season,
+            "level": self.request.level,
+            **_metrics(self.errors),
+            **({"series": each} if len(each) > 1 else {}),
+        }
+
+
+def _metrics(errors: dict[str, Errors]) -> dict[str, Any]:
+    return {method.replace(" ", "_"): found.to_json() for method, found in errors.items()}
 
 
 @dataclass
@@ -293,144 +378,3 @@ def seasonal_naive(values: Floats, origins: Places, horizon: int, season: int) -
     ahead = np.arange(1, horizon + 1)
     back = ahead - season * -(-ahead // season)
     return values[np.maximum(origins[:, None] + back, 0)]
-
-
-MODEL, LAST, SEASONAL = "model", "last value", "seasonal naive"
-MOST_ORIGINS = 20_000
-"""Origins that are forecast in one batch; all of their states are in memory."""
-
-MOST_PATH_STEPS = 2_000_000
-"""The most steps of sample paths that a backtest draws; beyond, coverage is measured on every k-th window."""
-
-
-@dataclass(frozen=True)
-class ForecastRequest:
-    """What to forecast: `horizon` steps, in a backtest from every `stride`-th origin, with `number` sample paths whose
-    middle `level` percent are the interval; without paths, there is no interval and no coverage."""
-
-    horizon: int
-    stride: int = 1
-    number: int = 100
-    level: float = 90.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.number and self.level < 1:
-            says = named("level", f"{self.level:g}")
-            meant = named("level", f"{100 * self.level:g}")
-            warnings.warn(
-                TextgenWarning(f"{says} is less than one percent; did you mean {meant} (percent)?"), stacklevel=2
-            )
-
-
-@dataclass
-class BacktestReport:
-    """The errors of the model and of the naive forecasts, by method, in total and for each series."""
-
-    request: ForecastRequest
-    season: int
-    windows: int = 0
-    continued: int = 0
-    """Series whose table begins after the end of training: all of their rows are scored."""
-    errors: dict[str, Errors] = field(default_factory=dict)
-    by_series: dict[str, dict[str, Errors]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Every metric, by method; for several series, of each of them too."""
-        each = {name: _metrics(errors) for name, errors in self.by_series.items()}
-        return {
-            "horizon": self.request.horizon,
-            "windows": self.windows,
-            "continued_from_training": self.continued,
-            "season": self.season,
-            "level": self.request.level,
-            **_metrics(self.errors),
-            **({"series": each} if len(each) > 1 else {}),
-        }
-
-
-def _metrics(errors: dict[str, Errors]) -> dict[str, Any]:
-    return {method.replace(" ", "_"): found.to_json() for method, found in errors.items()}
-
-
-def evaluate_rows(
-    stepper: Stepper,
-    rows: Sequence[PreparedSeries],
-    design: Design,
-    first: Sequence[int],
-    request: ForecastRequest,
-) -> BacktestReport:
-    """Forecast from every origin of each series whose forecast begins at step `first` or later and ends within the
-    series. Raises TextgenError if there is no such origin."""
-    report = BacktestReport(request, design.season)
-    begin = [max(0, start - 1) for start in first]
-    ends = [len(each) - request.horizon for each in rows]
-    total = sum(-(-max(0, end - start) // request.stride) for start, end in zip(begin, ends, strict=True))
-    if not total:
-        shorter = f", or a shorter {named('horizon')}"
-        raise TextgenError(
-            f"no series has {plural(request.horizon, 'time step')} left to be forecast and compared.",
-            hint=f"give a longer series{shorter if request.horizon > 1 else ''}.",
-        )
-    report.continued = sum(each.series.trained > 0 for each in rows)
-    thin = max(1, -(-total * request.number * request.horizon // MOST_PATH_STEPS))
-    for batch in read(stepper, rows, begin, MOST_ORIGINS, ends):
-        past = batch.steps - np.array(begin)[batch.series]
-        chosen = np.flatnonzero(past % request.stride == 0)
-        if len(chosen):
-            origins = select(stepper, batch, chosen)
-            _score_forecasts(stepper, rows, design, origins, report)
-            drawn = np.flatnonzero(past[chosen] // request.stride % thin == 0)
-            if request.number and len(drawn):
-                _score_intervals(stepper, rows, design, select(stepper, origins, drawn), report)
-    for errors in report.by_series.values():
-        for method, found in errors.items():
-            report.errors.setdefault(method, Errors()).include(found)
-    return report
-
-
-def _score_forecasts(
-    stepper: Stepper, rows: Sequence[PreparedSeries], design: Design, origins: Origins, report: BacktestReport
-) -> None:
-    """Add the errors of the forecasts from some origins."""
-    season, horizon = design.season, report.request.horizon
-    found = forecasts(stepper, rows, design, origins, horizon)
-    report.windows += len(origins)
-    for number in np.unique(origins.series):
-        each, here = rows[number], origins.series == number
-        steps, values = origins.steps[here], each.series.values
-        actual, known = _actual(each, steps, horizon)
-        methods = {MODEL: each.restored(found[here], steps), LAST: last_value(values, steps, horizon)}
-        if season > 1:
-            methods[SEASONAL] = seasonal_naive(values, steps, horizon, season)
-        errors = report.by_series.setdefault(each.series.name, {})
-        for method, forecast in methods.items():
-            errors.setdefault(method, Errors()).add(actual, forecast, known, each.scale)
-
-
-def _score_intervals(
-    stepper: Stepper, rows: Sequence[PreparedSeries], design: Design, origins: Origins, report: BacktestReport
-) -> None:
-    """Add the coverage of the intervals from some origins."""
-    request = report.request
-    drawn = paths(stepper, rows, design, origins, request.horizon, request.number, request.seed)
-    low, high = interval(drawn, request.level)
-    for number in np.unique(origins.series):
-        each, here = rows[number], origins.series == number
-        steps = origins.steps[here]
-        actual, known = _actual(each, steps, request.horizon)
-        errors = report.by_series[each.series.name][MODEL]
-        errors.add_interval(actual, each.restored(low[here], steps), each.restored(high[here], steps), known)
-
-
-def _actual(prepared: PreparedSeries, steps: Places, horizon: int) -> tuple[Floats, Mask]:
-    """The actual values (O, horizon) after some steps (O,), and which of them are known."""
-    places = steps[:, None] + np.arange(1, horizon + 1)
-    return prepared.series.values[places], ~prepared.series.missing[places]
-
-
-def interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
-    """The bounds of the middle `level` percent of sample paths (R, number, horizon), each (R, horizon)."""
-    tail = (1 - level / 100) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=1)
-    return low, high

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,7 @@ from textgen.options import named
 from textgen.tasks.forecasting.times import Places
 
 LAST, SEASONAL, CHANGE = "last value", "seasonal", "seasonal change"
-LEAST = 1e-6
-"""The smallest unit of differences, in standard deviations."""
-
+LEAST = 1e-6  # the smallest unit of differences, in standard deviations
 ROUNDING = 1e-14
 """Differences below this share of the largest value are rounding errors of float64 and count as zero."""
 
@@ -33,6 +31,8 @@ from one time step to the next."""
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+FARTHEST = 8.0  # inputs are clipped at this many units: a single outlier must not saturate the state
+Floats32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,9 @@ class Scale:
         the last."""
         return {LAST: (1.0, 0.0, 0.0), SEASONAL: (0.0, 1.0, 0.0), CHANGE: (1.0, 1.0, -1.0)}[self.base]
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scale:
-        """The inverse of `to_json`. Raises ValueError, TypeError or KeyError for other content."""
+        """A scale from its fields by name. Raises ValueError, TypeError or KeyError for other content."""
         given = {each.name: content[each.name] for each in fields(cls)}
         numbers = [value for name, value in given.items() if name not in ("transform", "base", "nonnegative")]
         if given["transform"] not in ("none", "log") or given["base"] not in (LAST, SEASONAL, CHANGE):
@@ -252,12 +248,6 @@ def suits_logarithms(values: Floats, missing: Mask, season: int) -> bool:
         return True
     gain = np.log(plain) - np.log(logged) - logs[ahead:][pairs].mean()
     return bool(gain * pairs.sum() > 2)
-
-
-FARTHEST = 8.0
-"""Inputs are clipped at this many units: a single outlier must not saturate the state."""
-
-Floats32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

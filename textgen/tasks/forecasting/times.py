@@ -20,25 +20,31 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError
-from textgen.tasks.forecasting.formats import TimeFormat, offset_of
+from textgen.formatting import plural
+from textgen.tasks.forecasting.formats import WEEKDAYS, TimeFormat, offset_of
 
 SECOND, DAY_UNIT, MONTH, ROW = "second", "day", "month", "row"
 UNITS = (SECOND, DAY_UNIT, MONTH, ROW)
 HOUR, DAY, WEEK = 3600, 86_400, 604_800
-EVERY_DAY, BUSINESS_DAYS = "1111111", "1111100"
-"""The weekdays that have a row, from Monday on."""
-
-MONDAY = 4
-"""The first Monday, in days since 1970."""
-
-MOST_CHANGES = 4
-"""How often the UTC offset of a place may change in a year; twice is usual."""
-
+NOUNS = {
+    SECOND: ((WEEK, "week"), (DAY, "day"), (HOUR, "hour"), (60, "minute"), (1, "second")),
+    MONTH: ((12, "year"), (3, "quarter"), (1, "month")),
+}
+EVERY_DAY, BUSINESS_DAYS = "1111111", "1111100"  # the weekdays that have a row, from Monday on
+MONDAY = 4  # the first Monday, in days since 1970
+MOST_CHANGES = 4  # how often the UTC offset of a place may change in a year; twice is usual
 _LATEST = datetime(9998, 1, 1)
 _ZONE = re.compile(r"|[+-]\d\d:\d\d(?: -?\d{1,15} [+-]\d\d:\d\d)*|[A-Za-z][\w+/-]*")
 
 Integers = npt.NDArray[np.int64]
 Places = npt.NDArray[np.intp]
+YEAR = 365.2425 * DAY
+ENOUGH = 2.5
+"""How many periods training must cover before their phase is an input: with fewer, a season looks like a trend."""
+
+Floats = npt.NDArray[np.float64]
+ENOUGH_ABSENT = 4
+"""How often a weekday must be absent before a table is taken to omit it, unless it is the whole weekend."""
 
 
 @dataclass(frozen=True)
@@ -131,20 +137,16 @@ class Clock:
 
     def described(self) -> str:
         """A step in words: '1 hour'."""
-        if self.unit == SECOND:
-            for size, noun in ((WEEK, "week"), (DAY, "day"), (HOUR, "hour"), (60, "minute"), (1, "second")):
-                if self.step % size == 0:
-                    return _plural(self.step // size, noun)
-        if self.unit == MONTH:
-            for months, noun in ((12, "year"), (3, "quarter"), (1, "month")):
-                if self.step % months == 0:
-                    return _plural(self.step // months, noun)
+        for size, noun in NOUNS.get(self.unit, ()):
+            if self.step % size == 0:
+                return plural(self.step // size, noun)
         if self.unit == DAY_UNIT and self.week == EVERY_DAY and self.step % 7 == 0:
-            return _plural(self.step // 7, "week")
+            return plural(self.step // 7, "week")
         if self.unit == DAY_UNIT and self.week == BUSINESS_DAYS:
-            return _plural(self.step, "business day")
-        only = "" if self.week == EVERY_DAY else f" ({_weekdays(self.week)})"
-        return _plural(self.step, self.unit) + only
+            return plural(self.step, "business day")
+        weekdays = [name[:3] for name, there in zip(WEEKDAYS, self.week, strict=True) if there == "1"]
+        only = "" if self.week == EVERY_DAY else f" ({', '.join(weekdays)})"
+        return plural(self.step, self.unit) + only
 
     def count(self, moments: Moments) -> Integers | None:
         """Moments as counts (N,) of this clock's unit, or None if one of them is not on this clock. Moments without
@@ -262,22 +264,6 @@ def _offsets(zone: str, seconds: Integers, from_utc: bool) -> Integers:
     return found.reshape(seconds.shape)
 
 
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _weekdays(week: str) -> str:
-    names = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-    return ", ".join(name for name, there in zip(names, week, strict=True) if there == "1")
-
-
-YEAR = 365.2425 * DAY
-ENOUGH = 2.5
-"""How many periods training must cover before their phase is an input: with fewer, a season looks like a trend."""
-
-Floats = npt.NDArray[np.float64]
-
-
 @dataclass(frozen=True)
 class Calendar:
     """The periods that are inputs, in months for a clock of months, else in seconds, with the harmonics of each."""
@@ -310,10 +296,6 @@ class Calendar:
             for k in range(1, harmonics + 1):
                 columns += [np.sin(k * phase), np.cos(k * phase)]
         return np.stack(columns, axis=-1) if columns else np.zeros((*times.shape, 0))
-
-
-ENOUGH_ABSENT = 4
-"""How often a weekday must be absent before a table is taken to omit it, unless it is the whole weekend."""
 
 
 @dataclass(frozen=True)
