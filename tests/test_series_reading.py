@@ -9,7 +9,7 @@ from test_series import hours, months, prepared, wave, write
 
 from textgen.data.sources import SourceOptions, find_sources
 from textgen.errors import TextgenError, UsageError
-from textgen.tasks import options_for, task
+from textgen.tasks import options_for
 from textgen.tasks.forecasting.options import ForecastingOptions
 from textgen.tasks.forecasting.reading import read_series
 from textgen.tasks.forecasting.times import BUSINESS_DAYS, DAY, DAY_UNIT, HOUR, MONTH, ROW, SECOND, Calendar, Clock
@@ -217,7 +217,6 @@ def test_bad_input_is_named_by_row_and_column(tmp_path, monkeypatch, wrong):
 def test_options_that_do_not_fit_are_refused(tmp_path, options, sentence):
     path = write(tmp_path / "x.csv", month=months(60), sales=[-1, *wave(59)], price=wave(60))
     with pytest.raises(TextgenError) as caught:
-        task("forecast").check(options_for({"task": "forecast", **options}))
         prepared(path, tmp_path, **options)
     assert sentence in str(caught.value)
 

@@ -26,11 +26,10 @@ from textgen import storage
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.recipes import Progress as Progress
 from textgen.data.tokenizers import MODEL_FILE, load_tokenizer
-from textgen.data.tokenizers.base import CONFIG_FILE, Ids, Tokenizer
+from textgen.data.tokenizers.base import CONFIG_FILE, Ids, Tokenizer, regroup
 from textgen.errors import TextgenError
 from textgen.options import named
 
-BATCH_BYTES = 1 << 20
 _ASCII = bytes(range(128))
 COUNTS = "frequencies.bin"  # how often each token occurs in the training part: little-endian int64
 CHUNK = 1 << 22
@@ -74,49 +73,26 @@ class Scan:
 def scan(chunks: Iterable[tuple[int, bytes]], progress: Progress = no_progress) -> Scan:
     """Read a corpus once. The digest covers the text and the starts of documents."""
     sizes: list[int] = []
-    digest = hashlib.sha256()
-    alphabet = _Alphabet()
-    batch: list[bytes] = []  # there may be many small documents; they are processed together
-    waiting = done = 0
-    for document, chunk in chunks:
-        if document == len(sizes):
-            sizes.append(0)
-            batch.append(b"\xff")  # a byte that never occurs in UTF-8
-        sizes[document] += len(chunk)
-        batch.append(chunk)
-        waiting, done = waiting + len(chunk), done + len(chunk)
-        progress("reading", done, 0)
-        if waiting >= BATCH_BYTES:
-            _take(batch, digest, alphabet)
-            waiting = 0
-    _take(batch, digest, alphabet)
-    return Scan(sizes, digest.hexdigest(), alphabet.size)
+    digest, ascii = hashlib.sha256(), b""
+    seen, utf8 = np.zeros(0x110000, dtype=bool), codecs.getincrementaldecoder("utf-8")("ignore")
 
+    def marked() -> Iterator[bytes]:
+        done = 0
+        for document, chunk in chunks:
+            if document == len(sizes):
+                sizes.append(0)
+                yield b"\xff"  # a byte that never occurs in UTF-8
+            sizes[document] += len(chunk)
+            done += len(chunk)
+            progress("reading", done, 0)
+            yield chunk
 
-def _take(batch: list[bytes], digest: hashlib._Hash, alphabet: _Alphabet) -> None:
-    joined = b"".join(batch)
-    digest.update(joined)
-    alphabet.add(joined)
-    batch.clear()
-
-
-class _Alphabet:
-    """The distinct characters so far. ASCII is deleted from a text first, so that only the rest is decoded."""
-
-    def __init__(self) -> None:
-        self._ascii = b""
-        self._wide = np.zeros(0x110000, dtype=bool)
-
-    def add(self, text: bytes) -> None:
-        new = text.translate(None, self._ascii) if self._ascii else text
-        self._ascii += bytes(set(new) & set(_ASCII))
-        if wide := text.translate(None, _ASCII):
-            decoded = wide.decode("utf-8", "ignore")
-            self._wide[np.frombuffer(decoded.encode("utf-32-le"), dtype="<u4")] = True
-
-    @property
-    def size(self) -> int:
-        return len(self._ascii) + int(self._wide.sum())
+    for block in regroup(marked()):  # there may be many small documents; they are processed together
+        digest.update(block)
+        new = block.translate(None, ascii)  # ASCII is deleted, so that only the rest is decoded
+        ascii += bytes(set(new) & set(_ASCII))
+        seen[np.frombuffer(utf8.decode(new.translate(None, _ASCII)).encode("utf-32-le"), dtype="<u4")] = True
+    return Scan(sizes, digest.hexdigest(), len(ascii) + int(seen.sum()))
 
 
 @dataclass(frozen=True)

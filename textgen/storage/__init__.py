@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from textgen.errors import TextgenError
 
@@ -82,7 +83,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
+def opened(path: Path, limit: int) -> Iterator[io.BufferedReader]:
     """A regular file of at most `limit` bytes, opened for reading. Raises DamagedError naming anything else, or a file
     that cannot be read to its end; TextgenError if that is not the fault of the file."""
     try:

@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any
 from textgen.hookspecs import hookimpl
 from textgen.options import check
 from textgen.tasks import Request, Task
-from textgen.tasks.forecasting.options import (
-    ForecastEvaluation,
-    ForecastingOptions,
-    ForecastPrediction,
-    check_series,
-    refuse_text_options,
-)
+from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastingOptions, ForecastPrediction, check_series
 
 if TYPE_CHECKING:
     from textgen.tasks.data import TaskData
@@ -31,7 +25,6 @@ class ForecastingTask(Task):
     def check(self, options: ForecastingOptions) -> None:
         check(options)
         check_series(options)
-        refuse_text_options(options)
 
     def data(self) -> type[TaskData]:
         from textgen.tasks.forecasting.data import SeriesData

@@ -68,8 +68,8 @@ class Columns:
 
 
 def choose_columns(header: Header, options: ForecastingOptions) -> Columns:
-    """Choose the columns of a table by the options, otherwise by their names, otherwise by the dates that one of them
-    holds. Raises UsageError naming the columns."""
+    """Choose the columns of a table by the options, otherwise by their names; otherwise the only one that holds dates,
+    or one without a name, is the time. Raises UsageError naming the columns."""
     columns, name = header.columns, header.name
     asked = [*options.time_column, *options.extra_column]
     asked += [options.series_column] if options.series_column is not None else []
@@ -79,7 +79,8 @@ def choose_columns(header: Header, options: ForecastingOptions) -> Columns:
     if not times:
         left = [column for column in columns if column not in asked + targets]
         times = [column for names in (TIME_NAMES, COARSE) for column in left if column.strip().lower() in names][:1]
-        times = times or _unnamed_times(header, {*asked, *targets})
+        dates = [column for column in header.times if column not in asked + targets]
+        times = times or (dates if len(dates) == 1 else [column for column in columns if not column])
     rest = [column for column in columns if column not in {*asked, *times}]
     if targets == [ALL] and ALL not in columns:
         targets = rest
@@ -111,12 +112,6 @@ def _no_target(header: Header, rest: Sequence[str], times: Sequence[str], option
         + series
         + spread,
     )
-
-
-def _unnamed_times(header: Header, named: set[str]) -> list[str]:
-    """The time column if none has a usual name: the only one that holds dates, or one without a name."""
-    dates = [column for column in header.times if column not in named]
-    return dates if len(dates) == 1 else [column for column in header.columns if not column]
 
 
 def _refuse_no_header(header: Header) -> None:
@@ -193,7 +188,8 @@ def parse_times(cells: TimeCells, date_format: str | None = None, known: Clock |
         return _on_clock(_reading(TimeFormat(known.format).as_in(texts), found, cells), cells, known)
     if integers and known is not None and known.unit == ROW:
         return _counter(texts, cells)
-    readings = _readings(texts, cells)
+    read = [(form, _read(form, texts)) for form in map(TimeFormat, DATES)]
+    readings = [_reading(form.as_in(texts), moments, cells) for form, moments in read if moments is not None]
     if integers:
         readings = [each for each in readings if _is_plausible(each, cells.column)]
         if not readings:
@@ -282,12 +278,6 @@ def _read(form: TimeFormat, texts: Sequence[str]) -> Moments | None:
     local = np.array([moment.local for moment in found], dtype=np.int64)
     offsets = np.array([moment.offset for moment in found], dtype=np.int64) if with_offset else None
     return Moments(local, offsets)
-
-
-def _readings(texts: Sequence[str], cells: TimeCells) -> list[_Reading]:
-    """The texts in every format that reads all of them."""
-    found = [(form, _read(form, texts)) for form in map(TimeFormat, DATES)]
-    return [_reading(form.as_in(texts), moments, cells) for form, moments in found if moments is not None]
 
 
 def _reading(form: TimeFormat, moments: Moments, cells: TimeCells) -> _Reading:
@@ -415,7 +405,9 @@ def _hint(clock: Clock, stamps: Integers, cells: TimeCells, unused: Sequence[str
     parts = time_parts([*columns.all(), *unused], columns.times)
     if len(parts) > len(columns.times):
         return f"{typed(parts)} combines several columns into one time."
-    if clock.unit == SECOND and not clock.zone and _set_back(clock.local(stamps)):
+    days, seconds = np.divmod(stamps, 24 * HOUR)
+    on_sunday_night = np.all(seconds < SUNDAY_NIGHT) and np.all((days + 3) % 7 == 6)
+    if clock.unit == SECOND and not clock.zone and on_sunday_night:
         return "where the clock was set back, times need their UTC offset: 2020-10-25 02:00+01:00."
     if columns.series is not None:
         return "remove one of the rows, or add them up."
@@ -424,8 +416,3 @@ def _hint(clock: Clock, stamps: Integers, cells: TimeCells, unused: Sequence[str
         f"{named('series_column', 'NAME')} says which of several series a row belongs to{others}; "
         "otherwise remove one of the rows."
     )
-
-
-def _set_back(local: Integers) -> bool:
-    days, seconds = np.divmod(local, 24 * HOUR)
-    return bool(np.all(seconds < SUNDAY_NIGHT) and np.all((days + 3) % 7 == 6))

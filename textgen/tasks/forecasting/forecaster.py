@@ -157,7 +157,6 @@ class Forecaster:
 
     def _forecast(self, rows: PreparedSeries, scaled: Floats, drawn: Floats, request: ForecastRequest) -> Forecast:
         series, clock = rows.series, rows.series.clock
-        bounds = interval(drawn[None], request.level) if len(drawn) else None
         stamps = clock.labels(series.start + self.design.clock.step * np.arange(len(series) + request.horizon))
         last = np.array([len(series) - 1])
 
@@ -165,12 +164,13 @@ class Forecaster:
             values: Floats = rows.restored(scaled[None], last)[0]
             return values
 
+        low, high = map(restored, interval(drawn[None], request.level)[:, 0]) if len(drawn) else (None, None)
         return Forecast(
             series.name,
             stamps[len(series) :],
             restored(scaled),
-            None if bounds is None else restored(bounds[0][0]),
-            None if bounds is None else restored(bounds[1][0]),
+            low,
+            high,
             restored(drawn),
             request.level,
             series,

@@ -98,16 +98,13 @@ class ForecastPrediction(ForecastOptions):
 
 
 def check_series(options: ForecastingOptions) -> None:
-    """Check the options for conflicts. Raises UsageError for a column named twice."""
+    """Check the options for conflicts. Raises UsageError for a column named twice, or an option that only applies to
+    text."""
     columns = [*options.time_column, *options.target_column, *options.extra_column]
     columns += [options.series_column] if options.series_column is not None else []
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"column {twice!r} is named twice; a column is a time, a target, a series or an extra.")
-
-
-def refuse_text_options(options: ForecastingOptions) -> None:
-    """Raise UsageError for an option that only applies to text."""
     given = next((name for name in TEXT_ONLY if getattr(options, name) != getattr(TrainOptions, name)), None)
     if given is not None:
         raise UsageError(f"{named(given)} applies to text, not to time series.")

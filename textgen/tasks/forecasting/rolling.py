@@ -246,11 +246,10 @@ def _actual(prepared: PreparedSeries, steps: Places, horizon: int) -> tuple[Floa
     return prepared.series.values[places], ~prepared.series.missing[places]
 
 
-def interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
-    """The bounds of the middle `level` percent of sample paths (R, number, horizon), each (R, horizon)."""
+def interval(drawn: Floats, level: float) -> Floats:
+    """The bounds (2, R, horizon) of the middle `level` percent of sample paths (R, number, horizon)."""
     tail = (1 - level / 100) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=1)
-    return low, high
+    return np.quantile(drawn, [tail, 1 - tail], axis=1)
 
 
 def student_t(outputs: npt.NDArray[np.floating]) -> tuple[Floats, Floats, Floats]:
