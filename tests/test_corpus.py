@@ -244,6 +244,19 @@ def test_a_store_without_counts_is_damaged_and_written_anew(tmp_path):
     assert cached_store(corpus, tmp_path).frequencies.sum() > 0
 
 
+def test_a_store_of_an_older_version_is_refused_where_it_is_named_and_rebuilt_in_a_cache(tmp_path, recwarn, capsys):
+    (tmp_path / "text.txt").write_text(SAMPLE)
+    corpus = scan_corpus([str(tmp_path / "text.txt")], CorpusOptions(tokenizer="char"), seed=1)
+    store = cached_store(corpus, tmp_path)
+    before = store.tokens("train").tolist()
+    (store.folder / MANIFEST).write_bytes(seal({**read_manifest(store.folder), "format_version": 1}))
+    with pytest.raises(TextgenError, match=r"format version 1; this textgen reads version \d+\.$") as caught:
+        scan_corpus([str(tmp_path / "text.txt")], CorpusOptions(tokenizer=str(store.folder)), seed=1)
+    assert not isinstance(caught.value, DamagedError) and caught.value.hint.startswith("train again")
+    assert cached_store(corpus, tmp_path).tokens("train").tolist() == before
+    assert not recwarn.list and capsys.readouterr() == ("", "")
+
+
 def test_any_bytes_go_with_a_byte_level_tokenizer_from_a_folder_too(tmp_path):
     raw = tmp_path / "raw.bin"
     raw.write_bytes(bytes(range(256)) * 40)

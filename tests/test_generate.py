@@ -489,6 +489,16 @@ def test_a_damaged_file_is_named(folder, name, damage):
     assert name in str(caught.value) and str(folder) in str(caught.value) and str(caught.value).endswith(".")
 
 
+def test_a_model_folder_of_an_older_version_is_refused_in_one_sentence(folder):
+    manifest = storage.read_manifest(folder)
+    (folder / storage.MANIFEST).write_bytes(storage.seal({**manifest, "format_version": 1}))
+    with pytest.raises(TextgenError) as caught:
+        load(folder)
+    says = f"has format version 1; this textgen reads version {storage.FORMAT_VERSION}."
+    assert str(caught.value) == f"{folder / storage.MANIFEST} {says}"
+    assert caught.value.hint == "train again with this textgen, or install the textgen-lm that wrote it."
+
+
 def test_what_is_no_model_folder_is_refused_with_a_hint(folder, tmp_path):
     with pytest.raises(TextgenError, match="there is no model folder") as caught:
         load(tmp_path / "nothing")

@@ -376,11 +376,10 @@ def sort_rows(stamps: Integers, series: Sequence[Places]) -> tuple[list[Places],
     return order, (REVERSED if all(np.all(each <= 0) for each in apart) else SORTED,)
 
 
-def refuse_duplicates(
-    clock: Clock, stamps: Integers, cells: TimeCells, unused: Sequence[str], columns: Columns
-) -> None:
+def refuse_duplicates(found: TimeColumn, cells: TimeCells, unused: Sequence[str], columns: Columns) -> None:
     """Raise TextgenError with a suitable hint for the first duplicate time of a series; `unused` are the columns of the
     table that are not read."""
+    clock, stamps = found.clock, found.stamps
     duplicates: dict[int, int] = {}
     for rows in cells.series:
         seen: dict[int, int] = {}

@@ -269,8 +269,8 @@ class SeriesData(ExampleData):
             named = replace(options, target_column=list(table.columns.targets), time_column=list(table.columns.times))
             apart = read_series(find_sources([options.validation_file]), named, reading, window, table.clock)
         split = split_series(table, apart, options)
-        design = design_of(split, options)
-        parts = {TRAIN: arrays_of(split.training), VALIDATION: arrays_of(split.held_out)}
+        design = design_of(table, split, options)
+        parts = {TRAIN: arrays_of([one for one, _ in split]), VALIDATION: arrays_of([held for _, held in split])}
         content = to_json(design.to_json())
         key = filesystem.cache_key(KIND, parts, content)
         folder, others = cache / key, {DESIGN_FILE: content}

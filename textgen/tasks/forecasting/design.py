@@ -49,20 +49,9 @@ WARM = 4
 """A window that begins inside a series only warms up the state in its first 1 / WARM."""
 
 
-@dataclass(frozen=True)
-class SplitSeries:
-    """Each series in two consecutive parts; `ends` are the times after the end of both."""
-
-    training: list[Series]
-    held_out: list[Series]
-    ends: list[int]
-    clock: Clock
-    columns: Columns
-
-
-def split_series(table: Table, apart: Table | None, options: ForecastingOptions) -> SplitSeries:
-    """Split every series. The held-out part is `apart` if given, which has to continue the series; otherwise the last
-    share of each, at least one horizon and, of short series, a quarter or eight steps.
+def split_series(table: Table, apart: Table | None, options: ForecastingOptions) -> list[tuple[Series, Series]]:
+    """The training part and the held-out part of every series. The latter is `apart` if given, which has to continue
+    the series; otherwise the last share of each, at least one horizon and, of short series, a quarter or eight steps.
 
     Raises TextgenError for a series that is too short for its horizon, and for a validation file that does not continue
     the series.
@@ -77,10 +66,9 @@ def split_series(table: Table, apart: Table | None, options: ForecastingOptions)
             left = len(each) - _held_out_steps(len(each), options, options.horizon)
             pairs.append((each.slice(0, left), each.slice(left)))
     reasons = [_unusable(training, len(training) + len(held), options) for training, held in pairs]
-    pairs = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
-    report_left_out([reason for reason in reasons if reason is not None], len(pairs))
-    ends = [one.start + table.clock.step * (len(one) + len(other)) for one, other in pairs]
-    return SplitSeries([one for one, _ in pairs], [other for _, other in pairs], ends, table.clock, table.columns)
+    left_out = [reason for reason in reasons if reason is not None]
+    report_left_out(left_out, len(pairs) - len(left_out))
+    return [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
 
 
 def _held_out_steps(length: int, options: ForecastingOptions, horizon: int) -> int:
@@ -290,18 +278,18 @@ def prepare_series(series: Series, design: Design, ahead: int = 0) -> PreparedSe
     return PreparedSeries(series, scale, scaled, inputs, base_forecast(read, units), calendar, extras, floor)
 
 
-def design_of(split: SplitSeries, options: ForecastingOptions) -> Design:
-    """The design that suits the training part."""
-    clock, training = split.clock, split.training
+def design_of(table: Table, split: Sequence[tuple[Series, Series]], options: ForecastingOptions) -> Design:
+    """The design that suits the training parts."""
+    clock, training = table.clock, [one for one, _ in split]
     season = options.season or clock.season()
     longest = max(map(len, training))
     extras = np.concatenate([each.extras for each in training]).T
-    scales = {
-        each.name: fit(each.name, each.values, each.missing, season, options.horizon, options.transform, end)
-        for each, end in zip(training, split.ends, strict=True)
-    }
+    scales = {}
+    for each, held in split:
+        end = each.start + clock.step * (len(each) + len(held))
+        scales[each.name] = fit(each.name, each.values, each.missing, season, options.horizon, options.transform, end)
     return Design(
-        split.columns,
+        table.columns,
         clock,
         season,
         options.horizon,

@@ -21,6 +21,7 @@ from textgen.options import named
 from textgen.tasks.forecasting.columns import (
     Columns,
     TimeCells,
+    TimeColumn,
     choose_columns,
     join_time_columns,
     parse_times,
@@ -29,7 +30,7 @@ from textgen.tasks.forecasting.columns import (
 )
 from textgen.tasks.forecasting.options import ForecastingOptions, check_series
 from textgen.tasks.forecasting.scaling import Floats, Mask
-from textgen.tasks.forecasting.times import ROWS, Clock, Integers
+from textgen.tasks.forecasting.times import ROWS, Clock, Integers, Places
 
 MOST_REASONS = 5  # the most series for which a warning says why they are left out
 HEAD_ROWS = 1000
@@ -175,7 +176,8 @@ def _regular(
     _refuse_same_names(groups, columns)
     rows_of_series = [np.array(group.rows) for group in groups.values()]
     cells = TimeCells(gathered.times, gathered.where, rows_of_series, " ".join(columns.times))
-    clock, stamps, notes = _timed(cells, columns, unused, options, known)
+    found = _timed(cells, columns, unused, options, known)
+    clock, stamps = found.clock, found.stamps
     order, moved = sort_rows(stamps, cells.series)
     limit = gap_limit(options.season or clock.season()) if window is None else window
     series: list[Series] = []
@@ -194,21 +196,21 @@ def _regular(
             grid = _Grid(offsets, where, int(stamps[rows[0]]), clock, limit)
             series.append(grid.filled(name, target, values[:, place], values[:, len(columns.targets) :]))
     report_left_out(empty, len(series))
-    return Table(series, clock, columns, (*moved, *notes))
+    return Table(series, clock, columns, (*moved, *found.notes))
 
 
 def _timed(
     cells: TimeCells, columns: Columns, unused: list[str], options: ForecastingOptions, known: Clock | None
-) -> tuple[Clock, Integers, tuple[str, ...]]:
-    """The clock of a table, the time of each row (N,), and notes on them."""
+) -> TimeColumn:
+    """The times of a table, or the numbers of its rows if it has none."""
     if not columns.times:
         stamps = np.zeros(len(cells.where), dtype=np.int64)
         for rows in cells.series:
             stamps[rows] = np.arange(1, len(rows) + 1)
-        return ROWS, stamps, ()
+        return TimeColumn(ROWS, stamps)
     found = parse_times(cells, options.date_format, known)
-    refuse_duplicates(found.clock, found.stamps, cells, unused, columns)
-    return found.clock, found.stamps, found.notes
+    refuse_duplicates(found, cells, unused, columns)
+    return found
 
 
 def report_left_out(reasons: Sequence[TextgenError], left: int) -> None:
@@ -285,24 +287,17 @@ class _Grid:
         places = places - places[0]
         missing = np.ones(places[-1] + 1, dtype=bool)
         missing[places] = False
-        last = np.maximum.accumulate(np.where(missing, 0, np.arange(len(missing))))
         grid = np.zeros(len(missing))
         grid[places] = values[known]
         beside = np.full((len(missing), extras.shape[1]), np.nan)
         inside = (self.offsets >= self.offsets[known[0]]) & (self.offsets <= self.offsets[known[-1]])
         beside[self.offsets[inside] - self.offsets[known[0]]] = extras[inside]
+        for extra in beside.T:
+            extra[:] = np.nan_to_num(extra[_last_known(np.isnan(extra))])  # zeros without any number
         start = self.start + int(self.offsets[known[0]]) * self.clock.step
-        return Series(name, start, grid[last], missing, _carried_on(beside), column, self.clock)
+        return Series(name, start, grid[_last_known(missing)], missing, beside, column, self.clock)
 
 
-def _carried_on(extras: Floats) -> Floats:
-    """Extra columns (N, E) with gaps filled with the last value before, at the start with the first value."""
-    filled = extras.copy()
-    for column in filled.T:
-        known = np.flatnonzero(~np.isnan(column))
-        if len(known):
-            places = np.maximum(np.searchsorted(known, np.arange(len(column)), side="right") - 1, 0)
-            column[:] = column[known[places]]
-        else:
-            column[:] = 0.0
-    return filled
+def _last_known(missing: Mask) -> Places:
+    """For each step the last one up to it that is not missing; before the first such step, the first."""
+    return np.maximum.accumulate(np.where(missing, missing.argmin(), np.arange(len(missing))))
