@@ -141,13 +141,13 @@ def test_tokens_and_quantized_models_remember_too(divided, desk):
 
 def test_a_corpus_by_name_gives_its_own_separator(desk, monkeypatch):
     monkeypatch.setenv("TEXTGEN_DATA", str(desk))
-    from textgen.data import record_of
+    from textgen.data import CorpusOptions, record_of
     from textgen.data.recipes import load
 
-    options = textgen.tasks.TrainOptions()
+    options = CorpusOptions()
     own = load("tinystories").options.get("document_separator")
     assert own and record_of(["tinystories"], options) == {"document_separator": own}
-    with_none = textgen.tasks.TrainOptions(document_separator="")
+    with_none = CorpusOptions(document_separator="")
     assert record_of(["tinystories"], with_none) == {}
 
 
