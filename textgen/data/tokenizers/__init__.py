@@ -21,6 +21,7 @@ import codecs
 import hashlib
 import io
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -70,37 +71,22 @@ class WordMemory:
 
     def __init__(self, encode_many: Callable[[list[str]], Iterable[Sequence[int]]]) -> None:
         self._encode_many = encode_many
-        self._forget()
-
-    def _forget(self) -> None:
-        self._places: dict[str, int] = {}
-        self._ids = np.zeros(0, np.int32)
-        self._starts = np.zeros(0, np.intp)
-        self._lengths = np.zeros(0, np.intp)
+        self._ids: dict[str, bytes] = {}  # as int32
+        self._size = 0
 
     def encode(self, words: list[str]) -> Ids:
         """The ids of all words, in order."""
-        if len(self._ids) > MOST_IDS:
-            self._forget()
-        new = [word for word in set(words) if word not in self._places]
-        if new:
-            self._learn(new)
-        place = np.fromiter(map(self._places.__getitem__, words), np.intp, len(words))
-        lengths = self._lengths[place]
-        ends = np.cumsum(lengths)
-        shift = np.repeat(self._starts[place] - ends + lengths, lengths)
+        if self._size > MOST_IDS:
+            self._ids, self._size = {}, 0
+        new = [word for word in set(words) if word not in self._ids]
+        for word, ids in zip(new, self._encode_many(new), strict=True):
+            self._ids[word] = array("i", ids).tobytes()
+            self._size += len(ids)
+        found = bytearray().join(map(self._ids.__getitem__, words))
         for word in new:
             if len(word) > LONGEST:
-                del self._places[word]
-        return self._ids[shift + np.arange(len(shift))]
-
-    def _learn(self, new: list[str]) -> None:
-        rows = list(self._encode_many(new))
-        lengths = np.fromiter(map(len, rows), np.intp, len(rows))
-        self._places.update(zip(new, range(len(self._lengths), len(self._lengths) + len(new)), strict=True))
-        self._starts = np.concatenate([self._starts, len(self._ids) + np.cumsum(lengths) - lengths])
-        self._lengths = np.concatenate([self._lengths, lengths])
-        self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())])
+                del self._ids[word]
+        return np.frombuffer(found, np.int32)
 
 
 _STRETCH = re.compile(rf"[^{_CLASS}]{{1,{SOFT_CUT}}}[^ {_CLASS}]{{0,{HARD_CUT}}}|[{_CLASS}]{{1,{SOFT_CUT}}}")
