@@ -100,30 +100,6 @@ def naming(path: Path, missing: int = 0) -> Iterator[None]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-def sweep(folder: Path) -> None:
-    """Remove leftovers of killed processes in a folder that several processes write to, if untouched for a day."""
-    for left in filter(lambda path: UNFINISHED.fullmatch(path.name), folder.glob(".*.tmp-*")):
-        with suppress(OSError):
-            touched = max(path.lstat().st_mtime for path in [left, *left.rglob("*")])
-            if time.time() - touched > SECONDS_KEPT:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Lock a folder for writing. Raises TextgenError if another process holds it; the lock dies with its process."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TextgenError(f"another process is training into {str(folder)!r}.") from None
-        yield
-    finally:
-        os.close(handle)
-
-
 class FileWriter:
     """A new file, written in chunks, with its size and digest. Errors name `target`, its final path."""
 
@@ -328,11 +304,35 @@ def _remove_all(path: Path) -> None:
         system.unlink(path)
 
 
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Lock a folder for writing. Raises TextgenError if another process holds it; the lock dies with its process."""
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TextgenError(f"another process is training into {str(folder)!r}.") from None
+        yield
+    finally:
+        os.close(handle)
+
+
 def clean(folder: Path) -> None:
     """Remove leftovers of interrupted writes. Call it only while holding the folder's lock."""
     for left in folder.glob(f".*{_TEMPORARY}*"):
         with suppress(OSError):
             _remove_all(left)
+
+
+def sweep(folder: Path) -> None:
+    """Remove leftovers of killed processes in a folder that several processes write to, if untouched for a day."""
+    for left in filter(lambda path: UNFINISHED.fullmatch(path.name), folder.glob(".*.tmp-*")):
+        with suppress(OSError):
+            touched = max(path.lstat().st_mtime for path in [left, *left.rglob("*")])
+            if time.time() - touched > SECONDS_KEPT:
+                _remove_all(left)
 
 
 def cached(folder: Path, open: Callable[[Path], Opened], write: Callable[[], object]) -> Opened:
