@@ -379,11 +379,7 @@ def compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Half:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     large = max(tensor.numel() for tensor in examples) >= PARALLEL
-    settings = {
-        "compile_threads": 1,
-        "fallback_random": True,
-        "cpp.threads": torch.get_num_threads() if large else 1,
-    }
+    settings = {"compile_threads": 1, "fallback_random": True, "cpp.threads": torch.get_num_threads() if large else 1}
     with warnings.catch_warnings(), torch.no_grad(), torch._inductor.config.patch(settings):
         warnings.simplefilter("ignore")
         try:

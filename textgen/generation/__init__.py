@@ -64,16 +64,10 @@ class SampleOptions:
     )
     repeat_last_n: int = option(64, "How many tokens back the penalties look.", low=0, high=1_000_000)
     logit_bias: dict[int | str, float] = option(
-        {},
-        r"Add X to the logit of a token: 'e=-5', '\n=2', or '#17=-5' by its id; may be repeated.",
-        metavar="TOKEN=X",
+        {}, r"Add X to the logit of a token: 'e=-5', '\n=2', or '#17=-5' by its id; may be repeated.", metavar="TOKEN=X"
     )
     num_beams: int | None = option(
-        None,
-        "Beam search with N beams instead of sampling.",
-        low=1,
-        high=10_000,
-        default_text="off",
+        None, "Beam search with N beams instead of sampling.", low=1, high=10_000, default_text="off"
     )
     max_copy: int | None = option(
         None,

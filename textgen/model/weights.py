@@ -68,8 +68,7 @@ def load_weights(folder: Path, manifest: Mapping[str, Any], config: ModelConfig)
     tensors = unpack(storage.verified(folder, WEIGHTS, manifest, largest), str(folder / WEIGHTS))
     if any(tensor.dtype == torch.int8 for tensor in tensors.values()):
         raise TextgenError(
-            f"{str(folder)!r} has int8 weights, which torch cannot run.",
-            hint="use the folder that it was made from.",
+            f"{str(folder)!r} has int8 weights, which torch cannot run.", hint="use the folder that it was made from."
         )
     sizes = {name: t.shape for name, t in expected.items()}
     if sizes != {name: t.shape for name, t in tensors.items()}:
