@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from textgen.cells import Cell
 from textgen.testing.runner import LAWS, run_laws
 from textgen.tracing import trace
-from textgen.tracing.windows import Untraceable
+from textgen.tracing.operations import Untraceable
 
 K = 4
 

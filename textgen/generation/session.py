@@ -1,4 +1,4 @@
-"""A text in progress, as a value: generate, read on, fork, save, load; and many texts at once.
+"""Sessions (immutable texts in progress: generate, read on, fork, save, load) and `Streams` (many texts in one batch).
 
 A recurrent model has read a text when it has its state. So a session is that state, the last token (still to be fed)
 and the little that sampling and decoding remember. None of it grows with the text, and nothing is ever read again.
@@ -35,6 +35,7 @@ from textgen.generation.generate import (
     read_on,
     rollout,
     sampling_options,
+    streaming_options,
 )
 from textgen.generation.sampling import Sampler
 from textgen.model.stepper import Logits
@@ -44,7 +45,6 @@ from textgen.storage.filesystem import STATE, STATE_FORMAT
 
 if TYPE_CHECKING:
     from textgen.generation.language_model import LanguageModel
-
 
 MOST_REMEMBERED = 1 << 23
 FORMAT_VERSION = 1
@@ -326,11 +326,7 @@ class Streams:
         Sampling options are those of `textgen.generate`. Raises UsageError for an invalid one.
         """
         prompt = arguments.text("prompt", prompt)
-        options = sampling_options(self._model, sampling)
-        if options.num_beams is not None:
-            raise UsageError(
-                f"{named('num_beams', options.num_beams)} cannot stream; textgen.generate gives the whole text."
-            )
+        options = streaming_options(self._model, sampling)
         ids, stepper = self._model.encode_prompt(prompt), self._model.stepper
         row = CompletionBuilder(self._model, Completion(prompt, choose_seed(options)), options)
         row.sampler.see(ids.tolist())

@@ -260,7 +260,7 @@ def save_and_load(case: Case) -> None:
 def stored_step(case: Case) -> None:
     """The step of a model with this cell can be stored and run by the numpy runtime, with the same results."""
     from textgen.tracing import trace
-    from textgen.tracing.windows import Untraceable
+    from textgen.tracing.operations import Untraceable
 
     cell = case.cell
     encoder = nn.Embedding(VOCAB_SIZE, cell.input_size)

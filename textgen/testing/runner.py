@@ -35,8 +35,13 @@ SIZES = (
 """The (input_size, hidden_size) to try, small ones first, with ones and primes among them."""
 
 
-def chosen(names: Iterable[str]) -> list[Law]:
-    """The laws with these names, in the order of LAWS. Raises UsageError for an unknown name."""
+def selected(names: Iterable[str] | None, slow: bool = False) -> list[Law]:
+    """The laws with these names, in the order of LAWS; without names, all fast laws, and with `slow` all laws.
+
+    Raises UsageError for an unknown name.
+    """
+    if names is None:
+        return [law for law in LAWS if slow or not law.slow]
     known = {law.name: law for law in LAWS}
     asked = list(names)
     for name in asked:
@@ -45,11 +50,6 @@ def chosen(names: Iterable[str]) -> list[Law]:
                 f"there is no law {name!r}.{did_you_mean(str(name), known)}", hint=f"laws: {', '.join(known)}."
             )
     return [law for name, law in known.items() if name in asked]
-
-
-def selected(names: Iterable[str] | None, slow: bool) -> list[Law]:
-    """The laws with these names; without names, all fast laws, and with `slow` all laws."""
-    return [law for law in LAWS if slow or not law.slow] if names is None else chosen(names)
 
 
 def check_cell(cell: type[Cell], /, **options: Scalar) -> list[Result]:
@@ -74,7 +74,7 @@ def check_cell(cell: type[Cell], /, **options: Scalar) -> list[Result]:
 def raise_if_failed(cell: type[Cell], result: Result) -> None:
     """Raises LawBroken for a failed result."""
     if result.status == "failed":
-        raise LawBroken(cell.__name__, chosen([result.law])[0], result) from result.error
+        raise LawBroken(cell.__name__, selected([result.law])[0], result) from result.error
 
 
 def run_laws(
@@ -92,7 +92,7 @@ def run_laws(
 def declared_failures(cell: type[Cell]) -> dict[str, str]:
     """The cell's `expected_failures`: laws and reasons. Raises TextgenError for an unknown law or an empty reason."""
     declared = dict(cell.expected_failures)
-    chosen(declared)
+    selected(declared)
     for name, reason in declared.items():
         if not isinstance(reason, str) or not reason.strip():
             raise TextgenError(

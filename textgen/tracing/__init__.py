@@ -1,4 +1,4 @@
-"""A torch model's step and initial state, recorded as the graph that `textgen.runtime` runs without torch.
+"""Trace a torch model into the stored step that `textgen.runtime` executes without torch.
 
 The step is traced twice, with batches of two sizes. What is the same in both is kept as it is; a size that differs
 must be a multiple of the batch size. Nothing is compiled, so that tracing takes a tenth of a second. The graph is
@@ -12,12 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from textgen.errors import TextgenError
 from textgen.model import FORMAT_VERSION, STEP
@@ -27,8 +29,14 @@ from textgen.plugins import PluginError
 from textgen.runtime import NumpyStepper
 from textgen.runtime.graph import FORMAT, IDS, MOST_CONSTANTS, StepGraph, stored_constant, stored_number
 from textgen.runtime.ops import stored_shape
-from textgen.tracing.operations import NEW, RULES
-from textgen.tracing.windows import DTYPES, Given, GraphBuilder, RecordedOp, Untraceable
+from textgen.tracing import operations, windows
+from textgen.tracing.operations import DTYPES, NEW, Given, GraphBuilder, RecordedOp, Untraceable
+
+RULES = operations.RULES | windows.RULES
+BATCHES = (3, 5)
+"""Two sizes, neither a multiple of the other, and neither 1, which torch treats specially."""
+VERIFIED_BATCHES, VERIFIED_STEPS = (1, 4), 3
+TOLERANCE = 1e-4
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -56,7 +64,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         packet = func.overloadpacket.__name__ if func.namespace == "aten" else str(func)
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise Untraceable(f"it draws random numbers ({func}).")
-        if packet not in NEW and not any(map(self.graph.knows, _tensors([args, kwargs]))):
+        if packet not in NEW and not any(map(self.graph.knows, tree_leaves([args, kwargs]))):
             return func(*args, **kwargs)
         if func._schema.is_mutable:
             return self._in_place(func, packet.removesuffix("_"), args, kwargs)
@@ -110,16 +118,6 @@ def unsupported(func: Any) -> str:
     return known or f"it uses {func}, which is not supported by the numpy runtime."
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
-
-
 def _given(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Given:
     """The arguments of a call by name."""
     given = {}
@@ -127,12 +125,6 @@ def _given(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Given
         value = argument.default_value if argument.has_default_value() else None
         given[argument.name] = args[place] if place < len(args) else kwargs.get(argument.name, value)
     return given
-
-
-BATCHES = (3, 5)
-"""Two sizes, neither a multiple of the other, and neither 1, which torch treats specially."""
-VERIFIED_BATCHES, VERIFIED_STEPS = (1, 4), 3
-TOLERANCE = 1e-4
 
 
 def trace(model: Model) -> StepGraph:
@@ -187,7 +179,7 @@ def _traced(model: Model) -> dict[str, Any]:
         "weights": {name: _spec(_dtype(t), t.shape) for name, t in model_tensors(model).items()},
         "state": specs,
         "logits": _spec("float32", (-1, model.output_size)),
-        "initial": _merged(*[_record_initial(model, batch) for batch in BATCHES]),
+        "initial": _merged(*[_recorded(model, batch, partial(model.initial_state, batch), {}) for batch in BATCHES]),
         "step": _merged(*[_record_step(model, batch) for batch in BATCHES]),
     }
 
@@ -202,13 +194,13 @@ def _spec(dtype: str, shape: Sequence[int]) -> list[Any]:
     return [dtype, stored_shape(tuple(shape))]
 
 
-def _named_weights(model: Model) -> dict[str, Tensor]:
-    return {f"weight.{name}": tensor for name, tensor in model_tensors(model).items()}
-
-
-def _record_initial(model: Model, batch: int) -> _Recording:
-    recorder = Recorder(_named_weights(model))
-    outputs = recorder.record(lambda: model.initial_state(batch), [])
+def _recorded(
+    model: Model, batch: int, function: Callable[..., Sequence[Tensor]], inputs: Mapping[str, Tensor]
+) -> _Recording:
+    """What a function does with these inputs and the model's weights."""
+    weights = {f"weight.{name}": tensor for name, tensor in model_tensors(model).items()}
+    recorder = Recorder({**weights, **inputs})
+    outputs = recorder.record(function, list(inputs.values()))
     return _Recording(batch, recorder.graph.ops, recorder.graph.constants, outputs)
 
 
@@ -221,9 +213,7 @@ def _record_step(model: Model, batch: int) -> _Recording:
         state = [tensor.detach().clone() for tensor in model.initial_state(batch)]
     ids = torch.zeros(batch, dtype=torch.int64, device=model.readout.linear.weight.device)
     inputs = {IDS: ids, **{f"state.{number}": tensor for number, tensor in enumerate(state)}}
-    recorder = Recorder(_named_weights(model) | inputs)
-    outputs = recorder.record(step, list(inputs.values()))
-    return _Recording(batch, recorder.graph.ops, recorder.graph.constants, outputs)
+    return _recorded(model, batch, step, inputs)
 
 
 def _merged(one: _Recording, other: _Recording) -> dict[str, Any]:
