@@ -378,6 +378,7 @@ from click.testing import CliRunner
 
 import textgen
 from textgen.cli.sample import command
+from textgen.errors import UsageError
 from textgen.model import ModelConfig
 from textgen.generation.language_model import LanguageModel
 from textgen.data.tokenizers import CharTokenizer

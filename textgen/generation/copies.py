@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -129,8 +130,8 @@ class CopyGuard:
     """Excludes tokens with which a text would copy more than `limit` characters in a row."""
 
     def __init__(self, index: CopyIndex, tokenizer: Tokenizer, limit: int) -> None:
-        self._index, self._tokenizer, self.limit = index, tokenizer, limit
-        self._known: dict[bytes, _Texts] = {}
+        self._index, self.limit = index, limit
+        self._texts = lru_cache(_HELD_TEXTS)(partial(_Texts, tokenizer, index, limit))
 
     def steer(self, logits: Logits, before: str, held: bytes) -> tuple[Logits, bool]:
         """The logits (V,) without those tokens, and True. `before` is the text so far; `held` is `Decoder.held`.
@@ -158,18 +159,11 @@ class CopyGuard:
                     wrong.update(beginnings.get(found, ()))
         return sorted(wrong)
 
-    def _texts(self, held: bytes) -> _Texts:
-        if held not in self._known:
-            if len(self._known) == _HELD_TEXTS:
-                self._known.clear()
-            self._known[held] = _Texts(self._tokenizer, held, self._index, self.limit)
-        return self._known[held]
-
 
 class _Texts:
     """What each token adds to a text: `texts` by id, and the ids by size and content of each prefix."""
 
-    def __init__(self, tokenizer: Tokenizer, held: bytes, index: CopyIndex, limit: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, index: CopyIndex, limit: int, held: bytes) -> None:
         self.texts: list[str] = []
         self.by_beginning: dict[int, dict[str, list[int]]] = {}
         self.copied: list[int] = []

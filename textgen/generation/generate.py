@@ -339,22 +339,32 @@ def rollout(
     state = read_on(model, np.stack([prompt[: shortest - 1] for prompt in prompts]), state)
     last = np.array([prompt[shortest - 1] for prompt in prompts], dtype=np.int32)
     logits, state = model.step(last, state)
-    fed = shortest
+    rows = _PromptedRows(prompts, samplers, shortest)
+    yield from closed_loop(model.step, logits, state, rows.choose, rows.feed)
 
-    def choose(logits: Logits) -> list[Choice | None]:
+
+class _PromptedRows:
+    """Rows side by side: each is fed from its prompt while that lasts, and then from its sampler."""
+
+    def __init__(self, prompts: Sequence[Ids], samplers: Sequence[Sampler], position: int) -> None:
+        """`position`: how many tokens of every row have been fed."""
+        self._prompts, self._samplers, self._position = prompts, samplers, position
+
+    def choose(self, logits: Logits) -> list[Choice | None]:
         """Draw a token for each row whose prompt is over."""
-        rows = enumerate(zip(prompts, samplers, strict=True))
-        return [None if fed < len(prompt) else sampler.choose(logits[row]) for row, (prompt, sampler) in rows]
+        return [
+            None if self._position < len(prompt) else sampler.choose(logits[row])
+            for row, (prompt, sampler) in enumerate(zip(self._prompts, self._samplers, strict=True))
+        ]
 
-    def feed(choices: list[Choice | None]) -> Ids:
+    def feed(self, choices: list[Choice | None]) -> Ids:
         """The next token of each row (B,): the one drawn, or the next of its prompt."""
-        nonlocal fed
-        rows = zip(prompts, choices, strict=True)
-        ids = [prompt[fed] if choice is None else choice.id for prompt, choice in rows]
-        fed += 1
+        ids = [
+            prompt[self._position] if choice is None else choice.id
+            for prompt, choice in zip(self._prompts, choices, strict=True)
+        ]
+        self._position += 1
         return np.array(ids, dtype=np.int32)
-
-    yield from closed_loop(model.step, logits, state, choose, feed)
 
 
 def stream_rows(

@@ -250,9 +250,8 @@ class Sampler:
             if type(noise.get(name)) is not int or not 0 <= noise[name] <= high:
                 raise TextgenError(f"the noise has no {name!r} from 0 to {high}.")
         for name, size in _NOISE_ARRAYS.items():
-            words = noise.get(name)
-            whole = isinstance(words, list) and all(type(word) is int and 0 <= word < 2**64 for word in words)
-            if not whole or len(words) != size:
+            words = noise[name] if isinstance(noise.get(name), list) else []
+            if len(words) != size or not all(type(word) is int and 0 <= word < 2**64 for word in words):
                 raise TextgenError(f"the noise has no {name!r} of {size} whole numbers.")
         arrays = {name: np.array(noise[name], dtype=np.uint64) for name in _NOISE_ARRAYS}
         buffer = arrays.pop("buffer")

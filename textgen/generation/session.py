@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 MOST_REMEMBERED = 1 << 23
 FORMAT_VERSION = 1
 _HEADER_LIMIT = 1 << 20
-_FIELDS = {"format": str, "version": int, "model": str, "pending": int, "seed": int, "remember": int,
-           "bytes": str, "text": str}  # fmt: skip
+_FIELDS: dict[str, Any] = {"format": str, "version": int, "model": str, "pending": int, "seed": int, "remember": int,
+                           "bytes": str, "text": str, "noise": dict | None}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -259,10 +259,8 @@ def _about(content: bytes, name: str) -> dict[str, Any]:
     if type(about.get("version")) is int and about["version"] > FORMAT_VERSION:
         raise _OtherModelError(f"has format {about['version']}; this textgen reads up to {FORMAT_VERSION}.")
     for field, kind in _FIELDS.items():
-        if type(about.get(field)) is not kind:
+        if not isinstance(about.get(field), kind) or isinstance(about.get(field), bool):
             raise TextgenError(f"it does not say {field!r}.")
-    if not (about.get("noise") is None or isinstance(about["noise"], dict)):
-        raise TextgenError("it does not say 'noise'.")
     return about
 
 

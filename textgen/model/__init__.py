@@ -26,15 +26,15 @@ BACKENDS = ("auto", "numpy", "torch", "int8")
 """What runs a model: numpy (the stored step), torch (the model itself), or int8 (the stored step with int8 weights).
 `auto` is the stored step as it is stored, or torch if there is none."""
 
-LIMITS = {
-    "vocab_size": (1, 10_000_000),
-    "embedding_size": (1, 65_536),
-    "hidden_size": (1, 65_536),
-    "num_layers": (1, 64),
-    "features": (0, 65_536),
-    "outputs": (0, 65_536),
+LARGEST = {
+    "vocab_size": 10_000_000,
+    "embedding_size": 65_536,
+    "hidden_size": 65_536,
+    "num_layers": 64,
+    "features": 65_536,
+    "outputs": 65_536,
 }
-"""The least and the most of each number, so that a damaged file costs neither time nor memory."""
+"""Upper bounds, so that a damaged file costs neither time nor memory."""
 _KINDS: dict[type, tuple[str, ...]] = {
     bool: ("true or false", "tie_word_embeddings", "residual", "layer_norm"),
     str: ("text", "cell", "cell_distribution", "cell_version", "task"),
@@ -83,8 +83,8 @@ class ModelConfig:
         return self.outputs or self.vocab_size
 
     def __post_init__(self) -> None:
-        for name, (least, most) in LIMITS.items():
-            value = getattr(self, name)
+        for name, most in LARGEST.items():
+            value, least = getattr(self, name), 0 if name in ("features", "outputs") else 1
             if type(value) is not int or not least <= value <= most:
                 raise TextgenError(f"{name} must be a whole number from {least} to {most:,}, not {value!r}.")
         for kind, (wanted, *names) in _KINDS.items():

@@ -158,8 +158,8 @@ def initial_state(case: Case) -> None:
     """initial_state is deterministic: each call returns the same values, in new memory."""
     batch, cell = case.config.batch, case.cell
     one, two = cell.initial_state(batch), cell.initial_state(batch)
-    starts = ({f"state[{k}]": s for k, s in enumerate(state)} for state in (two, one))
-    case.same(*starts, "a second call of initial_state")
+    first, second = ({f"state[{k}]": s for k, s in enumerate(state)} for state in (one, two))
+    case.same(second, first, "a second call of initial_state")
     owned = {memory(s) for s in [*cell.parameters(), *cell.buffers(), *one]}
     for k, tensor in enumerate(two):
         case.require(memory(tensor) not in owned, f"state[{k}] shares memory with the cell or with an earlier call")

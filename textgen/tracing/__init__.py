@@ -11,7 +11,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -51,11 +50,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Asked by torch, which would otherwise import its compiler here and waste four seconds."""
         return False
 
-    def record(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[str]:
-        """Run a function of tensors; returns the names of its results. In-place changes become new values."""
+    def record(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> GraphBuilder:
+        """Run a function of tensors; returns the graph of its results. In-place changes become new values."""
         with torch.no_grad(), self:
             results = torch.func.functionalize(function)(*inputs)
-        return [self.graph.name(result) for result in results]
+        self.graph.outputs = [self.graph.name(result) for result in results]
+        return self.graph
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -159,16 +159,6 @@ def _eval_mode(model: Model) -> Iterator[None]:
         torch.set_rng_state(rng_state)
 
 
-@dataclass(frozen=True)
-class _Recording:
-    """What was recorded at one batch size."""
-
-    batch: int
-    ops: list[RecordedOp]
-    constants: list[Tensor]
-    outputs: list[str]
-
-
 def _traced(model: Model) -> dict[str, Any]:
     """The content of step.json."""
     state = model.initial_state(BATCHES[0])
@@ -179,7 +169,7 @@ def _traced(model: Model) -> dict[str, Any]:
         "weights": {name: _spec(_dtype(t), t.shape) for name, t in model_tensors(model).items()},
         "state": specs,
         "logits": _spec("float32", (-1, model.output_size)),
-        "initial": _merged(*[_recorded(model, batch, partial(model.initial_state, batch), {}) for batch in BATCHES]),
+        "initial": _merged(*[_recorded(model, partial(model.initial_state, batch), {}) for batch in BATCHES]),
         "step": _merged(*[_record_step(model, batch) for batch in BATCHES]),
     }
 
@@ -194,17 +184,13 @@ def _spec(dtype: str, shape: Sequence[int]) -> list[Any]:
     return [dtype, stored_shape(tuple(shape))]
 
 
-def _recorded(
-    model: Model, batch: int, function: Callable[..., Sequence[Tensor]], inputs: Mapping[str, Tensor]
-) -> _Recording:
+def _recorded(model: Model, function: Callable[..., Sequence[Tensor]], inputs: Mapping[str, Tensor]) -> GraphBuilder:
     """What a function does with these inputs and the model's weights."""
     weights = {f"weight.{name}": tensor for name, tensor in model_tensors(model).items()}
-    recorder = Recorder({**weights, **inputs})
-    outputs = recorder.record(function, list(inputs.values()))
-    return _Recording(batch, recorder.graph.ops, recorder.graph.constants, outputs)
+    return Recorder({**weights, **inputs}).record(function, list(inputs.values()))
 
 
-def _record_step(model: Model, batch: int) -> _Recording:
+def _record_step(model: Model, batch: int) -> GraphBuilder:
     def step(ids: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         logits, after = model.step(ids, state)
         return (logits, *after)
@@ -213,20 +199,20 @@ def _record_step(model: Model, batch: int) -> _Recording:
         state = [tensor.detach().clone() for tensor in model.initial_state(batch)]
     ids = torch.zeros(batch, dtype=torch.int64, device=model.readout.linear.weight.device)
     inputs = {IDS: ids, **{f"state.{number}": tensor for number, tensor in enumerate(state)}}
-    return _recorded(model, batch, step, inputs)
+    return _recorded(model, step, inputs)
 
 
-def _merged(one: _Recording, other: _Recording) -> dict[str, Any]:
-    """The common program of two recordings, which may differ only in sizes that are multiples of the batch size."""
+def _merged(one: GraphBuilder, other: GraphBuilder) -> dict[str, Any]:
+    """The common program of the graphs at both batch sizes, which may differ only in sizes that are multiples of it."""
     pairs = list(zip(one.ops, other.ops, strict=False))
     equal = [(a.op, a.inputs, a.dtype, a.options) == (b.op, b.inputs, b.dtype, b.options) for a, b in pairs]
     constants = len(one.constants) == len(other.constants) and all(map(torch.equal, one.constants, other.constants))
     if not (all(equal) and constants and len(one.ops) == len(other.ops) and one.outputs == other.outputs):
         raise Untraceable(
-            f"it runs different operations with {one.batch} rows than with {other.batch}: nothing may depend on the "
+            f"it runs different operations with {BATCHES[0]} rows than with {BATCHES[1]}: nothing may depend on the "
             "number of rows (len(x), torch.arange(len(x)), indexed rows); gather and scatter select within each row."
         )
-    shapes = [_sizes(a.shape, one.batch, b.shape, other.batch) for a, b in pairs]
+    shapes = [_sizes(a.shape, b.shape) for a, b in pairs]
     used = _used(one.ops, one.outputs)
     names = {f"node.{number}": f"node.{place}" for place, number in enumerate(used)}
     nodes = [
@@ -242,13 +228,13 @@ def _merged(one: _Recording, other: _Recording) -> dict[str, Any]:
     return {"constants": [_constant(t) for t in one.constants], "nodes": nodes, "outputs": outputs}
 
 
-def _sizes(one: Sequence[int], batch: int, other: Sequence[int], other_batch: int) -> tuple[int, ...]:
+def _sizes(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
     """A shape with -k for a size of k times the batch."""
     sizes = []
     for size, other_size in zip(one, other, strict=True):
-        times, rest = divmod(size, batch)
-        if size != other_size and (rest or other_size != times * other_batch):
-            raise Untraceable(f"a size of it is {size} with {batch} rows and {other_size} with {other_batch}.")
+        times, rest = divmod(size, BATCHES[0])
+        if size != other_size and (rest or other_size != times * BATCHES[1]):
+            raise Untraceable(f"a size of it is {size} with {BATCHES[0]} rows and {other_size} with {BATCHES[1]}.")
         sizes.append(size if size == other_size else -times)
     return tuple(sizes)
 

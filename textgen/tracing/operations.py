@@ -36,7 +36,7 @@ class RecordedOp:
 
 
 class GraphBuilder:
-    """Recorded operations, constants, and the name of every tensor seen.
+    """Recorded operations, constants, the names of the outputs, and the name of every tensor seen.
 
     A tensor without a name that does not depend on a named one is a constant. An operand is a tensor, the name of a
     result, or a number.
@@ -45,6 +45,7 @@ class GraphBuilder:
     def __init__(self, names: Mapping[str, Tensor]) -> None:
         self.ops: list[RecordedOp] = []
         self.constants: list[Tensor] = []
+        self.outputs: list[str] = []
         self._names: dict[int, str | None] = {id(tensor): name for name, tensor in names.items()}
         self._tensors: list[Tensor] = list(names.values())  # keeps them alive, so that no id is used again
         self._types = {name: (tensor.dtype, list(tensor.shape)) for name, tensor in names.items()}
