@@ -139,8 +139,8 @@ def test_gates_and_states_stay_float32_where_products_are_rounded(name, compiled
     cell.compiled = compiled
     with matmul.reduced_precision("cpu", "bfloat16"):
         ys, after = cell(torch.randn(6, 5, 24))
-        assert isinstance(matmul.product_with(cell.weight_hh, cell.weight_hh.new_zeros(len(cell.weight_hh)), 5),
-                          matmul.Rounded)  # fmt: skip
+        product = matmul.product_with(cell.weight_hh, cell.weight_hh.new_zeros(len(cell.weight_hh)), 5)
+        assert isinstance(product, matmul.Packed) and product.rounding
     assert {t.dtype for t in (ys, *after)} == {torch.float32}
     ys.sum().backward()
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in cell.parameters())

@@ -171,19 +171,19 @@ class Packed(Product):
             transposed = factor.t().contiguous()
         self._forwards: Tensor = lay_out(factor, batch)
         self._backwards: Tensor = lay_out(transposed, batch)
-        self._rounding, self._multiply = rounding, _rounded if rounding else _onednn
+        self.rounding, self._multiply = rounding, _rounded if rounding else _onednn
 
     def forward(self, h: Tensor) -> Tensor:
         return self._multiply(h, self._forwards, self._bias)
 
     def backward(self, drh: Tensor, direct: Tensor | None) -> Tensor:
-        if direct is None or self._rounding:
+        if direct is None or self.rounding:
             return self._multiply(drh, self._backwards, direct)
         total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(drh, direct, self._backwards, None, "add")
         return total
 
     def weight_gradient(self, drhs: Tensor, hs: Tensor) -> Tensor:
-        return weight_gradient(drhs, hs, self._rounding)
+        return weight_gradient(drhs, hs, self.rounding)
 
 
 class Blocks(Product):
