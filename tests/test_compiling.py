@@ -93,12 +93,13 @@ def test_a_processor_without_bfloat16_is_warned_about(monkeypatch):
 def test_a_processor_without_bfloat16_is_not_asked_for_it():
     code = """
 import torch
+from textgen.cells import matmul
 from textgen.training.planner import ThisMachine
-assert ThisMachine(None, "cpu").can_round() is products.has_bfloat16()
-with products.reduced_precision("cpu", "bfloat16"):
-    products.linear(torch.ones(64, 256), torch.ones(256, 256), torch.ones(256))
-    products.product_with(torch.ones(256, 256), torch.ones(256), 64)
-    assert products.rounds(torch.ones(1)) is products.has_bfloat16()
+assert ThisMachine(None, "cpu").can_round() is matmul.has_bfloat16()
+with matmul.reduced_precision("cpu", "bfloat16"):
+    matmul.linear(torch.ones(64, 256), torch.ones(256, 256), torch.ones(256))
+    matmul.product_with(torch.ones(256, 256), torch.ones(256), 64)
+    assert matmul.rounds(torch.ones(1)) is matmul.has_bfloat16()
 """
     for isa in ("SSE41", "AVX2"):
         environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
@@ -138,8 +139,8 @@ def test_gates_and_states_stay_float32_where_products_are_rounded(name, compiled
     cell.compiled = compiled
     with matmul.reduced_precision("cpu", "bfloat16"):
         ys, after = cell(torch.randn(6, 5, 24))
-        assert isinstance(matmul.product_with(cell.weight_hh, cell.weight_hh.new_zeros(len(cell.weight_hh)), 5),
-                          matmul.Rounded)  # fmt: skip
+        product = matmul.product_with(cell.weight_hh, cell.weight_hh.new_zeros(len(cell.weight_hh)), 5)
+        assert isinstance(product, matmul.Packed) and product.rounding
     assert {t.dtype for t in (ys, *after)} == {torch.float32}
     ys.sum().backward()
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in cell.parameters())

@@ -183,7 +183,7 @@ def test_an_error_is_a_sentence():
 
 
 def is_law(node):
-    """Whether it is a function with the decorator `law`, which `textgen.testing.examination` finds by its type."""
+    """Whether it is a function with the decorator `law`, which `textgen.testing.runner` finds by its type."""
     return any(ast.unparse(each).startswith("law(") for each in node.decorator_list)
 
 

@@ -9,7 +9,7 @@ import torch._dynamo
 from wrong_cells import NoMemory, SeesTheFuture
 
 from textgen import plugins
-from textgen.testing.examination import LAWS
+from textgen.testing.runner import LAWS
 
 assert torch._dynamo, "imported here, since pytester forgets what its runs import, and torch cannot be imported twice"
 pytest_plugins = ["pytester"]

@@ -559,6 +559,7 @@ def test_a_step_of_many_megabytes_is_not_read(own_folder):
 WITHOUT = """
 import sys
 sys.modules["torch"] = None
+from textgen.cli import main
 code = main(sys.argv[1:])
 heavy = {"torch", "datasets", "rich", "pyarrow", "huggingface_hub", "safetensors", "textgen_cells"} & {
     name for name, module in sys.modules.items() if module is not None

@@ -345,7 +345,7 @@ def test_many_symbols_are_drawn_from_as_few_are(size, scale, monkeypatch):
         share, temperature = noise.choice([1e-6, 0.3, 0.5, 0.9, 1 - 1e-12]), noise.choice([1e-3, 0.8, 3])
         found = []
         for few in (0, 1 << 30):
-            monkeypatch.setattr(sampling, "FEW_SYMBOLS", few)
+            monkeypatch.setattr(sampling, "FEW_TOKENS", few)
             kept = sampling.top_p(logits, share)
             found.append((kept.tolist(), sampling.draw(kept, temperature, np.random.default_rng(number))))
         assert found[0] == found[1]
@@ -362,7 +362,7 @@ FUNCTION = '''def skip_best(logits: Logits, k: int) -> Logits:
 
 def draw('''
 NEW_OPTION = {
-    "sampling_settings.py": {
+    "__init__.py": {
         "    repetition_penalty: float = option(": DECLARATION,
         '"min_p"),': '"min_p", "skip_best"),',
     },
@@ -378,6 +378,7 @@ from click.testing import CliRunner
 
 import textgen
 from textgen.cli.sample import command
+from textgen.errors import UsageError
 from textgen.model import ModelConfig
 from textgen.generation.language_model import LanguageModel
 from textgen.data.tokenizers import CharTokenizer
@@ -420,11 +421,11 @@ def test_a_new_sampling_option_touches_its_declaration_and_its_function(tmp_path
     copy = tmp_path / "textgen"
     shutil.copytree(Path(textgen.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for name, changes in NEW_OPTION.items():
-        source = (copy / "writing" / name).read_text()
+        source = (copy / "generation" / name).read_text()
         for old, new in changes.items():
             assert source.count(old) == 1
             source = source.replace(old, new)
-        (copy / "writing" / name).write_text(source)
+        (copy / "generation" / name).write_text(source)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", USING_IT], env=environment, cwd=tmp_path, capture_output=True, text=True

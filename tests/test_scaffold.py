@@ -26,7 +26,7 @@ from textgen.cli import load_plugins
 from textgen.errors import TextgenError, UsageError
 from textgen.scaffold import CELL_KINDS, LICENSES, ScaffoldOptions, contents, create, names_from, refuse_taken
 from textgen.storage import filesystem
-from textgen.testing.examination import run_laws
+from textgen.testing.runner import run_laws
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "write-a-cell.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.S)

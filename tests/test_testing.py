@@ -16,7 +16,8 @@ from zoo import INSTALLED, WRITTEN
 from textgen import plugins, testing
 from textgen.cells import GatedCell
 from textgen.errors import TextgenError, UsageError
-from textgen.testing.examination import (
+from textgen.testing.law import Case, CaseConfig, LawBroken, isolated, other_rng_states, process_settings
+from textgen.testing.runner import (
     LAWS,
     MODULES,
     SIZES,
@@ -30,7 +31,6 @@ from textgen.testing.examination import (
     representative_sizes,
     run_laws,
 )
-from textgen.testing.law import Case, CaseConfig, LawBroken, isolated, other_rng_states, process_settings
 
 LONG = {"finite", "constant_memory", "constant_time"}
 SLOW = {law.name for law in LAWS if law.slow}
@@ -45,7 +45,7 @@ def test_every_cell_keeps_every_law(check):
 
 def test_the_first_cell_that_a_process_traces_has_no_side_effects():
     """torch sets a variable of the environment then, which is not the cell's doing."""
-    code = "from textgen import plugins; from textgen.testing.examination import checks\n"
+    code = "from textgen import plugins; from textgen.testing.runner import checks\n"
     code += "[check] = checks([plugins.cell('gru')], ['no_side_effects']); check()"
     subprocess.run([sys.executable, "-c", code], check=True)
 

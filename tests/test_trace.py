@@ -20,7 +20,7 @@ from textgen.model.weights import TorchStepper, model_tensors
 from textgen.runtime import NumpyStepper
 from textgen.runtime.graph import StepGraph
 from textgen.tracing import trace
-from textgen.tracing.windows import Untraceable
+from textgen.tracing.operations import Untraceable
 from textgen.training.start import train
 
 VARIANTS = [

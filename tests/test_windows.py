@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from textgen.cells import Cell
-from textgen.testing.examination import LAWS, run_laws
+from textgen.testing.runner import LAWS, run_laws
 from textgen.tracing import trace
-from textgen.tracing.windows import Untraceable
+from textgen.tracing.operations import Untraceable
 
 K = 4
 

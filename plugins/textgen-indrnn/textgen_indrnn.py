@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import textgen
-from textgen.cells.engine import State
+from textgen import State
 
 
 class IndRNN(textgen.GatedCell):

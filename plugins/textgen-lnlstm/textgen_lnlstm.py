@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import textgen
-from textgen.cells.engine import State
+from textgen import State
 
 
 class LayerNormLSTM(textgen.GatedCell):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 import textgen
-from textgen.cells.engine import State
+from textgen import State
 
 CHUNK = 32
 """Time steps that `forward` computes at once."""

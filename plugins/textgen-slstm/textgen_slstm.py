@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 import textgen
-from textgen.cells.engine import State
+from textgen import State
 
 EMPTY = -1e4
 """The initial stabiliser: so far below any input gate that the first input fully determines the state."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 import textgen
-from textgen.cells.engine import State
+from textgen import State
 
 
 class GRU(textgen.GatedCell):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import textgen
-from textgen.cells.engine import State
+from textgen import State
 
 LARGEST_FUSED_ROUNDED = 512
 """The most units for which torch's fused kernel is fast in bfloat16 on a CPU (AMD EPYC, torch 2.13)."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import textgen
-from textgen.cells.engine import State
+from textgen import State
 
 
 class RNN(textgen.GatedCell):

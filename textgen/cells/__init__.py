@@ -277,6 +277,7 @@ class LinearCell(Cell):
 
 Scalar = bool | int | float | str
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+_NAMES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -295,9 +296,6 @@ class CellOption:
             allowed = " or ".join(map(repr, self.choices)) if self.choices else _NAMES[self.kind]
             raise UsageError(f"cell option {self.name} must be {allowed}, not {value!r}.")
         return parsed
-
-
-_NAMES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
 
 def _parse(value: Scalar, kind: type) -> Scalar | None:
@@ -319,7 +317,6 @@ def _parse(value: Scalar, kind: type) -> Scalar | None:
 
 def describe(cell: type[Cell]) -> list[CellOption]:
     """The options of a cell class. Raises TextgenError for a default that cannot be stored as JSON."""
-
     if cell.__init__ in (Cell.__init__, GatedCell.__init__):
         return []
     found = []
@@ -337,24 +334,18 @@ def describe(cell: type[Cell]) -> list[CellOption]:
             inspect.Parameter.VAR_KEYWORD,
         ):
             continue
-        if not _storable(parameter.default):
+        default = parameter.default
+        if type(default) not in _NAMES or (isinstance(default, float) and not math.isfinite(default)):
+            shown = "none" if default is inspect.Parameter.empty else repr(default)
             raise TextgenError(
                 f"{cell.__name__}.{name}{origin(cell)} needs a default that is true, false, a finite number or "
-                f"text, so that it can be saved with the model; it has {_shown(parameter.default)}."
+                f"text, so that it can be saved with the model; it has {shown}."
             )
         hint = hints.get(name)
         choices = get_args(hint) if get_origin(hint) is Literal else ()
-        kind = hint if hint in _NAMES and not choices else type(parameter.default)
-        found.append(CellOption(name, kind, parameter.default, choices))
+        kind = hint if hint in _NAMES and not choices else type(default)
+        found.append(CellOption(name, kind, default, choices))
     return found
-
-
-def _storable(default: object) -> bool:
-    return type(default) in _NAMES and not (isinstance(default, float) and not math.isfinite(default))
-
-
-def _shown(default: object) -> str:
-    return "none" if default is inspect.Parameter.empty else repr(default)
 
 
 def parse(cell: type[Cell], name: str, given: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -28,6 +28,7 @@ from textgen.errors import CompilerError
 
 State = tuple[Tensor, ...]
 Half = Callable[[list[Tensor]], Sequence[Tensor]]
+Activation = Callable[[Tensor, Tensor, State], tuple[Tensor, State]]
 Make = Callable[[fx.GraphModule, Sequence[Tensor]], Half]
 _INTERNAL = frozenset(vars(nn.Module())) - {"training"}
 _MOST_TRACES = 64
@@ -84,7 +85,8 @@ def halves(cell: Any, tensors: dict[str, Tensor], wx: Tensor, state: State, make
     cannot be expressed as a fixed list of tensor operations. Raises what `make` raises.
     """
     inputs = [wx, wx, *state, *tensors.values()]
-    key: Hashable = (type(cell).__mro__, *_attributes(cell), *tensors, *_kinds(inputs), make, torch.get_num_threads())
+    kinds = ((tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad) for tensor in inputs)
+    key: Hashable = (type(cell).__mro__, *_attributes(cell), *tensors, *kinds, make, torch.get_num_threads())
     if key not in _traces:
         if len(_traces) >= _MOST_TRACES:
             _traces.pop(next(iter(_traces)))
@@ -101,10 +103,6 @@ def _attributes(cell: nn.Module) -> Iterable[Hashable]:
         for key, value in vars(module).items():
             if key not in _INTERNAL:
                 yield name, key, value if isinstance(value, Hashable) else repr(value)
-
-
-def _kinds(inputs: Iterable[Tensor]) -> Iterable[Hashable]:
-    return ((tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad) for tensor in inputs)
 
 
 def _trace_halves(cell: nn.Module, names: list[str], states: int, inputs: list[Tensor], make: Make) -> Halves:
@@ -232,15 +230,7 @@ def _rewrite(traced: fx.GraphModule, copied: list[fx.Node | None], added: list[f
 
 def interpreted(traced: fx.GraphModule, _: Sequence[Tensor]) -> Half:
     """A half that runs torch's operations one by one."""
-
-    def run(arguments: list[Tensor]) -> Sequence[Tensor]:
-        results: Sequence[Tensor] = traced.forward(*arguments)
-        return results
-
-    return run
-
-
-Activation = Callable[[Tensor, Tensor, State], tuple[Tensor, State]]
+    return lambda arguments: traced.forward(*arguments)
 
 
 def looped(
@@ -379,11 +369,7 @@ def compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Half:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     large = max(tensor.numel() for tensor in examples) >= PARALLEL
-    settings = {
-        "compile_threads": 1,
-        "fallback_random": True,
-        "cpp.threads": torch.get_num_threads() if large else 1,
-    }
+    settings = {"compile_threads": 1, "fallback_random": True, "cpp.threads": torch.get_num_threads() if large else 1}
     with warnings.catch_warnings(), torch.no_grad(), torch._inductor.config.patch(settings):
         warnings.simplefilter("ignore")
         try:

@@ -159,41 +159,31 @@ class Product:
 
 
 class Packed(Product):
-    """The same in oneDNN's layouts of R, one for forward and one for backward products."""
+    """The same in oneDNN's layouts of R, one for forward and one for backward products; with `rounding`, of factors
+    rounded to bfloat16. Results are float32."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, batch: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, batch: int, rounding: bool) -> None:
         super().__init__(weight, bias)
         lay_out = torch.ops.mkldnn._reorder_linear_weight
-        self._forwards: Tensor = lay_out(weight, batch)
-        self._backwards: Tensor = lay_out(weight.t(), batch)
+        factor, transposed = weight, weight.t()
+        if rounding:
+            factor = weight.bfloat16()
+            transposed = factor.t().contiguous()
+        self._forwards: Tensor = lay_out(factor, batch)
+        self._backwards: Tensor = lay_out(transposed, batch)
+        self.rounding, self._multiply = rounding, _rounded if rounding else _onednn
 
     def forward(self, h: Tensor) -> Tensor:
-        return _onednn(h, self._forwards, self._bias)
+        return self._multiply(h, self._forwards, self._bias)
 
     def backward(self, drh: Tensor, direct: Tensor | None) -> Tensor:
-        if direct is None:
-            return _onednn(drh, self._backwards)
+        if direct is None or self.rounding:
+            return self._multiply(drh, self._backwards, direct)
         total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(drh, direct, self._backwards, None, "add")
         return total
 
-
-class Rounded(Product):
-    """The same with factors rounded to bfloat16, in oneDNN's layouts of R; results are float32."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, batch: int) -> None:
-        super().__init__(weight, bias)
-        lay_out, rounded = torch.ops.mkldnn._reorder_linear_weight, weight.bfloat16()
-        self._forwards: Tensor = lay_out(rounded, batch)
-        self._backwards: Tensor = lay_out(rounded.t().contiguous(), batch)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return _rounded(h, self._forwards, self._bias)
-
-    def backward(self, drh: Tensor, direct: Tensor | None) -> Tensor:
-        return _rounded(drh, self._backwards, direct)
-
     def weight_gradient(self, drhs: Tensor, hs: Tensor) -> Tensor:
-        return weight_gradient(drhs, hs, rounding=True)
+        return weight_gradient(drhs, hs, self.rounding)
 
 
 class Blocks(Product):
@@ -236,5 +226,5 @@ def product_with(weight: Tensor | None, bias: Tensor, batch: int, differentiable
     if weight.dim() == 3:
         return Blocks(weight, bias)
     if not differentiable and _suits_onednn(weight, batch):
-        return (Rounded if rounds(weight) else Packed)(weight, bias, batch)
+        return Packed(weight, bias, batch, rounds(weight))
     return Product(weight, bias)

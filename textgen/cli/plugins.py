@@ -73,7 +73,7 @@ def check_command(
             plugins.owner(name)  # raises, with what is installed
     reporter: Reporter = JsonReporter() if as_json else Reporter()
     cells = by_cell(names or installed, reporter)
-    from textgen.testing.examination import run_laws
+    from textgen.testing.runner import run_laws
 
     for cell, found in cells.items():
         reporter.cell(cell, found, run_laws(cell, given, laws=laws or None, slow=slow))
@@ -108,8 +108,8 @@ class Reporter:
 
     def cell(self, cell: type[Cell], names: list[str], results: Iterable[Result]) -> None:
         """All laws on one cell: a line each, then an explanation of each failure."""
-        from textgen.testing.examination import LAWS
         from textgen.testing.law import explanation
+        from textgen.testing.runner import LAWS
 
         laws = {law.name: law for law in LAWS}
         owner, started = plugins.owner(names[0]), time.monotonic()

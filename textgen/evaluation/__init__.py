@@ -1,4 +1,4 @@
-"""How well a model predicts a text: loss, perplexity, and bits per byte, which compares across tokenizers.
+"""Metrics of language models: loss, perplexity, and bits per byte, which compares across tokenizers.
 
 The state is carried and every token is counted once. To use the processor well a long text is read in several lanes
 side by side; each lane first reads `WARM` tokens of the lane before it, uncounted, so that no token is predicted
@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from textgen import options
 from textgen import options as arguments
 from textgen.data import Reading
 from textgen.data.corpus import encode_documents, text_of
 from textgen.data.parquet_table import corpora, is_table
-from textgen.data.sources import Source, SourceOptions, documents_of, read
+from textgen.data.sources import SourceOptions, documents_of, read
 from textgen.data.tokenizers.base import Ids, Tokenizer
 from textgen.errors import TextgenError
 from textgen.formatting import figure
@@ -28,6 +27,10 @@ from textgen.model.stepper import TokenStepper
 
 if TYPE_CHECKING:
     from textgen.generation.language_model import LanguageModel
+
+LANES = 16
+WARM = 1024
+CHUNK = 256
 
 
 class Metrics(Protocol):
@@ -46,11 +49,6 @@ class Metrics(Protocol):
 
     def shown(self) -> dict[str, str]:
         """The metrics of the training table, as text by name: the task's `columns`."""
-
-
-LANES = 16
-WARM = 1024
-CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,9 @@ def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str
     known = Reading.of(model.config.reading, reading)
     if isinstance(text, os.PathLike) or is_table(text):
         with known.explained():
-            return score_text(model, *text_of(corpora("text", text), known), lanes)
+            sources, options = text_of(corpora("text", text), known)
+            encoded = encode_documents(model.tokenizer, read(sources, for_model(model, options)))
+        return score_encoded(model.stepper, model, *encoded, lanes)
     text = arguments.text("text", text) if isinstance(text, str) else arguments.text_bytes("text", text)
     if not text:
         raise TextgenError("there is no text to evaluate (0 bytes).")
@@ -154,12 +154,6 @@ def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str
     else:
         data = known.decoded(text, "text").encode() if known.encoding else text
     encoded = encode_documents(model.tokenizer, documents_of([data], known.options))
-    return score_encoded(model.stepper, model, *encoded, lanes)
-
-
-def score_text(model: LanguageModel, sources: Sequence[Source], options: SourceOptions, lanes: int = LANES) -> Score:
-    """The score of files. Raises TextgenError that names the place of what is not text."""
-    encoded = encode_documents(model.tokenizer, read(sources, for_model(model, options)))
     return score_encoded(model.stepper, model, *encoded, lanes)
 
 
@@ -192,7 +186,7 @@ def token_scores(model: LanguageModel, text: str) -> list[TokenScore]:
 
     Raises TextgenError for an empty text, and for a lone surrogate, which is not a character.
     """
-    model, text = options.writer(model), options.text("text", text)
+    model, text = arguments.writer(model), arguments.text("text", text)
     if not text:
         raise TextgenError("there is no text to evaluate (0 bytes).")
     begin = np.array([model.tokenizer.boundary], dtype=np.int32)

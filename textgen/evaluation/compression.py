@@ -1,4 +1,4 @@
-"""Lossless compression by a model: its probabilities drive a range coder.
+"""Lossless compression with a model and a range coder, and the format of archives.
 
 A text takes about the bits that `evaluate` gives it. Both sides read the model through the same step, with the same
 number of rows on one thread, and so see the same bits. A long text is read in lanes side by side for speed. Each
@@ -46,6 +46,21 @@ _BITS = 56
 _WHOLE = 1 << _BITS
 _LOW_BYTES = _BITS - 8
 _LEAST = 1 << _LOW_BYTES
+
+MAGIC = b"\xd7g"
+FORMAT = 1
+STORED = 0x80
+"""Added to the format if the payload is the content itself."""
+LONG = 0x40
+"""Added to the format if there are several lanes."""
+MOST_TOKENS = 1 << 40
+LANE_BYTES = 2000
+MOST_LANES = 64
+QUICK_LOOK = 65_536
+"""How many tokens are scored to estimate the size of the archive."""
+STRAY = (64, 192)
+"""Start and size, out of 256, of the frequencies that say: this lead byte stands alone. Below them are the 64 bytes
+that can follow a lead byte, at 8 bits each, as `evaluate` counts them."""
 
 
 class RangeEncoder:
@@ -137,17 +152,6 @@ def cumulative(logits: npt.NDArray[np.float32]) -> Cumulative:
     return ends
 
 
-MAGIC = b"\xd7g"
-FORMAT = 1
-STORED = 0x80
-"""Added to the format if the payload is the content itself."""
-
-LONG = 0x40
-"""Added to the format if there are several lanes."""
-
-MOST_TOKENS = 1 << 40
-
-
 @dataclass(frozen=True)
 class Envelope:
     """The parts of an archive. `stored` says that the payload is the content itself.
@@ -212,16 +216,6 @@ def _digest_width(lanes: int) -> int:
     return 3 if lanes == 1 else 8
 
 
-LANE_BYTES = 2000
-MOST_LANES = 64
-QUICK_LOOK = 65_536
-"""How many tokens are scored to estimate the size of the archive."""
-
-STRAY = (64, 192)
-"""Start and size, out of 256, of the frequencies that say: this lead byte stands alone. Below them are the 64 bytes
-that can follow a lead byte, at 8 bits each, as `evaluate` counts them."""
-
-
 def compress(model: LanguageModel, data: bytes, progress: Progress = no_progress) -> bytes:
     """Compress any bytes. Raises TextgenError if the model's tokenizer is not lossless for them."""
     model, data = options.writer(model), options.content("data", data)
@@ -272,9 +266,6 @@ def model_digest(model: LanguageModel) -> bytes:
     if not model.digest:
         raise TextgenError("a model must come from a folder to compress with it.")
     return bytes.fromhex(model.digest)
-
-
-# --- the tokens ---
 
 
 def _choose_lanes(model: LanguageModel, tokens: Ids) -> int:
@@ -339,9 +330,6 @@ def _decode(model: LanguageModel, opened: Envelope, progress: Progress) -> Ids:
             inputs[:] = rows[:, at]
             progress("decompressing", at * lanes, opened.tokens)
     return _with_raw_units(tokenizer, rows.reshape(-1)[: opened.tokens], units)
-
-
-# --- characters unknown to the model: an escape, then their bytes ---
 
 
 def _raw_units(tokenizer: Tokenizer, ids: Ids) -> dict[int, bytes]:

@@ -64,16 +64,10 @@ class SampleOptions:
     )
     repeat_last_n: int = option(64, "How many tokens back the penalties look.", low=0, high=1_000_000)
     logit_bias: dict[int | str, float] = option(
-        {},
-        r"Add X to the logit of a token: 'e=-5', '\n=2', or '#17=-5' by its id; may be repeated.",
-        metavar="TOKEN=X",
+        {}, r"Add X to the logit of a token: 'e=-5', '\n=2', or '#17=-5' by its id; may be repeated.", metavar="TOKEN=X"
     )
     num_beams: int | None = option(
-        None,
-        "Beam search with N beams instead of sampling.",
-        low=1,
-        high=10_000,
-        default_text="off",
+        None, "Beam search with N beams instead of sampling.", low=1, high=10_000, default_text="off"
     )
     max_copy: int | None = option(
         None,
@@ -107,16 +101,19 @@ def check_sampling(options: SampleOptions) -> None:
     """Check options against their limits and against each other. Raises UsageError."""
     check(options)
     if options.greedy and options.temperature not in (SampleOptions.temperature, 0):
-        raise UsageError(
-            f"{named('greedy')} and {named('temperature', shown(options.temperature))} exclude each other."
-        )
+        cycle = options.temperature if isinstance(options.temperature, list) else [options.temperature]
+        typed = ",".join(f"{value:g}" for value in cycle)
+        raise UsageError(f"{named('greedy')} and {named('temperature', typed)} exclude each other.")
     for text in options.stop:
         if not text:
             raise UsageError(f"{named('stop')} is empty; it must be the text to stop at.")
         bad = next((i for i, c in enumerate(text) if 0xD800 <= ord(c) <= 0xDFFF), None)
         if bad is not None:
             raise UsageError(f"{named('stop')} must be UTF-8 text, not {text!r} (character {bad}).")
-    _check_bias(options.logit_bias)
+    for token, bias in options.logit_bias.items():
+        if not isinstance(token, str) and type(token) is not int:
+            raise UsageError(f"{named('logit_bias')} must name a token by its text or its id, not by {token!r}.")
+        check_value(f"{named('logit_bias')} {token!r}", bias, float, _BIAS)
     if options.num_beams is not None:
         changed = [f.name for f, _ in declared(SampleOptions) if getattr(options, f.name) != default(f)]
         check_beams(options.num_beams, changed)
@@ -126,23 +123,11 @@ def check_sampling(options: SampleOptions) -> None:
             )
 
 
-def _check_bias(table: Mapping[int | str, float]) -> None:
-    for token, bias in table.items():
-        if not isinstance(token, str) and type(token) is not int:
-            raise UsageError(f"{named('logit_bias')} must name a token by its text or its id, not by {token!r}.")
-        check_value(f"{named('logit_bias')} {token!r}", bias, float, _BIAS)
-
-
 def check_beams(beams: int, given: Iterable[str]) -> None:
     """Raise UsageError for the first of the given options that beam search excludes."""
     wrong = next((name for name in given if name in DRAWING), None)
     if wrong:
         raise UsageError(f"{named('num_beams', beams)} draws nothing and excludes {named(wrong)}.")
-
-
-def shown(temperature: float | list[float]) -> str:
-    """A temperature, or a cycle of them, as a person types it."""
-    return ",".join(f"{value:g}" for value in (temperature if isinstance(temperature, list) else [temperature]))
 
 
 def defaults_beside(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

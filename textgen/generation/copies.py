@@ -1,4 +1,4 @@
-"""Verbatim copies of the training text: finding them in a text, and steering generation away from them.
+"""Find spans copied from the training text with a suffix array, and limit their length while generating.
 
 A suffix array (Manber and Myers 1990) sorts all positions of the training text by the text that follows. Positions with
 a common prefix are then adjacent, and binary search finds a span in O(log n) comparisons. Spans are measured in
@@ -8,8 +8,8 @@ characters, whatever the tokenizer, and never cross from one document into the n
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -130,8 +130,8 @@ class CopyGuard:
     """Excludes tokens with which a text would copy more than `limit` characters in a row."""
 
     def __init__(self, index: CopyIndex, tokenizer: Tokenizer, limit: int) -> None:
-        self._index, self._tokenizer, self.limit = index, tokenizer, limit
-        self._known: dict[bytes, _Texts] = {}
+        self._index, self.limit = index, limit
+        self._texts = lru_cache(_HELD_TEXTS)(partial(_Texts, tokenizer, index, limit))
 
     def steer(self, logits: Logits, before: str, held: bytes) -> tuple[Logits, bool]:
         """The logits (V,) without those tokens, and True. `before` is the text so far; `held` is `Decoder.held`.
@@ -159,42 +159,29 @@ class CopyGuard:
                     wrong.update(beginnings.get(found, ()))
         return sorted(wrong)
 
-    def _texts(self, held: bytes) -> _Texts:
-        if held not in self._known:
-            if len(self._known) == _HELD_TEXTS:
-                self._known.clear()
-            self._known[held] = _Texts(self._tokenizer, held, self._index, self.limit)
-        return self._known[held]
-
 
 class _Texts:
     """What each token adds to a text: `texts` by id, and the ids by size and content of each prefix."""
 
-    def __init__(self, tokenizer: Tokenizer, held: bytes, index: CopyIndex, limit: int) -> None:
-        self.texts = [_added(tokenizer, held, id) for id in range(tokenizer.vocab_size)]
+    def __init__(self, tokenizer: Tokenizer, index: CopyIndex, limit: int, held: bytes) -> None:
+        self.texts: list[str] = []
         self.by_beginning: dict[int, dict[str, list[int]]] = {}
         self.copied: list[int] = []
-        for id, text in enumerate(self.texts):
+        for id in range(tokenizer.vocab_size):
+            decoder = tokenizer.decoder()
+            decoder.restore(held)
+            text = decoder.add(id)
+            self.texts.append(text)
             for size in range(1, min(len(text), limit) + 1):
                 self.by_beginning.setdefault(size, {}).setdefault(text[:size], []).append(id)
             if any(text[at : at + limit + 1] in index for at in range(len(text) - limit)):
                 self.copied.append(id)
 
 
-def _added(tokenizer: Tokenizer, held: bytes, id: int) -> str:
-    decoder = tokenizer.decoder()
-    decoder.restore(held)
-    return decoder.add(id)
-
-
 def index_of(tokenizer: Tokenizer, tokens: npt.NDArray[np.integer]) -> CopyIndex:
     """The index of ids with a boundary before each document. Raises TextgenError if there are too many."""
     if len(tokens) > 4 * LARGEST:
         raise TextgenError(f"the training text has {len(tokens):,} tokens; that is too long to search for copies.")
-    return CopyIndex([tokenizer.decode(ids) for ids in _documents(tokenizer, tokens)])
-
-
-def _documents(tokenizer: Tokenizer, tokens: npt.NDArray[np.integer]) -> Iterator[npt.NDArray[np.integer]]:
-    begins = np.flatnonzero(tokens == tokenizer.boundary)
-    for begin, end in pairwise([*begins.tolist(), len(tokens)]):
-        yield np.asarray(tokens[begin + 1 : end])
+    begins = np.flatnonzero(tokens == tokenizer.boundary).tolist()
+    spans = pairwise([*begins, len(tokens)])
+    return CopyIndex([tokenizer.decode(np.asarray(tokens[begin + 1 : end])) for begin, end in spans])

@@ -1,4 +1,4 @@
-"""Generation: y(t) comes back as x(t+1). Ids, pieces of text or a string, each built on the one before.
+"""Generate text: the loop over token ids, incremental decoding, stop strings, and beam search.
 
 Nothing here knows torch or a cell: the loop drives whatever has `initial_state`, `forward` and `step` on arrays of
 ids. Several rows run together without padding: a row that still has prompt left is fed from it (forced tokens). Text
@@ -43,9 +43,10 @@ from textgen.options import from_mapping, named, plain
 if TYPE_CHECKING:
     from textgen.generation.language_model import LanguageModel
 
-
 REMEMBERED = 1024
 """Tokens and characters kept for penalties and for finding copies, unless a caller asks for more."""
+EXACT_ROWS = 8
+"""Up to this many samples run one by one, each bit for bit as if alone; more run together, faster."""
 
 
 @dataclass
@@ -137,17 +138,14 @@ class CompletionBuilder:
         self.sampler = Sampler(options, completion.seed, unsampled, self._steered)
         self._ready = ""
         if open is not None:
-            self._go_on_from(open)
+            self._decoder.restore(open.bytes)
+            self._ready = self._scanner.feed(open.text)
+            if self._scanner.stopped:
+                completion.finish_reason = "stop"
+            if open.noise is not None:
+                self.sampler.restore(open.noise)
         self.empty = not (self._tail or self._decoder.held or self._scanner.held or model.prompt_end)
         """Whether there is no text yet, not even a prompt: then the boundary is not drawn, so that no text is empty."""
-
-    def _go_on_from(self, open: OpenEnd) -> None:
-        self._decoder.restore(open.bytes)
-        self._ready = self._scanner.feed(open.text)
-        if self._scanner.stopped:
-            self.completion.finish_reason = "stop"
-        if open.noise is not None:
-            self.sampler.restore(open.noise)
 
     def _steered(self, logits: Logits) -> Logits:
         """The logits without the tokens that would end an empty text, split a character or copy too much."""
@@ -272,16 +270,17 @@ def search(
             for row, token in zip(parents, tokens, strict=True)
         ]
         going = [k for k, token in enumerate(tokens) if token != boundary]
-        ended = _best([ended, *(beam for beam, token in zip(grown, tokens, strict=True) if token == boundary)])
+        finished = [beam for beam, token in zip(grown, tokens, strict=True) if token == boundary]
+        ended = max(filter(None, [ended, *finished]), key=lambda beam: beam.score, default=None)
         live = [grown[k] for k in going]
         if not live:
             break
         # Here y(t) becomes x(t+1), with the state of the beam that it extends.
         ids = np.array([tokens[k] for k in going], dtype=np.int32)
-        state = _gathered(model, state, [parents[k] for k in going], len(logits))
-    best = _best([ended, *live])
-    assert best is not None
-    return best
+        rows = [parents[k] for k in going]
+        if rows != list(range(len(logits))):
+            state = model.select(state, np.array(rows, dtype=np.intp))
+    return max(filter(None, [ended, *live]), key=lambda beam: beam.score)
 
 
 def _barred(
@@ -308,14 +307,6 @@ def _likeliest(totals: Logits, wanted: int) -> tuple[list[int], list[int]]:
     return rows.tolist(), columns.tolist()
 
 
-def _best(beams: list[Beam | None]) -> Beam | None:
-    return max(filter(None, beams), key=lambda beam: beam.score, default=None)
-
-
-def _gathered(model: TokenStepper, state: object, parents: list[int], rows: int) -> object:
-    return state if parents == list(range(rows)) else model.select(state, np.array(parents, dtype=np.intp))
-
-
 def search_rows(
     model: LanguageModel, encoded: list[Ids], rows: list[CompletionBuilder], options: SampleOptions
 ) -> Iterator[tuple[int, str]]:
@@ -327,13 +318,6 @@ def search_rows(
             yield number, row.take(choice)
             if row.completion.finish_reason is not None:
                 break
-
-
-EXACT_ROWS = 8
-"""Up to this many samples run one by one, each bit for bit as if alone; more run together, faster."""
-
-
-# --- ids ---
 
 
 def read_on(model: TokenStepper, ids: Ids, state: Any) -> Any:
@@ -383,9 +367,6 @@ class _PromptedRows:
         return np.array(ids, dtype=np.int32)
 
 
-# --- pieces of text ---
-
-
 def stream_rows(
     model: LanguageModel, prompts: Sequence[str], options: SampleOptions, completions: Sequence[Completion]
 ) -> Iterator[tuple[int, str]]:
@@ -415,17 +396,10 @@ def stream(model: LanguageModel, prompt: str = "", **sampling: Any) -> Iterator[
     Sampling options are the fields of `textgen.tasks.SampleOptions`. Raises UsageError at once for an invalid one.
     """
     model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
-    options = sampling_options(model, sampling)
-    if options.num_beams is not None:
-        raise UsageError(
-            f"{named('num_beams', options.num_beams)} cannot stream; textgen.generate gives the whole text."
-        )
+    options = streaming_options(model, sampling)
     completion = Completion(prompt, choose_seed(options))
     pieces = stream_rows(model, [prompt], options, [completion])
     return (piece for _, piece in pieces if piece)
-
-
-# --- strings ---
 
 
 def complete(model: LanguageModel, prompts: Sequence[str], options: SampleOptions) -> list[Completion]:
@@ -465,6 +439,16 @@ def sampling_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOp
     options: SampleOptions = from_mapping(SampleOptions, {**defaults, **given})
     check_sampling(options)
     return replace(options, logit_bias=bias_of_ids(options.logit_bias, model.tokenizer))
+
+
+def streaming_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOptions:
+    """The same for texts that are streamed. Raises UsageError for beam search, too."""
+    options = sampling_options(model, given)
+    if options.num_beams is not None:
+        raise UsageError(
+            f"{named('num_beams', options.num_beams)} cannot stream; textgen.generate gives the whole text."
+        )
+    return options
 
 
 def choose_seed(options: SampleOptions) -> int:

@@ -28,12 +28,13 @@ from textgen.options import named
 
 _NO_PART = ("README.md", "training_args.json")
 """Files of a model folder that do not affect its predictions."""
-
 MOST_BEGIN = 1024
 """The most tokens that may frame every prompt; the model reads them before it writes the first one."""
-
 FEW_DOCUMENTS = 10
 """With fewer training documents than this, a model has hardly seen one end, so it never draws the boundary."""
+SUBWORD_SAMPLING = {"temperature": 0.7, "min_p": 0.1}
+"""Defaults for large vocabularies, in which the many unlikely tokens together spoil a text: cut the tail, sharpen the
+rest. A min-p of 0.02 invents four times as many words (`benchmarks/sample_quality.txt`)."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,6 @@ def in_context(ids: Ids, boundary: int, begin: Sequence[int]) -> Ids:
     return np.where(ids == boundary, begin[-1], ids) if begin else ids
 
 
-SUBWORD_SAMPLING = {"temperature": 0.7, "min_p": 0.1}
-"""Defaults for large vocabularies, in which the many unlikely tokens together spoil a text: cut the tail, sharpen the
-rest. A min-p of 0.02 invents four times as many words (`benchmarks/sample_quality.txt`)."""
-
-
 def generation_config(store: TokenStore) -> dict[str, Any]:
     """The content of generation_config.json for a corpus: how a text begins, which tokens never occurred in it, and the
     defaults of sampling."""
@@ -184,26 +180,19 @@ def stepper_of(path: Path, manifest: Mapping[str, Any], config: ModelConfig, bac
     """Runs the model of a folder: by its stored step, or by torch. Raises TextgenError if the backend cannot."""
     require_weights(path, manifest)
     stored = STEP in manifest["files"]
-    by_torch = backend == "torch" or (backend == "auto" and not stored)
-    return _torch_stepper(path, manifest, config) if by_torch else _stored(path, manifest, config, backend)
+    if backend == "torch" or (backend == "auto" and not stored):
+        require("torch", "running a model without its stored step")
+        from textgen.model.weights import TorchStepper, load_weights
 
-
-def _stored(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> TokenStepper:
-    from textgen.runtime import read_stepper
-
-    if STEP not in manifest["files"]:
+        return TorchStepper(load_weights(path, manifest, config))
+    if not stored:
         raise TextgenError(
-            f"{str(folder)!r} holds no {STEP}, without which {backend} cannot run it.",
+            f"{str(path)!r} holds no {STEP}, without which {backend} cannot run it.",
             hint=f"{named('backend', 'torch')} runs every model whose cell is installed.",
         )
-    return read_stepper(folder, manifest, config.output_size, backend)
+    from textgen.runtime import read_stepper
 
-
-def _torch_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> TokenStepper:
-    require("torch", "running a model without its stored step")
-    from textgen.model.weights import TorchStepper, load_weights
-
-    return TorchStepper(load_weights(folder, manifest, config))
+    return read_stepper(path, manifest, config.output_size, backend)
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:

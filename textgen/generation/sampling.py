@@ -4,10 +4,10 @@ A filter returns logits in which excluded tokens are -inf. The order: penalties,
 temperature. Noise comes from each row's own seed, so that no row depends on its neighbors. Biases are given by text
 or by id, {"e": -5, "#17": -100}.
 
-Tokens that cannot continue the bytes before them are excluded, so that generated text is always valid. A token may
-stand for a few bytes of a character, which other tokens complete. A text in UTF-8 is always in one of eight states:
-between two characters, or inside one and awaiting certain bytes (The Unicode Standard, table 3-7). For each state
-the tokens that can follow are computed once for a model; then a step costs a lookup and an addition.
+Tokens that cannot continue the bytes before them are excluded, so that generated text is always valid. A token may be
+a few bytes of a character, which other tokens complete. A text in UTF-8 is always in one of eight places: between two
+characters, or inside one and awaiting certain bytes (The Unicode Standard, table 3-7). For each place the tokens that
+can follow are computed once for a model; then a step costs a lookup and an addition.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from textgen.options import named
 
 Steer = Callable[[Logits], Logits]
 OUT = -np.inf
-FEW_SYMBOLS = 512
+FEW_TOKENS = 512
 """In a vocabulary of up to this size, computing all tokens is faster than selecting the relevant ones first."""
 NOISE_RANGE = 21
 """The difference between the smallest and the largest noise that `draw` can add to a logit, -3.9 and 16.7: no token
@@ -37,6 +37,24 @@ further below the likeliest one is ever drawn."""
 _NOISE_NUMBERS = {"buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
 _NOISE_ARRAYS = {"counter": 4, "key": 2, "buffer": 4}
 """The state of numpy's Philox: the highest value of each number, the size of each array of 64-bit words."""
+_ID = re.compile(r"#(\d+)", re.ASCII)
+
+BETWEEN, NOWHERE = 0, -1
+"""The place between two characters; the place after bytes that are not UTF-8."""
+_EXPECTED: list[list[tuple[int, int, int]]] = [
+    [(0x00, 0x7F, BETWEEN), (0xC2, 0xDF, 1), (0xE0, 0xE0, 3), (0xE1, 0xEC, 2), (0xED, 0xED, 4), (0xEE, 0xEF, 2)]
+    + [(0xF0, 0xF0, 6), (0xF1, 0xF3, 5), (0xF4, 0xF4, 7)],
+    [(0x80, 0xBF, BETWEEN)],
+    [(0x80, 0xBF, 1)],
+    [(0xA0, 0xBF, 1)],  # after E0: no overlong form
+    [(0x80, 0x9F, 1)],  # after ED: no surrogate
+    [(0x80, 0xBF, 2)],
+    [(0x90, 0xBF, 2)],  # after F0: no overlong form
+    [(0x80, 0x8F, 2)],  # after F4: nothing above U+10FFFF
+]
+"""For each place, the ranges of bytes (first and last) that can follow, and the place after them."""
+PLACES = len(_EXPECTED)
+_AFTER = [{byte: after for first, last, after in ranges for byte in range(first, last + 1)} for ranges in _EXPECTED]
 
 
 def require_choice(logits: Logits) -> None:
@@ -122,7 +140,7 @@ def _nucleus(logits: Logits, p: float) -> npt.NDArray[np.intp]:
     sort. If the sum is so close to p that its rounding decides, all are sorted.
     """
     weights: Logits = np.exp(logits.astype(np.float64) - logits.max())
-    if len(weights) > FEW_SYMBOLS:
+    if len(weights) > FEW_TOKENS:
         share = p * weights.sum()
         among = np.flatnonzero(weights >= 0.999 * (1 / p - 1) * share / len(weights))
         ordered = among[np.argsort(-logits[among], kind="stable")]
@@ -148,7 +166,7 @@ def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
     uniform = rng.random((logits.shape[-1],), dtype=np.float32)
     with np.errstate(over="ignore"):  # a temperature near 0 puts all but the likeliest at -inf
         scaled = (logits.astype(np.float64) - logits.max()) / temperature
-    if len(scaled) <= FEW_SYMBOLS:
+    if len(scaled) <= FEW_TOKENS:
         return int((scaled + _gumbel(uniform)).argmax())
     able = np.flatnonzero(scaled >= -NOISE_RANGE)
     return int(able[(scaled[able] + _gumbel(uniform[able])).argmax()])
@@ -196,10 +214,6 @@ def biases_by_id(options: SampleOptions) -> dict[int, float]:
     return {int(id): bias for id, bias in options.logit_bias.items()}
 
 
-def _are_words(value: Any, size: int) -> bool:
-    return isinstance(value, list) and len(value) == size and all(type(v) is int and 0 <= v < 2**64 for v in value)
-
-
 class Sampler:
     """Draws one row's tokens with its own noise, never those in `unsampled`. Raises UsageError for invalid options.
 
@@ -236,7 +250,8 @@ class Sampler:
             if type(noise.get(name)) is not int or not 0 <= noise[name] <= high:
                 raise TextgenError(f"the noise has no {name!r} from 0 to {high}.")
         for name, size in _NOISE_ARRAYS.items():
-            if not _are_words(noise.get(name), size):
+            words = noise[name] if isinstance(noise.get(name), list) else []
+            if len(words) != size or not all(type(word) is int and 0 <= word < 2**64 for word in words):
                 raise TextgenError(f"the noise has no {name!r} of {size} whole numbers.")
         arrays = {name: np.array(noise[name], dtype=np.uint64) for name in _NOISE_ARRAYS}
         buffer = arrays.pop("buffer")
@@ -263,25 +278,6 @@ class Sampler:
         self._recent.append(chosen)
         self._drawn += 1
         return choice_of(chosen, logits, self._options.logprobs)
-
-
-BETWEEN, NOWHERE = 0, -1
-"""The place between two characters; the place after bytes that are not UTF-8."""
-
-_EXPECTED: list[list[tuple[int, int, int]]] = [
-    [(0x00, 0x7F, BETWEEN), (0xC2, 0xDF, 1), (0xE0, 0xE0, 3), (0xE1, 0xEC, 2), (0xED, 0xED, 4), (0xEE, 0xEF, 2)]
-    + [(0xF0, 0xF0, 6), (0xF1, 0xF3, 5), (0xF4, 0xF4, 7)],
-    [(0x80, 0xBF, BETWEEN)],
-    [(0x80, 0xBF, 1)],
-    [(0xA0, 0xBF, 1)],  # after E0: no overlong form
-    [(0x80, 0x9F, 1)],  # after ED: no surrogate
-    [(0x80, 0xBF, 2)],
-    [(0x90, 0xBF, 2)],  # after F0: no overlong form
-    [(0x80, 0x8F, 2)],  # after F4: nothing above U+10FFFF
-]
-"""For each place, the ranges of bytes (first and last) that can follow, and the place after them."""
-PLACES = len(_EXPECTED)
-_AFTER = [{byte: after for first, last, after in ranges for byte in range(first, last + 1)} for ranges in _EXPECTED]
 
 
 def place_after(place: int, data: bytes) -> int:
@@ -336,9 +332,6 @@ def character_guard(tokenizer: Tokenizer, unsampled: Collection[int], vocab_size
         return None
     guard = CharacterGuard(after)
     return guard if (guard.after[BETWEEN, drawn] != NOWHERE).any() else None
-
-
-_ID = re.compile(r"#(\d+)", re.ASCII)
 
 
 def bias_of_ids(table: Mapping[int | str, float], tokenizer: Tokenizer) -> dict[int | str, float]:

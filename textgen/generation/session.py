@@ -1,4 +1,4 @@
-"""A text in progress, as a value: generate, read on, fork, save, load; and many texts at once.
+"""Sessions (immutable texts in progress: generate, read on, fork, save, load) and `Streams` (many texts in one batch).
 
 A recurrent model has read a text when it has its state. So a session is that state, the last token (still to be fed)
 and the little that sampling and decoding remember. None of it grows with the text, and nothing is ever read again.
@@ -35,6 +35,7 @@ from textgen.generation.generate import (
     read_on,
     rollout,
     sampling_options,
+    streaming_options,
 )
 from textgen.generation.sampling import Sampler
 from textgen.model.stepper import Logits
@@ -45,12 +46,11 @@ from textgen.storage.outputs import STATE, STATE_FORMAT
 if TYPE_CHECKING:
     from textgen.generation.language_model import LanguageModel
 
-
 MOST_REMEMBERED = 1 << 23
 FORMAT_VERSION = 1
 _HEADER_LIMIT = 1 << 20
-_FIELDS = {"format": str, "version": int, "model": str, "pending": int, "seed": int, "remember": int,
-           "bytes": str, "text": str}  # fmt: skip
+_FIELDS: dict[str, Any] = {"format": str, "version": int, "model": str, "pending": int, "seed": int, "remember": int,
+                           "bytes": str, "text": str, "noise": dict | None}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -259,10 +259,8 @@ def _about(content: bytes, name: str) -> dict[str, Any]:
     if type(about.get("version")) is int and about["version"] > FORMAT_VERSION:
         raise _OtherModelError(f"has format {about['version']}; this textgen reads up to {FORMAT_VERSION}.")
     for field, kind in _FIELDS.items():
-        if type(about.get(field)) is not kind:
+        if not isinstance(about.get(field), kind) or isinstance(about.get(field), bool):
             raise TextgenError(f"it does not say {field!r}.")
-    if not (about.get("noise") is None or isinstance(about["noise"], dict)):
-        raise TextgenError("it does not say 'noise'.")
     return about
 
 
@@ -326,11 +324,7 @@ class Streams:
         Sampling options are those of `textgen.generate`. Raises UsageError for an invalid one.
         """
         prompt = arguments.text("prompt", prompt)
-        options = sampling_options(self._model, sampling)
-        if options.num_beams is not None:
-            raise UsageError(
-                f"{named('num_beams', options.num_beams)} cannot stream; textgen.generate gives the whole text."
-            )
+        options = streaming_options(self._model, sampling)
         ids, stepper = self._model.encode_prompt(prompt), self._model.stepper
         row = CompletionBuilder(self._model, Completion(prompt, choose_seed(options)), options)
         row.sampler.see(ids.tolist())

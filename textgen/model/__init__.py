@@ -1,7 +1,4 @@
-"""What a model is: its sizes, its cell and the cell's options, as stored in `config.json` of a model folder.
-
-Imports no torch.
-"""
+"""The configuration of a model, and the files of a model folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,15 +13,33 @@ from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
 from textgen.storage import FORMAT_VERSION, check_version
 
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+GENERATION = "generation_config.json"
+STEP = "step.json"
+LARGEST_HEADER = 4 << 20
+"""The largest header of a weights file, in bytes."""
+
+
 BACKENDS = ("auto", "numpy", "torch", "int8")
 """What runs a model: numpy (the stored step), torch (the model itself), or int8 (the stored step with int8 weights).
 `auto` is the stored step as it is stored, or torch if there is none."""
 
-LARGEST = {"vocab_size": 10_000_000, "embedding_size": 65_536, "hidden_size": 65_536, "num_layers": 64}
+LARGEST = {
+    "vocab_size": 10_000_000,
+    "embedding_size": 65_536,
+    "hidden_size": 65_536,
+    "num_layers": 64,
+    "features": 65_536,
+    "outputs": 65_536,
+}
 """Upper bounds, so that a damaged file costs neither time nor memory."""
-
-MOST_NUMBERS = 65_536
-"""The most inputs or outputs of a time step."""
+_KINDS: dict[type, tuple[str, ...]] = {
+    bool: ("true or false", "tie_word_embeddings", "residual", "layer_norm"),
+    str: ("text", "cell", "cell_distribution", "cell_version", "task"),
+    dict: ("a table", "cell_options", "reading"),
+}
+"""How a message calls the type of some fields, and the fields."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +74,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise TextgenError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
-        for name in ("tie_word_embeddings", "residual", "layer_norm"):
-            if type(getattr(self, name)) is not bool:
-                raise TextgenError(f"{name} must be true or false, not {getattr(self, name)!r}.")
-        for name in ("features", "outputs"):
-            value = getattr(self, name)
-            if type(value) is not int or not 0 <= value <= MOST_NUMBERS:
-                raise TextgenError(f"{name} must be a whole number from 0 to {MOST_NUMBERS:,}, not {value!r}.")
+            value, least = getattr(self, name), 0 if name in ("features", "outputs") else 1
+            if type(value) is not int or not least <= value <= most:
+                raise TextgenError(f"{name} must be a whole number from {least} to {most:,}, not {value!r}.")
+        for kind, (wanted, *names) in _KINDS.items():
+            for name in names:
+                if type(getattr(self, name)) is not kind:
+                    raise TextgenError(f"{name} must be {wanted}, not {getattr(self, name)!r}.")
         if self.tie_word_embeddings and (self.features or self.output_size != self.vocab_size):
             raise TextgenError("tie_word_embeddings requires a model that reads and predicts the same tokens.")
-        for name in ("cell", "cell_distribution", "cell_version", "task"):
-            if type(getattr(self, name)) is not str:
-                raise TextgenError(f"{name} must be text, not {getattr(self, name)!r}.")
-        for name in ("cell_options", "reading"):
-            if not isinstance(getattr(self, name), dict):
-                raise TextgenError(f"{name} must be a table, not {getattr(self, name)!r}.")
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`, in the layout of Hugging Face."""
@@ -100,15 +106,6 @@ class ModelConfig:
         return cls(**{key: value for key, value in content.items() if key in known})
 
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-GENERATION = "generation_config.json"
-STEP = "step.json"
-_TRAIN = "train one: textgen train FILE"
-LARGEST_HEADER = 4 << 20
-"""The largest header of a weights file, in bytes."""
-
-
 def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> ModelConfig:
     """The configuration of a model folder. Raises TextgenError naming the file."""
     path = str(folder / CONFIG)
@@ -128,7 +125,9 @@ def require_model(folder: Path) -> None:
         siblings = [each.name for each in sorted(folder.parent.glob("*")) if (each / CONFIG).is_file()]
         what = f"{str(folder)!r} is a file, not a model folder." if folder.exists() else None
         near = did_you_mean(folder.name, siblings)
-        raise TextgenError(what or f"there is no model folder {str(folder)!r}.{near}", hint=_TRAIN)
+        raise TextgenError(
+            what or f"there is no model folder {str(folder)!r}.{near}", hint="train one: textgen train FILE"
+        )
     if not (folder / storage.MANIFEST).exists():
         raise TextgenError(f"{str(folder)!r} is not a model folder (it has no {storage.MANIFEST}).")
     if CONFIG not in storage.read_manifest(folder)["files"]:

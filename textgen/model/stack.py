@@ -1,4 +1,4 @@
-"""A stack of cells is a cell, and so is a whole model: encoder, stack, readout; and its dropout.
+"""Stacks of cells with dropout; a whole model is a cell, too: encoder, stack, readout.
 
 Both have the verbs of a cell: `step` for one time step and `forward` for a sequence, time-major. Their state is the
 layers' states one after another, as one flat tuple.
@@ -24,6 +24,11 @@ from textgen.cells.engine import State
 from textgen.cells.matmul import linear
 from textgen.model import ModelConfig
 
+CellFactory = Callable[[int, int], Cell]
+"""Makes a cell of (input_size, hidden_size)."""
+Lanes = tuple[int, slice] | None
+"""The size of the whole batch, and the lanes of it that are computed now; None for the whole batch."""
+
 
 def keyed_seed(*key: int | str) -> int:
     """A 63-bit seed that depends only on the parts of the key."""
@@ -34,10 +39,8 @@ def keyed_seed(*key: int | str) -> int:
 def seed_noise(device: torch.device, *key: int | str) -> None:
     """Seed torch's global generators by a key, for cells that draw random numbers. On a CPU only the CPU generator:
     seeding unused devices takes half a millisecond."""
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(keyed_seed(*key))
-    else:
-        torch.manual_seed(keyed_seed(*key))
+    seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+    seed(keyed_seed(*key))
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,6 @@ class DropoutRates:
     def window(self, seed: int, step: int, lanes: Lanes = None) -> Dropout | None:
         """The masks for one training window, or None where every rate is 0."""
         return Dropout(self, seed, step, lanes) if self.units or self.tokens or self.weights else None
-
-
-Lanes = tuple[int, slice] | None
-"""The size of the whole batch, and the lanes of it that are computed now; None for the whole batch."""
 
 
 class Dropout:
@@ -89,10 +88,6 @@ class Dropout:
         """A mask for R (weight-drop, Merity et al. 2018), or None."""
         rate = self.rates.weights
         return self._mask(tuple(weight.shape), rate, weight) if rate else None
-
-
-CellFactory = Callable[[int, int], Cell]
-"""Makes a cell of (input_size, hidden_size)."""
 
 
 class Stack(Cell):
@@ -260,7 +255,12 @@ class Model(Cell):
 
 def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:
     """A freshly initialised model of these sizes, its cells made by `make_cell(input_size, hidden_size)`."""
-    encoder = _encoder(config)
+    encoder: nn.Embedding | nn.Linear
+    if config.features:
+        encoder = nn.Linear(config.features, config.embedding_size)
+    else:
+        encoder = nn.Embedding(config.vocab_size, config.embedding_size)
+        nn.init.normal_(encoder.weight, std=config.embedding_size**-0.5)
     cells: list[Cell] = []
     for layer in range(config.num_layers):
         input_size = cells[-1].output_size if layer else config.embedding_size
@@ -271,12 +271,3 @@ def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:
     if config.features:  # the output corrects a prediction, and starts at zero
         nn.init.zeros_(readout.linear.weight)
     return Model(encoder, stack, readout)
-
-
-def _encoder(config: ModelConfig) -> nn.Embedding | nn.Linear:
-    """Maps each token, or the features of a time step, to a vector."""
-    if config.features:
-        return nn.Linear(config.features, config.embedding_size)
-    encoder = nn.Embedding(config.vocab_size, config.embedding_size)
-    nn.init.normal_(encoder.weight, std=config.embedding_size**-0.5)
-    return encoder

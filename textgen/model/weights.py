@@ -68,8 +68,7 @@ def load_weights(folder: Path, manifest: Mapping[str, Any], config: ModelConfig)
     tensors = unpack(storage.verified(folder, WEIGHTS, manifest, largest), str(folder / WEIGHTS))
     if any(tensor.dtype == torch.int8 for tensor in tensors.values()):
         raise TextgenError(
-            f"{str(folder)!r} has int8 weights, which torch cannot run.",
-            hint="use the folder that it was made from.",
+            f"{str(folder)!r} has int8 weights, which torch cannot run.", hint="use the folder that it was made from."
         )
     sizes = {name: t.shape for name, t in expected.items()}
     if sizes != {name: t.shape for name, t in tensors.items()}:
@@ -126,23 +125,13 @@ def is_like(found: Tensor, expected: Tensor) -> bool:
     return found.shape == expected.shape and found.dtype == expected.dtype
 
 
-_THEIRS = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)")
-_OURS = re.compile(r"layers\.(\d+)\.((?:weight|bias)_(?:ih|hh))")
-
-
 def from_torch(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of a `Stack` of `rnn`, `lstm` or `gru` cells from that of the corresponding torch module.
 
     Raises ValueError for a bidirectional or projected module, which have no equivalent here.
     """
-    ours = {}
-    for name, tensor in state_dict.items():
-        match = _THEIRS.fullmatch(name)
-        if not match:
-            raise ValueError(f"{name!r} has no equivalent in a one-directional stack without projection")
-        kind, side, layer = match.groups()
-        ours[f"layers.{layer}.{kind}_{side}"] = tensor
-    return ours
+    pattern, name = r"((?:weight|bias)_(?:ih|hh))_l(\d+)", r"layers.\2.\1"
+    return _renamed(state_dict, pattern, name, "a one-directional stack without projection")
 
 
 def to_torch(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -150,14 +139,19 @@ def to_torch(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises ValueError for parameters that torch's modules do not have, such as layer norms.
     """
-    theirs = {}
+    pattern, name = r"layers\.(\d+)\.((?:weight|bias)_(?:ih|hh))", r"\2_l\1"
+    return _renamed(state_dict, pattern, name, "torch.nn.RNN, LSTM or GRU")
+
+
+def _renamed(state_dict: Mapping[str, Tensor], pattern: str, new: str, module: str) -> dict[str, Tensor]:
+    """The tensors under new names. Raises ValueError for a name that does not match the pattern."""
+    renamed = {}
     for name, tensor in state_dict.items():
-        match = _OURS.fullmatch(name)
+        match = re.fullmatch(pattern, name)
         if not match:
-            raise ValueError(f"{name!r} has no equivalent in torch.nn.RNN, LSTM or GRU")
-        layer, parameter = match.groups()
-        theirs[f"{parameter}_l{layer}"] = tensor
-    return theirs
+            raise ValueError(f"{name!r} has no equivalent in {module}")
+        renamed[match.expand(new)] = tensor
+    return renamed
 
 
 class TorchRows:

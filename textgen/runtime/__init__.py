@@ -28,53 +28,13 @@ from textgen.storage import DamagedError, filesystem, parse_json
 
 _TYPES = {"float32": "F32", "int64": "I64", "bool": "BOOL", "int8": "I8"}
 _DTYPES = {**DTYPES, "int8": np.int8}
-
-
-def largest_file(wanted: Mapping[str, TensorSpec]) -> int:
-    """The largest size in bytes of a file with these tensors; larger files are not read."""
-    return LARGEST_HEADER + sum(map(_bytes, wanted.values()))
-
-
-def read_weights(content: bytes, name: str, wanted: Mapping[str, TensorSpec]) -> dict[str, Array]:
-    """The tensors of a file's content. Raises DamagedError with its `name` unless they are the `wanted` ones."""
-    size = int.from_bytes(content[:8], "little")
-    if not 2 <= size <= len(content) - 8:
-        raise DamagedError(f"{name} is damaged: it does not begin like a safetensors file.")
-    header = parse_json(content[8 : 8 + size], name)
-    header.pop("__metadata__", None)
-    begin, found = 8 + size, {}
-    for key in [*wanted, *header]:
-        if key not in header or key not in wanted:
-            raise DamagedError(f"{name} does not fit the stored step: only one of them has {key!r}.")
-        spec, entry = wanted[key], header[key]
-        place = _place(entry, spec)
-        if place is None or begin + place + _bytes(spec) > len(content):
-            raise DamagedError(
-                f"{name} does not fit the stored step: {key!r} is not {list(spec.shape)} of {spec.dtype}."
-            )
-        found[key] = np.frombuffer(content, _DTYPES[spec.dtype], math.prod(spec.shape), begin + place)
-        found[key] = found[key].reshape(spec.shape)
-    return found
-
-
-def _bytes(spec: TensorSpec) -> int:
-    return math.prod(spec.shape) * int(np.dtype(_DTYPES[spec.dtype]).itemsize)
-
-
-def _place(entry: object, spec: TensorSpec) -> int | None:
-    """The offset of a tensor, or None if its entry does not match the spec."""
-    if not isinstance(entry, dict) or entry.get("dtype") != _TYPES[spec.dtype] or entry.get("shape") != [*spec.shape]:
-        return None
-    places = entry.get("data_offsets")
-    if not isinstance(places, list) or len(places) != 2 or not all(type(place) is int for place in places):
-        return None
-    begin, end = places
-    return begin if 0 <= begin == end - _bytes(spec) else None
-
-
 Weights = Mapping[str, Array | Int8Rows]
 LARGEST_LOGITS = 1 << 22
 """Elements of the logits that are in memory at once while a text is scored."""
+LARGEST_STEP = 16 << 20
+"""The largest `step.json` that is read, in bytes."""
+LEFT_OUT = (WEIGHTS, "training_args.json")
+"""Files that an int8 copy of a model lacks: its weights are its own, and it cannot be trained further."""
 
 
 class NumpyStepper:
@@ -89,10 +49,7 @@ class NumpyStepper:
         int8 = {name: weight for name, weight in weights.items() if isinstance(weight, Int8Rows)}
         with np.errstate(all="ignore"):  # NaN and infinity are detected in the logits
             arrays = {f"weight.{name}": w.floats if isinstance(w, Int8Rows) else w for name, w in weights.items()}
-        inputs = {
-            IDS: TensorSpec("int64", (-1,)),
-            **{f"state.{number}": spec for number, spec in enumerate(graph.state)},
-        }
+        inputs = {IDS: TensorSpec("int64", (-1,)), **{f"state.{k}": spec for k, spec in enumerate(graph.state)}}
         initial = lower(graph.initial, arrays, {})
         step = lower(graph.step, arrays, inputs, True, in_int8(int8) if backend == "int8" else None)
         self._vocab_size = graph.logits.shape[1]
@@ -179,10 +136,6 @@ def _logprobs(logits: Array, ids: Array) -> npt.NDArray[np.float64]:
     return result
 
 
-LARGEST_STEP = 16 << 20
-"""The largest `step.json` that is read, in bytes."""
-
-
 def read_stepper(folder: Path, manifest: Mapping[str, Any], outputs: int, backend: str = "auto") -> NumpyStepper:
     """A stepper for a committed model folder: 'numpy' computes in float32, 'int8' in int8, 'auto' as stored.
 
@@ -221,8 +174,46 @@ def _stored_specs(graph: StepGraph) -> dict[str, TensorSpec]:
     return specs
 
 
-LEFT_OUT = (WEIGHTS, "training_args.json")
-"""Files that are not copied: the weights are replaced, and an int8 model cannot be trained further."""
+def largest_file(wanted: Mapping[str, TensorSpec]) -> int:
+    """The largest size in bytes of a file with these tensors; larger files are not read."""
+    return LARGEST_HEADER + sum(map(_bytes, wanted.values()))
+
+
+def read_weights(content: bytes, name: str, wanted: Mapping[str, TensorSpec]) -> dict[str, Array]:
+    """The tensors of a file's content. Raises DamagedError with its `name` unless they are the `wanted` ones."""
+    size = int.from_bytes(content[:8], "little")
+    if not 2 <= size <= len(content) - 8:
+        raise DamagedError(f"{name} is damaged: it does not begin like a safetensors file.")
+    header = parse_json(content[8 : 8 + size], name)
+    header.pop("__metadata__", None)
+    begin, found = 8 + size, {}
+    for key in [*wanted, *header]:
+        if key not in header or key not in wanted:
+            raise DamagedError(f"{name} does not fit the stored step: only one of them has {key!r}.")
+        spec, entry = wanted[key], header[key]
+        place = _place(entry, spec)
+        if place is None or begin + place + _bytes(spec) > len(content):
+            raise DamagedError(
+                f"{name} does not fit the stored step: {key!r} is not {list(spec.shape)} of {spec.dtype}."
+            )
+        values = np.frombuffer(content, _DTYPES[spec.dtype], math.prod(spec.shape), begin + place)
+        found[key] = values.reshape(spec.shape)
+    return found
+
+
+def _bytes(spec: TensorSpec) -> int:
+    return math.prod(spec.shape) * int(np.dtype(_DTYPES[spec.dtype]).itemsize)
+
+
+def _place(entry: object, spec: TensorSpec) -> int | None:
+    """The offset of a tensor, or None if its entry does not match the spec."""
+    if not isinstance(entry, dict) or entry.get("dtype") != _TYPES[spec.dtype] or entry.get("shape") != [*spec.shape]:
+        return None
+    places = entry.get("data_offsets")
+    if not isinstance(places, list) or len(places) != 2 or not all(type(place) is int for place in places):
+        return None
+    begin, end = places
+    return begin if 0 <= begin == end - _bytes(spec) else None
 
 
 def quantize(folder: Path, output: Path, replace_output: bool = False) -> tuple[int, int]:
@@ -231,6 +222,8 @@ def quantize(folder: Path, output: Path, replace_output: bool = False) -> tuple[
     Raises TextgenError if `folder` has no stored step, is int8 already or is damaged, and if `output` exists and must
     not be replaced.
     """
+    from safetensors.numpy import save
+
     require_model(folder)
     manifest = storage.read_manifest(folder)
     require_weights(folder, manifest)
@@ -244,7 +237,7 @@ def quantize(folder: Path, output: Path, replace_output: bool = False) -> tuple[
     for name in names:
         rows = Int8Rows.of(tensors[name], name)
         tensors |= {name: rows.codes, name + SCALE: rows.scales}
-    content = _safetensors(tensors)
+    content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
     try:
         with filesystem.new_folder(output, replace_output) as new:
             for name in manifest["files"].keys() - {*LEFT_OUT, STEP}:
@@ -254,9 +247,3 @@ def quantize(folder: Path, output: Path, replace_output: bool = False) -> tuple[
     except FileExistsError:
         raise TextgenError(f"{str(output)!r} exists already.", hint="choose another name, or remove it.") from None
     return manifest["files"][WEIGHTS]["size"], len(content)
-
-
-def _safetensors(tensors: dict[str, Array]) -> bytes:
-    from safetensors.numpy import save
-
-    return save({name: np.ascontiguousarray(array) for name, array in tensors.items()})

@@ -29,10 +29,19 @@ from textgen.runtime.ops import (
 )
 from textgen.storage import FORMAT_VERSION, DamagedError, check_version
 
-LARGEST_VALUE = 1 << 24
-"""Elements that one value may have per row of the batch."""
+FORMAT = "textgen step"
+IDS = "ids"
 BATCHES = (2, 3)
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
+LARGEST_VALUE = 1 << 24
+"""Elements that one value may have per row of the batch."""
+MOST_NODES, MOST_STATES = 20_000, 1024
+MOST_CONSTANTS = 1 << 16
+LARGEST_SUM = 1 << 26
+"""Elements that all values of a program may have together, per row of the batch."""
+FREE_WORK, WORK_A_WEIGHT = 1 << 22, 32
+"""Elements that a program may compute, read or multiply per row of the batch, in total and for each weight: this bounds
+its running time by the size of the model."""
 Number = np.float32 | np.int64 | np.bool_
 
 
@@ -98,7 +107,12 @@ class Node:
         specs = [known[each] if isinstance(each, str) else None for each in given]
         options = _options(operation, entry.get("options", {}), specs[0] if specs else None)
         dtypes = _types(operation, [None if each is None else each.dtype for each in specs], spec.dtype)
-        _check_shape(operation, specs, spec, {} if name == "full" else options)
+        for batch in BATCHES:
+            sizes = [() if each is None else at_batch(each.shape, batch) for each in specs]
+            target = at_batch(spec.shape, batch)
+            found = operation.shape(sizes, target, **({} if name == "full" else options))
+            if found != target:
+                raise ValueError(f"computes a result of shape {found}, not {target} as declared, with {batch} rows")
         inputs = tuple(
             each if isinstance(each, str) else _typed(each, dtype) for each, dtype in zip(given, dtypes, strict=True)
         )
@@ -109,17 +123,6 @@ def work(node: Node, known: Mapping[str, TensorSpec]) -> int:
     """The work of a node per row of the batch: elements computed, read or multiplied."""
     specs = [known[each] for each in node.inputs if isinstance(each, str)]
     return OPERATIONS[node.op].work([at_batch(spec.shape, 1) for spec in specs], at_batch(node.spec.shape, 1))
-
-
-def _check_shape(
-    operation: Operation, specs: Sequence[TensorSpec | None], spec: TensorSpec, options: Mapping[str, Any]
-) -> None:
-    for batch in BATCHES:
-        sizes = [() if each is None else at_batch(each.shape, batch) for each in specs]
-        target = at_batch(spec.shape, batch)
-        found = operation.shape(sizes, target, **options)
-        if found != target:
-            raise ValueError(f"computes a result of shape {found}, not {target} as declared, with {batch} rows")
 
 
 def _input(stored: Any, operation: Operation, known: Mapping[str, TensorSpec]) -> str | float:
@@ -207,17 +210,6 @@ def items(stored: Any, most: int) -> list[Any]:
     return stored
 
 
-FORMAT = "textgen step"
-MOST_NODES, MOST_STATES = 20_000, 1024
-MOST_CONSTANTS = 1 << 16
-LARGEST_SUM = 1 << 26
-"""Elements that all values of a program may have together, per row of the batch."""
-FREE_WORK, WORK_A_WEIGHT = 1 << 22, 32
-"""Elements that a program may compute, read or multiply per row of the batch, in total and for each weight: this bounds
-its running time by the size of the model."""
-IDS = "ids"
-
-
 @dataclass(frozen=True)
 class Program:
     """Constant arrays ('constant.0', ...), nodes in order, and the names of the outputs."""
@@ -240,10 +232,8 @@ class Program:
         constants = tuple(map(_constant, items(entry.get("constants"), MOST_CONSTANTS)))
         if sum(array.size for array in constants) > MOST_CONSTANTS:
             raise ValueError(f"its {name} program has more than {MOST_CONSTANTS:,} constant numbers")
-        specs = {
-            **known,
-            **{f"constant.{k}": TensorSpec(str(array.dtype), array.shape) for k, array in enumerate(constants)},
-        }
+        specs = {f"constant.{k}": TensorSpec(str(array.dtype), array.shape) for k, array in enumerate(constants)}
+        specs = {**known, **specs}
         for place, each in enumerate(items(entry.get("nodes"), MOST_NODES)):
             try:
                 nodes.append(Node.from_json(each, specs))

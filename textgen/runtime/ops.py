@@ -21,7 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 Shape = tuple[int, ...]
+Array = npt.NDArray[Any]
+ShapeRule = Callable[..., Shape]
 
+DTYPES: dict[str, Any] = {"float32": np.float32, "int64": np.int64, "bool": np.bool_}
+LETTERS = {"f": ["float32"], "i": ["int64"], "b": ["bool"], "n": ["float32", "int64"], "a": list(DTYPES)}
 _SIZE = re.compile(r"([1-9]\d{0,8})?B")
 MOST_AXES = 8
 LARGEST_SIZE = 1 << 30
@@ -64,11 +68,6 @@ def broadcast(inputs: Sequence[Shape], target: Shape) -> Shape:
 def same(inputs: Sequence[Shape], target: Shape, **options: Any) -> Shape:
     """Operations that preserve the shape."""
     return inputs[0]
-
-
-def chosen(inputs: Sequence[Shape], target: Shape) -> Shape:
-    """`full`: any shape."""
-    return target
 
 
 def reshaped(inputs: Sequence[Shape], target: Shape) -> Shape:
@@ -173,13 +172,6 @@ def multiplied(inputs: Sequence[Shape], target: Shape) -> int:
     return math.prod(target) * inputs[0][-1]
 
 
-Array = npt.NDArray[Any]
-ShapeRule = Callable[..., Shape]
-
-DTYPES: dict[str, Any] = {"float32": np.float32, "int64": np.int64, "bool": np.bool_}
-LETTERS = {"f": ["float32"], "i": ["int64"], "b": ["bool"], "n": ["float32", "int64"], "a": list(DTYPES)}
-
-
 @dataclass(frozen=True)
 class Operation:
     """An operation. `options` maps each option to what it must be. `sized`: it is called with the result's shape;
@@ -198,7 +190,7 @@ class Operation:
     @property
     def inputs(self) -> list[str]:
         """The letters of the inputs."""
-        return self.types.split("->")[0].split(",") if not self.types.startswith("->") else []
+        return [letter for letter in self.types.split("->")[0].split(",") if letter]
 
     @property
     def output(self) -> str:
@@ -251,10 +243,6 @@ def _layer_norm(x: Array, *affine: Array, axes: int, eps: float) -> Array:
     return y
 
 
-def _embedding(table: Array, ids: Array) -> Array:
-    return table.take(ids, axis=0, mode="clip")
-
-
 def _softmax(x: Array, axis: int) -> Array:
     y: Array = np.exp(x - x.max(axis=axis, keepdims=True))
     y /= y.sum(axis=axis, keepdims=True)
@@ -274,51 +262,9 @@ def _reduction(reduce: Callable[..., Array]) -> Callable[..., Array]:
     return run
 
 
-def _cumsum(x: Array, axis: int) -> Array:
-    return np.cumsum(x, axis=axis, dtype=x.dtype)
-
-
 def part_of(axis: int, start: int, stop: int, step: int) -> tuple[slice, ...]:
     """The index of a `slice`."""
     return (*[slice(None)] * axis, slice(start, stop, step))
-
-
-def _slice(x: Array, **options: int) -> Array:
-    part: Array = x[part_of(**options)]
-    return part
-
-
-def _lerp(start: Array, end: Array, weight: Array) -> Array:
-    result: Array = start + (end - start) * weight
-    return result
-
-
-def _cat(*parts: Array, axis: int) -> Array:
-    return np.concatenate(parts, axis=axis)
-
-
-def _take(x: Array, places: Array, axis: int) -> Array:
-    return x.take(places, axis=axis, mode="clip")
-
-
-def _full(shape: Shape, dtype: Any, value: float) -> Array:
-    return np.full(shape, value, dtype=dtype)
-
-
-def _reshape(x: Array, shape: Shape) -> Array:
-    return x.reshape(shape)
-
-
-def _cast(x: Array, dtype: Any) -> Array:
-    return x.astype(dtype)
-
-
-def _relu(x: Array) -> Array:
-    return np.maximum(x, np.float32(0))
-
-
-def _permute(x: Array, axes: Sequence[int]) -> Array:
-    return x.transpose(axes)
 
 
 def _pointwise(types: str, run: Callable[..., Array]) -> Operation:
@@ -339,30 +285,31 @@ OPERATIONS: dict[str, Operation] = {
        ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")},
     **{name: _pointwise("b,b->b", getattr(np, name)) for name in ("logical_and", "logical_or", "logical_xor")},
     "logical_not": _pointwise("b->b", np.logical_not),
-    "relu": _pointwise("f->f", _relu),
+    "relu": _pointwise("f->f", lambda x: np.maximum(x, np.float32(0))),
     "sigmoid": _pointwise("f->f", sigmoid),
     "log_sigmoid": _pointwise("f->f", log_sigmoid),
     "erf": _pointwise("f->f", erf),
     "where": _pointwise("b,a,a->a", np.where),
-    "lerp": _pointwise("f,f,f->f", _lerp),
+    "lerp": _pointwise("f,f,f->f", lambda start, end, weight: start + (end - start) * weight),
     "linear": Operation("f,f,f?->f", linear, _linear, work=multiplied),
     "matmul": Operation("f,f->f", matmul, np.matmul, work=multiplied),
-    "embedding": Operation("f,i->f", embedding, _embedding),
+    "embedding": Operation("f,i->f", embedding, lambda table, ids: table.take(ids, axis=0, mode="clip")),
     "layer_norm": Operation("f,f?,f?->f", normalized, _layer_norm, {"axes": "last axes", "eps": "number"}),
     "softmax": Operation("f->f", same, _softmax, _AXIS),
     "log_softmax": Operation("f->f", same, _log_softmax, _AXIS),
-    "cumsum": Operation("n->n", same, _cumsum, _AXIS),
+    "cumsum": Operation("n->n", same, lambda x, axis: np.cumsum(x, axis=axis, dtype=x.dtype), _AXIS),
     "sum": Operation("n->n", reduced, _reduction(np.sum), _AXES, work=read),
     "mean": Operation("f->f", reduced, _reduction(np.mean), _AXES, work=read),
     "amax": Operation("n->n", reduced, _reduction(np.max), _AXES, work=read),
     "amin": Operation("n->n", reduced, _reduction(np.min), _AXES, work=read),
-    "slice": Operation("a->a", sliced, _slice, _RANGE),
-    "cat": Operation("a,a*->a", concatenated, _cat, _AXIS),
-    "take": Operation("a,i->a", taken, _take, _AXIS),
-    "permute": Operation("a->a", permuted, _permute, {"axes": "axes"}),
-    "reshape": Operation("a->a", reshaped, _reshape, sized=True),
+    "slice": Operation("a->a", sliced, lambda x, **part: x[part_of(**part)], _RANGE),
+    "cat": Operation("a,a*->a", concatenated, lambda *parts, axis: np.concatenate(parts, axis=axis), _AXIS),
+    "take": Operation("a,i->a", taken, lambda x, places, axis: x.take(places, axis=axis, mode="clip"), _AXIS),
+    "permute": Operation("a->a", permuted, lambda x, axes: x.transpose(axes), {"axes": "axes"}),
+    "reshape": Operation("a->a", reshaped, lambda x, shape: x.reshape(shape), sized=True),
     "expand": Operation("a->a", expanded, np.broadcast_to, sized=True),
-    "full": Operation("->a", chosen, _full, {"value": "number"}, sized=True, typed=True),
-    "cast": Operation("a->n", same, _cast, typed=True),
+    "full": Operation("->a", lambda inputs, target: target, lambda shape, dtype, value: np.full(shape, value, dtype),
+                      {"value": "number"}, sized=True, typed=True),
+    "cast": Operation("a->n", same, lambda x, dtype: x.astype(dtype), typed=True),
 }  # fmt: skip
 """Every operation of stored steps, by name."""

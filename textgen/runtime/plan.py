@@ -1,4 +1,4 @@
-"""From a stored program to numpy calls, at any batch size; whatever can be computed beforehand is.
+"""Compile a stored step into a list of numpy calls, and run it at any batch size.
 
 No rewriting changes more than last digits: what depends on weights alone is computed once; what depends on the token
 alone is computed once for every token, where there are few; constants are added once; several slices of one value
@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from textgen.runtime.graph import BATCHES, IDS, Program, TensorSpec
-from textgen.runtime.ops import DTYPES, OPERATIONS, Array, Shape, at_batch, part_of, product
+from textgen.runtime.ops import DTYPES, OPERATIONS, Array, at_batch, part_of, product
 
 MAX_TABLE_ROWS, LARGEST_TABLE = 1024, 1 << 22
 """The largest vocabulary for which values that depend on the token alone are tabulated, and the largest such table."""
+MAX_BATCH_SIZES = 256
+BoundCalls = list[tuple[Callable[..., Array], tuple[int, ...], int]]
 _TOGETHER = ("sigmoid", "tanh")
 
 
@@ -66,10 +68,6 @@ class Plan:
         self.specs[self.places] = spec
         self.places += 1
         return self.places - 1
-
-    def producers(self) -> dict[int, Call]:
-        """The call that computes each place."""
-        return {call.target: call for call in self.calls}
 
     def dependents(self, places: set[int]) -> set[int]:
         """These places and all that depend on them."""
@@ -125,7 +123,8 @@ def lower(
         rewrite(plan)
     _transpose_weights(plan)
     _prune(plan)
-    _own(plan)
+    # share no memory with the weights, so that the buffer they were read into can be freed
+    plan.constants = {p: array if array.base is None else array.copy() for p, array in plan.constants.items()}
     return plan
 
 
@@ -158,14 +157,12 @@ def _leave_unexpanded(plan: Plan) -> None:
     smaller = {call.target: call.sources[0] for call in plan.calls if call.op == "expand"}
     for number, call in enumerate(plan.calls):
         sources = tuple(smaller.get(place, place) for place in call.sources)
+        shapes = [plan.specs[place].shape for place in sources]
         if OPERATIONS[call.op].scalars and all(
-            _combined(plan, sources, n) == at_batch(call.spec.shape, n) for n in BATCHES
+            np.broadcast_shapes(*[at_batch(shape, n) for shape in shapes]) == at_batch(call.spec.shape, n)
+            for n in BATCHES
         ):
             plan.calls[number] = replace(call, sources=sources)
-
-
-def _combined(plan: Plan, places: Sequence[int], batch: int) -> Shape:
-    return np.broadcast_shapes(*[at_batch(plan.specs[place].shape, batch) for place in places])
 
 
 def _join_constants(plan: Plan) -> None:
@@ -193,29 +190,27 @@ def _join_constants(plan: Plan) -> None:
 
 def _slice_later(plan: Plan) -> None:
     """f(x[a:b]), f(x[c:d]) -> y = f(x); y[a:b], y[c:d]. One call on a little more data is faster than several calls."""
-    producers, groups = plan.producers(), dict[tuple[int, str], list[Call]]()
+    producers, groups = {call.target: call for call in plan.calls}, dict[tuple[int, str], dict[int, Call]]()
     for call in plan.calls:
         cut = producers.get(call.sources[0]) if call.op in _TOGETHER else None
         if cut is not None and cut.op == "slice" and cut.options["axis"] == len(cut.spec.shape) - 1:
-            groups.setdefault((cut.sources[0], call.op), []).append(call)
-    worth = {key for key, group in groups.items() if len(group) > 1 and _share(plan, key[0], group) >= 0.5}
+            groups.setdefault((cut.sources[0], call.op), {})[call.target] = replace(cut, target=call.target)
+    later: dict[int, tuple[Call, tuple[int, str]]] = {}
+    for key, cuts in groups.items():
+        share = sum(cut.spec.shape[-1] for cut in cuts.values()) / max(1, plan.specs[key[0]].shape[-1])
+        if len(cuts) > 1 and share >= 0.5:
+            later |= {target: (cut, key) for target, cut in cuts.items()}
     whole: dict[tuple[int, str], int] = {}
     calls = []
     for call in plan.calls:
-        cut = producers.get(call.sources[0]) if call.op in _TOGETHER else None
-        key = (cut.sources[0], call.op) if cut is not None and cut.op == "slice" else (-1, "")
-        if cut is None or key not in worth or call not in groups[key]:
-            calls.append(call)
-            continue
-        if key not in whole:
-            whole[key] = plan.place(plan.specs[key[0]])
-            calls.append(Call(call.op, (key[0],), whole[key], plan.specs[key[0]]))
-        calls.append(replace(cut, sources=(whole[key],), target=call.target))
+        if call.target in later:
+            cut, key = later[call.target]
+            if key not in whole:
+                whole[key] = plan.place(plan.specs[key[0]])
+                calls.append(Call(call.op, (key[0],), whole[key], plan.specs[key[0]]))
+            call = replace(cut, sources=(whole[key],))
+        calls.append(call)
     plan.calls = calls
-
-
-def _share(plan: Plan, base: int, group: list[Call]) -> float:
-    return sum(call.spec.shape[-1] for call in group) / max(1, plan.specs[base].shape[-1])
 
 
 def _tabulate(plan: Plan) -> None:
@@ -253,15 +248,6 @@ def _transpose_weights(plan: Plan) -> None:
             turned[weight, call.op] = _constant(plan, matrix)
         sources = (call.sources[0], turned[weight, call.op], *call.sources[2:])
         plan.calls[number] = replace(call, op="product", sources=sources)
-
-
-def _own(plan: Plan) -> None:
-    """Share no memory with the weights, so that the buffer they were read into can be freed."""
-    plan.constants = {p: array if array.base is None else array.copy() for p, array in plan.constants.items()}
-
-
-MAX_BATCH_SIZES = 256
-BoundCalls = list[tuple[Callable[..., Array], tuple[int, ...], int]]
 
 
 class Execution:

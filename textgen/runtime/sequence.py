@@ -1,4 +1,4 @@
-"""A whole sequence at once, as far as a step's graph allows it.
+"""Run a whole sequence at once, as far as a step's graph allows it.
 
 States that depend on each other form a strongly connected component; components are ordered so that each depends on
 earlier ones alone. The calls of a component must be looped. All others wait for the components that they depend on,
@@ -17,6 +17,11 @@ import numpy as np
 from textgen.runtime.graph import IDS
 from textgen.runtime.ops import DTYPES, Array
 from textgen.runtime.plan import Call, Execution, Plan
+
+MIN_ROWS, MAX_CHUNK_ELEMENTS = 256, 1 << 20
+"""A sequence is processed in chunks of at least this many rows (steps times batch), and more while all values together
+have at most this many elements, so that a chunk fits a processor's cache."""
+State = tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -95,12 +100,6 @@ def strongly_connected_components(depends: list[int]) -> list[list[int]]:
     for state, bits in enumerate(reach):
         components.setdefault(bits, []).append(state)
     return [components[bits] for bits in sorted(components, key=lambda bits: (bits.bit_count(), bits))]
-
-
-MIN_ROWS, MAX_CHUNK_ELEMENTS = 256, 1 << 20
-"""A sequence is processed in chunks of at least this many rows (steps times batch), and more while all values together
-have at most this many elements, so that a chunk fits a processor's cache."""
-State = tuple[Array, ...]
 
 
 @dataclass

@@ -24,6 +24,15 @@ from textgen.errors import TextgenError, UsageError
 from textgen.options import check, option
 from textgen.storage import filesystem
 
+LONGEST = 60
+_PREFIX = re.compile("textgen[-_](?=.)", re.IGNORECASE)
+_FORM = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
+_ENDINGS = {"cell": "Cell", "lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
+_USED_IN_MODULE = {"State", "Tensor"}
+ELSEWHERE = "--output-dir DIR chooses another folder."
+LICENSES = {"mit": "MIT", "apache-2.0": "Apache-2.0", "bsd-3-clause": "BSD-3-Clause", "cc0": "CC0-1.0", "none": ""}
+"""The choices, and their SPDX identifiers."""
+
 
 @dataclass(frozen=True)
 class CellKind:
@@ -53,13 +62,6 @@ CELL_KINDS = {
         CellKind("cell", "Cell", "step(x, state)", "anything else (MGU, Mogrifier, matrix memory)"),
     )
 }
-
-
-LONGEST = 60
-_PREFIX = re.compile("textgen[-_](?=.)", re.IGNORECASE)
-_FORM = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
-_ENDINGS = {"cell": "Cell", "lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
-_USED_IN_MODULE = {"State", "Tensor"}
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,6 @@ def _owner(names: Names) -> str | None:
         return None if module is None else f"module {names.module} ({module.origin})"
 
 
-LICENSES = {"mit": "MIT", "apache-2.0": "Apache-2.0", "bsd-3-clause": "BSD-3-Clause", "cc0": "CC0-1.0", "none": ""}
-"""The choices, and their SPDX identifiers."""
-
-
 @dataclass(frozen=True)
 class ScaffoldOptions:
     """The options of `textgen plugins new`."""
@@ -154,9 +152,6 @@ class ScaffoldOptions:
         metavar="NAME",
         default_text="The textgen-NAME authors",
     )
-
-
-ELSEWHERE = "--output-dir DIR chooses another folder."
 
 
 @dataclass(frozen=True)
@@ -217,12 +212,9 @@ def contents(names: Names, options: ScaffoldOptions, year: int) -> dict[str, byt
         ".gitignore": "gitignore",
         **({"LICENSE": f"licenses/{options.license}"} if spdx else {}),
     }
-    return {path: _filled(template, values) for path, template in templates.items()}
-
-
-def _filled(template: str, values: Mapping[str, str]) -> bytes:
-    text = resources.files("textgen.scaffold").joinpath("templates", f"{template}.txt").read_text("utf-8")
-    return Template(text).substitute(values).encode()
+    source = resources.files("textgen.scaffold").joinpath("templates")
+    texts = {path: source.joinpath(f"{name}.txt").read_text("utf-8") for path, name in templates.items()}
+    return {path: Template(text).substitute(values).encode() for path, text in texts.items()}
 
 
 def _name_and_mail(author: str) -> tuple[str, str]:

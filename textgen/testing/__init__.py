@@ -18,35 +18,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textgen.testing.examination import LAWS, check_cell, parametrize_with_checks, run_laws
     from textgen.testing.law import Law, LawBroken, Result
+    from textgen.testing.runner import LAWS, check_cell, parametrize_with_checks, run_laws
 
-_HOMES = {
-    "check_cell": "examination",
-    "run_laws": "examination",
-    "parametrize_with_checks": "examination",
-    "LAWS": "examination",
-    "Law": "law",
-    "LawBroken": "law",
-    "Result": "law",
-}
-
-__all__ = [  # noqa: RUF022 - in the order in which a reader meets them
-    "check_cell",
-    "run_laws",
-    "parametrize_with_checks",
-    "LAWS",
-    "Law",
-    "LawBroken",
-    "Result",
-]
+__all__ = ["LAWS", "Law", "LawBroken", "Result", "check_cell", "parametrize_with_checks", "run_laws"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'textgen.testing' has no attribute {name!r}")
-    value = getattr(import_module(f"textgen.testing.{_HOMES[name]}"), name)
-    globals()[name] = value
+    home = "law" if name in ("Law", "LawBroken", "Result") else "runner"
+    value = globals()[name] = getattr(import_module(f"textgen.testing.{home}"), name)
     return value
 
 

@@ -1,4 +1,4 @@
-"""A law of cells, and one trial of it: a cell of given sizes, its sequences and states, and the worst difference.
+"""What a law of cells is, and a case of it: a cell of given sizes, its sequences and states, and the worst difference.
 
 Everything drawn depends on the case alone, so that a case that breaks a law breaks it again. A trial runs on one
 thread, with known settings and no output; whatever a cell changes is put back.
@@ -27,27 +27,48 @@ from torch import Tensor
 from textgen.cells import Cell
 from textgen.cells.engine import State
 
-_OF_TORCH = "TORCHINDUCTOR_CACHE_DIR"
-"""An environment variable that torch itself sets as soon as something is traced."""
+
+def _environment() -> dict[str, str]:
+    """The environment without the variable that torch itself sets as soon as something is traced."""
+    return {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+
+
+def _set_environment(wanted: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(wanted)
+
+
+def _handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+
+def _set_handlers(wanted: dict[int, Any]) -> None:
+    for number, handler in wanted.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object] | None]] = {
+    "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "the default device": (torch.get_default_device, torch.set_default_device),
+    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "the grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "anomaly detection": (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    "the precision of matrix products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "the current directory": (Path.cwd, os.chdir),
+    "the environment": (_environment, _set_environment),
+    "sys.path": (lambda: [*sys.path], lambda wanted: sys.path.__setitem__(slice(None), wanted)),
+    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "the signal handlers": (_handlers, _set_handlers),
+    "the running threads": (threading.active_count, None),
+}
+"""How to read each setting of the process that a cell must not change, and how to restore it."""
 
 
 def process_settings() -> dict[str, Any]:
     """The settings of the process that a cell must not change, under the names that messages use."""
-    return {
-        "the default dtype": torch.get_default_dtype(),
-        "the default device": torch.get_default_device(),
-        "the number of threads": torch.get_num_threads(),
-        "the grad mode": torch.is_grad_enabled(),
-        "anomaly detection": torch.is_anomaly_enabled(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "the precision of matrix products": torch.get_float32_matmul_precision(),
-        "the current directory": Path.cwd(),
-        "the environment": {name: value for name, value in os.environ.items() if name != _OF_TORCH},
-        "sys.path": list(sys.path),
-        "the recursion limit": sys.getrecursionlimit(),
-        "the signal handlers": tuple(signal.getsignal(number) for number in signal.valid_signals()),
-        "the running threads": threading.active_count(),
-    }
+    return {name: read() for name, (read, _) in _SETTINGS.items()}
 
 
 def other_rng_states() -> tuple[Any, ...]:
@@ -60,47 +81,18 @@ def other_rng_states() -> tuple[Any, ...]:
 def isolated() -> Iterator[io.StringIO]:
     """Run a case under known settings; yields a buffer with everything that is printed."""
     printed = io.StringIO()
-    restore = _snapshot()
+    before, python, numbers = process_settings(), random.getstate(), numpy.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]), redirect_stdout(printed), redirect_stderr(printed), torch.enable_grad():
             torch.set_num_threads(1)
             torch.set_default_dtype(torch.float32)
             yield printed
     finally:
-        restore()
-
-
-def _snapshot() -> Callable[[], None]:
-    """Remember the settings of the process; returns a function that restores them."""
-    before = process_settings()
-    python, numbers = random.getstate(), numpy.random.get_state()
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in signal.valid_signals()}
-
-    def restore() -> None:
-        torch.set_default_dtype(before["the default dtype"])
-        torch.set_num_threads(before["the number of threads"])
-        torch.set_grad_enabled(before["the grad mode"])
         random.setstate(python)
         numpy.random.set_state(numbers)
-        if process_settings() != before:
-            _restore_rest(before, handlers)
-
-    return restore
-
-
-def _restore_rest(before: dict[str, Any], handlers: dict[int, Any]) -> None:
-    torch.set_default_device(before["the default device"])
-    torch.set_anomaly_enabled(before["anomaly detection"])
-    torch.use_deterministic_algorithms(before["deterministic algorithms"])
-    torch.set_float32_matmul_precision(before["the precision of matrix products"])
-    os.chdir(before["the current directory"])
-    os.environ.clear()
-    os.environ.update(before["the environment"])
-    sys.path[:] = before["sys.path"]
-    sys.setrecursionlimit(before["the recursion limit"])
-    for number, handler in handlers.items():
-        if handler is not None and signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+        for name, (read, restore) in _SETTINGS.items():
+            if restore is not None and read() != before[name]:
+                restore(before[name])
 
 
 Tensors = Mapping[str, Tensor]
@@ -109,6 +101,10 @@ MakeCell = Callable[[int, int], Cell]
 """Makes a cell of (input_size, hidden_size)."""
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 PERTURBATION = 0.2
+BOTH = (torch.float64, torch.float32)
+SHAPES = ((1, 1), (2, 5), (5, 3), (3, 2))
+"""The (T, B) of most laws. Each cell size always has the same batch size: some cells prepare for one batch size."""
+Status = Literal["passed", "failed", "expected", "skipped"]
 
 
 class Violation(Exception):
@@ -286,12 +282,6 @@ def both(cell: Cell) -> dict[str, Run]:
     return {"step": lambda xs, state: cell.step(xs[0], state), "forward": cell}
 
 
-BOTH = (torch.float64, torch.float32)
-SHAPES = ((1, 1), (2, 5), (5, 3), (3, 2))
-"""The (T, B) of most laws. Each cell size always has the same batch size: some cells prepare for one batch size."""
-Status = Literal["passed", "failed", "expected", "skipped"]
-
-
 @dataclass(frozen=True)
 class Law:
     """One statement about every cell, and the function that checks it in one case.
@@ -315,7 +305,7 @@ class Law:
 def law(meaning: str, **settings: Any) -> Callable[[Callable[[Case], None]], Law]:
     """Turn a function of a `Case` into a law, named like the function; its docstring is the statement.
 
-    `settings` are the other fields of `Law`. A law in one of the modules listed in `textgen.testing.examination` is
+    `settings` are the other fields of `Law`. A law in one of the modules listed in `textgen.testing.runner` is
     checked on every cell; there is nothing else to register.
     """
 

@@ -22,6 +22,9 @@ from textgen.errors import TextgenError, UsageError
 from textgen.model.stack import Model, Readout, Stack
 from textgen.testing.law import BOTH, Case, Violation, both, distance, law, named
 
+VOCAB_SIZE = 5
+"""Of the model whose step `stored_step` stores."""
+
 
 @law("A model of the requested sizes could not be built.")
 def sizes(case: Case) -> None:
@@ -155,8 +158,8 @@ def initial_state(case: Case) -> None:
     """initial_state is deterministic: each call returns the same values, in new memory."""
     batch, cell = case.config.batch, case.cell
     one, two = cell.initial_state(batch), cell.initial_state(batch)
-    same_start = {f"state[{k}]": s for k, s in enumerate(one)}
-    case.same({f"state[{k}]": s for k, s in enumerate(two)}, same_start, "a second call of initial_state")
+    first, second = ({f"state[{k}]": s for k, s in enumerate(state)} for state in (one, two))
+    case.same(second, first, "a second call of initial_state")
     owned = {memory(s) for s in [*cell.parameters(), *cell.buffers(), *one]}
     for k, tensor in enumerate(two):
         case.require(memory(tensor) not in owned, f"state[{k}] shares memory with the cell or with an earlier call")
@@ -207,14 +210,10 @@ def stateless(case: Case) -> None:
                 case.require(not has_graph, f"{attribute} holds a tensor with its autograd graph")
 
 
-VOCAB_SIZE = 5
-
-
 @law("A saved model could not be rebuilt.")
 def options_json(case: Case) -> None:
     """Options are keywords with defaults that JSON can represent; they survive JSON and text, and unknown options are
-    refused.
-    """
+    refused."""
     kind = type(case.cell)
     try:
         options = cells.describe(kind)
@@ -261,7 +260,7 @@ def save_and_load(case: Case) -> None:
 def stored_step(case: Case) -> None:
     """The step of a model with this cell can be stored and run by the numpy runtime, with the same results."""
     from textgen.tracing import trace
-    from textgen.tracing.windows import Untraceable
+    from textgen.tracing.operations import Untraceable
 
     cell = case.cell
     encoder = nn.Embedding(VOCAB_SIZE, cell.input_size)

@@ -268,10 +268,7 @@ def gradcheck(case: Case) -> None:
         derivatives = {}
         for (name, leaf), gradient in zip(wanted.items(), found.values(), strict=True):
             direction = case.draw(*leaf.shape).to(leaf.dtype)
-            derivatives[name] = (
-                (gradient * direction).sum(),
-                slope(case, wanted, state, leaf, direction),
-            )
+            derivatives[name] = ((gradient * direction).sum(), slope(case, wanted, state, leaf, direction))
         if last or all(distance(*pair) <= NUMERICAL_TOLERANCE for pair in derivatives.values()):
             actual, expected = (
                 {f"the derivative along {n}": pair[k] for n, pair in derivatives.items()} for k in (0, 1)

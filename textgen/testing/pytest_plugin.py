@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from textgen.testing.examination import Check
+    from textgen.testing.runner import Check
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +44,7 @@ class CellSuite(pytest.Collector):
 
     def collect(self) -> Iterable[pytest.Item]:
         from textgen.errors import TextgenError
-        from textgen.testing.examination import checks, expectation
+        from textgen.testing.runner import checks, expectation
 
         try:
             found = checks([self.name], slow=self.config.getoption("--textgen-slow"))

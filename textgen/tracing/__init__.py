@@ -1,4 +1,4 @@
-"""A torch model's step and initial state, recorded as the graph that `textgen.runtime` runs without torch.
+"""Trace a torch model into the stored step that `textgen.runtime` executes without torch.
 
 The step is traced twice, with batches of two sizes. What is the same in both is kept as it is; a size that differs
 must be a multiple of the batch size. Nothing is compiled, so that tracing takes a tenth of a second. The graph is
@@ -11,13 +11,14 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from textgen.errors import TextgenError
 from textgen.model import STEP
@@ -28,8 +29,14 @@ from textgen.runtime import NumpyStepper
 from textgen.runtime.graph import FORMAT, IDS, MOST_CONSTANTS, StepGraph, stored_constant, stored_number
 from textgen.runtime.ops import stored_shape
 from textgen.storage import FORMAT_VERSION
-from textgen.tracing.operations import NEW, RULES
-from textgen.tracing.windows import DTYPES, Given, GraphBuilder, RecordedOp, Untraceable
+from textgen.tracing import operations, windows
+from textgen.tracing.operations import DTYPES, NEW, Given, GraphBuilder, RecordedOp, Untraceable
+
+RULES = operations.RULES | windows.RULES
+BATCHES = (3, 5)
+"""Two sizes, neither a multiple of the other, and neither 1, which torch treats specially."""
+VERIFIED_BATCHES, VERIFIED_STEPS = (1, 4), 3
+TOLERANCE = 1e-4
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -44,11 +51,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Asked by torch, which would otherwise import its compiler here and waste four seconds."""
         return False
 
-    def record(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[str]:
-        """Run a function of tensors; returns the names of its results. In-place changes become new values."""
+    def record(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> GraphBuilder:
+        """Run a function of tensors; returns the graph of its results. In-place changes become new values."""
         with torch.no_grad(), self:
             results = torch.func.functionalize(function)(*inputs)
-        return [self.graph.name(result) for result in results]
+        self.graph.outputs = [self.graph.name(result) for result in results]
+        return self.graph
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -57,7 +65,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         packet = func.overloadpacket.__name__ if func.namespace == "aten" else str(func)
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise Untraceable(f"it draws random numbers ({func}).")
-        if packet not in NEW and not any(map(self.graph.knows, _tensors([args, kwargs]))):
+        if packet not in NEW and not any(map(self.graph.knows, tree_leaves([args, kwargs]))):
             return func(*args, **kwargs)
         if func._schema.is_mutable:
             return self._in_place(func, packet.removesuffix("_"), args, kwargs)
@@ -111,16 +119,6 @@ def unsupported(func: Any) -> str:
     return known or f"it uses {func}, which is not supported by the numpy runtime."
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
-
-
 def _given(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Given:
     """The arguments of a call by name."""
     given = {}
@@ -128,12 +126,6 @@ def _given(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Given
         value = argument.default_value if argument.has_default_value() else None
         given[argument.name] = args[place] if place < len(args) else kwargs.get(argument.name, value)
     return given
-
-
-BATCHES = (3, 5)
-"""Two sizes, neither a multiple of the other, and neither 1, which torch treats specially."""
-VERIFIED_BATCHES, VERIFIED_STEPS = (1, 4), 3
-TOLERANCE = 1e-4
 
 
 def trace(model: Model) -> StepGraph:
@@ -168,16 +160,6 @@ def _eval_mode(model: Model) -> Iterator[None]:
         torch.set_rng_state(rng_state)
 
 
-@dataclass(frozen=True)
-class _Recording:
-    """What was recorded at one batch size."""
-
-    batch: int
-    ops: list[RecordedOp]
-    constants: list[Tensor]
-    outputs: list[str]
-
-
 def _traced(model: Model) -> dict[str, Any]:
     """The content of step.json."""
     state = model.initial_state(BATCHES[0])
@@ -188,7 +170,7 @@ def _traced(model: Model) -> dict[str, Any]:
         "weights": {name: _spec(_dtype(t), t.shape) for name, t in model_tensors(model).items()},
         "state": specs,
         "logits": _spec("float32", (-1, model.output_size)),
-        "initial": _merged(*[_record_initial(model, batch) for batch in BATCHES]),
+        "initial": _merged(*[_recorded(model, partial(model.initial_state, batch), {}) for batch in BATCHES]),
         "step": _merged(*[_record_step(model, batch) for batch in BATCHES]),
     }
 
@@ -203,17 +185,13 @@ def _spec(dtype: str, shape: Sequence[int]) -> list[Any]:
     return [dtype, stored_shape(tuple(shape))]
 
 
-def _named_weights(model: Model) -> dict[str, Tensor]:
-    return {f"weight.{name}": tensor for name, tensor in model_tensors(model).items()}
+def _recorded(model: Model, function: Callable[..., Sequence[Tensor]], inputs: Mapping[str, Tensor]) -> GraphBuilder:
+    """What a function does with these inputs and the model's weights."""
+    weights = {f"weight.{name}": tensor for name, tensor in model_tensors(model).items()}
+    return Recorder({**weights, **inputs}).record(function, list(inputs.values()))
 
 
-def _record_initial(model: Model, batch: int) -> _Recording:
-    recorder = Recorder(_named_weights(model))
-    outputs = recorder.record(lambda: model.initial_state(batch), [])
-    return _Recording(batch, recorder.graph.ops, recorder.graph.constants, outputs)
-
-
-def _record_step(model: Model, batch: int) -> _Recording:
+def _record_step(model: Model, batch: int) -> GraphBuilder:
     def step(ids: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         logits, after = model.step(ids, state)
         return (logits, *after)
@@ -222,22 +200,20 @@ def _record_step(model: Model, batch: int) -> _Recording:
         state = [tensor.detach().clone() for tensor in model.initial_state(batch)]
     ids = torch.zeros(batch, dtype=torch.int64, device=model.readout.linear.weight.device)
     inputs = {IDS: ids, **{f"state.{number}": tensor for number, tensor in enumerate(state)}}
-    recorder = Recorder(_named_weights(model) | inputs)
-    outputs = recorder.record(step, list(inputs.values()))
-    return _Recording(batch, recorder.graph.ops, recorder.graph.constants, outputs)
+    return _recorded(model, step, inputs)
 
 
-def _merged(one: _Recording, other: _Recording) -> dict[str, Any]:
-    """The common program of two recordings, which may differ only in sizes that are multiples of the batch size."""
+def _merged(one: GraphBuilder, other: GraphBuilder) -> dict[str, Any]:
+    """The common program of the graphs at both batch sizes, which may differ only in sizes that are multiples of it."""
     pairs = list(zip(one.ops, other.ops, strict=False))
     equal = [(a.op, a.inputs, a.dtype, a.options) == (b.op, b.inputs, b.dtype, b.options) for a, b in pairs]
     constants = len(one.constants) == len(other.constants) and all(map(torch.equal, one.constants, other.constants))
     if not (all(equal) and constants and len(one.ops) == len(other.ops) and one.outputs == other.outputs):
         raise Untraceable(
-            f"it runs different operations with {one.batch} rows than with {other.batch}: nothing may depend on the "
+            f"it runs different operations with {BATCHES[0]} rows than with {BATCHES[1]}: nothing may depend on the "
             "number of rows (len(x), torch.arange(len(x)), indexed rows); gather and scatter select within each row."
         )
-    shapes = [_sizes(a.shape, one.batch, b.shape, other.batch) for a, b in pairs]
+    shapes = [_sizes(a.shape, b.shape) for a, b in pairs]
     used = _used(one.ops, one.outputs)
     names = {f"node.{number}": f"node.{place}" for place, number in enumerate(used)}
     nodes = [
@@ -253,13 +229,13 @@ def _merged(one: _Recording, other: _Recording) -> dict[str, Any]:
     return {"constants": [_constant(t) for t in one.constants], "nodes": nodes, "outputs": outputs}
 
 
-def _sizes(one: Sequence[int], batch: int, other: Sequence[int], other_batch: int) -> tuple[int, ...]:
+def _sizes(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
     """A shape with -k for a size of k times the batch."""
     sizes = []
     for size, other_size in zip(one, other, strict=True):
-        times, rest = divmod(size, batch)
-        if size != other_size and (rest or other_size != times * other_batch):
-            raise Untraceable(f"a size of it is {size} with {batch} rows and {other_size} with {other_batch}.")
+        times, rest = divmod(size, BATCHES[0])
+        if size != other_size and (rest or other_size != times * BATCHES[1]):
+            raise Untraceable(f"a size of it is {size} with {BATCHES[0]} rows and {other_size} with {BATCHES[1]}.")
         sizes.append(size if size == other_size else -times)
     return tuple(sizes)
 

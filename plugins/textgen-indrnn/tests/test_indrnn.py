@@ -5,7 +5,7 @@ import pytest
 import torch
 from textgen_indrnn import IndRNN
 
-from textgen.testing.examination import parametrize_with_checks
+from textgen.testing import parametrize_with_checks
 
 
 @parametrize_with_checks([IndRNN, (IndRNN, {"nonlinearity": "tanh", "horizon": 30})])

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from textgen_lnlstm import LayerNormLSTM
 
-from textgen.testing.examination import parametrize_with_checks
+from textgen.testing import parametrize_with_checks
 
 
 @parametrize_with_checks([LayerNormLSTM])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from textgen_mingru import MinGRU, MinLSTM
 
-from textgen.testing.examination import parametrize_with_checks
+from textgen.testing import parametrize_with_checks
 
 
 @parametrize_with_checks([MinGRU, MinLSTM, (MinLSTM, {"candidate": "positive"})])

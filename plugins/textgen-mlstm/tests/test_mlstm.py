@@ -6,7 +6,7 @@ import torch
 from textgen_mlstm import CHUNK, MLSTM
 
 from textgen.cells import Cell
-from textgen.testing.examination import parametrize_with_checks
+from textgen.testing import parametrize_with_checks
 
 
 @parametrize_with_checks([MLSTM, (MLSTM, {"heads": 1, "forget": "exp"})])

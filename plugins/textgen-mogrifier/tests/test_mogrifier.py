@@ -5,7 +5,7 @@ import pytest
 import torch
 from textgen_mogrifier import Mogrifier
 
-from textgen.testing.examination import parametrize_with_checks
+from textgen.testing import parametrize_with_checks
 
 
 @parametrize_with_checks([Mogrifier, (Mogrifier, {"rounds": 4, "rank": 1})])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from textgen_slstm import SLSTM
 
-from textgen.testing.examination import parametrize_with_checks
+from textgen.testing import parametrize_with_checks
 
 
 @parametrize_with_checks([SLSTM, (SLSTM, {"heads": 1, "forget": "exp"})])

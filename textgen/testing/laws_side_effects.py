@@ -1,4 +1,4 @@
-"""Laws about what a cell leaves alone, and slow laws about compiling, exporting and importing."""
+"""Laws about side effects, memory and time of a cell, and slow laws about compiling, exporting and importing."""
 
 from __future__ import annotations
 
@@ -24,17 +24,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from textgen.cells import Cell
 from textgen.cells.engine import State
 from textgen.formatting import plural
-from textgen.testing.law import Case, NotApplicable, gradients, law, other_rng_states, process_settings, weighted
+from textgen.testing.law import Case, NotApplicable, gradients, law, named, other_rng_states, process_settings, weighted
 
 LONG, WINDOW, BACKWARD_STEPS = 10_000, 1_000, 200
 STEPS, INTERVALS = 1_000, 5
+IMPORT_SECONDS, IMPORT_TRIES = 0.5, 3
+TIMER = """
+import importlib, sys, time
+import torch, textgen.cells
+begin = time.perf_counter()
+importlib.import_module(sys.argv[1])
+sys.stderr.write(f"seconds {time.perf_counter() - begin}")
+"""
 
 
 @law("Training runs could not be reproduced.", shapes=((1, 2), (5, 3)), least=(1, 2, 1))
 def reproducible(case: Case) -> None:
     """The same torch seed gives the same weights, and in training mode the same outputs; no other random generator
-    is used.
-    """
+    is used."""
     before = other_rng_states()
     one = case.fresh()
     case.require(other_rng_states() == before, "the constructor uses Python's or numpy's random generator")
@@ -60,7 +67,7 @@ def deterministic_eval(case: Case) -> None:
         ys, after = case.cell(xs, state)
         for x in xs:
             state = case.cell.step(x, state)[1]
-    case.same({"ys": ys, **{f"state[{k}]": s for k, s in enumerate(after)}}, first, "with another seed")
+    case.same(named(ys, after), first, "with another seed")
     case.require(torch.equal(torch.get_rng_state(), before), "random numbers are drawn in eval mode")
 
 
@@ -71,8 +78,7 @@ def deterministic_eval(case: Case) -> None:
 )
 def no_side_effects(case: Case) -> None:
     """Building and running a cell changes no setting of the process (dtype, threads, directory, ...) and prints
-    nothing.
-    """
+    nothing."""
     torch.set_num_threads(3)  # a value that no cell would set
     before, cell = process_settings(), case.cell
 
@@ -99,8 +105,7 @@ def no_side_effects(case: Case) -> None:
 )
 def finite(case: Case) -> None:
     """In a newly initialised cell, outputs and state stay finite over 10,000 steps of N(0, 1) and of zeros, and so do
-    the gradients over 200 more steps of N(0, 1) and one more of zeros.
-    """
+    the gradients over 200 more steps of N(0, 1) and one more of zeros."""
     cell = case.fresh()
     xs = case.sequence()
     xs[:, 1] = 0
@@ -137,7 +142,9 @@ def constant_memory(case: Case) -> None:
     used = []
     with existing_objects_frozen():
         for _ in range(INTERVALS):
-            state = walk(case, x, state, STEPS // INTERVALS)
+            with torch.no_grad():
+                for _ in range(STEPS // INTERVALS):
+                    state = case.cell.step(x, state)[1]
             gc.collect()
             used.append({"Python objects": sys.getallocatedblocks(), "bytes of tensors": living_tensors()})
     for what in used[0]:  # a leak grows in every interval; Python's own caches do not
@@ -156,14 +163,6 @@ def existing_objects_frozen() -> Iterator[None]:
     finally:
         if not frozen:
             gc.unfreeze()
-
-
-def walk(case: Case, x: Tensor, state: State, steps: int) -> State:
-    """Run a number of steps without gradients."""
-    with torch.no_grad():
-        for _ in range(steps):
-            state = case.cell.step(x, state)[1]
-    return state
 
 
 def living_tensors() -> int:
@@ -206,10 +205,6 @@ def constant_time(case: Case) -> None:
     case.require(late <= 2 * early, f"{late} operations and elements after {STEPS // 2} steps, {early} at first")
 
 
-IMPORT_SECONDS = 0.5
-TRIES = 3
-
-
 @law(
     "Compiling could not speed up training and prompt processing.",
     shapes=((3, 2),),
@@ -231,9 +226,7 @@ def compiles(case: Case) -> None:
         step = compiled(by_step, backend)
         case.close(case.run(xs, state, step), case.run(xs, state, by_step), "a compiled step")
         case.close(
-            case.differentiate(xs, state, step),
-            case.differentiate(xs, state, by_step),
-            "gradients of a compiled step",
+            case.differentiate(xs, state, step), case.differentiate(xs, state, by_step), "gradients of a compiled step"
         )
         forward = compiled(lambda x, s: cell(x, s), "aot_eager")
         case.close(case.run(xs, state, forward), case.run(xs, state), "a compiled forward")
@@ -280,15 +273,6 @@ def exports(case: Case) -> None:
             case.close(actual, case.run(xs, before, lambda x, s: case.cell.step(x[0], s)), f"exported, {batch} rows")
 
 
-TIMER = """
-import importlib, sys, time
-import torch, textgen.cells
-begin = time.perf_counter()
-importlib.import_module(sys.argv[1])
-sys.stderr.write(f"seconds {time.perf_counter() - begin}")
-"""
-
-
 @law("Everyone who has the plugin installed would wait for its import.", one_size=True, slow=True, shapes=((1, 1),))
 def imports_fast(case: Case) -> None:
     """Importing the cell's module takes at most 0.5 s in addition to torch."""
@@ -297,7 +281,7 @@ def imports_fast(case: Case) -> None:
         raise NotApplicable("the cell is defined in the main program, not in a module.")
     path = os.pathsep.join(filter(None, sys.path))
     fastest = float("inf")
-    for _ in range(TRIES):
+    for _ in range(IMPORT_TRIES):
         done = subprocess.run(
             [sys.executable, "-c", TIMER, module],
             capture_output=True,

@@ -1,4 +1,4 @@
-"""The laws tried on a cell: from a class to results, with the smallest case that breaks a law.
+"""Run the laws on a cell, and reduce failures to the smallest case.
 
 `parametrize_with_checks` makes a whole test file in five lines: one pytest test for each cell and each law.
 """
@@ -15,22 +15,33 @@ from unittest import SkipTest
 
 from torch import Tensor
 
-from textgen import cells, plugins
-from textgen import cells as cell_options
-from textgen.cells import Cell, Scalar
+from textgen import plugins
+from textgen.cells import Cell, Scalar, parse
 from textgen.cells.engine import State
 from textgen.errors import TextgenError, UsageError, did_you_mean, text_of
-from textgen.testing import laws_manners, laws_state, laws_time
+from textgen.testing import laws_side_effects, laws_state, laws_time
 from textgen.testing.law import Case, CaseConfig, Law, LawBroken, MakeCell, NotApplicable, Result, Violation, isolated
 from textgen.testing.laws_state import no_mutation
 
-MODULES = (laws_state, laws_time, laws_time, laws_time, laws_manners, laws_state, laws_manners)
+MODULES = (laws_state, laws_time, laws_side_effects)
 LAWS: tuple[Law, ...] = tuple(value for module in MODULES for value in vars(module).values() if isinstance(value, Law))
-"""Every law that these modules define."""
+"""Every law that these modules define, each once."""
+CellSpec = type[Cell] | str | tuple[type[Cell] | str, Mapping[str, Scalar]]
+Sizes = list[tuple[int, int]]
+SIZES = (
+    *((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (3, 5), (5, 3), (5, 5), (3, 4), (7, 4), (4, 4), (3, 8), (9, 8)),
+    *((8, 8), (5, 16), (16, 16), (6, 12), (12, 12), (7, 32), (32, 32), (9, 64), (64, 64), (128, 128), (256, 256)),
+)
+"""The (input_size, hidden_size) to try, small ones first, with ones and primes among them."""
 
 
-def chosen(names: Iterable[str]) -> list[Law]:
-    """The laws with these names, in the order of LAWS. Raises UsageError for an unknown name."""
+def selected(names: Iterable[str] | None, slow: bool = False) -> list[Law]:
+    """The laws with these names, in the order of LAWS; without names, all fast laws, and with `slow` all laws.
+
+    Raises UsageError for an unknown name.
+    """
+    if names is None:
+        return [law for law in LAWS if slow or not law.slow]
     known = {law.name: law for law in LAWS}
     asked = list(names)
     for name in asked:
@@ -39,19 +50,6 @@ def chosen(names: Iterable[str]) -> list[Law]:
                 f"there is no law {name!r}.{did_you_mean(str(name), known)}", hint=f"laws: {', '.join(known)}."
             )
     return [law for name, law in known.items() if name in asked]
-
-
-def selected(names: Iterable[str] | None, slow: bool) -> list[Law]:
-    """The laws with these names; without names, all fast laws, and with `slow` all laws."""
-    return [law for law in LAWS if slow or not law.slow] if names is None else chosen(names)
-
-
-SIZES = (
-    *((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (3, 5), (5, 3), (5, 5), (3, 4), (7, 4), (4, 4), (3, 8), (9, 8)),
-    *((8, 8), (5, 16), (16, 16), (6, 12), (12, 12), (7, 32), (32, 32), (9, 64), (64, 64), (128, 128), (256, 256)),
-)
-"""The (input_size, hidden_size) to try, small ones first, with ones and primes among them."""
-Sizes = list[tuple[int, int]]
 
 
 def check_cell(cell: type[Cell], /, **options: Scalar) -> list[Result]:
@@ -76,28 +74,25 @@ def check_cell(cell: type[Cell], /, **options: Scalar) -> list[Result]:
 def raise_if_failed(cell: type[Cell], result: Result) -> None:
     """Raises LawBroken for a failed result."""
     if result.status == "failed":
-        raise LawBroken(cell.__name__, chosen([result.law])[0], result) from result.error
+        raise LawBroken(cell.__name__, selected([result.law])[0], result) from result.error
 
 
 def run_laws(
-    cell: type[Cell],
-    options: Mapping[str, Scalar] | None = None,
-    laws: Iterable[str] | None = None,
-    slow: bool = False,
+    cell: type[Cell], options: Mapping[str, Scalar] | None = None, laws: Iterable[str] | None = None, slow: bool = False
 ) -> Iterator[Result]:
     """Check laws on a cell, one result after another: the named laws, or all fast ones, and with `slow` all of them.
 
     Raises TextgenError at once for unknown laws, unknown options, and invalid `expected_failures`.
     """
     wanted, declared = selected(laws, slow), declared_failures(cell)
-    given = cells.parse(cell, cell.__name__, options) if options else {}
+    given = parse(cell, cell.__name__, options) if options else {}
     return results_of(cell, given, wanted, declared)
 
 
 def declared_failures(cell: type[Cell]) -> dict[str, str]:
     """The cell's `expected_failures`: laws and reasons. Raises TextgenError for an unknown law or an empty reason."""
     declared = dict(cell.expected_failures)
-    chosen(declared)
+    selected(declared)
     for name, reason in declared.items():
         if not isinstance(reason, str) or not reason.strip():
             raise TextgenError(
@@ -120,7 +115,7 @@ def results_of(
                 if cause is None:
                     mutation = run_law(no_mutation, cell, options, sizes)
                     cause = mutation.detail if mutation.status == "failed" else ""
-                if cause and _due_to_mutation(run_law(law, _on_copies(cell), options, sizes)):
+                if cause and _due_to_mutation(law, cell, options, sizes):
                     result = replace(result, cause=cause)
         elif law.name == "sizes":
             result = Result(law.name, "failed", None, f"the constructor accepts none of the sizes tried: {refusal}.")
@@ -129,20 +124,16 @@ def results_of(
         yield _as_declared(result, declared.get(law.name))
 
 
-def _due_to_mutation(on_copies: Result) -> bool:
+def _due_to_mutation(law: Law, cell: type[Cell], options: Mapping[str, Scalar], sizes: Sizes) -> bool:
     """Whether a law fails because the cell changes tensors in place: judged by its result when the cell gets copies."""
-    detail = on_copies.detail.lower().replace("-", "")
-    return on_copies.status == "passed" or "modified by an inplace" in detail or "tensor in place" in detail
-
-
-def _on_copies(cell: type[Cell]) -> type[Cell]:
-    """The same cell, given copies of its inputs and state, so that it cannot change anyone else's tensors."""
     copying: type[Cell] = type(cell.__name__, (_OnCopies, cell), {"__module__": cell.__module__})
-    return copying
+    result = run_law(law, copying, options, sizes)
+    detail = result.detail.lower().replace("-", "")
+    return result.status == "passed" or "modified by an inplace" in detail or "tensor in place" in detail
 
 
 class _OnCopies:
-    """A mixin in front of a cell's class: each method receives copies."""
+    """A mixin in front of a cell's class: each method receives copies, and cannot change anyone else's tensors."""
 
     def step(self, x: Tensor, state: State) -> Any:
         return super().step(x.clone(), _copies(state))  # type: ignore[misc]
@@ -278,9 +269,6 @@ def shrunk(law: Law, make: MakeCell, config: CaseConfig, result: Result, sizes: 
     return result
 
 
-CellSpec = type[Cell] | str | tuple[type[Cell] | str, Mapping[str, Scalar]]
-
-
 @dataclass(frozen=True)
 class Check:
     """One law on one cell: call it. `id` names both; `reason` is the cell's reason in `expected_failures`, if any."""
@@ -312,7 +300,7 @@ def checks(cells: Iterable[CellSpec], laws: Iterable[str] | None = None, slow: b
         cell = plugins.cell(which) if isinstance(which, str) else which
         label = which if isinstance(which, str) else which.__name__
         typed = "".join(f",{name}={value}" for name, value in options.items())
-        parsed = cell_options.parse(cell, label, options) if options else {}
+        parsed = parse(cell, label, options) if options else {}
         declared = declared_failures(cell)
         made += [Check(f"{label}{typed}-{law.name}", cell, parsed, law, declared.get(law.name)) for law in wanted]
     return made
