@@ -520,8 +520,8 @@ def test_a_fresh_lane_has_the_initial_state_and_the_others_keep_theirs():
     initial, before = (torch.ones(3, 2), torch.ones(3, 2, 4)), (torch.zeros(3, 2), torch.zeros(3, 2, 4))
     task = Repeating()
     task.fresh = lambda step: torch.tensor([True, False, True]) & (step > 0)
-    assert task.carried(1, initial, ()) == initial and task.carried(0, initial, before) == before
-    for tensor in task.carried(1, initial, before):
+    assert task.window_state(1, initial, ()) == initial and task.window_state(0, initial, before) == before
+    for tensor in task.window_state(1, initial, before):
         assert tensor.flatten(1).tolist() == [[each] * tensor[0].numel() for each in (1.0, 0.0, 1.0)]
 
 

@@ -1,6 +1,6 @@
 """What a comparison measured, and its results: a row a cell, the best first, with an interval over seeds.
 
-`contest.json` keeps what was asked, what was decided, and the results so far. It is replaced after every decision
+`comparison.json` keeps what was asked, what was decided, and the results so far. It is replaced after every decision
 and every run, whole and checked by its digest, so that a comparison that was stopped anywhere is resumed from it.
 Beside the losses, memory, the speed of sampling, and time across interruptions are measured.
 """

@@ -235,7 +235,7 @@ class Update:
         without changing any weight."""
         seed_noise(self.device, self.options.seed, step)
         inputs, targets = (tensor.to(self.device) for tensor in self.objective.window(step))
-        self.state = self.objective.carried(step, self.model.initial_state(inputs.shape[1]), self.state)
+        self.state = self.objective.window_state(step, self.model.initial_state(inputs.shape[1]), self.state)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"]
         loss, state = self._backward(step, inputs, targets)
