@@ -23,7 +23,7 @@ from zoo import INSTALLED
 from textgen import plugins, storage
 from textgen.cells import Cell, GatedCell
 from textgen.cli.compare import show_plan
-from textgen.compare import DECIDED, CompareOptions, budget, planning, plot, request, results
+from textgen.compare import DECIDED, CompareOptions, budget, make_request, planning, plot, results
 from textgen.compare import comparison as rates
 from textgen.compare.comparison import ComparisonStopped, InTraining, RateTried, RunEnded, compare, prepare
 from textgen.compare.planning import counter, require_both_parts
@@ -63,7 +63,7 @@ def hurry(patch, disk):
 def asked(**options):
     own = {name: value for name, value in options.items() if name in CompareOptions.__dataclass_fields__}
     rest = {name: value for name, value in options.items() if name not in own}
-    return request(from_mapping(CompareOptions, own), options_for({**TINY, **rest}))
+    return make_request(from_mapping(CompareOptions, own), options_for({**TINY, **rest}))
 
 
 def begin(folder, **options):

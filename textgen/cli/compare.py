@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from textgen import plugins
 from textgen.cli.params import check_corpus, encodings_said, given, layered, options_of
-from textgen.compare import DECIDED, CompareOptions, ComparisonRequest, request
+from textgen.compare import DECIDED, CompareOptions, ComparisonRequest, make_request
 from textgen.errors import TextgenError, UsageError
 from textgen.formatting import count, duration, plural, short
 from textgen.options import from_mapping
 from textgen.screen import Output, ReadingProgress, hush_notes, rewrite_line, say, warn
-from textgen.signals import INTERRUPTED, exit_code, handling
+from textgen.signals import INTERRUPTED, exit_code, stopping
 from textgen.storage.filesystem import PLOT, OutputFile
+from textgen.tasks import planned
 from textgen.tasks.language.options import LanguageOptions
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ def show_plan(comparison: Comparison) -> None:
         "corpus": [f"{short(sum(about['bytes'].values()))}B",
                    f"{count(about['tokens']['train'])} {record.kind} tokens to train on",
                    f"vocabulary of {count(about['vocab_size'])}", f"{short(about['bytes']['validation'])}B held out"],
-        "shared": [f"{short(target)} parameters", f"embedding size {count(plan.embedding_size or 0)}",
-                   plural(plan.num_layers or 1, "layer"), f"batches of {plan.batch_size} x {plan.seq_length}",
+        "shared": [f"{short(target)} parameters", f"embedding size {count(planned(plan.embedding_size))}",
+                   plural(planned(plan.num_layers), "layer"), f"batches of {plan.batch_size} x {plan.seq_length}",
                    f"dropout {plan.dropout:g}"],
         "plan": [f"{plural(len(record.running), 'cell')} x {plural(len(record.seeds), 'seed')}",
                  _rates(record.request["learning_rates"], fewest(record.request["learning_rates"])),
@@ -76,9 +75,9 @@ def _planned(candidate: Candidate, target: int) -> list[str]:
         candidate.name,
         count(candidate.parameters),
         f"{candidate.parameters / target:.1%}",
-        count(plan.hidden_size or 0),
+        count(planned(plan.hidden_size)),
         f"{candidate.rate or plan.learning_rate:.2g}",
-        count(plan.max_steps or 0),
+        count(planned(plan.max_steps)),
         duration(candidate.expected_seconds or 0.0),
     ]
 
@@ -178,7 +177,7 @@ def command(corpus: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, 
         hush_notes()
     compared = from_mapping(CompareOptions, given(CompareOptions, values))
     trained = {name: value for name, value in values.items() if name not in DECIDED}
-    asked = request(compared, from_mapping(LanguageOptions, given(LanguageOptions, trained)))
+    asked = make_request(compared, from_mapping(LanguageOptions, given(LanguageOptions, trained)))
     for unknown in (spec.cell for spec in asked.cells if spec.cell not in plugins.entries()):
         plugins.owner(unknown)  # raises UsageError; a broken cell is only excluded
     check_corpus("compare", corpus)
@@ -211,16 +210,8 @@ def _prepare(
 
 def _run(comparison: Comparison, quiet: bool) -> int:
     """Run and show what is left, and stop cleanly on a signal; returns the exit code."""
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        comparison.stop = True
-
     try:
-        with handling(stop), display(comparison, quiet) as show:
+        with stopping(comparison) as received, display(comparison, quiet) as show:
             for event in comparison.events():
                 show(event)
     except KeyboardInterrupt:
@@ -233,15 +224,14 @@ def _run(comparison: Comparison, quiet: bool) -> int:
 
 
 def _draw(comparison: Comparison, quiet: bool) -> None:
-    from textgen.compare.plot import PLOT as NAME
-    from textgen.compare.plot import draw
+    from textgen.compare import plot
 
     try:
-        OutputFile(comparison.folder / NAME, "--output-dir", PLOT)
+        OutputFile(comparison.folder / plot.PLOT, "--output-dir", PLOT)
     except TextgenError as error:
         warn(f"no plot was drawn: {error}")
         return
-    drawn = draw(comparison.folder, comparison.record)
+    drawn = plot.draw(comparison.folder, comparison.record)
     if drawn is None:
         say("No plot without matplotlib. Run pip install 'textgen-lm[plot]', then the same command again.")
     elif not quiet:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,26 +18,16 @@ from textgen.errors import UsageError
 from textgen.formatting import count, duration, plural, short
 from textgen.options import flag
 from textgen.screen import ReadingProgress, hush_notes, say, warn
-from textgen.signals import INTERRUPTED, exit_code, handling
-from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, check_training, options_for, task_of, tasks
+from textgen.signals import INTERRUPTED, exit_code, stopping
+from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, check_training, options_for, planned, task_of, tasks
 
 if TYPE_CHECKING:
-    from textgen.training import Evaluated
+    from textgen.training import Ended
     from textgen.training.start import Training
 
 PLANNED = (
-    "cell",
-    "hidden_size",
-    "num_layers",
-    "batch_size",
-    "seq_length",
-    "max_steps",
-    "learning_rate",
-    "dropout",
-    "warmup_steps",
-    "compile",
-    "dtype",
-    "seed",
+    *("cell", "hidden_size", "num_layers", "batch_size", "seq_length", "max_steps"),
+    *("learning_rate", "dropout", "warmup_steps", "compile", "dtype", "seed"),
 )
 COMMON = (
     *("minutes", "cell", "task", "output_dir", "resume_from", "init_from", "tokenizer", "text_column"),
@@ -150,7 +138,7 @@ def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Trai
 def show_plan(session: Training, again: str | None) -> None:
     """Show what was read, what will be trained, and the flags that repeat the run."""
     options, config, made = session.options, session.config, session.versions
-    estimate, steps = session.estimate, options.max_steps or 0
+    estimate, steps = session.estimate, planned(options.max_steps)
     took = f"about {duration(estimate.train_seconds)}" if estimate.train_seconds else ""
     lines = {
         "textgen": [
@@ -182,7 +170,7 @@ def show_plan(session: Training, again: str | None) -> None:
 
 def say_finished(session: Training) -> None:
     """Say that the run is finished, and how to extend it."""
-    progress, steps, folder = session.trainer.progress, session.options.max_steps or 0, session.run.folder
+    progress, steps, folder = session.trainer.progress, planned(session.options.max_steps), session.run.folder
     early = "" if progress.step >= steps else f", early stopping after {count(progress.step)}"
     say(f"This run is finished ({count(steps)} steps planned{early}).")
     say(f"To extend it: textgen train --resume {shlex.quote(str(folder))} --minutes 10 (or --max-steps {2 * steps})")
@@ -224,44 +212,38 @@ def follow(session: Training, style: str) -> int:
     from textgen.cli.training_display import display
     from textgen.training import Ended, Evaluated
 
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        session.trainer.stop = True
-
-    scores: list[Evaluated] = []
+    evaluated: list[Evaluated] = []
+    ended: list[Ended] = []
     try:
-        ended = None
-        with handling(stop), display(session, style) as show:
+        with stopping(session.trainer) as received, display(session, style) as show:
             for event in session.events():
                 show(event)
-                scores += [event] if isinstance(event, Evaluated) and not event.final else []
-                ended = event if isinstance(event, Ended) else ended
+                if isinstance(event, Evaluated) and not event.final:
+                    evaluated.append(event)
+                elif isinstance(event, Ended):
+                    ended.append(event)
     except KeyboardInterrupt:
         say(f"\nStopped without saving; {session.run.folder} keeps its last checkpoint.")
         return INTERRUPTED
-    assert ended is not None
-    if style != "none" or ended.reason in ("interrupted", "time"):
-        _farewell(session, ended.reason, ended.step, ended.seconds)
-    if style != "none" and ended.reason not in ("interrupted", "time") and scores:
-        _judge(session, scores[-1].score.criterion)
-    return exit_code(received[0]) if ended.reason == "interrupted" else 0
+    end = ended[-1]
+    if style != "none" or end.reason in ("interrupted", "time"):
+        _farewell(session, end)
+    if style != "none" and end.reason not in ("interrupted", "time") and evaluated:
+        _judge(session, evaluated[-1].score.criterion)
+    return exit_code(received[0]) if end.reason == "interrupted" else 0
 
 
-def _farewell(session: Training, reason: str, step: int, seconds: float) -> None:
+def _farewell(session: Training, end: Ended) -> None:
     folder = session.run.folder
-    if reason in ("interrupted", "time"):
-        say(f"Stopped at step {count(step)}; saved.")
+    if end.reason in ("interrupted", "time"):
+        say(f"Stopped at step {count(end.step)}; saved.")
         say(f"Continue: textgen train --resume {shlex.quote(str(folder))}")
         return
     progress = session.trainer.progress
     if progress.best_step is not None and progress.best_loss is not None:
-        say(f"best at step {count(progress.best_step)} · {duration(seconds)} · {folder}")
+        say(f"best at step {count(progress.best_step)} · {duration(end.seconds)} · {folder}")
     else:
-        say(f"done · {duration(seconds)} · {folder}")
+        say(f"done · {duration(end.seconds)} · {folder}")
     model = "" if find_latest() == folder else f" -m {shlex.quote(str(folder))}"
     use = 'sample{} --prompt "..."' if task_of(session.options).generates else "predict{} FILE"
     say(f"next: textgen {use.format(model)}")

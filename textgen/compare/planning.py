@@ -1,11 +1,10 @@
-"""A comparison with everything decided: one text, one size for all, a length for each cell.
+"""Plan a comparison: equal parameter counts, and the number of steps of each cell.
 
-Whatever a training would plan is planned by the same code. A cell that cannot be planned is out, with the reason;
-the others go on without it.
+Every run is planned by the code that plans any training. A cell that cannot be planned is excluded, with the reason.
 
-Sizes are whole numbers, so small models come in coarse steps. Multiples of 16, 8, 4 and 2 are tried before odd
-sizes: processors like them, and a cell whose number of heads divides its size keeps that number. Where steps are too
-coarse, the embedding size, which is the same for all cells, is adjusted a little.
+Sizes are whole numbers, so small models come in coarse steps. Multiples of 16, 8, 4 and 2 are tried before odd sizes:
+they are faster, and a cell whose number of heads divides its size keeps that number. Where steps are too coarse, the
+embedding size, which is the same for all cells, is adjusted a little.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from textgen.model import LARGEST
 from textgen.model.stack import build_model
 from textgen.options import named
 from textgen.plugins import PluginError
-from textgen.tasks import DEFAULT_MINUTES, QUICK_LOOK, embedding_for, model_config
+from textgen.tasks import DEFAULT_MINUTES, embedding_for, model_config, planned
 from textgen.tasks.language.options import LanguageOptions
-from textgen.training.planner import EVALUATION_COST, EVALUATIONS, ThisMachine
+from textgen.training.planner import ThisMachine, steps_evaluating
 from textgen.training.runs import versions
 from textgen.training.start import Training, start
 
@@ -73,14 +72,12 @@ def nearest(count: CountAt, target: int, guess: int = 64) -> Size:
 
     Raises ValueError for a cell that refuses too many consecutive sizes.
     """
-    best: Size | None = None
-    for lattice in (16, 8, 4, 2, 1):
-        size = _nearest_multiple(count, lattice, target, best.hidden if best else guess)
-        if best is None or size.distance(target) < best.distance(target):
-            best = size
+    best = _nearest_multiple(count, 16, target, guess)
+    for lattice in (8, 4, 2, 1):
         if best.distance(target) <= NEAR:
             break
-    assert best is not None
+        size = _nearest_multiple(count, lattice, target, best.hidden)
+        best = min(best, size, key=lambda each: each.distance(target))
     return best
 
 
@@ -232,11 +229,11 @@ class Planner:
 
     def _fix_lengths(self, candidates: list[Candidate]) -> None:
         """Plan steps, schedule and the rest for these sizes. The same cell under two names gets the same plan."""
-        planned: dict[Any, Candidate] = {}
+        first: dict[Any, Candidate] = {}
         for candidate in _running(candidates):
             with _failing(candidate):
                 same = (plugins.cell(candidate.cell), tuple(sorted(candidate.cell_options.items())))
-                twin = planned.setdefault(same, candidate)
+                twin = first.setdefault(same, candidate)
                 if twin is candidate:
                     self._fix_length(candidate)
                 elif twin.failed:
@@ -248,29 +245,25 @@ class Planner:
     def _fix_length(self, candidate: Candidate) -> None:
         size, tokens = candidate.plan.hidden_size, self._request.budget.tokens
         if tokens:
-            window = self._start(candidate, hidden_size=size, max_steps=1).options
-            assert window.batch_size and window.seq_length
-            steps = max(1, round(tokens / (window.batch_size * window.seq_length)))
+            batch_size, seq_length = self._start(candidate, hidden_size=size, max_steps=1).options.window
+            steps = max(1, round(tokens / (batch_size * seq_length)))
             session = self._start(candidate, hidden_size=size, max_steps=steps)
         else:
             session = self._start(candidate, hidden_size=size, minutes=self._minutes)
         options = replace(cast(LanguageOptions, session.options), minutes=None)
-        assert options.batch_size and options.seq_length and options.max_steps
         seconds = session.estimate.step_seconds
         if seconds is None:
             machine = ThisMachine(session.data, str(session.trainer.update.device))
-            seconds = machine.step_seconds(session.config, options, SPEED_SECONDS, dtype=options.dtype or "float32")
-        held_out = len(self._store.model_tokens(VALIDATION))
-        looked_at = held_out + EVALUATIONS * min(held_out, QUICK_LOOK)
-        evaluating = EVALUATION_COST * looked_at / (options.batch_size * options.seq_length)
+            seconds = machine.step_seconds(session.config, options, SPEED_SECONDS, dtype=planned(options.dtype))
+        evaluating = steps_evaluating(len(self._store.model_tokens(VALIDATION)), math.prod(options.window))
         candidate.options, candidate.step_seconds = options, seconds
-        candidate.expected_seconds = seconds * (options.max_steps + evaluating)
+        candidate.expected_seconds = seconds * (planned(options.max_steps) + evaluating)
 
     def _fix_dropout(self, candidates: list[Candidate]) -> None:
         """Choose one dropout rate for all, unless it is given: the median of the rates planned for each cell."""
         running = _running(candidates)
         if self._training.dropout is None:
-            dropout = median_low(candidate.plan.dropout or 0.0 for candidate in running)
+            dropout = median_low(planned(candidate.plan.dropout) for candidate in running)
             for candidate in running:
                 candidate.options = replace(candidate.plan, dropout=dropout)
 

@@ -1,8 +1,7 @@
-"""What a comparison measured, and its results: a row a cell, the best first, with an interval over seeds.
+"""The record of a comparison in `comparison.json`, its ranked results, and how runs are measured.
 
-`comparison.json` keeps what was asked, what was decided, and the results so far. It is replaced after every decision
-and every run, whole and checked by its digest, so that a comparison that was stopped anywhere is resumed from it.
-Beside the losses, memory, the speed of sampling, and time across interruptions are measured.
+The record holds the request, what was decided, and the results so far. It is replaced after every decision and every
+run, so that a comparison that was stopped at any time is resumed from it.
 """
 
 from __future__ import annotations
@@ -27,11 +26,17 @@ from textgen.generation.generate import generate
 from textgen.generation.language_model import load
 from textgen.options import from_mapping, named
 from textgen.storage import filesystem, metrics
+from textgen.tasks import planned
 from textgen.tasks.language.options import LanguageOptions
 from textgen.threads import one_thread
 
-COMPARISON = "comparison.json"
+COMPARISON, TIMING = "comparison.json", "timing.json"
 FORMAT_VERSION = 1
+CONFIDENCE = 0.95
+SHARED = ("embedding_size", "num_layers", "batch_size", "seq_length", "dropout", "optimizer", "lr_scheduler", "threads")
+
+SAMPLED, SAMPLINGS = 100, 5
+"""Tokens per sample, and number of samples, for the sampling speed."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,7 @@ class Candidate:
     @property
     def plan(self) -> LanguageOptions:
         """The options of its runs, apart from seed and learning rate. Only for a cell that can run."""
-        assert self.options is not None
-        return self.options
+        return planned(self.options)
 
     def run_folder(self, comparison: Path, seed: int) -> Path:
         """The folder of its run with a seed."""
@@ -150,10 +154,6 @@ def _candidate(content: Mapping[str, Any]) -> Candidate:
         "runs": {int(seed): RunResult(**result) for seed, result in content["runs"].items()},
     }
     return Candidate(**{**content, **read})
-
-
-CONFIDENCE = 0.95
-SHARED = ("embedding_size", "num_layers", "batch_size", "seq_length", "dropout", "optimizer", "lr_scheduler", "threads")
 
 
 @dataclass(frozen=True)
@@ -320,11 +320,6 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(f"{cell:{'<' if k < 2 else '>'}{widths[k]}}" for k, cell in enumerate(line)).rstrip()
         for line in lines
     ]
-
-
-TIMING = "timing.json"
-SAMPLED, SAMPLINGS = 100, 5
-"""Tokens per sample, and number of samples, for the sampling speed."""
 
 
 class PeakMemory:
