@@ -77,15 +77,7 @@ def command(
     chosen = _settled(chosen, resume_from is not None)
     style = "none" if quiet else progress
     reading = ReadingProgress(style in ("auto", "rich") and sys.stderr.isatty())
-    if resume_from is None:
-        session = _start(corpus, chosen, dry_run, reading)
-    elif corpus:
-        raise UsageError(
-            f"--resume uses the corpus of the run; omit {corpus[0]!r}, or train a new run.",
-            hint=f"textgen train {shlex.quote(corpus[0])} --init-from RUN starts a new run from the weights of RUN.",
-        )
-    else:
-        session = _resume(resume_from, chosen, reading)
+    session = _prepared(corpus, chosen, resume_from, dry_run, reading)
     reading.finish()
     for warning in session.warnings:
         warn(warning)
@@ -108,30 +100,33 @@ def _settled(chosen: dict[str, Any], resuming: bool) -> dict[str, Any]:
     return chosen
 
 
-def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, reading: ReadingProgress) -> Training:
-    """A new run. Errors that can be found without torch are raised before importing it, which takes seconds."""
-    if not corpus:
-        raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to continue a run.")
-    options = options_for(chosen)
-    check_training(options)
-    plugins.owner(options.cell)
-    check_corpus("train", corpus)
+def _prepared(
+    corpus: tuple[str, ...], chosen: dict[str, Any], resume_from: str | None, dry_run: bool, reading: ReadingProgress
+) -> Training:
+    """A new or resumed run. Errors that can be found without torch are raised before importing it, which takes
+    seconds."""
+    if resume_from is None:
+        if not corpus:
+            raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to continue a run.")
+        options = options_for(chosen)
+        check_training(options)
+        plugins.owner(options.cell)
+        check_corpus("train", corpus)
+    elif corpus:
+        raise UsageError(
+            f"--resume uses the corpus of the run; omit {corpus[0]!r}, or train a new run.",
+            hint=f"textgen train {shlex.quote(corpus[0])} --init-from RUN starts a new run from the weights of RUN.",
+        )
+    else:
+        folder = find_run(resume_from)
 
     from textgen.cli import STARTED
     from textgen.training.planner import keep_memory
-    from textgen.training.start import start
+    from textgen.training.start import resume, start
 
     keep_memory()
-    return start(corpus, options, STARTED, reading, dry_run=dry_run)
-
-
-def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Training:
-    folder = find_run(name)
-    from textgen.cli import STARTED
-    from textgen.training.planner import keep_memory
-    from textgen.training.start import resume
-
-    keep_memory()
+    if resume_from is None:
+        return start(corpus, options, STARTED, reading, dry_run=dry_run)
     return resume(folder, chosen, reading, STARTED)
 
 
@@ -139,33 +134,23 @@ def show_plan(session: Training, again: str | None) -> None:
     """Show what was read, what will be trained, and the flags that repeat the run."""
     options, config, made = session.options, session.config, session.versions
     estimate, steps = session.estimate, planned(options.max_steps)
+    device, folder = session.trainer.update.device, str(session.run.folder)
+    shape = f"{config.cell} {config.num_layers} x {config.hidden_size}"
+    epochs = f"{steps / session.trainer.objective.steps_per_epoch:.1f} epochs"
     took = f"about {duration(estimate.train_seconds)}" if estimate.train_seconds else ""
     lines = {
-        "textgen": [
-            made["textgen"],
-            f"torch {made['torch']}",
-            session.trainer.update.device,
-            plural(made["threads"], "thread"),
-        ],
+        "textgen": [made["textgen"], f"torch {made['torch']}", device, plural(made["threads"], "thread")],
         "corpus": session.data.described(),
-        **({"files": session.encodings} if session.encodings else {}),
-        "model": [
-            f"{config.cell} {config.num_layers} x {config.hidden_size}",
-            f"{short(estimate.parameters)} parameters",
-            f"seed {options.seed}",
-        ],
-        "plan": [
-            f"{count(steps)} steps of {options.batch_size} x {options.seq_length}",
-            f"{steps / session.trainer.objective.steps_per_epoch:.1f} epochs",
-            took,
-            str(session.run.folder),
-        ],
-        **({"extends": more} if (more := extension_shown(session)) else {}),
-        **({"again": [again]} if again else {}),
-        **({"from": session.notes} if session.notes else {}),
+        "files": session.encodings,
+        "model": [shape, f"{short(estimate.parameters)} parameters", f"seed {options.seed}"],
+        "plan": [f"{count(steps)} steps of {options.batch_size} x {options.seq_length}", epochs, took, folder],
+        "extends": extension_shown(session),
+        "again": [again],
+        "from": session.notes,
     }
     for name, parts in lines.items():
-        say(f"{name:8}{' · '.join(str(part) for part in parts if part)}")
+        if shown := [str(part) for part in parts if part]:
+            say(f"{name:8}{' · '.join(shown)}")
 
 
 def say_finished(session: Training) -> None:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,8 @@ class Run:
         tensors = unpack(read[OPTIMIZER], str(folder / OPTIMIZER))
         names = sorted(key for key in tensors if key.startswith("hidden/"))
         hidden = tuple(tensors.pop(f"hidden/{k}") for k in range(len(names)))
-        average = {key: tensors.pop(key) for key in list(tensors) if key.startswith(AVERAGE)}
+        average = {key.removeprefix(AVERAGE): tensors.pop(key) for key in list(tensors) if key.startswith(AVERAGE)}
         state = storage.parse_json(read[STATE], str(folder / STATE))
-        average = {key.removeprefix(AVERAGE): tensor for key, tensor in average.items()}
         return Checkpoint(step, unpack(read[WEIGHTS], str(folder / WEIGHTS)), tensors, hidden, state, average)
 
     def latest(self) -> tuple[Checkpoint | None, list[TextgenError]]:
@@ -295,10 +295,8 @@ def next_folder(root: Path, cell: str, path: str) -> Path:
 
 
 def _first_free(root: Path, stem: str) -> Path:
-    number = 1
-    while (root / f"{stem}-{number}").exists():
-        number += 1
-    return root / f"{stem}-{number}"
+    folders = (root / f"{stem}-{number}" for number in count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def data_of(run: Run, progress: Progress = no_progress) -> TaskData:
@@ -337,25 +335,23 @@ def training_ids_of(folder: Path) -> npt.NDArray[np.integer]:
     return ids
 
 
-def refuse_other_data(recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Raise TextgenError if the corpus now gives different tokens or numbers than at the start of the run."""
-    other = [name for name, digest in recorded.items() if found.get(name) != digest]
-    if other:
-        raise TextgenError(
-            f"the corpus gives different tokens than when this run began ({', '.join(other)} differ in SHA-256).",
-            hint="train a new run.",
-        )
+def made_with(options: TrainOptions) -> dict[str, Any]:
+    """Everything recorded for a run with these options; the package of its task only if the task is not built in."""
+    owners = {f"package of {options.cell}": plugins.owner(options.cell)}
+    task = plugins.owner(options.task or LANGUAGE, "tasks")
+    if task.distribution != plugins.OWN_DISTRIBUTION:
+        owners[f"package of task {task.name}"] = task
+    return versions(options.threads or 1, owners) | compiled_with(options)
 
 
-def versions(threads: int, cells: Sequence[str] = ()) -> dict[str, Any]:
-    """Versions, threads and processor; for each cell, its package."""
+def versions(threads: int, owners: Mapping[str, plugins.Entry] | None = None) -> dict[str, Any]:
+    """Versions, threads and processor, and the packages that own what a run uses."""
     packages = {name: metadata.version(name) for name in PACKAGES} | {"torch": str(torch.__version__)}
-    owners = {f"package of {cell}": plugins.owner(cell) for cell in cells}
     return {
         "textgen": __version__,
         **packages,
         "python": platform.python_version(),
-        **{name: f"{owner.distribution} {owner.version}" for name, owner in owners.items()},
+        **{name: f"{owner.distribution} {owner.version}" for name, owner in (owners or {}).items()},
         "processor": f"{processor()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": threads,
     }
@@ -381,18 +377,6 @@ def compiled_with(options: TrainOptions) -> dict[str, Any]:
     return {"compiler": compiler_version()}
 
 
-def made_with(options: TrainOptions) -> dict[str, Any]:
-    """Everything recorded for a run with these options."""
-    return versions(options.threads or 1, [options.cell]) | _task_package(options) | compiled_with(options)
-
-
-def _task_package(options: TrainOptions) -> dict[str, str]:
-    """The package of the task, if another one than ours brings it."""
-    owner = plugins.owner(options.task or LANGUAGE, "tasks")
-    ours = owner.distribution == plugins.OWN_DISTRIBUTION
-    return {} if ours else {f"package of task {owner.name}": f"{owner.distribution} {owner.version}"}
-
-
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences, one sentence each."""
     return [
@@ -400,3 +384,13 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name, then in before.items()
         if now.get(name) != then
     ]
+
+
+def refuse_other_data(recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise TextgenError if the corpus now gives different tokens or numbers than at the start of the run."""
+    other = [name for name, digest in recorded.items() if found.get(name) != digest]
+    if other:
+        raise TextgenError(
+            f"the corpus gives different tokens than when this run began ({', '.join(other)} differ in SHA-256).",
+            hint="train a new run.",
+        )

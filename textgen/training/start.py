@@ -285,8 +285,8 @@ def _length_given(given: Mapping[str, Any], options: TrainOptions) -> tuple[str,
     if len(lengths) > 1:
         first, second, *_ = map(named, lengths)
         raise UsageError(f"{first} and {second} exclude each other; give one of them.")
-    changes = ((name, value) for name, value in lengths.items() if name == "minutes" or getattr(options, name) != value)
-    return next(changes, None)
+    changed = ((name, value) for name, value in lengths.items() if name == "minutes" or getattr(options, name) != value)
+    return next(changed, None)
 
 
 def _extend(session: Training, arguments: Mapping[str, Any], length: tuple[str, float], began: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 
 from torch import Tensor
@@ -137,11 +137,9 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         return rate_at(self.parts, self.options.lr_scheduler, step, self.progress.reductions)
 
-    @contextmanager
-    def _published_weights(self) -> Iterator[None]:
+    def _published_weights(self) -> AbstractContextManager[None]:
         """The model with the weights to evaluate and publish: the averaged ones, if weights are averaged."""
-        with self.update.average.applied(self.model) if self.update.average else nullcontext():
-            yield
+        return self.update.average.applied(self.model) if self.update.average else nullcontext()
 
     def _error(self, step: int, fault: str) -> TextgenError:
         """The error for a step that is not finite."""
