@@ -121,7 +121,7 @@ def test_epochs_are_those_of_the_whole_run_and_minutes_count_from_now(tmp_path, 
     folder, _ = finished(tmp_path)
     session = resume(folder, given)
     if "epochs" in given:
-        expected = round(3 * session.data.amount / 32)
+        expected = round(3 * session.data.training_tokens / 32)
         assert session.options.max_steps == expected
     else:
         assert session.options.max_steps >= STEPS + 10 and session.estimate.step_seconds

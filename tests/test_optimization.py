@@ -141,7 +141,7 @@ def test_averages_and_momentum_survive_a_checkpoint(tmp_path, options):
         ({"momentum": 0.9}, "momentum goes with"),
         ({"lr_scheduler": "plateau", "validation_split": 0.0}, "plateau"),
         ({"batch_size": 4, "gradient_accumulation_steps": 5}, "gradient_accumulation_steps=5"),
-        ({"early_stopping_patience": 1, "validation_split": 0.0}, "early_stopping_patience watches"),
+        ({"early_stopping_patience": 1, "validation_split": 0.0}, "early_stopping_patience needs a held-out part"),
         ({"lr_scheduler": "plateu"}, "Did you mean 'plateau'"),
         ({"size": "huge"}, "tiny, small, medium"),
     ],
@@ -188,7 +188,7 @@ def test_a_step_is_measured_in_the_parts_that_it_is_made_of(monkeypatch):
     monkeypatch.setattr(Model, "forward", noted)
     options = TrainOptions(batch_size=LANES, seq_length=7, gradient_accumulation_steps=4)
     config = ModelConfig(SYMBOLS, hidden_size=4, embedding_size=4)
-    data = types.SimpleNamespace(task=lambda options: Noise())
+    data = types.SimpleNamespace(objective=lambda options: Noise())
     assert ThisMachine(data, "cpu").step_seconds(config, options, 0.0) > 0
     assert shapes[:4] == [(7, 2), (7, 1), (7, 1), (7, 2)]
 

@@ -100,12 +100,12 @@ class ComparisonRequest:
 def make_request(compared: CompareOptions, training: LanguageOptions) -> ComparisonRequest:
     """Parse and check the options. Raises UsageError."""
     check(compared)
-    check_training(training)
     for name in DECIDED:
         if name in changed(training):
             raise UsageError(
                 f"{named(name)} is set by the comparison itself.", hint=f"sizes follow from {named('budget')}."
             )
+    check_training(training)
     if training.validation_split == 0 and not training.validation_file:
         raise UsageError(f"{named('validation_split', 0)} holds nothing out, so cells cannot be compared.")
     return ComparisonRequest(

@@ -44,6 +44,19 @@ from textgen.training import Ended, Evaluated, Event, Saved
 from textgen.training.runs import RUNS, changes, next_folder, versions
 from textgen.training.start import Training, resume, start
 
+FACTORS = (1.0, 2.0, 0.5)
+MOST = 7
+"""The maximum number of rates tried per cell."""
+
+SHARE = 0.2
+"""The length of a trial, as a fraction of a run."""
+
+FEWEST_STEPS = 200
+"""Trials are never shorter than this, unless the run is: short trials favour high rates."""
+
+Losses = Mapping[float, float | None]
+"""The held-out loss at the end of the trial of each rate, None where it failed."""
+
 
 @dataclass(frozen=True)
 class TrainingStarted:
@@ -97,20 +110,6 @@ class ComparisonStopped:
 ComparisonEvent = TrainingStarted | InTraining | RateTried | RateChosen | RunEnded | ComparisonStopped
 
 
-FACTORS = (1.0, 2.0, 0.5)
-MOST = 7
-"""The maximum number of rates tried per cell."""
-
-SHARE = 0.2
-"""The length of a trial, as a fraction of a run."""
-
-FEWEST_STEPS = 200
-"""Trials are never shorter than this, unless the run is: short trials favour high rates."""
-
-Losses = Mapping[float, float | None]
-"""The held-out loss at the end of the trial of each rate, None where it failed."""
-
-
 def trial_steps(steps: int) -> int:
     """The number of steps of a trial, from that of a run."""
     return min(steps, max(FEWEST_STEPS, round(SHARE * steps)))
@@ -121,10 +120,10 @@ def fewest(given: Sequence[float] = ()) -> int:
     return len(FACTORS) if not given else len(given) if len(given) > 1 else 0
 
 
-def next_rate(planned: float, tried: Losses, given: Sequence[float] = ()) -> float | None:
+def next_rate(around: float, tried: Losses, given: Sequence[float] = ()) -> float | None:
     """The rate to try next; None when the search is over.
 
-    If no rates are given, the grid is extended by factors of two on the side where the best one lies.
+    If no rates are given, the grid around the planned rate is extended by factors of two on the side of the best one.
 
     Example:
         >>> next_rate(0.01, {0.01: 1.3, 0.02: 1.2, 0.005: 1.5})
@@ -132,9 +131,9 @@ def next_rate(planned: float, tried: Losses, given: Sequence[float] = ()) -> flo
     """
     if given:
         return next((rate for rate in given if rate not in tried), None) if len(given) > 1 else None
-    for factor in FACTORS:
-        if _rounded(planned * factor) not in tried:
-            return _rounded(planned * factor)
+    for rate in (_rounded(around * factor) for factor in FACTORS):
+        if rate not in tried:
+            return rate
     found = best(tried)
     if len(tried) >= MOST:
         return None

@@ -13,7 +13,7 @@ import math
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -50,9 +50,42 @@ CountAt = Callable[[int], int | None]
 NEAR = 0.01
 """The relative distance from the budget that is close enough: then any two models agree within 2 %."""
 
+SPEED_SECONDS = 1.0
+"""How long a cell's speed is measured if only the time estimate depends on it."""
+
+_OF_THE_STORE: dict[str, Any] = {f.name: f.default for f in fields(CorpusOptions)}
+"""Options that the token store depends on; the runs, which read that store, leave them at their defaults."""
+
 EMBEDDINGS_TRIED = 64
 SKIPPED = 256
 """How many consecutive sizes a cell may refuse before the search fails."""
+
+
+def counter(training: LanguageOptions, kind: str, vocab_size: int, cell: str, options: Mapping[str, Any]) -> Count:
+    """A function that counts the parameters of models with this cell and these options, on torch's meta device."""
+    cell_class = plugins.cell(cell)
+
+    def make(input_size: int, hidden_size: int) -> Cell:
+        return plugins.make(cell_class, cell, input_size, hidden_size, options)
+
+    @cache
+    def count(hidden: int, embedding: int) -> int | None:
+        asked = replace(training, cell=cell, embedding_size=embedding)
+        try:
+            with torch.device("meta"):
+                model = build_model(model_config(asked, kind, vocab_size, hidden), make)
+        except PluginError:
+            raise
+        except ValueError:
+            return None
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    return count
+
+
+def by_default(count: Count, default_embedding: Callable[[int], int]) -> CountAt:
+    """The parameters by hidden size, if the embedding size is a function of it."""
+    return lambda hidden: count(hidden, default_embedding(hidden))
 
 
 @dataclass(frozen=True)
@@ -155,15 +188,6 @@ def _closer(
     return sizes
 
 
-def by_default(count: Count, default_embedding: Callable[[int], int]) -> CountAt:
-    """The parameters by hidden size, if the embedding size is a function of it."""
-    return lambda hidden: count(hidden, default_embedding(hidden))
-
-
-SPEED_SECONDS = 1.0
-"""How long a cell's speed is measured if only the time estimate depends on it."""
-
-
 class Planner:
     """Plans a comparison on the tokens of a store."""
 
@@ -178,7 +202,7 @@ class Planner:
     def plan(self, corpus: list[str]) -> ComparisonRecord:
         """The planned comparison. Raises UsageError for an unknown cell or a budget that is too small, TextgenError if
         no cell can run."""
-        candidates = [_candidate(spec, slug) for spec, slug in _with_slugs(self._request.cells)]
+        candidates = _candidates(self._request.cells)
         target = self._request.budget.params or self._default_parameters(candidates)
         self._fix_sizes(candidates, target)
         self._fix_lengths(candidates)
@@ -268,32 +292,6 @@ class Planner:
                 candidate.options = replace(candidate.plan, dropout=dropout)
 
 
-_OF_THE_STORE: dict[str, Any] = {f.name: f.default for f in fields(CorpusOptions)}
-"""Options that the token store depends on; the runs, which read that store, leave them at their defaults."""
-
-
-def counter(training: LanguageOptions, kind: str, vocab_size: int, cell: str, options: Mapping[str, Any]) -> Count:
-    """A function that counts the parameters of models with this cell and these options, on torch's meta device."""
-    cell_class = plugins.cell(cell)
-
-    def make(input_size: int, hidden_size: int) -> Cell:
-        return plugins.make(cell_class, cell, input_size, hidden_size, options)
-
-    @cache
-    def count(hidden: int, embedding: int) -> int | None:
-        asked = replace(training, cell=cell, embedding_size=embedding)
-        try:
-            with torch.device("meta"):
-                model = build_model(model_config(asked, kind, vocab_size, hidden), make)
-        except PluginError:
-            raise
-        except ValueError:
-            return None
-        return sum(parameter.numel() for parameter in model.parameters())
-
-    return count
-
-
 def require_both_parts(store: TokenStore) -> None:
     """Raise TextgenError for a store without held-out tokens, or without tokens to train on."""
     if len(store.model_tokens(VALIDATION)) < 2:
@@ -335,23 +333,17 @@ def _failing(candidate: Candidate) -> Iterator[None]:
         candidate.failed = reason(error)
 
 
-def _candidate(spec: CellSpec, slug: str) -> Candidate:
-    """A candidate, marked as failed if its plugin is broken. Raises UsageError for an unknown cell or cell option."""
-    candidate = Candidate(spec.name, slug, spec.cell, dict(spec.options))
-    try:
-        cell = plugins.cell(spec.cell)
-        candidate.cell_options = dict(cells.parse(cell, spec.cell, spec.options))
-    except PluginError as error:
-        candidate.failed = reason(error)
-    return candidate
-
-
-def _with_slugs(specs: list[CellSpec]) -> Iterator[tuple[CellSpec, str]]:
-    """Each spec with a unique prefix for its folders."""
-    slugs: set[str] = set()
+def _candidates(specs: Sequence[CellSpec]) -> list[Candidate]:
+    """A candidate for each spec, marked as failed if its plugin is broken. Raises UsageError for an unknown cell or
+    cell option."""
+    found: list[Candidate] = []
     for spec in specs:
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", spec.name).strip("-.") or "cell"
-        while slug in slugs:
+        while any(slug == each.slug for each in found):
             slug += "-2"
-        slugs.add(slug)
-        yield spec, slug
+        found.append(Candidate(spec.name, slug, spec.cell, dict(spec.options)))
+        try:
+            found[-1].cell_options = dict(cells.parse(plugins.cell(spec.cell), spec.cell, spec.options))
+        except PluginError as error:
+            found[-1].failed = reason(error)
+    return found

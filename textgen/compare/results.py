@@ -224,8 +224,9 @@ def ranked(record: ComparisonRecord) -> list[CellResult]:
 
 
 def _result(candidate: Candidate, record: ComparisonRecord) -> CellResult:
-    runs = list(candidate.runs.values())
-    whole = [run for run in runs if run.failed is None]
+    whole = [run for run in candidate.runs.values() if run.failed is None]
+    failed = [run.failed for run in candidate.runs.values() if run.failed is not None]
+    failures = f"{len(failed)} of {len(record.seeds)} runs failed: {failed[0]}" if failed else None
     losses = [getattr(run, record.metric) for run in whole]
     low, high = interval(losses) or (None, None)
     return CellResult(
@@ -243,18 +244,13 @@ def _result(candidate: Candidate, record: ComparisonRecord) -> CellResult:
         sample_speed=_median(run.sample_speed for run in whole),
         peak_bytes=max((run.peak_bytes for run in whole if run.peak_bytes), default=None),
         seconds=_median(run.seconds for run in whole),
-        note=candidate.failed or _failures(runs, len(record.seeds)),
+        note=candidate.failed or failures,
     )
 
 
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
-
-
-def _failures(runs: Sequence[RunResult], seeds: int) -> str | None:
-    failed = [run.failed for run in runs if run.failed is not None]
-    return f"{len(failed)} of {seeds} runs failed: {failed[0]}" if failed else None
 
 
 def _with_rank(result: CellResult, number: int, best: CellResult) -> CellResult:
@@ -327,18 +323,18 @@ class PeakMemory:
     process (None where it cannot be measured, as outside Linux)."""
 
     def __init__(self, device: str) -> None:
-        self._gpu = device.startswith("cuda")
+        self._gpu = device if device.startswith("cuda") else None
         gc.collect()
         if self._gpu:
-            torch.cuda.reset_peak_memory_stats(device)
-        self._device = device
-        self._known = self._gpu or _reset_peak()
+            torch.cuda.reset_peak_memory_stats(self._gpu)
+        self._known = self._gpu is None and _reset_peak()
 
     def read(self) -> int | None:
         """The peak so far."""
-        if not self._known:
-            return None
-        return torch.cuda.max_memory_allocated(self._device) if self._gpu else _peak()
+        if self._gpu:
+            return torch.cuda.max_memory_allocated(self._gpu)
+        lines = Path("/proc/self/status").read_text().splitlines() if self._known else []
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _reset_peak() -> bool:
@@ -352,11 +348,6 @@ def _reset_peak() -> bool:
     except OSError:
         return False
     return True
-
-
-def _peak() -> int | None:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 @dataclass

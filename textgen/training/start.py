@@ -147,7 +147,7 @@ def start(
     A dry run plans but does not create the run's folder.
     """
     check_training(options)
-    asked = options = _with_cell_options(inherited(options))
+    asked = options = replace(_with_cell_options(inherited(options)), task=task_of(options).name)
     device = choose_device(options.device)
     torch.set_num_threads(threads := options.threads or usable_cores())
     root = Path(options.output_dir).parent if options.output_dir else RUNS
