@@ -31,7 +31,7 @@ from textgen.model.weights import model_tensors, pack
 from textgen.options import declared, value_type
 from textgen.storage import TOKENS, filesystem
 from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, options_for
-from textgen.tasks import language as tasks
+from textgen.tasks.language import data as tasks
 from textgen.tasks.objective import Objective
 from textgen.training import Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import Part, named_optimizer_state

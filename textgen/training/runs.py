@@ -63,10 +63,6 @@ class Checkpoint:
     average: dict[str, Tensor] = field(default_factory=dict)
 
 
-class FolderTakenError(TextgenError):
-    """The folder of a new run exists already."""
-
-
 class Run:
     """A run folder."""
 
@@ -75,16 +71,10 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, contents: Mapping[str, bytes]) -> Run:
-        """Commit a new run folder with everything known before step 1. Raises FolderTakenError if it exists."""
-        try:
-            with filesystem.new_folder(folder) as new:
-                for name, content in contents.items():
-                    new.write(name, content)
-        except FileExistsError:
-            raise FolderTakenError(
-                f"{str(folder)!r} exists already.",
-                hint=f"--resume continues it, {named('overwrite_output_dir')} replaces it.",
-            ) from None
+        """Commit a new run folder with everything known before step 1. Raises FileExistsError if it exists."""
+        with filesystem.new_folder(folder) as new:
+            for name, content in contents.items():
+                new.write(name, content)
         return cls(folder)
 
     def arguments(self) -> dict[str, Any]:
@@ -207,9 +197,9 @@ def create_run(
         try:
             run = Run.create(folder, {**contents, "README.md": data.card(config, folder.name).encode()})
             break
-        except FolderTakenError:
+        except FileExistsError:
             if options.output_dir is not None:
-                raise
+                raise _occupied(folder) from None
             folder = _first_free(folder.parent, folder.name.rpartition("-")[0])
     if folder.parent.absolute().name == RUNS.name:
         _point_to(folder)
@@ -225,10 +215,7 @@ def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not options.overwrite_output_dir:
-        raise TextgenError(
-            f"{str(folder)!r} exists already.",
-            hint=f"--resume {folder} continues it, {named('overwrite_output_dir')} replaces it.",
-        )
+        raise _occupied(folder)
     if folder.is_symlink() or not all((folder / name).is_file() for name in (ARGUMENTS, storage.MANIFEST)):
         raise TextgenError(f"{str(folder)!r} is not a run of textgen, so it is not replaced.")
     if foreign := next(_foreign_files(folder), None):
@@ -242,6 +229,11 @@ def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
     if any(Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()) for path in read):
         raise TextgenError(f"{str(folder)!r} holds an input of this run and is never replaced.",
                            hint=f"choose another {named('output_dir')}.")  # fmt: skip
+
+
+def _occupied(folder: Path) -> TextgenError:
+    hint = f"--resume {folder} continues it, {named('overwrite_output_dir')} replaces it."
+    return TextgenError(f"{str(folder)!r} exists already.", hint=hint)
 
 
 def _foreign_files(folder: Path) -> Iterator[str]:

@@ -270,9 +270,10 @@ def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Tra
         given = {**given, "cell_options": {**before.cell_options, **{name: parsed[name] for name in again}}}
     options = options_for({**stored, **given, "task": before.task})
     for name, value in given.items():
-        if name not in CHANGEABLE and value != getattr(before, name) != getattr(options, name, value):
+        has, wanted = getattr(before, name), value if name == "task" else getattr(options, name)
+        if name not in CHANGEABLE and value != has != wanted:
             raise UsageError(
-                f"{named(name, str(value))} cannot change on --resume (the run has {getattr(before, name)}).",
+                f"{named(name, str(value))} cannot change on --resume (the run has {has}).",
                 hint=f"leave it out, or start a new run from these weights with {named('init_from', 'RUN')}.",
             )
     return options
