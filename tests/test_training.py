@@ -404,7 +404,7 @@ def test_what_is_no_run_is_never_removed(text, put, overwrite):
 @pytest.mark.parametrize("put", STRANGERS)
 def test_what_appears_while_a_run_is_planned_is_not_removed(monkeypatch, text, put, overwrite):
     place = text.parent / "run"
-    monkeypatch.setattr(tasks.LanguageData, "task", lambda data, options: put(place))
+    monkeypatch.setattr(tasks.LanguageData, "objective", lambda data, options: put(place))
     with pytest.raises(TextgenError, match=re.escape(repr(str(place)))):
         begin(text, overwrite_output_dir=overwrite)
     (text.parent / "beside").mkdir()

@@ -271,8 +271,7 @@ class Comparison:
     def _session(self, folder: Path, options: LanguageOptions) -> Training:
         if (folder / ARGUMENTS).exists():
             return resume(folder, {})
-        options = replace(options, output_dir=str(folder))
-        return start([str(self.store.folder)], options, time.monotonic())
+        return start([str(self.store.folder)], replace(options, output_dir=str(folder)), time.monotonic())
 
 
 def _timed(session: Training) -> Generator[Event, None, None]:

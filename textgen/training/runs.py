@@ -71,10 +71,13 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, contents: Mapping[str, bytes]) -> Run:
-        """Commit a new run folder with everything known before step 1. Raises FileExistsError if it exists."""
-        with filesystem.new_folder(folder) as new:
-            for name, content in contents.items():
-                new.write(name, content)
+        """Commit a new run folder with everything known before step 1. Raises TextgenError if it exists."""
+        try:
+            with filesystem.new_folder(folder) as new:
+                for name, content in contents.items():
+                    new.write(name, content)
+        except FileExistsError:
+            raise _occupied(folder) from None
         return cls(folder)
 
     def arguments(self) -> dict[str, Any]:
@@ -197,9 +200,9 @@ def create_run(
         try:
             run = Run.create(folder, {**contents, "README.md": data.card(config, folder.name).encode()})
             break
-        except FileExistsError:
-            if options.output_dir is not None:
-                raise _occupied(folder) from None
+        except TextgenError:
+            if options.output_dir is not None or not folder.exists():
+                raise
             folder = _first_free(folder.parent, folder.name.rpartition("-")[0])
     if folder.parent.absolute().name == RUNS.name:
         _point_to(folder)

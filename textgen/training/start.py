@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from textgen import cells, plugins, storage
 from textgen.cells.engine import compiler
@@ -308,8 +307,8 @@ def _extend(session: Training, arguments: Mapping[str, Any], length: tuple[str, 
             hint=f"{named('max_steps', 2 * step)} trains for twice as many steps in total, "
             f"{named('minutes', 10)} for ten more minutes.",
         )
-    scheduler, reductions = options.lr_scheduler, trainer.progress.reductions
-    part = next_part(trainer.parts, scheduler, step, end, trainer.finished, reductions)
+    reductions = trainer.progress.reductions
+    part = next_part(trainer.parts, options.lr_scheduler, step, end, trainer.finished, reductions)
     parts = [*(each for each in trainer.parts if each.start < step), part]
     lengths: dict[str, Any] = {**dict.fromkeys(LENGTHS), name: value, "max_steps": end}
     session.options = replace(options, **lengths)
@@ -390,16 +389,12 @@ def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: st
                 continue
             source = theirs.get(name)
             if source is not None and id(tensor) in by_token:
-                source = _rows(source, matched.rows)
+                mean = source.mean(0)
+                source = torch.stack([mean if row is None else source[row] for row in matched.rows])
             if source is None or source.shape != tensor.shape:
                 raise TextgenError(f"the model in {init_from!r} does not fit: {name!r} differs.")
             tensor.copy_(source)
     return matched
-
-
-def _rows(source: Tensor, rows: list[int | None]) -> Tensor:
-    mean = source.mean(0)
-    return torch.stack([mean if row is None else source[row] for row in rows])
 
 
 @dataclass(frozen=True)
