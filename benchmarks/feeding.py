@@ -33,7 +33,8 @@ from textgen.options import from_mapping
 from textgen.tasks import TrainOptions
 from textgen.data.store import no_progress
 from textgen.tasks.language.data import LanguageData, stored_corpus
-from textgen.training.start import CACHE, start
+from textgen.storage import TOKENS
+from textgen.training.start import start
 path, given, whole = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "whole"
 options = options_for( given)
 found = {"torch": imported}
@@ -42,7 +43,7 @@ if whole:
     task = session.trainer.objective
 else:
     torch.set_num_threads(options.threads)
-    store = stored_corpus([path], options, Path(options.output_dir).parent / CACHE, no_progress)
+    store = stored_corpus([path], options, Path(options.output_dir).parent / TOKENS, no_progress)
     task = LanguageData(store).objective(options)
 task.window(0)
 found["batch"] = time.process_time() - imported

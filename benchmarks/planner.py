@@ -91,7 +91,7 @@ def main():
         folder = Path(scratch) / "runs"
         train(asked.corpus, folder / "first", "--minutes", 0.2, *common)  # the text is tokenized here, for all alike
         bits, wall, arguments = train(asked.corpus, folder / "plan", "--minutes", asked.minutes, *common)
-        plan, budget = arguments["options"], arguments["forecast"]["train_seconds"]
+        plan, budget = arguments["options"], arguments["estimate"]["train_seconds"]
         print(f"--minutes {asked.minutes:g}: {wall:.0f} s ({wall / (60 * asked.minutes) - 1:+.1%}; target: within 5 %)"
               f", {plan['num_layers']} x {plan['hidden_size']}, rate {plan['learning_rate']:g}, {plan['max_steps']:,} "
               f"steps, {bits:.4f} bits/byte", flush=True)  # fmt: skip

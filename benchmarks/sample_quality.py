@@ -17,8 +17,7 @@ from pathlib import Path
 
 import textgen
 from textgen.generation.generate import complete, sampling_options
-from textgen.training.runs import Run
-from textgen.training.start import data_of
+from textgen.training.runs import Run, data_of
 
 WORD = re.compile(r"[^\W\d_]+")
 PROMPTS = ["", "\n", "\n\n", "Dear", "The end.\n", "The end.\n\n"]

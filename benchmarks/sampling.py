@@ -94,17 +94,17 @@ def made(folder, hidden, symbols):
     return model
 
 
-def in_turns(contestants, rounds, seconds):
+def in_turns(measured, rounds, seconds):
     """Medians of the speed of each: calls that take a count and do that many things."""
     counts = {}
-    for name, run in contestants.items():
+    for name, run in measured.items():
         run(2)
         began = time.perf_counter()
         run(4)
         counts[name] = max(4, round(seconds * 4 / (time.perf_counter() - began)))
-    speeds = {name: [] for name in contestants}
+    speeds = {name: [] for name in measured}
     for _ in range(rounds):
-        for name, run in contestants.items():
+        for name, run in measured.items():
             began = time.perf_counter()
             run(counts[name])
             speeds[name].append(counts[name] / (time.perf_counter() - began))

@@ -12,7 +12,7 @@ from textgen import storage
 from textgen.cli import main
 from textgen.cli.train import _judge
 from textgen.errors import UsageError
-from textgen.tasks import TrainOptions, options_for
+from textgen.tasks import options_for
 from textgen.training import Evaluated, Logged, Saved, Tick
 from textgen.training.guards import best_came_early
 from textgen.training.optimization import Part, next_part, rate_at
@@ -121,7 +121,7 @@ def test_epochs_are_those_of_the_whole_run_and_minutes_count_from_now(tmp_path, 
     folder, _ = finished(tmp_path)
     session = resume(folder, given)
     if "epochs" in given:
-        expected = round(3 * session.data.amount / 32)
+        expected = round(3 * session.data.training_tokens / 32)
         assert session.options.max_steps == expected
     else:
         assert session.options.max_steps >= STEPS + 10 and session.estimate.step_seconds
@@ -184,24 +184,22 @@ def test_the_command_says_what_it_extends_and_how(tmp_path, capsys, monkeypatch)
 
 # --- what a schedule is ---
 
-PLAN = TrainOptions(learning_rate=0.1, max_steps=100, warmup_steps=10)
-
 
 def test_each_step_follows_the_last_part_that_has_begun():
     parts = [Part(0, 100, 0.1, 10), Part(100, 200, 0.05, 5)]
-    assert rate_at(parts, PLAN, 10, 0) == 0.1 and math.isclose(rate_at(parts, PLAN, 99, 0), 0.002, rel_tol=0.05)
-    assert rate_at(parts, PLAN, 105, 0) == 0.05 and rate_at(parts, PLAN, 100, 0) < 0.01
-    assert math.isclose(rate_at(parts, PLAN, 199, 0), 0.001, rel_tol=0.05)
+    assert rate_at(parts, "cosine", 10, 0) == 0.1 and math.isclose(rate_at(parts, "cosine", 99, 0), 0.002, rel_tol=0.05)
+    assert rate_at(parts, "cosine", 105, 0) == 0.05 and rate_at(parts, "cosine", 100, 0) < 0.01
+    assert math.isclose(rate_at(parts, "cosine", 199, 0), 0.001, rel_tol=0.05)
 
 
 @pytest.mark.parametrize("step", [3, 10, 40, 90])
 def test_within_a_part_the_rate_goes_on_where_it_is(step):
     parts = [Part(0, 100, 0.1, 10)]
-    longer = [*parts, next_part(parts, PLAN, step, 300, False, 0)]
+    longer = [*parts, next_part(parts, "cosine", step, 300, False, 0)]
     if step >= 10:
-        assert math.isclose(rate_at(longer, PLAN, step, 0), rate_at(parts, PLAN, step, 0))
-    assert max(rate_at(longer, PLAN, each, 0) for each in range(step, 300)) <= 0.1
-    assert rate_at(longer, PLAN, 299, 0) <= 0.003
+        assert math.isclose(rate_at(longer, "cosine", step, 0), rate_at(parts, "cosine", step, 0))
+    assert max(rate_at(longer, "cosine", each, 0) for each in range(step, 300)) <= 0.1
+    assert rate_at(longer, "cosine", 299, 0) <= 0.003
 
 
 # --- what the evaluations tell ---

@@ -428,7 +428,7 @@ def test_every_cell_learns_labels(name):
     optimizer, carry = torch.optim.AdamW(model.parameters(), lr=0.03), ()
     for step in range(120):
         ids, targets = task.window(step)
-        carry = task.carried(step, model.initial_state(ids.shape[1]), carry)
+        carry = task.window_state(step, model.initial_state(ids.shape[1]), carry)
         outputs, carry = model(ids, carry)
         task.loss(outputs, targets).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -526,7 +526,7 @@ def test_training_windows_with_the_state_carried_are_the_whole_text(table, tmp_p
     for step in range(task.steps_per_epoch):
         found = task.batches.batch(step)
         ids, targets = task.window(step)
-        carry = task.carried(step, model.initial_state(ids.shape[1]), carry)
+        carry = task.window_state(step, model.initial_state(ids.shape[1]), carry)
         outputs, carry = model(ids, carry)
         seen = [*seen, outputs] if found.window else [outputs]
         longest = max(longest, found.window + 1)

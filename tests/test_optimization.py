@@ -15,11 +15,11 @@ from textgen.tasks import TrainOptions, check_training, options_for
 from textgen.tasks.objective import Objective
 from textgen.training import Evaluated, Logged, reporters
 from textgen.training.optimization import (
+    Part,
     WeightAverage,
     load_optimizer_state,
     make_optimizer,
     named_optimizer_state,
-    schedule,
 )
 from textgen.training.planner import ThisMachine
 from textgen.training.runs import Run
@@ -90,18 +90,17 @@ def test_bfloat16_trains_and_keeps_weights_and_state_in_their_type(tmp_path):
 
 
 def test_plateau_divides_by_four_for_each_reduction():
-    options = TrainOptions(learning_rate=1.0, max_steps=100, warmup_steps=4, lr_scheduler="plateau")
-    assert [schedule(options, step, 0) for step in (0, 3, 4, 99)] == [0.2, 0.8, 1.0, 1.0]
-    assert schedule(options, 50, 2) == 1 / 16
+    part = Part(0, 100, learning_rate=1.0, warmup_steps=4)
+    assert [part.rate("plateau", step, 0) for step in (0, 3, 4, 99)] == [0.2, 0.8, 1.0, 1.0]
+    assert part.rate("plateau", 50, 2) == 1 / 16
 
 
 def test_cosine_falls_all_the_way_and_constant_does_not():
-    cosine = TrainOptions(learning_rate=1.0, max_steps=100, warmup_steps=10)
-    rates = [schedule(cosine, step) for step in range(100)]
+    rates = [Part(0, 100, learning_rate=1.0, warmup_steps=10).rate("cosine", step) for step in range(100)]
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[10] == pytest.approx(1) and rates[99] < 0.03
-    constant = TrainOptions(learning_rate=1.0, max_steps=100, warmup_steps=0, lr_scheduler="constant")
-    assert {schedule(constant, step) for step in range(100)} == {1.0}
+    constant = Part(0, 100, learning_rate=1.0, warmup_steps=0)
+    assert {constant.rate("constant", step) for step in range(100)} == {1.0}
 
 
 def test_the_average_is_the_exponential_one_and_leaves_the_model_alone():
@@ -142,7 +141,7 @@ def test_averages_and_momentum_survive_a_checkpoint(tmp_path, options):
         ({"momentum": 0.9}, "momentum goes with"),
         ({"lr_scheduler": "plateau", "validation_split": 0.0}, "plateau"),
         ({"batch_size": 4, "gradient_accumulation_steps": 5}, "gradient_accumulation_steps=5"),
-        ({"early_stopping_patience": 1, "validation_split": 0.0}, "early_stopping_patience watches"),
+        ({"early_stopping_patience": 1, "validation_split": 0.0}, "early_stopping_patience needs a held-out part"),
         ({"lr_scheduler": "plateu"}, "Did you mean 'plateau'"),
         ({"size": "huge"}, "tiny, small, medium"),
     ],
@@ -189,7 +188,7 @@ def test_a_step_is_measured_in_the_parts_that_it_is_made_of(monkeypatch):
     monkeypatch.setattr(Model, "forward", noted)
     options = TrainOptions(batch_size=LANES, seq_length=7, gradient_accumulation_steps=4)
     config = ModelConfig(SYMBOLS, hidden_size=4, embedding_size=4)
-    data = types.SimpleNamespace(task=lambda options: Noise())
+    data = types.SimpleNamespace(objective=lambda options: Noise())
     assert ThisMachine(data, "cpu").step_seconds(config, options, 0.0) > 0
     assert shapes[:4] == [(7, 2), (7, 1), (7, 1), (7, 2)]
 

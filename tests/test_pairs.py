@@ -43,8 +43,8 @@ from textgen.tasks.completion.reading import (
     scan_pairs,
 )
 from textgen.tasks.data import write_examples
-from textgen.training.runs import METRICS, OPTIMIZER, STATE, Run
-from textgen.training.start import data_of, resume, start
+from textgen.training.runs import METRICS, OPTIMIZER, STATE, Run, data_of
+from textgen.training.start import resume, start
 
 COLUMNS = ("intent", "snippet")
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]

@@ -31,8 +31,8 @@ from textgen.tasks.forecasting.rolling import (
     student_t,
 )
 from textgen.tasks.forecasting.scaling import CHANGE, LAST, SEASONAL, fit
-from textgen.training.runs import Run
-from textgen.training.start import data_of, start
+from textgen.training.runs import Run, data_of
+from textgen.training.start import start
 from textgen.training.trainer import Trainer
 
 SIZES = {

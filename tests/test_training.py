@@ -29,15 +29,15 @@ from textgen.model import CONFIG, WEIGHTS, ModelConfig
 from textgen.model.stack import build_model
 from textgen.model.weights import model_tensors, pack
 from textgen.options import declared, value_type
-from textgen.storage import filesystem
+from textgen.storage import TOKENS, filesystem
 from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, options_for
-from textgen.tasks import language as tasks
+from textgen.tasks.language import data as tasks
 from textgen.tasks.objective import Objective
 from textgen.training import Ended, Evaluated, Logged, Saved, Tick
-from textgen.training.optimization import named_optimizer_state, schedule
+from textgen.training.optimization import Part, named_optimizer_state
 from textgen.training.planner import FINETUNING_RATE, learning_rate
 from textgen.training.runs import ARGUMENTS, METRICS, OPTIMIZER, STATE, Run
-from textgen.training.start import CACHE, resume, start, train
+from textgen.training.start import resume, start, train
 from textgen.training.trainer import Trainer
 
 TRAIN = sys.modules["textgen.training.start"]  # `textgen.training.start` is the function
@@ -106,7 +106,7 @@ def never_stopped(tmp_path_factory):
 @pytest.fixture
 def whole(text, never_stopped):
     """A run of the text that was never stopped."""
-    shutil.copytree(never_stopped.parent / CACHE, text.parent / CACHE)
+    shutil.copytree(never_stopped.parent / TOKENS, text.parent / TOKENS)
     return shutil.copytree(never_stopped, text.parent / "whole")
 
 
@@ -312,11 +312,11 @@ def test_there_must_be_a_run_to_resume(tmp_path):
 
 
 def remove_store(text):
-    shutil.rmtree(text.parent / CACHE)
+    shutil.rmtree(text.parent / TOKENS)
 
 
 def damage_store(text):
-    (path,) = (text.parent / CACHE).glob("*/train.bin")
+    (path,) = (text.parent / TOKENS).glob("*/train.bin")
     path.write_bytes(path.read_bytes()[:-1])
 
 
@@ -349,7 +349,7 @@ def test_a_text_that_came_by_pipe_lives_in_its_tokens(monkeypatch, text, lose):
     folder = start(["-"], options, time.monotonic()).run.folder
     resume(folder, {})
     lose(text)
-    with pytest.raises(TextgenError, match=re.escape(CACHE)):
+    with pytest.raises(TextgenError, match=re.escape(TOKENS)):
         resume(folder, {})
 
 
@@ -404,7 +404,7 @@ def test_what_is_no_run_is_never_removed(text, put, overwrite):
 @pytest.mark.parametrize("put", STRANGERS)
 def test_what_appears_while_a_run_is_planned_is_not_removed(monkeypatch, text, put, overwrite):
     place = text.parent / "run"
-    monkeypatch.setattr(tasks.LanguageData, "task", lambda data, options: put(place))
+    monkeypatch.setattr(tasks.LanguageData, "objective", lambda data, options: put(place))
     with pytest.raises(TextgenError, match=re.escape(repr(str(place)))):
         begin(text, overwrite_output_dir=overwrite)
     (text.parent / "beside").mkdir()
@@ -520,8 +520,8 @@ def test_a_fresh_lane_has_the_initial_state_and_the_others_keep_theirs():
     initial, before = (torch.ones(3, 2), torch.ones(3, 2, 4)), (torch.zeros(3, 2), torch.zeros(3, 2, 4))
     task = Repeating()
     task.fresh = lambda step: torch.tensor([True, False, True]) & (step > 0)
-    assert task.carried(1, initial, ()) == initial and task.carried(0, initial, before) == before
-    for tensor in task.carried(1, initial, before):
+    assert task.window_state(1, initial, ()) == initial and task.window_state(0, initial, before) == before
+    for tensor in task.window_state(1, initial, before):
         assert tensor.flatten(1).tolist() == [[each] * tensor[0].numel() for each in (1.0, 0.0, 1.0)]
 
 
@@ -699,15 +699,14 @@ def test_the_planned_learning_rate_follows_the_width_and_what_the_cell_asks_for(
 @settings(deadline=None)
 @given(warmup=st.integers(0, 30), steps=st.integers(1, 60), rate=st.floats(1e-6, 10))
 def test_the_learning_rate_rises_to_its_highest_and_falls_to_a_fiftieth(warmup, steps, rate):
-    options = TrainOptions(learning_rate=rate, max_steps=steps, warmup_steps=warmup)
-    rates = [schedule(options, step) for step in range(steps)]
+    part = Part(0, steps, rate, warmup)
+    rates = [part.rate("cosine", step) for step in range(steps)]
     rising, falling = rates[:warmup], rates[warmup:]
     assert all(0 < a < b for a, b in pairwise(rising)) and all(value < rate for value in rising)
     assert all(a > b for a, b in pairwise(falling)) and falling[:1] in ([rate], [])
     assert all(value >= 0.02 * rate * (1 - 1e-9) for value in falling)
-    assert math.isclose(schedule(options, max(steps, warmup + 1)), 0.02 * rate)
-    constant = TrainOptions(learning_rate=rate, max_steps=steps, warmup_steps=warmup, lr_scheduler="constant")
-    assert [schedule(constant, step) for step in range(steps)] == [*rising, *[rate] * len(falling)]
+    assert math.isclose(part.rate("cosine", max(steps, warmup + 1)), 0.02 * rate)
+    assert [part.rate("constant", step) for step in range(steps)] == [*rising, *[rate] * len(falling)]
 
 
 def test_cells_may_ask_for_other_rates_and_no_decay(tmp_path):

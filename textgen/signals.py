@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes of a command that was stopped by Ctrl-C, and by any other termination signal."""
@@ -36,6 +36,22 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     finally:
         for number, handled in before.items():
             signal.signal(number, handled)
+
+
+@contextmanager
+def stopping(work: Any) -> Iterator[list[int]]:
+    """Set `work.stop` on a termination signal, so that it saves and ends; the list gets the number of each signal.
+    Raises KeyboardInterrupt on a second Ctrl-C."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        work.stop = True
+
+    with handling(stop):
+        yield received
 
 
 def leave(number: int, frame: FrameType | None) -> None:

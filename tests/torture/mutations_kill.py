@@ -10,7 +10,7 @@ SEALED = "textgen/storage/__init__.py"
 FILES, CHECKPOINT = "textgen/storage/filesystem.py", "textgen/training/runs.py"
 TRAINER, SOUNDNESS, TRAIN = "textgen/training/trainer.py", "textgen/training/guards.py", "textgen/training/start.py"
 UPDATE = "textgen/training/optimization.py"
-OPTIMIZATION, VERB = "textgen/training/optimization.py", "textgen/cli/train.py"
+STOPPING = "textgen/signals.py"
 KILLS, CALLS, POWER, REFUSALS, BITS = "R1 --share 0.05", "R2 --share 0.1", "R3", "R4 --share 0.3", "R5 --share 0.4"
 SIGNALS, NUMBERS, LIMITS, TWICE = "R6 --share 0.4", "R8 --share 0.3", "R9 --share 0.4", "R21 --share 0.3"
 
@@ -68,18 +68,17 @@ MUTATIONS = [
     Mutation("SIGTERM is not taken in hand", "textgen/signals.py", 'for name in ("SIGINT", "SIGTERM", "SIGHUP") if',
              'for name in ("SIGINT",) if', SIGNALS),
     Mutation("a stopped run is not saved", TRAINER,
-             "if last or reason or progress.step % options.save_steps == 0:",
-             "if last or progress.step % options.save_steps == 0:", SIGNALS),
+             "if last or reason or progress.step % save_steps == 0:",
+             "if last or progress.step % save_steps == 0:", SIGNALS),
     Mutation("a stop waits for the next checkpoint", TRAINER, "            reason = self._reason_to_end(",
-             "            reason = \"\" if progress.step % options.save_steps else self._reason_to_end(", SIGNALS),
-    Mutation("a second SIGINT is not heard", VERB, "        if received and number == signal.SIGINT:",
+             "            reason = \"\" if progress.step % save_steps else self._reason_to_end(", SIGNALS),
+    Mutation("a second SIGINT is not heard", STOPPING, "        if received and number == signal.SIGINT:",
              "        if received and number == 0:", SIGNALS),
     Mutation("--max-time asks the clock of the day", TRAINER, "            reason = self._reason_to_end(time.monotonic() - began)",
              '            reason = self._reason_to_end(time.time() - self.__dict__.setdefault("born", time.time()))', "R7"),
-    Mutation("the newest checkpoint is the one written last", CHECKPOINT,
-             "        return sorted(int(match.group(1)) for match in found if match)",
-             "        steps = [int(match.group(1)) for match in found if match]\n"
-             '        return sorted(steps, key=lambda k: (self.folder / f"checkpoint-{k}").stat().st_mtime)', "R7"),
+    Mutation("the newest checkpoint is the one written last", SEALED,
+             "    return sorted(found, key=lambda path: int(path.name[11:]))",
+             "    return sorted(found, key=lambda path: path.stat().st_mtime)", "R7"),
     Mutation("speed is divided by a clock that may stand still", TRAINER, "busy_steps / max(busy, 1e-9)",
              "busy_steps / busy", "R7"),
     Mutation("nonsense is noticed after the update", UPDATE,

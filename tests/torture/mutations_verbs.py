@@ -45,7 +45,7 @@ MUTATIONS = [
     Mutation(
         "a stop under -q is silent",
         "textgen/cli/train.py",
-        'if style != "none" or ended.reason in ("interrupted", "time"):',
+        'if style != "none" or end.reason in ("interrupted", "time"):',
         'if style != "none":',
         tests("even_if_quiet"),
     ),
@@ -122,7 +122,7 @@ MUTATIONS = [
     Mutation(
         "the cell's package is not recorded",
         PROVENANCE,
-        "versions(options.threads or 1, [options.cell])",
+        "versions(options.threads or 1, owners)",
         "versions(options.threads or 1)",
         tests("another_version"),
     ),

@@ -3,33 +3,128 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from textgen import plugins
 from textgen.cli.params import check_corpus, encodings_said, given, layered, options_of
-from textgen.compare import DECIDED, CompareOptions, ComparisonRequest, request
+from textgen.compare import DECIDED, CompareOptions, ComparisonRequest, make_request
 from textgen.errors import TextgenError, UsageError
 from textgen.formatting import count, duration, plural, short
 from textgen.options import from_mapping
 from textgen.screen import Output, ReadingProgress, hush_notes, rewrite_line, say, warn
-from textgen.signals import INTERRUPTED, exit_code, handling
+from textgen.signals import INTERRUPTED, exit_code, stopping
+from textgen.storage.filesystem import PLOT, OutputFile
 from textgen.storage.outputs import PLOT, OutputFile
+from textgen.tasks import planned
 from textgen.tasks.language.options import LanguageOptions
 
 if TYPE_CHECKING:
     from textgen.compare.comparison import Comparison, ComparisonEvent
     from textgen.compare.results import Candidate, RunResult
 
+COMMON = (
+    *("cells", "budget", "seeds", "learning_rates", "output_dir", "dry_run", "as_json", "quiet", "tokenizer"),
+    *("text_column", "num_layers", "dropout", "validation_split"),
+)
 
-Show = Callable[["ComparisonEvent"], None]
+
+@click.command(
+    "compare",
+    cls=layered(COMMON, CompareOptions, LanguageOptions),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.argument("corpus", nargs=-1)
+@options_of(CompareOptions)
+@options_of(LanguageOptions, leave_out=DECIDED)
+@click.option("--dry-run", is_flag=True, help="Print sizes, learning rates and the expected time without training.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors and the results.")
+def command(corpus: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, **values: Any) -> int:
+    """Train several cells on CORPUS under equal conditions, and rank them by how well they predict held-out text.
+
+    All cells get the same text in the same order, the same number of parameters and the same budget. The learning rate
+    is tuned for each cell, and each is trained with several seeds. The table goes to standard output; the plot and all
+    runs go into the comparison's folder. After an interruption, the same command continues.
+    """
+    if not corpus:
+        raise UsageError("no corpus given.", hint="textgen compare FILE --cells lstm,gru")
+    if quiet:
+        hush_notes()
+    compared = from_mapping(CompareOptions, given(CompareOptions, values))
+    trained = {name: value for name, value in values.items() if name not in DECIDED}
+    asked = make_request(compared, from_mapping(LanguageOptions, given(LanguageOptions, trained)))
+    for unknown in (spec.cell for spec in asked.cells if spec.cell not in plugins.entries()):
+        plugins.owner(unknown)  # raises UsageError; a broken cell is only excluded
+    check_corpus("compare", corpus)
+    comparison = _prepare(corpus, asked, compared.output_dir, dry_run, quiet)
+    if not quiet:
+        show_plan(comparison)
+    if dry_run:
+        return 0
+    code = _run(comparison, quiet)
+    if code:
+        return code
+    _draw(comparison, quiet)
+    _write(comparison, as_json)
+    return 0
+
+
+def _prepare(
+    corpus: tuple[str, ...], asked: ComparisonRequest, output_dir: str | None, dry_run: bool, quiet: bool
+) -> Comparison:
+    from textgen.compare.comparison import prepare
+
+    reading = ReadingProgress(not quiet and sys.stderr.isatty())
+    with encodings_said(not quiet):
+        comparison = prepare(corpus, asked, output_dir, reading, dry_run)
+        reading.finish()
+    for warning in comparison.warnings:
+        warn(warning)
+    return comparison
+
+
+def _run(comparison: Comparison, quiet: bool) -> int:
+    """Run and show what is left, and stop cleanly on a signal; returns the exit code."""
+    lines = _Lines(comparison)
+    try:
+        with stopping(comparison) as received:
+            for event in comparison.events():
+                if not quiet:
+                    lines.show(event)
+            lines.clear()
+    except KeyboardInterrupt:
+        say(f"\nStopped at once. The results so far are in {comparison.folder}; the same command continues.")
+        return INTERRUPTED
+    if not received:
+        return 0
+    say(f"Stopped. The results so far are in {comparison.folder}; the same command continues.")
+    return exit_code(received[0])
+
+
+def _draw(comparison: Comparison, quiet: bool) -> None:
+    from textgen.compare import plot
+
+    try:
+        OutputFile(comparison.folder / plot.PLOT, "--output-dir", PLOT)
+    except TextgenError as error:
+        warn(f"no plot was drawn: {error}")
+        return
+    drawn = plot.draw(comparison.folder, comparison.record)
+    if drawn is None:
+        say("No plot without matplotlib. Run pip install 'textgen-lm[plot]', then the same command again.")
+    elif not quiet:
+        say(f"plot    {drawn}")
+
+
+def _write(comparison: Comparison, as_json: bool) -> None:
+    from textgen.compare.results import table, to_json
+
+    result = json.dumps(to_json(comparison.record)) if as_json else table(comparison.record)
+    Output().write(result + "\n")
 
 
 def show_plan(comparison: Comparison) -> None:
@@ -45,8 +140,8 @@ def show_plan(comparison: Comparison) -> None:
         "corpus": [f"{short(sum(about['bytes'].values()))}B",
                    f"{count(about['tokens']['train'])} {record.kind} tokens to train on",
                    f"vocabulary of {count(about['vocab_size'])}", f"{short(about['bytes']['validation'])}B held out"],
-        "shared": [f"{short(target)} parameters", f"embedding size {count(plan.embedding_size or 0)}",
-                   plural(plan.num_layers or 1, "layer"), f"batches of {plan.batch_size} x {plan.seq_length}",
+        "shared": [f"{short(target)} parameters", f"embedding size {count(planned(plan.embedding_size))}",
+                   plural(planned(plan.num_layers), "layer"), f"batches of {plan.batch_size} x {plan.seq_length}",
                    f"dropout {plan.dropout:g}"],
         "plan": [f"{plural(len(record.running), 'cell')} x {plural(len(record.seeds), 'seed')}",
                  _rates(record.request["learning_rates"], fewest(record.request["learning_rates"])),
@@ -76,27 +171,19 @@ def _planned(candidate: Candidate, target: int) -> list[str]:
         candidate.name,
         count(candidate.parameters),
         f"{candidate.parameters / target:.1%}",
-        count(plan.hidden_size or 0),
+        count(planned(plan.hidden_size)),
         f"{candidate.rate or plan.learning_rate:.2g}",
-        count(plan.max_steps or 0),
+        count(planned(plan.max_steps)),
         duration(candidate.expected_seconds or 0.0),
     ]
-
-
-@contextmanager
-def display(comparison: Comparison, quiet: bool) -> Iterator[Show]:
-    """A function that shows the events of a comparison."""
-    lines = _Lines(comparison, live=sys.stderr.isatty())
-    yield (lambda event: None) if quiet else lines.show
-    lines.clear()
 
 
 class _Lines:
     """One line per finished trial or run; on a terminal, a status line below them."""
 
-    def __init__(self, comparison: Comparison, live: bool) -> None:
+    def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
-        self._live = live
+        self._live = sys.stderr.isatty()
         self._current = ""
         self._updated, self._started = 0.0, 0.0
         self._took, self._expected = 0.0, 0.0
@@ -146,110 +233,3 @@ class _Lines:
         """Erase the status line."""
         if self._live:
             rewrite_line("")
-
-
-COMMON = (
-    *("cells", "budget", "seeds", "learning_rates", "output_dir", "dry_run", "as_json", "quiet", "tokenizer"),
-    *("text_column", "num_layers", "dropout", "validation_split"),
-)
-
-
-@click.command(
-    "compare",
-    cls=layered(COMMON, CompareOptions, LanguageOptions),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-@click.argument("corpus", nargs=-1)
-@options_of(CompareOptions)
-@options_of(LanguageOptions, leave_out=DECIDED)
-@click.option("--dry-run", is_flag=True, help="Print sizes, learning rates and the expected time without training.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
-@click.option("-q", "--quiet", is_flag=True, help="Print only errors and the results.")
-def command(corpus: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, **values: Any) -> int:
-    """Train several cells on CORPUS under equal conditions, and rank them by how well they predict held-out text.
-
-    All cells get the same text in the same order, the same number of parameters and the same budget. The learning rate
-    is tuned for each cell, and each is trained with several seeds. The table goes to standard output; the plot and all
-    runs go into the comparison's folder. After an interruption, the same command continues.
-    """
-    if not corpus:
-        raise UsageError("no corpus given.", hint="textgen compare FILE --cells lstm,gru")
-    if quiet:
-        hush_notes()
-    compared = from_mapping(CompareOptions, given(CompareOptions, values))
-    trained = {name: value for name, value in values.items() if name not in DECIDED}
-    asked = request(compared, from_mapping(LanguageOptions, given(LanguageOptions, trained)))
-    for unknown in (spec.cell for spec in asked.cells if spec.cell not in plugins.entries()):
-        plugins.owner(unknown)  # raises UsageError; a broken cell is only excluded
-    check_corpus("compare", corpus)
-    comparison = _prepare(corpus, asked, compared.output_dir, dry_run, quiet)
-    if not quiet:
-        show_plan(comparison)
-    if dry_run:
-        return 0
-    code = _run(comparison, quiet)
-    if code:
-        return code
-    _draw(comparison, quiet)
-    _write(comparison, as_json)
-    return 0
-
-
-def _prepare(
-    corpus: tuple[str, ...], asked: ComparisonRequest, output_dir: str | None, dry_run: bool, quiet: bool
-) -> Comparison:
-    from textgen.compare.comparison import prepare
-
-    reading = ReadingProgress(not quiet and sys.stderr.isatty())
-    with encodings_said(not quiet):
-        comparison = prepare(corpus, asked, output_dir, reading, dry_run)
-        reading.finish()
-    for warning in comparison.warnings:
-        warn(warning)
-    return comparison
-
-
-def _run(comparison: Comparison, quiet: bool) -> int:
-    """Run and show what is left, and stop cleanly on a signal; returns the exit code."""
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        comparison.stop = True
-
-    try:
-        with handling(stop), display(comparison, quiet) as show:
-            for event in comparison.events():
-                show(event)
-    except KeyboardInterrupt:
-        say(f"\nStopped at once. The results so far are in {comparison.folder}; the same command continues.")
-        return INTERRUPTED
-    if not received:
-        return 0
-    say(f"Stopped. The results so far are in {comparison.folder}; the same command continues.")
-    return exit_code(received[0])
-
-
-def _draw(comparison: Comparison, quiet: bool) -> None:
-    from textgen.compare.plot import PLOT as NAME
-    from textgen.compare.plot import draw
-
-    try:
-        OutputFile(comparison.folder / NAME, "--output-dir", PLOT)
-    except TextgenError as error:
-        warn(f"no plot was drawn: {error}")
-        return
-    drawn = draw(comparison.folder, comparison.record)
-    if drawn is None:
-        say("No plot without matplotlib. Run pip install 'textgen-lm[plot]', then the same command again.")
-    elif not quiet:
-        say(f"plot    {drawn}")
-
-
-def _write(comparison: Comparison, as_json: bool) -> None:
-    from textgen.compare.results import table, to_json
-
-    result = json.dumps(to_json(comparison.record)) if as_json else table(comparison.record)
-    Output().write(result + "\n")

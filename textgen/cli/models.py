@@ -123,8 +123,7 @@ def _outputs(options: Any, read: tuple[str | Path, ...], overwrite: bool) -> dic
 
 def _opener(folder: Path) -> Callable[[], Any]:
     def open_data() -> Any:
-        from textgen.training.runs import Run
-        from textgen.training.start import data_of
+        from textgen.training.runs import Run, data_of
 
         return data_of(Run(folder))
 

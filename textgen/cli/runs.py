@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from textgen import storage
+from textgen.cli.models import find_run
 from textgen.errors import TextgenError
 from textgen.formatting import count, figure, plural, table
 from textgen.model import CONFIG
@@ -52,15 +53,8 @@ def _list(folder: str, as_json: bool) -> None:
 
 def summary(run: Path) -> dict[str, Any]:
     """A run as a row of the list: task, cell, progress and best held-out loss; a damaged run says so."""
-    row: dict[str, Any] = {
-        "run": run.name,
-        "task": "?",
-        "cell": "?",
-        "step": 0,
-        "steps": 0,
-        "best_loss": None,
-        "bits_per_byte": None,
-    }
+    row: dict[str, Any] = {"run": run.name, "task": "?", "cell": "?", "step": 0, "steps": 0}
+    row |= {"best_loss": None, "bits_per_byte": None}
     try:
         options = storage.read_json(run / ARGUMENTS)["options"]
         row |= {"task": options.get("task") or "lm", "cell": options["cell"], "steps": options["max_steps"]}
@@ -80,8 +74,6 @@ def summary(run: Path) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(run: str, as_json: bool) -> None:
     """Show the options, the plan and all evaluations of RUN (default: the latest)."""
-    from textgen.cli.models import find_run
-
     folder = find_run(run)
     if not (folder / ARGUMENTS).exists():
         raise TextgenError(
@@ -132,8 +124,6 @@ def verify(runs: tuple[str, ...], as_json: bool) -> None:
     Prints the name of every damaged file; the exit code is 1 if there is any. RUN may also be a model folder or a
     folder of tokens.
     """
-    from textgen.cli.models import find_run
-
     folders = [find_run(name) for name in runs] or _committed(Path("runs"))
     seen: dict[Path, storage.Verification] = {}
     for folder in folders:
@@ -176,6 +166,4 @@ def _report(examined: storage.Verification, as_json: bool) -> None:
 @click.argument("run", default="latest")
 def path(run: str) -> None:
     """Print the folder of RUN (default: the latest)."""
-    from textgen.cli.models import find_run
-
     Output().write(f"{find_run(run)}\n")

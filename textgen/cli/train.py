@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,26 +18,16 @@ from textgen.errors import UsageError
 from textgen.formatting import count, duration, plural, short
 from textgen.options import flag
 from textgen.screen import ReadingProgress, hush_notes, say, warn
-from textgen.signals import INTERRUPTED, exit_code, handling
-from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, check_training, options_for, task_of, tasks
+from textgen.signals import INTERRUPTED, exit_code, stopping
+from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, check_training, options_for, planned, task_of, tasks
 
 if TYPE_CHECKING:
-    from textgen.training import Evaluated
+    from textgen.training import Ended
     from textgen.training.start import Training
 
 PLANNED = (
-    "cell",
-    "hidden_size",
-    "num_layers",
-    "batch_size",
-    "seq_length",
-    "max_steps",
-    "learning_rate",
-    "dropout",
-    "warmup_steps",
-    "compile",
-    "dtype",
-    "seed",
+    *("cell", "hidden_size", "num_layers", "batch_size", "seq_length", "max_steps"),
+    *("learning_rate", "dropout", "warmup_steps", "compile", "dtype", "seed"),
 )
 COMMON = (
     *("minutes", "cell", "task", "output_dir", "resume_from", "init_from", "tokenizer", "text_column"),
@@ -89,15 +77,7 @@ def command(
     chosen = _settled(chosen, resume_from is not None)
     style = "none" if quiet else progress
     reading = ReadingProgress(style in ("auto", "rich") and sys.stderr.isatty())
-    if resume_from is None:
-        session = _start(corpus, chosen, dry_run, reading)
-    elif corpus:
-        raise UsageError(
-            f"--resume uses the corpus of the run; omit {corpus[0]!r}, or train a new run.",
-            hint=f"textgen train {shlex.quote(corpus[0])} --init-from RUN starts a new run from the weights of RUN.",
-        )
-    else:
-        session = _resume(resume_from, chosen, reading)
+    session = _prepared(corpus, chosen, resume_from, dry_run, reading)
     reading.finish()
     for warning in session.warnings:
         warn(warning)
@@ -120,69 +100,62 @@ def _settled(chosen: dict[str, Any], resuming: bool) -> dict[str, Any]:
     return chosen
 
 
-def _start(corpus: tuple[str, ...], chosen: dict[str, Any], dry_run: bool, reading: ReadingProgress) -> Training:
-    """A new run. Errors that can be found without torch are raised before importing it, which takes seconds."""
-    if not corpus:
-        raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to continue a run.")
-    options = options_for(chosen)
-    check_training(options)
-    plugins.owner(options.cell)
-    check_corpus("train", corpus)
+def _prepared(
+    corpus: tuple[str, ...], chosen: dict[str, Any], resume_from: str | None, dry_run: bool, reading: ReadingProgress
+) -> Training:
+    """A new or resumed run. Errors that can be found without torch are raised before importing it, which takes
+    seconds."""
+    if resume_from is None:
+        if not corpus:
+            raise UsageError("no corpus given.", hint="textgen train FILE ..., or --resume to continue a run.")
+        options = options_for(chosen)
+        check_training(options)
+        plugins.owner(options.cell)
+        check_corpus("train", corpus)
+    elif corpus:
+        raise UsageError(
+            f"--resume uses the corpus of the run; omit {corpus[0]!r}, or train a new run.",
+            hint=f"textgen train {shlex.quote(corpus[0])} --init-from RUN starts a new run from the weights of RUN.",
+        )
+    else:
+        folder = find_run(resume_from)
 
     from textgen.cli import STARTED
     from textgen.training.planner import keep_memory
-    from textgen.training.start import start
+    from textgen.training.start import resume, start
 
     keep_memory()
-    return start(corpus, options, STARTED, reading, dry_run=dry_run)
-
-
-def _resume(name: str, chosen: dict[str, Any], reading: ReadingProgress) -> Training:
-    folder = find_run(name)
-    from textgen.cli import STARTED
-    from textgen.training.planner import keep_memory
-    from textgen.training.start import resume
-
-    keep_memory()
+    if resume_from is None:
+        return start(corpus, options, STARTED, reading, dry_run=dry_run)
     return resume(folder, chosen, reading, STARTED)
 
 
 def show_plan(session: Training, again: str | None) -> None:
     """Show what was read, what will be trained, and the flags that repeat the run."""
     options, config, made = session.options, session.config, session.versions
-    estimate, steps = session.estimate, options.max_steps or 0
+    estimate, steps = session.estimate, planned(options.max_steps)
+    device, folder = session.trainer.update.device, str(session.run.folder)
+    shape = f"{config.cell} {config.num_layers} x {config.hidden_size}"
+    epochs = f"{steps / session.trainer.objective.steps_per_epoch:.1f} epochs"
     took = f"about {duration(estimate.train_seconds)}" if estimate.train_seconds else ""
     lines = {
-        "textgen": [
-            made["textgen"],
-            f"torch {made['torch']}",
-            session.trainer.update.device,
-            plural(made["threads"], "thread"),
-        ],
+        "textgen": [made["textgen"], f"torch {made['torch']}", device, plural(made["threads"], "thread")],
         "corpus": session.data.described(),
-        **({"files": session.encodings} if session.encodings else {}),
-        "model": [
-            f"{config.cell} {config.num_layers} x {config.hidden_size}",
-            f"{short(estimate.parameters)} parameters",
-            f"seed {options.seed}",
-        ],
-        "plan": [
-            f"{count(steps)} steps of {options.batch_size} x {options.seq_length}",
-            f"{steps / session.trainer.objective.steps_per_epoch:.1f} epochs",
-            took,
-            str(session.run.folder),
-        ],
-        **({"extends": more} if (more := extension_shown(session)) else {}),
-        **({"again": [again]} if again else {}),
-        **({"from": session.notes} if session.notes else {}),
+        "files": session.encodings,
+        "model": [shape, f"{short(estimate.parameters)} parameters", f"seed {options.seed}"],
+        "plan": [f"{count(steps)} steps of {options.batch_size} x {options.seq_length}", epochs, took, folder],
+        "extends": extension_shown(session),
+        "again": [again],
+        "from": session.notes,
     }
     for name, parts in lines.items():
-        say(f"{name:8}{' · '.join(str(part) for part in parts if part)}")
+        if shown := [str(part) for part in parts if part]:
+            say(f"{name:8}{' · '.join(shown)}")
 
 
 def say_finished(session: Training) -> None:
     """Say that the run is finished, and how to extend it."""
-    progress, steps, folder = session.trainer.progress, session.options.max_steps or 0, session.run.folder
+    progress, steps, folder = session.trainer.progress, planned(session.options.max_steps), session.run.folder
     early = "" if progress.step >= steps else f", early stopping after {count(progress.step)}"
     say(f"This run is finished ({count(steps)} steps planned{early}).")
     say(f"To extend it: textgen train --resume {shlex.quote(str(folder))} --minutes 10 (or --max-steps {2 * steps})")
@@ -224,44 +197,38 @@ def follow(session: Training, style: str) -> int:
     from textgen.cli.training_display import display
     from textgen.training import Ended, Evaluated
 
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        session.trainer.stop = True
-
-    scores: list[Evaluated] = []
+    evaluated: list[Evaluated] = []
+    ended: list[Ended] = []
     try:
-        ended = None
-        with handling(stop), display(session, style) as show:
+        with stopping(session.trainer) as received, display(session, style) as show:
             for event in session.events():
                 show(event)
-                scores += [event] if isinstance(event, Evaluated) and not event.final else []
-                ended = event if isinstance(event, Ended) else ended
+                if isinstance(event, Evaluated) and not event.final:
+                    evaluated.append(event)
+                elif isinstance(event, Ended):
+                    ended.append(event)
     except KeyboardInterrupt:
         say(f"\nStopped without saving; {session.run.folder} keeps its last checkpoint.")
         return INTERRUPTED
-    assert ended is not None
-    if style != "none" or ended.reason in ("interrupted", "time"):
-        _farewell(session, ended.reason, ended.step, ended.seconds)
-    if style != "none" and ended.reason not in ("interrupted", "time") and scores:
-        _judge(session, scores[-1].score.criterion)
-    return exit_code(received[0]) if ended.reason == "interrupted" else 0
+    end = ended[-1]
+    if style != "none" or end.reason in ("interrupted", "time"):
+        _farewell(session, end)
+    if style != "none" and end.reason not in ("interrupted", "time") and evaluated:
+        _judge(session, evaluated[-1].score.criterion)
+    return exit_code(received[0]) if end.reason == "interrupted" else 0
 
 
-def _farewell(session: Training, reason: str, step: int, seconds: float) -> None:
+def _farewell(session: Training, end: Ended) -> None:
     folder = session.run.folder
-    if reason in ("interrupted", "time"):
-        say(f"Stopped at step {count(step)}; saved.")
+    if end.reason in ("interrupted", "time"):
+        say(f"Stopped at step {count(end.step)}; saved.")
         say(f"Continue: textgen train --resume {shlex.quote(str(folder))}")
         return
     progress = session.trainer.progress
     if progress.best_step is not None and progress.best_loss is not None:
-        say(f"best at step {count(progress.best_step)} · {duration(seconds)} · {folder}")
+        say(f"best at step {count(progress.best_step)} · {duration(end.seconds)} · {folder}")
     else:
-        say(f"done · {duration(seconds)} · {folder}")
+        say(f"done · {duration(end.seconds)} · {folder}")
     model = "" if find_latest() == folder else f" -m {shlex.quote(str(folder))}"
     use = 'sample{} --prompt "..."' if task_of(session.options).generates else "predict{} FILE"
     say(f"next: textgen {use.format(model)}")

@@ -1,12 +1,12 @@
-"""The options of a comparison, each declared once, and its short notations: cells, budgets, learning rates."""
+"""The options of a comparison of cells, and the short notations for cells, budgets and learning rates."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from textgen.errors import UsageError, did_you_mean
 from textgen.options import changed, check, named, option
@@ -97,15 +97,15 @@ class ComparisonRequest:
         return {**own, **changed(self.training)}
 
 
-def request(compared: CompareOptions, training: LanguageOptions) -> ComparisonRequest:
+def make_request(compared: CompareOptions, training: LanguageOptions) -> ComparisonRequest:
     """Parse and check the options. Raises UsageError."""
     check(compared)
-    check_training(training)
     for name in DECIDED:
         if name in changed(training):
             raise UsageError(
                 f"{named(name)} is set by the comparison itself.", hint=f"sizes follow from {named('budget')}."
             )
+    check_training(training)
     if training.validation_split == 0 and not training.validation_file:
         raise UsageError(f"{named('validation_split', 0)} holds nothing out, so cells cannot be compared.")
     return ComparisonRequest(
@@ -172,8 +172,7 @@ def budget(typed: Sequence[str]) -> Budget:
         raise UsageError(
             f"{named('budget')} tokens and {named('budget')} minutes exclude each other; give one of them."
         )
-    made: Mapping[str, Any] = found
-    return Budget(**made)
+    return Budget(**cast(dict[str, Any], found))
 
 
 def _quantity(name: str, typed: str) -> int:

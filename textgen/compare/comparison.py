@@ -1,8 +1,8 @@
-"""Cells under equal conditions: the same text, number of parameters and budget, several seeds.
+"""Run a comparison: tune learning rates, then train every cell with every seed; resumable at any time.
 
-Learning rates are tried first, on a small grid around the planned one that grows while the best is at its edge; then
-seed by seed comes a run of every cell. Runs of different cells take turns, so that a machine that slows down slows
-all of them. Each is an ordinary training in a folder of its own; its results are recorded before the next begins.
+Learning rates are tried first, on a small grid around the planned one that grows while the best is at its edge. Then
+runs of different cells take turns, so that a machine that slows down affects all cells alike. Each run is an ordinary
+training in a folder of its own; its results are recorded before the next one begins.
 """
 
 from __future__ import annotations
@@ -13,35 +13,49 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from textgen import storage
-from textgen.compare import ComparisonRequest, results
+from textgen.compare import CompareOptions, ComparisonRequest, make_request, results
 from textgen.compare.planning import Planner, reason, require_both_parts
 from textgen.compare.results import (
     COMPARISON,
     Candidate,
+    CellResult,
     ComparisonRecord,
     PeakMemory,
     RunResult,
     RunTiming,
+    ranked,
     sample_speed,
     train_speed,
 )
+from textgen.data.parquet_table import corpora
 from textgen.data.recipes import Progress
 from textgen.data.store import TokenStore, no_progress
 from textgen.errors import TextgenError, UsageError
 from textgen.evaluation import Metrics
-from textgen.options import named
-from textgen.storage import filesystem
+from textgen.options import from_mapping, named
+from textgen.storage import ARGUMENTS, TOKENS, filesystem
+from textgen.tasks import planned
 from textgen.tasks.language.data import stored_corpus
 from textgen.tasks.language.options import LanguageOptions
 from textgen.training import Ended, Evaluated, Event, Saved
-from textgen.training.runs import ARGUMENTS, changes, next_folder, versions
-from textgen.training.start import CACHE, Training, resume, start
+from textgen.training.runs import RUNS, changes, next_folder, versions
+from textgen.training.start import Training, resume, start
 
-if TYPE_CHECKING:
-    from textgen.compare.results import CellResult
+FACTORS = (1.0, 2.0, 0.5)
+MOST = 7
+"""The maximum number of rates tried per cell."""
+
+SHARE = 0.2
+"""The length of a trial, as a fraction of a run."""
+
+FEWEST_STEPS = 200
+"""Trials are never shorter than this, unless the run is: short trials favour high rates."""
+
+Losses = Mapping[float, float | None]
+"""The held-out loss at the end of the trial of each rate, None where it failed."""
 
 
 @dataclass(frozen=True)
@@ -96,20 +110,6 @@ class ComparisonStopped:
 ComparisonEvent = TrainingStarted | InTraining | RateTried | RateChosen | RunEnded | ComparisonStopped
 
 
-FACTORS = (1.0, 2.0, 0.5)
-MOST = 7
-"""The maximum number of rates tried per cell."""
-
-SHARE = 0.2
-"""The length of a trial, as a fraction of a run."""
-
-FEWEST_STEPS = 200
-"""Trials are never shorter than this, unless the run is: short trials favour high rates."""
-
-Losses = Mapping[float, float | None]
-"""The held-out loss at the end of the trial of each rate, None where it failed."""
-
-
 def trial_steps(steps: int) -> int:
     """The number of steps of a trial, from that of a run."""
     return min(steps, max(FEWEST_STEPS, round(SHARE * steps)))
@@ -120,10 +120,10 @@ def fewest(given: Sequence[float] = ()) -> int:
     return len(FACTORS) if not given else len(given) if len(given) > 1 else 0
 
 
-def next_rate(planned: float, tried: Losses, given: Sequence[float] = ()) -> float | None:
+def next_rate(around: float, tried: Losses, given: Sequence[float] = ()) -> float | None:
     """The rate to try next; None when the search is over.
 
-    If no rates are given, the grid is extended by factors of two on the side where the best one lies.
+    If no rates are given, the grid around the planned rate is extended by factors of two on the side of the best one.
 
     Example:
         >>> next_rate(0.01, {0.01: 1.3, 0.02: 1.2, 0.005: 1.5})
@@ -131,9 +131,9 @@ def next_rate(planned: float, tried: Losses, given: Sequence[float] = ()) -> flo
     """
     if given:
         return next((rate for rate in given if rate not in tried), None) if len(given) > 1 else None
-    for factor in FACTORS:
-        if _rounded(planned * factor) not in tried:
-            return _rounded(planned * factor)
+    for rate in (_rounded(around * factor) for factor in FACTORS):
+        if rate not in tried:
+            return rate
     found = best(tried)
     if len(tried) >= MOST:
         return None
@@ -180,11 +180,10 @@ class Comparison:
         """The estimated seconds until the end; tuning may need more trials than are counted here."""
         left = 0.0
         for candidate in self.record.running:
-            seconds, steps = candidate.expected_seconds or 0.0, candidate.plan.max_steps or 1
-            left += seconds * sum(seed not in candidate.runs for seed in self.record.seeds)
+            left += (candidate.expected_seconds or 0.0) * sum(seed not in candidate.runs for seed in self.record.seeds)
             if candidate.rate is None:
                 trials = max(1, fewest(self._given) - len(candidate.tried))
-                left += trials * (candidate.step_seconds or 0.0) * trial_steps(steps)
+                left += trials * (candidate.step_seconds or 0.0) * trial_steps(planned(candidate.plan.max_steps))
         return left
 
     @property
@@ -195,7 +194,7 @@ class Comparison:
         """Trials, one per cell in turn, until every cell has its learning rate."""
         while undecided := [candidate for candidate in self.record.running if candidate.rate is None]:
             for candidate in undecided:
-                rate = next_rate(candidate.plan.learning_rate or 0.0, candidate.tried, self._given)
+                rate = next_rate(planned(candidate.plan.learning_rate), candidate.tried, self._given)
                 if rate is not None:
                     yield from self._try(candidate, rate)
                     continue
@@ -207,10 +206,8 @@ class Comparison:
 
     def _try(self, candidate: Candidate, rate: float) -> Iterator[ComparisonEvent]:
         """A short run at one learning rate, with a seed that no run has; only its loss is kept."""
-        folder, steps = (
-            self.folder / f"{candidate.slug}-rate-{rate:g}",
-            trial_steps(candidate.plan.max_steps or 1),
-        )
+        folder = self.folder / f"{candidate.slug}-rate-{rate:g}"
+        steps = trial_steps(planned(candidate.plan.max_steps))
         options = replace(
             candidate.plan,
             learning_rate=rate,
@@ -237,10 +234,9 @@ class Comparison:
                     yield from self._run(candidate, seed)
 
     def _run(self, candidate: Candidate, seed: int) -> Iterator[ComparisonEvent]:
-        folder = candidate.run_folder(self.folder, seed)
-        assert candidate.rate is not None
-        yield TrainingStarted(candidate.name, seed, candidate.rate, trial=False)
-        score = yield from self._train(folder, replace(candidate.plan, learning_rate=candidate.rate, seed=seed))
+        folder, rate = candidate.run_folder(self.folder, seed), planned(candidate.rate)
+        yield TrainingStarted(candidate.name, seed, rate, trial=False)
+        score = yield from self._train(folder, replace(candidate.plan, learning_rate=rate, seed=seed))
         result = RunResult(failed=score) if isinstance(score, str) else _measured(folder, score)
         candidate.runs[seed] = result
         results.save(self.folder, self.record)
@@ -256,9 +252,9 @@ class Comparison:
         score = None
         try:
             session = self._session(folder, options)
-            with closing(_events(session) if trial else _timed(session)) as events:
+            with closing(session.events() if trial else _timed(session)) as events:
                 for event in events:
-                    yield InTraining(event, options.max_steps or 1)
+                    yield InTraining(event, planned(options.max_steps))
                     session.trainer.stop = self.stop
                     if isinstance(event, Evaluated) and (trial or event.final):
                         score = event.score
@@ -275,13 +271,7 @@ class Comparison:
     def _session(self, folder: Path, options: LanguageOptions) -> Training:
         if (folder / ARGUMENTS).exists():
             return resume(folder, {})
-        options = replace(options, output_dir=str(folder))
-        return start([str(self.store.folder)], options, time.monotonic())
-
-
-def _events(session: Training) -> Generator[Event, None, None]:
-    """The events of a training run, as a generator that can be closed early."""
-    return cast(Generator[Event, None, None], session.events())
+        return start([str(self.store.folder)], replace(options, output_dir=str(folder)), time.monotonic())
 
 
 def _timed(session: Training) -> Generator[Event, None, None]:
@@ -291,7 +281,7 @@ def _timed(session: Training) -> Generator[Event, None, None]:
     memory = PeakMemory(str(session.trainer.update.device))
     timing.evaluated = {at: seconds for at, seconds in timing.evaluated.items() if at <= step}
     before, earlier_peak, began = timing.seconds, timing.peak_bytes or 0, time.monotonic()
-    with closing(_events(session)) as events:
+    with closing(session.events()) as events:
         for event in events:
             timing.seconds = before + time.monotonic() - began
             if isinstance(event, Evaluated) and not event.final:
@@ -328,8 +318,8 @@ def prepare(
     Raises UsageError for a folder with a comparison of other options, naming the first that differs, and whatever
     `textgen.compare.planning` raises. A dry run plans and creates nothing but the tokens.
     """
-    root = Path(output_dir).parent if output_dir else Path("runs")
-    store = stored_corpus(paths, request.training, root / CACHE, progress)
+    root = Path(output_dir).parent if output_dir else RUNS
+    store = stored_corpus(paths, request.training, root / TOKENS, progress)
     require_both_parts(store)
     folder = Path(output_dir) if output_dir else _folder(root, paths[0], request, store)
     if (folder / COMPARISON).exists():
@@ -397,16 +387,11 @@ def compare(corpus: Any, **options: Any) -> list[CellResult]:
         >>> results = compare("notes.txt", cells=["lstm", "gru"], budget=["params=200k", "minutes=1"])  # doctest: +SKIP
         >>> results[0].name, results[0].mean                                                            # doctest: +SKIP
     """
-    from textgen.compare import CompareOptions, request
-    from textgen.compare.results import ranked
-    from textgen.data.parquet_table import corpora
-    from textgen.options import from_mapping
-
     paths = corpora("corpus", corpus)
     own = {f.name for f in fields(CompareOptions)}
     compared = from_mapping(CompareOptions, {name: value for name, value in options.items() if name in own})
     training = from_mapping(LanguageOptions, {name: value for name, value in options.items() if name not in own})
-    comparison = prepare(paths, request(compared, training), compared.output_dir)
+    comparison = prepare(paths, make_request(compared, training), compared.output_dir)
     for _ in comparison.events():
         pass
     return ranked(comparison.record)

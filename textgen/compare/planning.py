@@ -1,11 +1,10 @@
-"""A comparison with everything decided: one text, one size for all, a length for each cell.
+"""Plan a comparison: equal parameter counts, and the number of steps of each cell.
 
-Whatever a training would plan is planned by the same code. A cell that cannot be planned is out, with the reason;
-the others go on without it.
+Every run is planned by the code that plans any training. A cell that cannot be planned is excluded, with the reason.
 
-Sizes are whole numbers, so small models come in coarse steps. Multiples of 16, 8, 4 and 2 are tried before odd
-sizes: processors like them, and a cell whose number of heads divides its size keeps that number. Where steps are too
-coarse, the embedding size, which is the same for all cells, is adjusted a little.
+Sizes are whole numbers, so small models come in coarse steps. Multiples of 16, 8, 4 and 2 are tried before odd sizes:
+they are faster, and a cell whose number of heads divides its size keeps that number. Where steps are too coarse, the
+embedding size, which is the same for all cells, is adjusted a little.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import math
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -36,9 +35,9 @@ from textgen.model import LARGEST
 from textgen.model.stack import build_model
 from textgen.options import named
 from textgen.plugins import PluginError
-from textgen.tasks import DEFAULT_MINUTES, QUICK_LOOK, embedding_for, model_config
+from textgen.tasks import DEFAULT_MINUTES, embedding_for, model_config, planned
 from textgen.tasks.language.options import LanguageOptions
-from textgen.training.planner import EVALUATION_COST, EVALUATIONS, ThisMachine
+from textgen.training.planner import ThisMachine, steps_evaluating
 from textgen.training.runs import versions
 from textgen.training.start import Training, start
 
@@ -51,9 +50,42 @@ CountAt = Callable[[int], int | None]
 NEAR = 0.01
 """The relative distance from the budget that is close enough: then any two models agree within 2 %."""
 
+SPEED_SECONDS = 1.0
+"""How long a cell's speed is measured if only the time estimate depends on it."""
+
+_OF_THE_STORE: dict[str, Any] = {f.name: f.default for f in fields(CorpusOptions)}
+"""Options that the token store depends on; the runs, which read that store, leave them at their defaults."""
+
 EMBEDDINGS_TRIED = 64
 SKIPPED = 256
 """How many consecutive sizes a cell may refuse before the search fails."""
+
+
+def counter(training: LanguageOptions, kind: str, vocab_size: int, cell: str, options: Mapping[str, Any]) -> Count:
+    """A function that counts the parameters of models with this cell and these options, on torch's meta device."""
+    cell_class = plugins.cell(cell)
+
+    def make(input_size: int, hidden_size: int) -> Cell:
+        return plugins.make(cell_class, cell, input_size, hidden_size, options)
+
+    @cache
+    def count(hidden: int, embedding: int) -> int | None:
+        asked = replace(training, cell=cell, embedding_size=embedding)
+        try:
+            with torch.device("meta"):
+                model = build_model(model_config(asked, kind, vocab_size, hidden), make)
+        except PluginError:
+            raise
+        except ValueError:
+            return None
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    return count
+
+
+def by_default(count: Count, default_embedding: Callable[[int], int]) -> CountAt:
+    """The parameters by hidden size, if the embedding size is a function of it."""
+    return lambda hidden: count(hidden, default_embedding(hidden))
 
 
 @dataclass(frozen=True)
@@ -73,14 +105,12 @@ def nearest(count: CountAt, target: int, guess: int = 64) -> Size:
 
     Raises ValueError for a cell that refuses too many consecutive sizes.
     """
-    best: Size | None = None
-    for lattice in (16, 8, 4, 2, 1):
-        size = _nearest_multiple(count, lattice, target, best.hidden if best else guess)
-        if best is None or size.distance(target) < best.distance(target):
-            best = size
+    best = _nearest_multiple(count, 16, target, guess)
+    for lattice in (8, 4, 2, 1):
         if best.distance(target) <= NEAR:
             break
-    assert best is not None
+        size = _nearest_multiple(count, lattice, target, best.hidden)
+        best = min(best, size, key=lambda each: each.distance(target))
     return best
 
 
@@ -158,15 +188,6 @@ def _closer(
     return sizes
 
 
-def by_default(count: Count, default_embedding: Callable[[int], int]) -> CountAt:
-    """The parameters by hidden size, if the embedding size is a function of it."""
-    return lambda hidden: count(hidden, default_embedding(hidden))
-
-
-SPEED_SECONDS = 1.0
-"""How long a cell's speed is measured if only the time estimate depends on it."""
-
-
 class Planner:
     """Plans a comparison on the tokens of a store."""
 
@@ -181,7 +202,7 @@ class Planner:
     def plan(self, corpus: list[str]) -> ComparisonRecord:
         """The planned comparison. Raises UsageError for an unknown cell or a budget that is too small, TextgenError if
         no cell can run."""
-        candidates = [_candidate(spec, slug) for spec, slug in _with_slugs(self._request.cells)]
+        candidates = _candidates(self._request.cells)
         target = self._request.budget.params or self._default_parameters(candidates)
         self._fix_sizes(candidates, target)
         self._fix_lengths(candidates)
@@ -232,11 +253,11 @@ class Planner:
 
     def _fix_lengths(self, candidates: list[Candidate]) -> None:
         """Plan steps, schedule and the rest for these sizes. The same cell under two names gets the same plan."""
-        planned: dict[Any, Candidate] = {}
+        first: dict[Any, Candidate] = {}
         for candidate in _running(candidates):
             with _failing(candidate):
                 same = (plugins.cell(candidate.cell), tuple(sorted(candidate.cell_options.items())))
-                twin = planned.setdefault(same, candidate)
+                twin = first.setdefault(same, candidate)
                 if twin is candidate:
                     self._fix_length(candidate)
                 elif twin.failed:
@@ -248,57 +269,27 @@ class Planner:
     def _fix_length(self, candidate: Candidate) -> None:
         size, tokens = candidate.plan.hidden_size, self._request.budget.tokens
         if tokens:
-            window = self._start(candidate, hidden_size=size, max_steps=1).options
-            assert window.batch_size and window.seq_length
-            steps = max(1, round(tokens / (window.batch_size * window.seq_length)))
+            batch_size, seq_length = self._start(candidate, hidden_size=size, max_steps=1).options.window
+            steps = max(1, round(tokens / (batch_size * seq_length)))
             session = self._start(candidate, hidden_size=size, max_steps=steps)
         else:
             session = self._start(candidate, hidden_size=size, minutes=self._minutes)
         options = replace(cast(LanguageOptions, session.options), minutes=None)
-        assert options.batch_size and options.seq_length and options.max_steps
         seconds = session.estimate.step_seconds
         if seconds is None:
             machine = ThisMachine(session.data, str(session.trainer.update.device))
-            seconds = machine.step_seconds(session.config, options, SPEED_SECONDS, dtype=options.dtype or "float32")
-        held_out = len(self._store.model_tokens(VALIDATION))
-        looked_at = held_out + EVALUATIONS * min(held_out, QUICK_LOOK)
-        evaluating = EVALUATION_COST * looked_at / (options.batch_size * options.seq_length)
+            seconds = machine.step_seconds(session.config, options, SPEED_SECONDS, dtype=planned(options.dtype))
+        evaluating = steps_evaluating(len(self._store.model_tokens(VALIDATION)), math.prod(options.window))
         candidate.options, candidate.step_seconds = options, seconds
-        candidate.expected_seconds = seconds * (options.max_steps + evaluating)
+        candidate.expected_seconds = seconds * (planned(options.max_steps) + evaluating)
 
     def _fix_dropout(self, candidates: list[Candidate]) -> None:
         """Choose one dropout rate for all, unless it is given: the median of the rates planned for each cell."""
         running = _running(candidates)
         if self._training.dropout is None:
-            dropout = median_low(candidate.plan.dropout or 0.0 for candidate in running)
+            dropout = median_low(planned(candidate.plan.dropout) for candidate in running)
             for candidate in running:
                 candidate.options = replace(candidate.plan, dropout=dropout)
-
-
-_OF_THE_STORE: dict[str, Any] = {f.name: f.default for f in fields(CorpusOptions)}
-"""Options that the token store depends on; the runs, which read that store, leave them at their defaults."""
-
-
-def counter(training: LanguageOptions, kind: str, vocab_size: int, cell: str, options: Mapping[str, Any]) -> Count:
-    """A function that counts the parameters of models with this cell and these options, on torch's meta device."""
-    cell_class = plugins.cell(cell)
-
-    def make(input_size: int, hidden_size: int) -> Cell:
-        return plugins.make(cell_class, cell, input_size, hidden_size, options)
-
-    @cache
-    def count(hidden: int, embedding: int) -> int | None:
-        asked = replace(training, cell=cell, embedding_size=embedding)
-        try:
-            with torch.device("meta"):
-                model = build_model(model_config(asked, kind, vocab_size, hidden), make)
-        except PluginError:
-            raise
-        except ValueError:
-            return None
-        return sum(parameter.numel() for parameter in model.parameters())
-
-    return count
 
 
 def require_both_parts(store: TokenStore) -> None:
@@ -342,23 +333,17 @@ def _failing(candidate: Candidate) -> Iterator[None]:
         candidate.failed = reason(error)
 
 
-def _candidate(spec: CellSpec, slug: str) -> Candidate:
-    """A candidate, marked as failed if its plugin is broken. Raises UsageError for an unknown cell or cell option."""
-    candidate = Candidate(spec.name, slug, spec.cell, dict(spec.options))
-    try:
-        cell = plugins.cell(spec.cell)
-        candidate.cell_options = dict(cells.parse(cell, spec.cell, spec.options))
-    except PluginError as error:
-        candidate.failed = reason(error)
-    return candidate
-
-
-def _with_slugs(specs: list[CellSpec]) -> Iterator[tuple[CellSpec, str]]:
-    """Each spec with a unique prefix for its folders."""
-    slugs: set[str] = set()
+def _candidates(specs: Sequence[CellSpec]) -> list[Candidate]:
+    """A candidate for each spec, marked as failed if its plugin is broken. Raises UsageError for an unknown cell or
+    cell option."""
+    found: list[Candidate] = []
     for spec in specs:
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", spec.name).strip("-.") or "cell"
-        while slug in slugs:
+        while any(slug == each.slug for each in found):
             slug += "-2"
-        slugs.add(slug)
-        yield spec, slug
+        found.append(Candidate(spec.name, slug, spec.cell, dict(spec.options)))
+        try:
+            found[-1].cell_options = dict(cells.parse(plugins.cell(spec.cell), spec.cell, spec.options))
+        except PluginError as error:
+            found[-1].failed = reason(error)
+    return found

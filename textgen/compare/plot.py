@@ -61,7 +61,7 @@ def _curve(folder: Path, candidate: Candidate, metric: str) -> Curve | None:
                 seconds.setdefault(line["step"], []).append(evaluated[line["step"]])
     if not losses:
         return None
-    tokens, steps = (candidate.plan.batch_size or 1) * (candidate.plan.seq_length or 1), sorted(losses)
+    tokens, steps = math.prod(candidate.plan.window), sorted(losses)
     return Curve(
         candidate.name,
         [step * tokens for step in steps],

@@ -1,8 +1,7 @@
-"""What a comparison measured, and its results: a row a cell, the best first, with an interval over seeds.
+"""The record of a comparison in `comparison.json`, its ranked results, and how runs are measured.
 
-`contest.json` keeps what was asked, what was decided, and the results so far. It is replaced after every decision
-and every run, whole and checked by its digest, so that a comparison that was stopped anywhere is resumed from it.
-Beside the losses, memory, the speed of sampling, and time across interruptions are measured.
+The record holds the request, what was decided, and the results so far. It is replaced after every decision and every
+run, so that a comparison that was stopped at any time is resumed from it.
 """
 
 from __future__ import annotations
@@ -27,11 +26,17 @@ from textgen.generation.generate import generate
 from textgen.generation.language_model import load
 from textgen.options import from_mapping, named
 from textgen.storage import filesystem, metrics
+from textgen.tasks import planned
 from textgen.tasks.language.options import LanguageOptions
 from textgen.threads import one_thread
 
-COMPARISON = "comparison.json"
+COMPARISON, TIMING = "comparison.json", "timing.json"
 FORMAT_VERSION = 1
+CONFIDENCE = 0.95
+SHARED = ("embedding_size", "num_layers", "batch_size", "seq_length", "dropout", "optimizer", "lr_scheduler", "threads")
+
+SAMPLED, SAMPLINGS = 100, 5
+"""Tokens per sample, and number of samples, for the sampling speed."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,7 @@ class Candidate:
     @property
     def plan(self) -> LanguageOptions:
         """The options of its runs, apart from seed and learning rate. Only for a cell that can run."""
-        assert self.options is not None
-        return self.options
+        return planned(self.options)
 
     def run_folder(self, comparison: Path, seed: int) -> Path:
         """The folder of its run with a seed."""
@@ -152,10 +156,6 @@ def _candidate(content: Mapping[str, Any]) -> Candidate:
     return Candidate(**{**content, **read})
 
 
-CONFIDENCE = 0.95
-SHARED = ("embedding_size", "num_layers", "batch_size", "seq_length", "dropout", "optimizer", "lr_scheduler", "threads")
-
-
 @dataclass(frozen=True)
 class CellResult:
     """The result of one cell: means and medians over its seeds.
@@ -224,8 +224,9 @@ def ranked(record: ComparisonRecord) -> list[CellResult]:
 
 
 def _result(candidate: Candidate, record: ComparisonRecord) -> CellResult:
-    runs = list(candidate.runs.values())
-    whole = [run for run in runs if run.failed is None]
+    whole = [run for run in candidate.runs.values() if run.failed is None]
+    failed = [run.failed for run in candidate.runs.values() if run.failed is not None]
+    failures = f"{len(failed)} of {len(record.seeds)} runs failed: {failed[0]}" if failed else None
     losses = [getattr(run, record.metric) for run in whole]
     low, high = interval(losses) or (None, None)
     return CellResult(
@@ -243,18 +244,13 @@ def _result(candidate: Candidate, record: ComparisonRecord) -> CellResult:
         sample_speed=_median(run.sample_speed for run in whole),
         peak_bytes=max((run.peak_bytes for run in whole if run.peak_bytes), default=None),
         seconds=_median(run.seconds for run in whole),
-        note=candidate.failed or _failures(runs, len(record.seeds)),
+        note=candidate.failed or failures,
     )
 
 
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
-
-
-def _failures(runs: Sequence[RunResult], seeds: int) -> str | None:
-    failed = [run.failed for run in runs if run.failed is not None]
-    return f"{len(failed)} of {seeds} runs failed: {failed[0]}" if failed else None
 
 
 def _with_rank(result: CellResult, number: int, best: CellResult) -> CellResult:
@@ -322,28 +318,23 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-TIMING = "timing.json"
-SAMPLED, SAMPLINGS = 100, 5
-"""Tokens per sample, and number of samples, for the sampling speed."""
-
-
 class PeakMemory:
     """The peak memory since this object was made, in bytes: of the tensors on a GPU, else the resident memory of the
     process (None where it cannot be measured, as outside Linux)."""
 
     def __init__(self, device: str) -> None:
-        self._gpu = device.startswith("cuda")
+        self._gpu = device if device.startswith("cuda") else None
         gc.collect()
         if self._gpu:
-            torch.cuda.reset_peak_memory_stats(device)
-        self._device = device
-        self._known = self._gpu or _reset_peak()
+            torch.cuda.reset_peak_memory_stats(self._gpu)
+        self._known = self._gpu is None and _reset_peak()
 
     def read(self) -> int | None:
         """The peak so far."""
-        if not self._known:
-            return None
-        return torch.cuda.max_memory_allocated(self._device) if self._gpu else _peak()
+        if self._gpu:
+            return torch.cuda.max_memory_allocated(self._gpu)
+        lines = Path("/proc/self/status").read_text().splitlines() if self._known else []
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _reset_peak() -> bool:
@@ -357,11 +348,6 @@ def _reset_peak() -> bool:
     except OSError:
         return False
     return True
-
-
-def _peak() -> int | None:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 @dataclass

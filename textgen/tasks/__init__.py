@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from textgen import plugins
 from textgen.data import SIZED, FileOptions, Reading, SplitOptions, record_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_MINUTES = 5.0
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,18 @@ class TrainOptions(FileOptions, SplitOptions):
     device: str = option("auto", "Device: cpu, cuda, or auto.", metavar="NAME", also=("--accel",))
     threads: int | None = option(None, "Number of CPU threads.", low=1, high=1024, default_text="all cores")
     seed: int = option(1337, "Random seed for weights, dropout and data order.", low=0, high=2**63 - 1)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The batch size and the sequence length, once they are planned."""
+        return planned(self.batch_size), planned(self.seq_length)
+
+
+def planned(value: Value | None) -> Value:
+    """The value of an option that the plan has filled in. Raises ValueError if it has not."""
+    if value is None:
+        raise ValueError("an option has not been planned yet")
+    return value
 
 
 LANGUAGE = "lm"

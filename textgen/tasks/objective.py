@@ -40,8 +40,8 @@ class Objective(ABC):
         """The lanes, (B,) of bool, that start from the initial state in this step; None for all of them."""
         return None
 
-    def carried(self, step: int, initial: State, before: State) -> State:
-        """The state at the start of a step: that of the previous step, and the initial state in fresh lanes."""
+    def window_state(self, step: int, initial: State, before: State) -> State:
+        """The state at the start of a window: that after the previous one, and the initial state in fresh lanes."""
         fresh = self.fresh(step)
         if not before or fresh is None:
             return initial

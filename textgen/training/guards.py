@@ -1,8 +1,4 @@
-"""What stops a training before it does harm: NaN or infinity, too little memory, a full disk, faulty hardware.
-
-The determinism check makes a step twice from the same state: a processor or a memory that computes wrongly betrays
-itself by other bits.
-"""
+"""Checks that stop a training before it does harm: NaN, too little memory or disk space, and faulty hardware."""
 
 from __future__ import annotations
 
@@ -61,17 +57,14 @@ def stopped(fault: str, step: int, rate: float, finite_loss: float | None, good:
 def needed_memory(model: Model, options: TrainOptions) -> int:
     """The approximate peak memory of a training step in bytes; fitted to the three built-in cells, accurate within a
     third."""
-    assert options.batch_size and options.seq_length
-    tokens = -(-options.batch_size // options.gradient_accumulation_steps) * options.seq_length
-    layers = [(cell.gates if isinstance(cell, GatedCell) else 4, cell.hidden_size) for cell in _cells(model)]
+    batch_size, seq_length = options.window
+    tokens = -(-batch_size // options.gradient_accumulation_steps) * seq_length
+    cells = [cell for cell in model.stack.layers if isinstance(cell, Cell)]
+    layers = [(cell.gates if isinstance(cell, GatedCell) else 4, cell.hidden_size) for cell in cells]
     kept = sum((gates + 4) * size for gates, size in layers)
     worked_on = max(3 * (gates + 1) * size for gates, size in layers)
     weights = sum(p.numel() for p in model.parameters()) * 4 * (2 + copies_kept(options))
     return int(weights + tokens * 4 * (kept + worked_on + 3.5 * model.output_size))
-
-
-def _cells(model: Model) -> list[Cell]:
-    return [cell for cell in model.stack.layers if isinstance(cell, Cell)]
 
 
 def copies_kept(options: TrainOptions) -> int:

@@ -1,19 +1,11 @@
-"""One training step: forward over a window, backward, and an update of the weights.
-
-Optimizers, learning rates over time, averages of weights. The trainer takes the step and the plan times it.
-
-Extending a run gives it more steps than its plan had, with a learning-rate schedule of their own. A run is a list of
-parts, each with a schedule from its first step to its last; extending adds a part from the newest checkpoint on. The
-parts are committed with the run's arguments before the first new step, so a killed extension is resumed like any
-run.
-"""
+"""Optimizers, learning-rate schedules, weight averaging, and one training step: forward, backward, update."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,31 +14,68 @@ from torch import Tensor, nn
 from textgen.cells.engine import State
 from textgen.cells.matmul import reduced_precision
 from textgen.data.store import parts
-from textgen.errors import UsageError
 from textgen.model.stack import DropoutRates, Model, seed_noise
 from textgen.model.weights import is_like, model_tensors
-from textgen.options import named
 from textgen.storage import DamagedError
-from textgen.tasks import LENGTHS, TrainOptions
+from textgen.tasks import TrainOptions, planned
 from textgen.tasks.objective import Objective
 from textgen.training import guards
 
 
-def schedule(options: TrainOptions, step: int, reductions: int = 0) -> float:
-    """The learning rate of a step (from 0): linear warmup, then the schedule `lr_scheduler`.
+@dataclass(frozen=True)
+class Part:
+    """Steps `start` to `end` (exclusive) of a run, and their learning-rate schedule. Extending a run adds a part."""
 
-    cosine decays along half a cosine to a fiftieth; constant stays; plateau divides by 4 for each of `reductions`, the
-    evaluations without improvement.
+    start: int
+    end: int
+    learning_rate: float
+    warmup_steps: int
+
+    def rate(self, scheduler: str, step: int, reductions: int = 0) -> float:
+        """The learning rate of a step of the run (from 0): linear warmup, then the schedule `scheduler`.
+
+        cosine decays along half a cosine to a fiftieth; constant stays; plateau divides by 4 for each of `reductions`,
+        the evaluations without improvement.
+        """
+        step -= self.start
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
+        if scheduler == "constant":
+            return self.learning_rate
+        if scheduler == "plateau":
+            return self.learning_rate / 4.0**reductions
+        done = (step - self.warmup_steps) / max(1, self.end - self.start - self.warmup_steps)
+        return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def parts_of(options: TrainOptions, arguments: Mapping[str, Any] | None = None) -> list[Part]:
+    """The parts of a run with these planned options, at least one; `arguments` are those stored in its folder."""
+    if arguments and arguments.get("parts"):
+        return [Part(**part) for part in arguments["parts"]]
+    return [Part(0, planned(options.max_steps), planned(options.learning_rate), planned(options.warmup_steps))]
+
+
+def rate_at(parts: Sequence[Part], scheduler: str, step: int, reductions: int) -> float:
+    """The learning rate of a step (from 0), by the schedule of the part that contains it."""
+    part = next((part for part in reversed(parts) if part.start <= step), parts[0])
+    return part.rate(scheduler, step, reductions)
+
+
+def next_part(parts: Sequence[Part], scheduler: str, step: int, end: int, finished: bool, reductions: int) -> Part:
+    """The part that extends a run from a step to `end`.
+
+    After a finished part the learning rate starts again from that part's peak, with a new warmup. Within a part it
+    continues from its current value. Schedules that do not decay keep their rate.
     """
-    assert options.learning_rate is not None and options.max_steps is not None and options.warmup_steps is not None
-    if step < options.warmup_steps:
-        return options.learning_rate * (step + 1) / (options.warmup_steps + 1)
-    if options.lr_scheduler == "constant":
-        return options.learning_rate
-    if options.lr_scheduler == "plateau":
-        return options.learning_rate / 4.0**reductions
-    done = (step - options.warmup_steps) / max(1, options.max_steps - options.warmup_steps)
-    return options.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+    last = parts[-1]
+    if scheduler != "cosine":
+        return Part(step, end, last.learning_rate, 0)
+    if finished:
+        return Part(step, end, last.learning_rate, min(200, (end - step) // 20))
+    left = last.start + last.warmup_steps - step
+    if left > 0:
+        return Part(step, end, last.learning_rate, min(left, end - step))
+    return Part(step, end, rate_at(parts, scheduler, step, reductions), 0)
 
 
 def make_optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer:
@@ -132,85 +161,6 @@ def _set(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         parameter.copy_(tensors[name])
 
 
-@dataclass(frozen=True)
-class Part:
-    """Steps `start` to `end` (exclusive) of a run, and their schedule."""
-
-    start: int
-    end: int
-    learning_rate: float
-    warmup_steps: int
-
-
-def parts_of(arguments: Mapping[str, Any], options: TrainOptions) -> list[Part]:
-    """The parts of a run with these arguments, at least one."""
-    if stored := arguments.get("parts"):
-        return [Part(**part) for part in stored]
-    assert options.max_steps is not None and options.learning_rate is not None and options.warmup_steps is not None
-    return [Part(0, options.max_steps, options.learning_rate, options.warmup_steps)]
-
-
-def rate_at(parts: Sequence[Part], options: TrainOptions, step: int, reductions: int) -> float:
-    """The learning rate of a step (from 0), by the schedule of the part that contains it."""
-    part = next((part for part in reversed(parts) if part.start <= step), parts[0])
-    own = replace(
-        options, max_steps=part.end - part.start, learning_rate=part.learning_rate, warmup_steps=part.warmup_steps
-    )
-    return schedule(own, step - part.start, reductions)
-
-
-def length_given(given: Mapping[str, Any], options: TrainOptions) -> tuple[str, float] | None:
-    """The one length option given on resume that changes the plan; `minutes` always does. Raises UsageError for
-    several."""
-    lengths = {name: given[name] for name in LENGTHS if given.get(name) is not None}
-    if len(lengths) > 1:
-        first, second, *_ = map(named, lengths)
-        raise UsageError(f"{first} and {second} exclude each other; give one of them.")
-    changes = ((name, value) for name, value in lengths.items() if name == "minutes" or getattr(options, name) != value)
-    return next(changes, None)
-
-
-def next_part(
-    parts: Sequence[Part], options: TrainOptions, step: int, end: int, finished: bool, reductions: int
-) -> Part:
-    """The part that extends a run from a step to `end`.
-
-    After a finished part the learning rate starts again from that part's peak, with a new warmup. Within a part it
-    continues from its current value. Schedules that do not decay keep their rate.
-    """
-    last = parts[-1]
-    if options.lr_scheduler != "cosine":
-        return Part(step, end, last.learning_rate, 0)
-    if finished:
-        return Part(step, end, last.learning_rate, min(200, (end - step) // 20))
-    left = last.start + last.warmup_steps - step
-    if left > 0:
-        return Part(step, end, last.learning_rate, min(left, end - step))
-    return Part(step, end, rate_at(parts, options, step, reductions), 0)
-
-
-def extended(
-    arguments: Mapping[str, Any], options: TrainOptions, parts: Sequence[Part], length: tuple[str, float]
-) -> tuple[TrainOptions, dict[str, Any]]:
-    """The options and arguments of a run whose last part is new; `length` is the option that set its length."""
-    lengths: dict[str, Any] = {**dict.fromkeys(LENGTHS), length[0]: length[1], "max_steps": parts[-1].end}
-    changed = replace(options, **lengths)
-    stored = asdict(replace(changed, max_time=arguments["options"].get("max_time")))
-    return changed, {**arguments, "options": stored, "parts": [asdict(part) for part in parts]}
-
-
-def refuse_no_steps(length: tuple[str, float], step: int, end: int) -> None:
-    """Raise UsageError if an extension would add no step."""
-    if end > step:
-        return
-    name, value = length
-    raise UsageError(
-        f"{named(name, f'{value:g}')} does not extend this run: it has {step:,} steps, and would have {end:,}.",
-        hint=f"{named('max_steps', 2 * step)} trains for twice as many steps in total, "
-        f"{named('minutes', 10)} for ten more minutes.",
-    )
-
-
 class NotFiniteError(ArithmeticError):
     """The loss or a gradient is NaN or infinite; the message says which. No weight has changed."""
 
@@ -235,7 +185,7 @@ class Update:
         without changing any weight."""
         seed_noise(self.device, self.options.seed, step)
         inputs, targets = (tensor.to(self.device) for tensor in self.objective.window(step))
-        self.state = self.objective.carried(step, self.model.initial_state(inputs.shape[1]), self.state)
+        self.state = self.objective.window_state(step, self.model.initial_state(inputs.shape[1]), self.state)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"]
         loss, state = self._backward(step, inputs, targets)

@@ -1,8 +1,7 @@
-"""One dial: from minutes to a tokenizer, sizes and a number of steps, by measuring this machine.
+"""Plan sizes, learning rate and steps from a time, by benchmarking this machine.
 
-Whatever the user gives is kept; the plan fills in the rest, in which precision and whether compiled included, and
-returns options without gaps. From then on training is a function of those options alone: time decides nothing any
-more.
+Given options are kept; the plan fills in all others. From then on training is a function of the options alone, and
+time decides nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import math
 import platform
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -29,93 +28,6 @@ from textgen.tasks import QUICK_LOOK, TrainOptions, check_training, refuse_empty
 from textgen.tasks.data import TaskData
 from textgen.training.guards import enough_memory
 from textgen.training.optimization import Update
-
-PROBE_SECONDS, LONGEST_PROBE = 4.0, 12.0
-PROBE_SHARE = 0.02
-"""How long all variants of a step are measured in total: this share of a run, within these bounds, since other
-processes may slow a machine down for seconds."""
-
-PRECISION_GAIN = 0.9
-"""bfloat16 is used only if a step takes at most this share of the time, to justify the rounding."""
-
-COMPILE_SECONDS = 120.0
-"""A shorter run ends before compilation pays off."""
-
-COMPILE_GAIN = 0.97
-"""Compilation is used only if a step takes at most this share of the time, since it changes the last bits."""
-
-
-class Machine(Protocol):
-    """What the plan needs to know about the machine."""
-
-    def parameters(self, config: ModelConfig) -> int:
-        """The number of weights of a model."""
-
-    def can_compile(self, config: ModelConfig) -> bool:
-        """Whether compilation might make this model faster here."""
-
-    def can_round(self) -> bool:
-        """Whether matrix products in bfloat16 might be faster here."""
-
-    def step_seconds(
-        self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool = False, dtype: str = "float32"
-    ) -> float:
-        """The seconds of one training step, measured for about `seconds`, without compile time."""
-
-
-def rough_seconds(options: TrainOptions, config: ModelConfig, machine: Machine, probe: float) -> float:
-    """The seconds of an eager step in the faster of the allowed precisions, for a first estimate."""
-    precisions = _precisions(options, machine)
-    return min(machine.step_seconds(config, options, probe / len(precisions), dtype=dtype) for dtype in precisions)
-
-
-def with_fastest_step(
-    options: TrainOptions, config: ModelConfig, machine: Machine, deadline: float
-) -> tuple[TrainOptions, float, str | None]:
-    """The options with a precision and a choice about compilation, the seconds of a step, and the error of a compiler
-    that does not work.
-
-    All allowed variants are measured. Compilation is tried only if enough time is left until the deadline for it to pay
-    off; compile time counts against the deadline.
-    """
-    left = deadline - time.monotonic()
-    in_time = left >= COMPILE_SECONDS
-    is_open = options.compile is None and in_time and machine.can_compile(config)
-    ways = [(way, dtype) for way in ((False, True) if is_open else (bool(options.compile),))
-            for dtype in _precisions(options, machine)]  # fmt: skip
-    probe = min(max(PROBE_SECONDS, PROBE_SHARE * left), LONGEST_PROBE) / len(ways)
-    measured: dict[tuple[bool, str], float] = {}
-    fault = None
-    for compiled, dtype in ways:
-        try:
-            measured[compiled, dtype] = machine.step_seconds(config, options, probe, compiled=compiled, dtype=dtype)
-        except CompilerError as error:
-            if not is_open:
-                raise
-            fault = str(error)
-    compiled, dtype = min(measured, key=lambda way: measured[way] / _worth(*way))
-    return replace(options, compile=compiled, dtype=dtype), measured[compiled, dtype], fault
-
-
-def compiler_fault(options: TrainOptions, config: ModelConfig, machine: Machine) -> str | None:
-    """The error of a compiler that does not work, found by running a few compiled steps; None if it works."""
-    try:
-        machine.step_seconds(config, options, 0.0, compiled=True, dtype=options.dtype or "float32")
-    except CompilerError as error:
-        return str(error)
-    return None
-
-
-def _precisions(options: TrainOptions, machine: Machine) -> tuple[str, ...]:
-    if options.dtype is not None:
-        return (options.dtype,)
-    return ("float32", "bfloat16") if machine.can_round() else ("float32",)
-
-
-def _worth(compiled: bool, dtype: str) -> float:
-    """The share of the time of an eager float32 step that this variant must stay below."""
-    return (COMPILE_GAIN if compiled else 1.0) * (PRECISION_GAIN if dtype == "bfloat16" else 1.0)
-
 
 LADDER = (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 ROUGH_SIZE = 384
@@ -146,10 +58,34 @@ CHARACTERS_PER_PARAMETER = 1.5
 MOST_PARAMETERS_PER_CHARACTER = 12
 """The largest model for a corpus, when it is read many times over."""
 
+PROBE_SECONDS, LONGEST_PROBE = 4.0, 12.0
+PROBE_SHARE = 0.02
+"""How long all variants of a step are measured in total: this share of a run, within these bounds, since other
+processes may slow a machine down for seconds."""
+
+PRECISION_GAIN = 0.9
+"""bfloat16 is used only if a step takes at most this share of the time, to justify the rounding."""
+
+COMPILE_SECONDS = 120.0
+"""A shorter run ends before compilation pays off."""
+
+COMPILE_GAIN = 0.97
+"""Compilation is used only if a step takes at most this share of the time, since it changes the last bits."""
+
+SUSTAINED = 1.06
+"""How much slower a step is during a run than when it is measured (1.01 to 1.34 times in eight runs, median 1.08, on a
+shared virtual machine)."""
+
+WARM_STEPS = 2
+"""Steps that are not timed: the first ones also allocate memory."""
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Numbers of `mallopt`'s settings, from malloc.h."""
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """What was measured and is expected, and the error of a compiler that does not work."""
+    """What was measured and is expected (None unless the plan is for a time), and the error of a broken compiler."""
 
     parameters: int
     step_seconds: float | None = None
@@ -158,7 +94,7 @@ class Estimate:
 
 
 def plan(
-    options: TrainOptions, data: TaskData, machine: Machine, deadline: float
+    options: TrainOptions, data: TaskData, machine: ThisMachine, deadline: float
 ) -> tuple[TrainOptions, ModelConfig, Estimate]:
     """Fill in the options that are not given, so that training ends when `time.monotonic` reaches `deadline`. Raises
     UsageError for conflicting options."""
@@ -166,51 +102,50 @@ def plan(
     options = data.with_defaults(_with_size(options))
     refuse_empty_parts(options)
     per_step = data.tokens_per_step(options)
-    timed = options.epochs is None and options.max_steps is None
-    hidden = options.hidden_size
-    if hidden is None and timed:
-        hidden = _hidden_size(options, data, machine, deadline)
-    config = data.config(options, hidden or 256)
-    steps, estimate = options.max_steps, Estimate(parameters := machine.parameters(config))
+    hidden, steps, seconds, fault = options.hidden_size, options.max_steps, None, None
     if options.epochs is not None:
         steps = steps_of_epochs(options.epochs, data, options)
-    if timed:
-        probed, seconds, fault = with_fastest_step(options, config, machine, deadline)
-        options = replace(options, compile=probed.compile, dtype=probed.dtype)
+    elif steps is None and hidden is None:
+        hidden = _hidden_size(options, data, machine, deadline)
+    config = data.config(options, hidden or 256)
+    parameters = machine.parameters(config)
+    if steps is None:
+        options, seconds, fault = _with_fastest_step(options, config, machine, deadline)
         steps = _steps_until(deadline, seconds, data, per_step)
         if data.most_epochs is not None:
             steps = min(steps, max(10, math.ceil(data.most_epochs * data.training_tokens / per_step)))
-        estimate = Estimate(parameters, seconds, steps * seconds, fault)
-    assert steps is not None
-    if options.compile is None:
+    elif options.compile is None:
         tried = 6 * parameters * steps * per_step >= COMPILE_WORK and machine.can_compile(config)
-        fault = compiler_fault(options, config, machine) if tried else None
+        fault = _compiler_fault(options, config, machine) if tried else None
         options = replace(options, compile=tried and fault is None)
-        estimate = replace(estimate, compiler_fault=fault)
+    estimate = Estimate(parameters, seconds, seconds and steps * seconds, fault)
     return _with_schedule(options, config, steps, steps * per_step / max(1, data.training_tokens)), config, estimate
 
 
-def _steps_until(deadline: float, seconds: float, data: TaskData, per_step: float) -> int:
-    """The number of steps of `seconds` each, with their evaluations, until the deadline."""
-    evaluated = data.held_out_tokens + EVALUATIONS * min(data.held_out_tokens, QUICK_LOOK)
-    evaluating = evaluated / per_step * EVALUATION_COST
-    return max(10, int((deadline - RESERVE_SECONDS - time.monotonic()) / seconds - evaluating))
-
-
 def more_steps(
-    options: TrainOptions, config: ModelConfig, data: TaskData, machine: Machine, deadline: float
+    options: TrainOptions, config: ModelConfig, data: TaskData, machine: ThisMachine, deadline: float
 ) -> tuple[int, float]:
     """The number of additional steps until `time.monotonic` reaches `deadline`, and the seconds of one."""
-    per_step = data.tokens_per_step(options)
-    probe = min(max(PROBE_SECONDS, PROBE_SHARE * (deadline - time.monotonic())), LONGEST_PROBE)
-    compiled, dtype = bool(options.compile), options.dtype or "float32"
-    seconds = machine.step_seconds(config, options, probe, compiled, dtype)
-    return _steps_until(deadline, seconds, data, per_step), seconds
+    probe = _probe_seconds(deadline - time.monotonic())
+    seconds = machine.step_seconds(config, options, probe, bool(options.compile), options.dtype or "float32")
+    return _steps_until(deadline, seconds, data, data.tokens_per_step(options)), seconds
 
 
 def steps_of_epochs(epochs: float, data: TaskData, options: TrainOptions) -> int:
     """The number of steps in `epochs` passes over the training part."""
     return max(1, round(epochs * data.training_tokens / data.tokens_per_step(options)))
+
+
+def steps_evaluating(held_out_tokens: int, per_step: float) -> float:
+    """The number of steps that would take as long as all evaluations of a run."""
+    evaluated = held_out_tokens + EVALUATIONS * min(held_out_tokens, QUICK_LOOK)
+    return evaluated / per_step * EVALUATION_COST
+
+
+def _steps_until(deadline: float, seconds: float, data: TaskData, per_step: float) -> int:
+    """The number of steps of `seconds` each, with their evaluations, until the deadline."""
+    evaluating = steps_evaluating(data.held_out_tokens, per_step)
+    return max(10, int((deadline - RESERVE_SECONDS - time.monotonic()) / seconds - evaluating))
 
 
 def _with_size(options: TrainOptions) -> TrainOptions:
@@ -221,7 +156,7 @@ def _with_size(options: TrainOptions) -> TrainOptions:
     return replace(options, hidden_size=options.hidden_size or hidden, num_layers=options.num_layers or layers)
 
 
-def _hidden_size(options: TrainOptions, data: TaskData, machine: Machine, deadline: float) -> int:
+def _hidden_size(options: TrainOptions, data: TaskData, machine: ThisMachine, deadline: float) -> int:
     """The size on the ladder at which the time left gives each parameter enough characters to read."""
 
     def parameters(hidden: int) -> int:
@@ -229,7 +164,9 @@ def _hidden_size(options: TrainOptions, data: TaskData, machine: Machine, deadli
 
     per_step = data.tokens_per_step(options)
     rough = data.config(options, ROUGH_SIZE)
-    seconds = rough_seconds(options, rough, machine, ROUGH_SECONDS)
+    precisions = _precisions(options, machine)
+    probe = ROUGH_SECONDS / len(precisions)
+    seconds = min(machine.step_seconds(rough, options, probe, dtype=dtype) for dtype in precisions)
     speed = parameters(ROUGH_SIZE) * per_step / seconds  # parameters x tokens per second
     characters = data.characters_per_token
     best = math.sqrt(speed * max(1.0, deadline - time.monotonic()) * characters / CHARACTERS_PER_PARAMETER)
@@ -272,15 +209,95 @@ def learning_rate(config: ModelConfig, finetuning: bool = False) -> float:
     return round(min(1e-2, usual) * (FINETUNING_RATE if finetuning else 1), 5)
 
 
-SUSTAINED = 1.06
-"""How much slower a step is during a run than when it is measured (1.01 to 1.34 times in eight runs, median 1.08, on a
-shared virtual machine)."""
+def _with_fastest_step(
+    options: TrainOptions, config: ModelConfig, machine: ThisMachine, deadline: float
+) -> tuple[TrainOptions, float, str | None]:
+    """The options with a precision and a choice about compilation, the seconds of a step, and the error of a compiler
+    that does not work.
 
-WARM_STEPS = 2
-"""Steps that are not timed: the first ones also allocate memory."""
+    All allowed variants are measured. Compilation is tried only if enough time is left until the deadline for it to pay
+    off; compile time counts against the deadline.
+    """
+    left = deadline - time.monotonic()
+    is_open = options.compile is None and left >= COMPILE_SECONDS and machine.can_compile(config)
+    ways = [(way, dtype) for way in ((False, True) if is_open else (bool(options.compile),))
+            for dtype in _precisions(options, machine)]  # fmt: skip
+    probe = _probe_seconds(left) / len(ways)
+    measured: dict[tuple[bool, str], float] = {}
+    fault = None
+    for compiled, dtype in ways:
+        try:
+            measured[compiled, dtype] = machine.step_seconds(config, options, probe, compiled=compiled, dtype=dtype)
+        except CompilerError as error:
+            if not is_open:
+                raise
+            fault = str(error)
+    compiled, dtype = min(measured, key=lambda way: measured[way] / _worth(*way))
+    return replace(options, compile=compiled, dtype=dtype), measured[compiled, dtype], fault
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Numbers of `mallopt`'s settings, from malloc.h."""
+
+def _probe_seconds(left: float) -> float:
+    """How long to measure a step in a run of this length."""
+    return min(max(PROBE_SECONDS, PROBE_SHARE * left), LONGEST_PROBE)
+
+
+def _compiler_fault(options: TrainOptions, config: ModelConfig, machine: ThisMachine) -> str | None:
+    """The error of a compiler that does not work, found by running a few compiled steps; None if it works."""
+    try:
+        machine.step_seconds(config, options, 0.0, compiled=True, dtype=options.dtype or "float32")
+    except CompilerError as error:
+        return str(error)
+    return None
+
+
+def _precisions(options: TrainOptions, machine: ThisMachine) -> tuple[str, ...]:
+    if options.dtype is not None:
+        return (options.dtype,)
+    return ("float32", "bfloat16") if machine.can_round() else ("float32",)
+
+
+def _worth(compiled: bool, dtype: str) -> float:
+    """The share of the time of an eager float32 step that this variant must stay below."""
+    return (COMPILE_GAIN if compiled else 1.0) * (PRECISION_GAIN if dtype == "bfloat16" else 1.0)
+
+
+class ThisMachine:
+    """What the plan needs to know about this machine, measured on the data that will be trained on."""
+
+    def __init__(self, data: TaskData, device: str) -> None:
+        self._data = data
+        self._device = device
+
+    def parameters(self, config: ModelConfig) -> int:
+        """The number of weights of a model."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in make_model(config).parameters())
+
+    def can_compile(self, config: ModelConfig) -> bool:
+        """Whether compilation might make this model faster here."""
+        with torch.device("meta"):
+            return self._device == "cpu" and compiler() is not None and bool(compilable(make_model(config)))
+
+    def can_round(self) -> bool:
+        """Whether matrix products in bfloat16 might be faster here."""
+        return self._device == "cpu" and has_bfloat16()
+
+    def step_seconds(
+        self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool = False, dtype: str = "float32"
+    ) -> float:
+        """The seconds of one training step, measured for about `seconds`, without compile time."""
+        model = make_model(config)
+        for cell in compilable(model):
+            cell.compiled = compiled
+        update = Update(self._data.objective(options), model, replace(options, dtype=dtype), self._device)
+        times: list[float] = []
+        while len(times) < WARM_STEPS + 3 or sum(times) < seconds:
+            began = time.perf_counter()
+            with enough_memory(model, options):
+                update.take(len(times), learning_rate=0.0)
+            times.append(time.perf_counter() - began)
+        settled = times[WARM_STEPS:]
+        return SUSTAINED * sum(settled) / len(settled)
 
 
 def choose_device(name: str) -> str:
@@ -317,39 +334,3 @@ def keep_memory() -> None:
 def compilable(model: Model) -> list[GatedCell]:
     """The cells of a model that run through `GatedCell`'s engine."""
     return [cell for cell in model.modules() if isinstance(cell, GatedCell) and type(cell).forward is GatedCell.forward]
-
-
-class ThisMachine:
-    """Measures training steps for the plan (`textgen.training.planner.Machine`), on the data that will be trained
-    on."""
-
-    def __init__(self, data: TaskData, device: str) -> None:
-        self._data = data
-        self._device = device
-
-    def parameters(self, config: ModelConfig) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in make_model(config).parameters())
-
-    def can_compile(self, config: ModelConfig) -> bool:
-        with torch.device("meta"):
-            return self._device == "cpu" and compiler() is not None and bool(compilable(make_model(config)))
-
-    def can_round(self) -> bool:
-        return self._device == "cpu" and has_bfloat16()
-
-    def step_seconds(
-        self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool = False, dtype: str = "float32"
-    ) -> float:
-        model = make_model(config)
-        for cell in compilable(model):
-            cell.compiled = compiled
-        update = Update(self._data.objective(options), model, replace(options, dtype=dtype), self._device)
-        times: list[float] = []
-        while len(times) < WARM_STEPS + 3 or sum(times) < seconds:
-            began = time.perf_counter()
-            with enough_memory(model, options):
-                update.take(len(times), learning_rate=0.0)
-            times.append(time.perf_counter() - began)
-        settled = times[WARM_STEPS:]
-        return SUSTAINED * sum(settled) / len(settled)

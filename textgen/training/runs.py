@@ -1,9 +1,7 @@
-"""Run folders: created, committed, checkpointed and read back; and what a run's bits depend on.
+"""Run folders: creating them, saving and loading checkpoints, and recording what a run's bits depend on.
 
-A run folder is a model folder from its first second: configuration, tokenizer and arguments are committed before
-step 1, the best weights replace each other in `model.safetensors`, and `checkpoint-N/` holds all that is needed to
-go on. Weights and training state are safetensors and JSON; nothing is pickled and nothing that is read is run.
-Versions, threads and processor are recorded when a run begins and compared when it is resumed.
+A run folder is a model folder from the start: configuration, tokenizer and arguments are committed before step 1, the
+best weights so far are in `model.safetensors`, and `checkpoint-N/` holds everything that is needed to continue.
 """
 
 from __future__ import annotations
@@ -15,99 +13,43 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from textgen import __version__, plugins, storage
 from textgen.cells.engine import State, compiler, compiler_version
-from textgen.data.sources import lasting
+from textgen.data.encodings import choosing
+from textgen.data.recipes import Progress
+from textgen.data.sources import gone, lasting
+from textgen.data.store import no_progress
 from textgen.errors import TextgenError
 from textgen.model import CONFIG, WEIGHTS, ModelConfig
 from textgen.model.weights import model_tensors, pack, unpack
 from textgen.options import changed, named
-from textgen.storage import filesystem, log_lines
+from textgen.storage import ARGUMENTS, METRICS, TOKENS, UNFINISHED, filesystem, log_lines
 from textgen.storage.filesystem import UNFINISHED
-from textgen.tasks import LANGUAGE, TrainOptions
+from textgen.tasks import LANGUAGE, TrainOptions, options_for, task_of
 from textgen.tasks.data import TaskData
 from textgen.training.planner import Estimate
 
-PACKAGES = ("torch", "numpy", "sentencepiece")
-
-
-def versions(threads: int, cells: Sequence[str] = ()) -> dict[str, Any]:
-    """Versions, threads and processor; for each cell, its package."""
-    packages = {name: metadata.version(name) for name in PACKAGES} | {"torch": str(torch.__version__)}
-    owners = {f"package of {cell}": plugins.owner(cell) for cell in cells}
-    return {
-        "textgen": __version__,
-        **packages,
-        "python": platform.python_version(),
-        **{name: f"{owner.distribution} {owner.version}" for name, owner in owners.items()},
-        "processor": f"{processor()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": threads,
-    }
-
-
-def processor() -> str:
-    """The name of the processor, or its architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return " ".join([platform.machine(), next(names, platform.processor())]).strip()
-
-
-def compiled_with(options: TrainOptions) -> dict[str, Any]:
-    """The version of the compiler, if cells are compiled. Raises TextgenError without a C++ compiler."""
-    if not options.compile:
-        return {}
-    if compiler() is None:
-        raise TextgenError(
-            "this run compiles its cells, but this machine has no C++ compiler.",
-            hint="install g++, or train a new run with --no-compile.",
-        )
-    return {"compiler": compiler_version()}
-
-
-def made_with(options: TrainOptions) -> dict[str, Any]:
-    """Everything recorded for a run with these options."""
-    return versions(options.threads or 1, [options.cell]) | _task_package(options) | compiled_with(options)
-
-
-def _task_package(options: TrainOptions) -> dict[str, str]:
-    """The package of the task, if another one than ours brings it."""
-    owner = plugins.owner(options.task or LANGUAGE, "tasks")
-    ours = owner.distribution == plugins.OWN_DISTRIBUTION
-    return {} if ours else {f"package of task {owner.name}": f"{owner.distribution} {owner.version}"}
-
-
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The differences, one sentence each."""
-    return [
-        f"{name} is now {now.get(name, 'none')}, it was {then}: the quality will be the same, but not every bit."
-        for name, then in before.items()
-        if now.get(name) != then
-    ]
-
-
-def refuse_other_data(recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Raise TextgenError if the corpus now gives different tokens or numbers than at the start of the run."""
-    other = [name for name, digest in recorded.items() if found.get(name) != digest]
-    if other:
-        raise TextgenError(
-            f"the corpus gives different tokens than when this run began ({', '.join(other)} differ in SHA-256).",
-            hint="train a new run.",
-        )
-
-
-ARGUMENTS = "training_args.json"
-METRICS = "metrics.jsonl"
 STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
 AVERAGE = "average/"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+RUNS = Path("runs")
+"""The default parent folder of runs. In a folder of this name, the file `latest` names the most recent run."""
+
+LONGEST_NAME = 1024
+"""The maximum size of the file `latest`, in bytes: the name of a folder and a line end."""
+
+PACKAGES = ("torch", "numpy", "sentencepiece")
+"""Packages whose versions are recorded for a run."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +64,6 @@ class Checkpoint:
     average: dict[str, Tensor] = field(default_factory=dict)
 
 
-class FolderTakenError(TextgenError):
-    """The folder of a new run exists already."""
-
-
 class Run:
     """A run folder."""
 
@@ -134,16 +72,13 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, contents: Mapping[str, bytes]) -> Run:
-        """Commit a new run folder with everything known before step 1. Raises FolderTakenError if it exists."""
+        """Commit a new run folder with everything known before step 1. Raises TextgenError if it exists."""
         try:
             with filesystem.new_folder(folder) as new:
                 for name, content in contents.items():
                     new.write(name, content)
         except FileExistsError:
-            raise FolderTakenError(
-                f"{str(folder)!r} exists already.",
-                hint=f"--resume continues it, {named('overwrite_output_dir')} replaces it.",
-            ) from None
+            raise _occupied(folder) from None
         return cls(folder)
 
     def arguments(self) -> dict[str, Any]:
@@ -164,8 +99,7 @@ class Run:
 
     def checkpoints(self) -> list[int]:
         """The steps of the committed checkpoints, oldest first."""
-        found = (_CHECKPOINT.fullmatch(path.name) for path in self.folder.iterdir() if path.is_dir())
-        return sorted(int(match.group(1)) for match in found if match)
+        return [int(path.name.rpartition("-")[2]) for path in storage.checkpoints(self.folder)]
 
     def save(self, checkpoint: Checkpoint, keep: int) -> Path:
         """Commit a checkpoint and the metrics so far; then remove the oldest checkpoints beyond `keep`."""
@@ -190,9 +124,8 @@ class Run:
         tensors = unpack(read[OPTIMIZER], str(folder / OPTIMIZER))
         names = sorted(key for key in tensors if key.startswith("hidden/"))
         hidden = tuple(tensors.pop(f"hidden/{k}") for k in range(len(names)))
-        average = {key: tensors.pop(key) for key in list(tensors) if key.startswith(AVERAGE)}
+        average = {key.removeprefix(AVERAGE): tensors.pop(key) for key in list(tensors) if key.startswith(AVERAGE)}
         state = storage.parse_json(read[STATE], str(folder / STATE))
-        average = {key.removeprefix(AVERAGE): tensor for key, tensor in average.items()}
         return Checkpoint(step, unpack(read[WEIGHTS], str(folder / WEIGHTS)), tensors, hidden, state, average)
 
     def latest(self) -> tuple[Checkpoint | None, list[TextgenError]]:
@@ -237,11 +170,44 @@ def _is_metric_up_to(step: int, line: bytes) -> bool:
         return False
 
 
-RUNS = Path("runs")
-"""The default parent folder of runs. In a folder of this name, the file `latest` names the most recent run."""
+def create_run(
+    folder: Path,
+    paths: Sequence[str],
+    options: TrainOptions,
+    config: ModelConfig,
+    data: TaskData,
+    arguments: Mapping[str, Any],
+    step: Mapping[str, bytes],
+) -> Run:
+    """Commit the run folder with everything that is decided before step 1; `step` is the file of the stored step.
 
-LONGEST_NAME = 1024
-"""The maximum size of the file `latest`, in bytes: the name of a folder and a line end."""
+    If the folder was chosen automatically and another process has created it in the meantime, the next free one is
+    used.
+    """
+    refuse_occupied(options, paths)  # again: another process may have created it during planning
+    if options.overwrite_output_dir and (folder / ARGUMENTS).exists():
+        with filesystem.lock(folder):
+            filesystem.remove_folder(folder)
+    elif options.output_dir is not None and folder.exists():
+        folder.rmdir()
+    ends = {"bos_token_id": data.tokenizer.boundary, "eos_token_id": data.tokenizer.boundary} if data.tokenizer else {}
+    contents = {
+        CONFIG: filesystem.to_json({**config.to_json(), **ends}),
+        ARGUMENTS: filesystem.to_json(arguments),
+        **data.files(),
+        **step,
+    }
+    while True:
+        try:
+            run = Run.create(folder, {**contents, "README.md": data.card(config, folder.name).encode()})
+            break
+        except TextgenError:
+            if options.output_dir is not None or not folder.exists():
+                raise
+            folder = _first_free(folder.parent, folder.name.rpartition("-")[0])
+    if folder.parent.absolute().name == RUNS.name:
+        _point_to(folder)
+    return run
 
 
 def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
@@ -253,10 +219,7 @@ def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not options.overwrite_output_dir:
-        raise TextgenError(
-            f"{str(folder)!r} exists already.",
-            hint=f"--resume {folder} continues it, {named('overwrite_output_dir')} replaces it.",
-        )
+        raise _occupied(folder)
     if folder.is_symlink() or not all((folder / name).is_file() for name in (ARGUMENTS, storage.MANIFEST)):
         raise TextgenError(f"{str(folder)!r} is not a run of textgen, so it is not replaced.")
     if foreign := next(_foreign_files(folder), None):
@@ -272,6 +235,11 @@ def refuse_occupied(options: TrainOptions, paths: Sequence[str] = ()) -> None:
                            hint=f"choose another {named('output_dir')}.")  # fmt: skip
 
 
+def _occupied(folder: Path) -> TextgenError:
+    hint = f"--resume {folder} continues it, {named('overwrite_output_dir')} replaces it."
+    return TextgenError(f"{str(folder)!r} exists already.", hint=hint)
+
+
 def _foreign_files(folder: Path) -> Iterator[str]:
     """Files in a run folder that textgen did not write."""
     listed = {*storage.read_manifest(folder)["files"], storage.MANIFEST, METRICS, ".lock", "tensorboard"}
@@ -284,50 +252,6 @@ def _foreign_files(folder: Path) -> Iterator[str]:
             yield path.name
 
 
-def create_run(
-    folder: Path,
-    paths: Sequence[str],
-    asked: TrainOptions,
-    options: TrainOptions,
-    config: ModelConfig,
-    estimate: Estimate,
-    data: TaskData,
-    step: Mapping[str, bytes],
-    encodings: Mapping[str, str],
-) -> Run:
-    """Commit the run folder with everything that is decided before step 1; `step` is the file of the stored step,
-    `encodings` those that `--encoding auto` detected, by path.
-
-    If the folder was chosen automatically and another process has created it in the meantime, the next free one is
-    used.
-    """
-    refuse_occupied(options, paths)  # again: another process may have created it during planning
-    if options.overwrite_output_dir and (folder / ARGUMENTS).exists():
-        with filesystem.lock(folder):
-            filesystem.remove_folder(folder)
-    elif options.output_dir is not None and folder.exists():
-        folder.rmdir()
-    ends = {"bos_token_id": data.tokenizer.boundary, "eos_token_id": data.tokenizer.boundary} if data.tokenizer else {}
-    arguments = _arguments(paths, asked, options, estimate, data, encodings)
-    contents = {
-        CONFIG: filesystem.to_json({**config.to_json(), **ends}),
-        ARGUMENTS: filesystem.to_json(arguments),
-        **data.files(),
-        **step,
-    }
-    while True:
-        try:
-            run = Run.create(folder, {**contents, "README.md": data.card(config, folder.name).encode()})
-            break
-        except FolderTakenError:
-            if options.output_dir is not None:
-                raise
-            folder = _first_free(folder.parent, folder.name.rpartition("-")[0])
-    if folder.parent.absolute().name == RUNS.name:
-        _point_to(folder)
-    return run
-
-
 def _point_to(folder: Path) -> None:
     """Write the name of a run to the file `latest` beside it, unless that path holds something else."""
     pointer = folder.parent / "latest"
@@ -338,7 +262,7 @@ def _point_to(folder: Path) -> None:
     filesystem.write_file(pointer, (folder.name + "\n").encode())
 
 
-def _arguments(
+def arguments_of(
     paths: Sequence[str],
     asked: TrainOptions,
     options: TrainOptions,
@@ -346,6 +270,8 @@ def _arguments(
     data: TaskData,
     encodings: Mapping[str, str],
 ) -> dict[str, Any]:
+    """The content of training_args.json: `asked` are the options before planning, `encodings` those that `--encoding
+    auto` detected, by path."""
     return {
         "corpus": [lasting(path) for path in paths],
         "store": data.key,
@@ -365,7 +291,102 @@ def next_folder(root: Path, cell: str, path: str) -> Path:
 
 
 def _first_free(root: Path, stem: str) -> Path:
-    number = 1
-    while (root / f"{stem}-{number}").exists():
-        number += 1
-    return root / f"{stem}-{number}"
+    folders = (root / f"{stem}-{number}" for number in count(1))
+    return next(folder for folder in folders if not folder.exists())
+
+
+def data_of(run: Run, progress: Progress = no_progress) -> TaskData:
+    """The data of a run, created again from its corpus if it is missing. Raises TextgenError if the corpus has
+    changed."""
+    arguments, cache = run.arguments(), run.folder.parent / TOKENS
+    key, paths = arguments["store"], arguments["corpus"]
+    options = options_for(arguments["asked"])  # planned values must not change how the corpus is read
+    kind = task_of(options).data()
+    if (cache / key).is_dir():
+        try:
+            return kind.open(cache / key)
+        except storage.DamagedError:
+            if gone(paths):
+                raise
+    elif lost := gone(paths):
+        raise TextgenError(f"the tokens of this run are missing from {str(cache / key)!r}, and its corpus came {lost}.")
+    with choosing(arguments.get("encodings")):
+        data = kind.prepare(paths, options, cache, progress)
+    if data.key != key:
+        raise TextgenError(
+            f"the corpus has changed since this run began ({', '.join(paths)}).", hint="train a new run."
+        )
+    return data
+
+
+def training_ids_of(folder: Path) -> npt.NDArray[np.integer]:
+    """The token ids of the training text of a run, a boundary before each document. Raises TextgenError if they are
+    missing, or if the model was not trained on text."""
+    try:
+        ids = data_of(Run(folder)).text_ids()
+    except TextgenError as error:
+        raise TextgenError(f"the training text of {str(folder)!r} is not available: {error}") from error
+    if not len(ids):
+        raise TextgenError(f"{str(folder)!r} was not trained on text.")
+    return ids
+
+
+def made_with(options: TrainOptions) -> dict[str, Any]:
+    """Everything recorded for a run with these options; the package of its task only if the task is not built in."""
+    owners = {f"package of {options.cell}": plugins.owner(options.cell)}
+    task = plugins.owner(options.task or LANGUAGE, "tasks")
+    if task.distribution != plugins.OWN_DISTRIBUTION:
+        owners[f"package of task {task.name}"] = task
+    return versions(options.threads or 1, owners) | compiled_with(options)
+
+
+def versions(threads: int, owners: Mapping[str, plugins.Entry] | None = None) -> dict[str, Any]:
+    """Versions, threads and processor, and the packages that own what a run uses."""
+    packages = {name: metadata.version(name) for name in PACKAGES} | {"torch": str(torch.__version__)}
+    return {
+        "textgen": __version__,
+        **packages,
+        "python": platform.python_version(),
+        **{name: f"{owner.distribution} {owner.version}" for name, owner in (owners or {}).items()},
+        "processor": f"{processor()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": threads,
+    }
+
+
+def processor() -> str:
+    """The name of the processor, or its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return " ".join([platform.machine(), next(names, platform.processor())]).strip()
+
+
+def compiled_with(options: TrainOptions) -> dict[str, Any]:
+    """The version of the compiler, if cells are compiled. Raises TextgenError without a C++ compiler."""
+    if not options.compile:
+        return {}
+    if compiler() is None:
+        raise TextgenError(
+            "this run compiles its cells, but this machine has no C++ compiler.",
+            hint="install g++, or train a new run with --no-compile.",
+        )
+    return {"compiler": compiler_version()}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences, one sentence each."""
+    return [
+        f"{name} is now {now.get(name, 'none')}, it was {then}: the quality will be the same, but not every bit."
+        for name, then in before.items()
+        if now.get(name) != then
+    ]
+
+
+def refuse_other_data(recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise TextgenError if the corpus now gives different tokens or numbers than at the start of the run."""
+    other = [name for name, digest in recorded.items() if found.get(name) != digest]
+    if other:
+        raise TextgenError(
+            f"the corpus gives different tokens than when this run began ({', '.join(other)} differ in SHA-256).",
+            hint="train a new run.",
+        )

@@ -1,22 +1,15 @@
-"""From a corpus and options to a run: read, plan, commit the arguments, train. `textgen.train` is all of it.
-
-A run may start from a trained model: its cell and sizes, its weights, and the vectors of each token found by the
-token's text, never by its number. A vocabulary in another order is the same vocabulary.
-"""
+"""Start, resume and extend a run, or start from a trained model. `textgen.train` is all of it."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from textgen import cells, plugins, storage
 from textgen.cells.engine import compiler
@@ -24,7 +17,6 @@ from textgen.data import SIZED, TokenizerOptions
 from textgen.data.encodings import choosing
 from textgen.data.parquet_table import corpora, is_table, spool
 from textgen.data.recipes import Progress
-from textgen.data.sources import gone
 from textgen.data.store import no_progress, tokenizer_of
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError, UsageError
@@ -32,14 +24,14 @@ from textgen.model import ModelConfig, read_config, require_model
 from textgen.model.stack import Model, keyed_seed
 from textgen.model.weights import load_weights, make_model, model_tensors
 from textgen.options import named
-from textgen.storage import filesystem
-from textgen.tasks import CHANGEABLE, DEFAULT_MINUTES, TrainOptions, check_training, options_for, task_of
+from textgen.storage import ARGUMENTS, TOKENS, filesystem
+from textgen.tasks import CHANGEABLE, DEFAULT_MINUTES, LENGTHS, TrainOptions, check_training, options_for, task_of
 from textgen.tasks.data import TaskData
 from textgen.threads import usable_cores
 from textgen.tracing import stored_step
 from textgen.training import Event, reporters
 from textgen.training.guards import refuse_small_disk
-from textgen.training.optimization import Part, extended, length_given, next_part, parts_of, refuse_no_steps
+from textgen.training.optimization import Part, next_part, parts_of
 from textgen.training.planner import (
     COMPILE_SECONDS,
     Estimate,
@@ -52,11 +44,12 @@ from textgen.training.planner import (
     steps_of_epochs,
 )
 from textgen.training.runs import (
-    ARGUMENTS,
     RUNS,
     Run,
+    arguments_of,
     changes,
     create_run,
+    data_of,
     made_with,
     next_folder,
     refuse_occupied,
@@ -65,49 +58,266 @@ from textgen.training.runs import (
 from textgen.training.trainer import Trainer
 
 INHERITED = ("hidden_size", "embedding_size", "num_layers", "residual", "layer_norm")
-Name = tuple[str, bytes, int]
+"""Options that a run takes from the model it starts from."""
 
 
 @dataclass(frozen=True)
-class Match:
-    """Which tokens of a new vocabulary exist in the old one (`rows`: their ids there), and which are new."""
+class Extension:
+    """The extension of a resumed run: the new part, the arguments to commit, and the options before it."""
 
-    rows: list[int | None]
-    new: list[str]
-
-    def __str__(self) -> str:
-        known = sum(row is not None for row in self.rows)
-        shown = " ".join(map(repr, self.new[:12])) + (" ..." if len(self.new) > 12 else "")
-        return f"{known:,} of {len(self.rows):,} tokens are known" + (f"; new: {shown}" if self.new else "")
+    part: Part
+    arguments: dict[str, Any]
+    before: TrainOptions
 
 
-def names(tokenizer: Tokenizer) -> list[Name]:
-    """A name for each token that does not depend on its id: its role, or its bytes and a count among tokens with the
-    same bytes."""
-    roles = {tokenizer.boundary: "boundary", **{i: f"unsampled {k}" for k, i in enumerate(tokenizer.unsampled)}}
-    met: Counter[bytes] = Counter()
-    found: list[Name] = []
-    for number, content in enumerate(tokenizer.token_bytes):
-        met[content] += number not in roles
-        found.append((roles.get(number, "text"), content, 0 if number in roles else met[content]))
-    return found
+@dataclass
+class Training:
+    """A training session, ready to run: the trainer and everything decided so far."""
+
+    trainer: Trainer
+    run: Run
+    data: TaskData
+    config: ModelConfig
+    options: TrainOptions
+    estimate: Estimate
+    versions: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    encodings: list[str] = field(default_factory=list)
+    """The encodings that `--encoding auto` detected, one phrase each."""
+    extension: Extension | None = None
+
+    def events(self) -> Generator[Event, None, None]:
+        """Train while holding the lock of the run folder; yields events. Raises TextgenError if another process holds
+        it."""
+        with filesystem.lock(self.run.folder):
+            self._refuse_another()
+            filesystem.clean(self.run.folder)
+            self.run.go_back_to(self.trainer.progress.step)
+            if self.extension:
+                self.run.commit_arguments(self.extension.arguments)
+            with reporters(self.options.report_to, self.run.folder) as report, plugins.blamed():
+                for event in self.trainer.run():
+                    report(event)
+                    yield event
+
+    def _refuse_another(self) -> None:
+        """Raise TextgenError if another process has replaced the run in this folder."""
+        arguments = self.run.arguments()
+        there = options_for(arguments["options"])
+        known = self.extension.before if self.extension else self.options
+        there = replace(there, **{name: getattr(known, name) for name in CHANGEABLE})
+        if there != known or arguments["store"] != self.data.key:
+            raise TextgenError(f"another process has replaced the run in {str(self.run.folder)!r}.")
 
 
-def match(new: Tokenizer, old: Tokenizer, more: int = 0, more_old: int = 0) -> Match:
-    """Match every token of a new vocabulary to an old one. Raises TextgenError if the tokenizers are of different
-    kinds.
+def train(corpus: Any, **options: Any) -> Path:
+    """Train a model and return its folder, ready for `textgen.load`.
 
-    `more` is the number of extra ids (separators) after those of the new tokenizer, `more_old` after the old ones.
+    `corpus` is a file, a folder, a table in memory (a frame of pandas or polars, a table of pyarrow, a data set of
+    `datasets`), or a list of those. Options are the fields of `textgen.tasks.TrainOptions` and of the task's own
+    class, such as `textgen.tasks.language.options.LanguageOptions`; those not given are planned so that the call takes
+    `minutes` (default 5). Raises TextgenError in one sentence that names the parameter; PluginError, its cause the
+    original exception, where the code of a plugin's cell fails.
+
+    Example:
+        >>> folder = train("notes.txt", cell="gru", minutes=10)          # doctest: +SKIP
     """
-    if new.kind != old.kind:
-        raise TextgenError(
-            f"{named('init_from')} has a {old.kind} tokenizer; {new.kind} tokens cannot be matched with it."
+    began, apart = time.monotonic(), options.get("validation_file")
+    held_out = spool(apart) if is_table(apart) else None
+    asked = options_for({**options, "validation_file": None} if held_out else options)
+    asked = replace(asked, validation_file=held_out) if held_out else asked
+    session = start(corpora("corpus", corpus), asked, began)
+    for _ in session.events():
+        pass
+    return session.run.folder
+
+
+@plugins.blamed()
+def start(
+    paths: Sequence[str],
+    options: TrainOptions,
+    began: float,
+    progress: Progress = no_progress,
+    dry_run: bool = False,
+) -> Training:
+    """Prepare a new run; `began` is when the command started, on the clock of `time.monotonic`.
+
+    A dry run plans but does not create the run's folder.
+    """
+    check_training(options)
+    asked = options = replace(_with_cell_options(inherited(options)), task=task_of(options).name)
+    device = choose_device(options.device)
+    torch.set_num_threads(threads := options.threads or usable_cores())
+    root = Path(options.output_dir).parent if options.output_dir else RUNS
+    refuse_occupied(options, paths)
+    with choosing() as encodings:
+        data = task_of(options).data().prepare(list(paths), options, root / TOKENS, progress)
+    deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
+    options, config, estimate = plan(replace(options, threads=threads), data, ThisMachine(data, device), deadline)
+    owner = plugins.owner(options.cell)
+    config = replace(
+        config,
+        cell_distribution=owner.distribution,
+        cell_version=owner.version,
+        reading=task_of(options).remembered(list(paths), options),
+    )
+    objective = data.objective(options)
+    folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
+    model, match = initial_model(config, data.tokenizer, options)
+    refuse_small_disk(folder, model, options, kept=0)
+    stored = data.tokenizer is not None and not dry_run
+    step, warnings = stored_step(model, config.cell) if stored else ({}, [])
+    run = Run(folder)
+    if not dry_run:
+        arguments = arguments_of(paths, asked, options, estimate, data, encodings.lasting())
+        run = create_run(folder, paths, options, config, data, arguments, step)
+    trainer, made = Trainer(run, objective, model, options, device), made_with(options)
+    missed = precision_missed(options, device) + _compiler_missed(model, options.cell, estimate)
+    warnings = [*warnings, *missed, *objective.warnings()]
+    notes = [f"{options.init_from}: {match}"] if match else []
+    return Training(trainer, run, data, config, options, estimate, made, warnings, notes, encodings.described())
+
+
+def _with_cell_options(options: TrainOptions) -> TrainOptions:
+    """The options with all options of the cell, checked. Raises UsageError or PluginError."""
+    cell = plugins.cell(options.cell)
+    if options.weight_drop and getattr(cell, "recurrent", None) is None:
+        raise UsageError(f"{named('weight_drop')} needs a cell with a recurrent matrix; {options.cell!r} has none.")
+    return replace(options, cell_options=cells.parse(cell, options.cell, options.cell_options))
+
+
+def initial_model(
+    config: ModelConfig, tokenizer: Tokenizer | None, options: TrainOptions
+) -> tuple[Model, Match | None]:
+    """The model at step 0: its weights drawn from the seed, or copied from the model that training starts from."""
+    torch.manual_seed(keyed_seed(options.seed, "weights"))
+    model = make_model(config)
+    for cell in compilable(model):
+        cell.compiled = bool(options.compile)
+    match = adopt(model, config, tokenizer, options.init_from) if options.init_from and tokenizer else None
+    return model, match
+
+
+def _compiler_missed(model: Model, cell: str, estimate: Estimate) -> list[str]:
+    """A warning if a run is long enough for compilation, but the compiler is missing or does not work."""
+    if estimate.compiler_fault:
+        return [f"The C++ compiler does not work: {cell} trains, but up to a third slower; {estimate.compiler_fault}"]
+    if (estimate.train_seconds or 0) > COMPILE_SECONDS and compilable(model) and compiler() is None:
+        return [f"There is no C++ compiler here: {cell} trains, but up to a third slower."]
+    return []
+
+
+@plugins.blamed()
+def resume(
+    folder: Path, given: Mapping[str, Any], progress: Progress = no_progress, began: float | None = None
+) -> Training:
+    """Prepare to continue a run from its newest intact checkpoint, or from the start if it has none.
+
+    `given` are the options given now; only some may change. A length extends or shortens the run, with a new
+    learning-rate schedule: `max_steps` and `epochs` apply to the whole run, `minutes` count from `began`, on the clock
+    of `time.monotonic`. Raises UsageError for other options, TextgenError if the corpus has changed.
+    """
+    began = time.monotonic() if began is None else began
+    run = Run(folder)
+    if not (folder / ARGUMENTS).is_file():
+        raise TextgenError(f"there is no run to resume in {str(folder)!r}.", hint="train one: textgen train FILE")
+    arguments = run.arguments()
+    given = _within(folder, given)
+    length = _length_given(given, options_for(arguments["options"]))
+    options = _resumed_options(arguments["options"], {n: v for n, v in given.items() if not length or n != length[0]})
+    device = choose_device(options.device)
+    torch.set_num_threads(options.threads or usable_cores())
+    data = data_of(run, progress)
+    refuse_other_data(arguments.get("digests", {}), data.digests())
+    config = read_config(folder)
+    checkpoint, wrong = run.latest()
+    begun_from = None if checkpoint else options.init_from  # a checkpoint has its own weights
+    options_then = replace(options, init_from=begun_from)
+    model, _ = initial_model(config, data.tokenizer, options_then)
+    trainer = Trainer(run, data.objective(options), model, options_then, device)
+    refuse_small_disk(folder, model, options, kept=len(run.checkpoints()))
+    instead = "An older checkpoint is used." if checkpoint else "The run starts again from step 0."
+    warnings = [f"{error} {instead}" for error in wrong]
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    now = made_with(options)
+    warnings += precision_missed(options, device) + changes(arguments["made_with"], now)
+    session = Training(trainer, run, data, config, options, Estimate(**arguments["estimate"]), now, warnings)
+    trainer.follow(parts_of(options, arguments))
+    if length is not None:
+        _extend(session, arguments, length, began)
+    return session
+
+
+def _within(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given on resume, without the folder. Raises UsageError for another folder, or if it is to be
+    replaced."""
+    given = dict(given)
+    if given.pop("overwrite_output_dir", False):
+        raise UsageError(f"--resume and {named('overwrite_output_dir')} exclude each other.")
+    other = given.pop("output_dir", None)
+    if other is not None and Path(other).resolve() != folder.resolve():
+        raise UsageError(f"{named('output_dir', other)} cannot change on --resume (the run is in {str(folder)!r}).")
+    return given
+
+
+def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> TrainOptions:
+    before = options_for(stored)
+    if again := given.get("cell_options"):
+        parsed = cells.parse(plugins.cell(before.cell), before.cell, again)
+        given = {**given, "cell_options": {**before.cell_options, **{name: parsed[name] for name in again}}}
+    options = options_for({**stored, **given, "task": before.task})
+    for name, value in given.items():
+        has, wanted = getattr(before, name), value if name == "task" else getattr(options, name)
+        if name not in CHANGEABLE and value != has != wanted:
+            raise UsageError(
+                f"{named(name, str(value))} cannot change on --resume (the run has {has}).",
+                hint=f"leave it out, or start a new run from these weights with {named('init_from', 'RUN')}.",
+            )
+    return options
+
+
+def _length_given(given: Mapping[str, Any], options: TrainOptions) -> tuple[str, float] | None:
+    """The one length option given on resume that changes the plan; `minutes` always does. Raises UsageError for
+    several."""
+    lengths = {name: given[name] for name in LENGTHS if given.get(name) is not None}
+    if len(lengths) > 1:
+        first, second, *_ = map(named, lengths)
+        raise UsageError(f"{first} and {second} exclude each other; give one of them.")
+    changed = ((name, value) for name, value in lengths.items() if name == "minutes" or getattr(options, name) != value)
+    return next(changed, None)
+
+
+def _extend(session: Training, arguments: Mapping[str, Any], length: tuple[str, float], began: float) -> None:
+    """Add a part to a resumed session; `length` is the option that sets where it ends, and its value. Raises UsageError
+    if it would have no step."""
+    trainer, options, data = session.trainer, session.options, session.data
+    step, seconds = trainer.progress.step, None
+    name, value = length
+    if name == "minutes":
+        machine = ThisMachine(data, str(trainer.update.device))
+        more, seconds = more_steps(options, session.config, data, machine, began + 60 * value)
+        end = step + more
+    else:
+        end = int(value) if name == "max_steps" else steps_of_epochs(value, data, options)
+    if end <= step:
+        raise UsageError(
+            f"{named(name, f'{value:g}')} does not extend this run: it has {step:,} steps, and would have {end:,}.",
+            hint=f"{named('max_steps', 2 * step)} trains for twice as many steps in total, "
+            f"{named('minutes', 10)} for ten more minutes.",
         )
-    places = {name: number for number, name in enumerate(names(old))}
-    rows = [places.get(name) for name in names(new)]
-    unknown = [new.token_bytes[number].decode("utf-8", "replace") for number, row in enumerate(rows) if row is None]
-    separators = [old.vocab_size + k if k < more_old else None for k in range(more)]
-    return Match([*rows, *separators], [*unknown, *("separator" for row in separators if row is None)])
+    reductions = trainer.progress.reductions
+    part = next_part(trainer.parts, options.lr_scheduler, step, end, trainer.finished, reductions)
+    parts = [*(each for each in trainer.parts if each.start < step), part]
+    lengths: dict[str, Any] = {**dict.fromkeys(LENGTHS), name: value, "max_steps": end}
+    session.options = replace(options, **lengths)
+    session.estimate = replace(session.estimate, step_seconds=seconds, train_seconds=seconds and seconds * (end - step))
+    stored = replace(session.options, max_time=arguments["options"].get("max_time"))
+    new = {"options": asdict(stored), "parts": [asdict(each) for each in parts], "estimate": asdict(session.estimate)}
+    session.extension = Extension(part, {**arguments, **new}, options)
+    trainer.options = replace(session.options, init_from=trainer.options.init_from)
+    trainer.follow(parts)
 
 
 def inherited(options: TrainOptions) -> TrainOptions:
@@ -179,291 +389,51 @@ def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: st
                 continue
             source = theirs.get(name)
             if source is not None and id(tensor) in by_token:
-                source = _rows(source, matched.rows)
+                mean = source.mean(0)
+                source = torch.stack([mean if row is None else source[row] for row in matched.rows])
             if source is None or source.shape != tensor.shape:
                 raise TextgenError(f"the model in {init_from!r} does not fit: {name!r} differs.")
             tensor.copy_(source)
     return matched
 
 
-def _rows(source: Tensor, rows: list[int | None]) -> Tensor:
-    mean = source.mean(0)
-    return torch.stack([mean if row is None else source[row] for row in rows])
-
-
-CACHE = ".tokens"
-
-
 @dataclass(frozen=True)
-class Extension:
-    """The extension of a resumed run: the new part, the arguments to commit, and the options before it."""
+class Match:
+    """Which tokens of a new vocabulary exist in the old one (`rows`: their ids there), and which are new."""
 
-    part: Part
-    arguments: dict[str, Any]
-    before: TrainOptions
+    rows: list[int | None]
+    new: list[str]
 
-
-@dataclass
-class Training:
-    """A training session, ready to run: the trainer and everything decided so far."""
-
-    trainer: Trainer
-    run: Run
-    data: TaskData
-    config: ModelConfig
-    options: TrainOptions
-    estimate: Estimate
-    versions: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    encodings: list[str] = field(default_factory=list)
-    """The encodings that `--encoding auto` detected, one phrase each."""
-    extension: Extension | None = None
-
-    def events(self) -> Iterator[Event]:
-        """Train while holding the lock of the run folder; yields events. Raises TextgenError if another process holds
-        it."""
-        with filesystem.lock(self.run.folder):
-            self._refuse_another()
-            filesystem.clean(self.run.folder)
-            self.run.go_back_to(self.trainer.progress.step)
-            if self.extension:
-                self.run.commit_arguments(self.extension.arguments)
-            with reporters(self.options.report_to, self.run.folder) as report, plugins.blamed():
-                for event in self.trainer.run():
-                    report(event)
-                    yield event
-
-    def _refuse_another(self) -> None:
-        """Raise TextgenError if another process has replaced the run in this folder."""
-        arguments = self.run.arguments()
-        there = options_for(arguments["options"])
-        known = self.extension.before if self.extension else self.options
-        there = replace(there, **{name: getattr(known, name) for name in CHANGEABLE})
-        if there != known or arguments["store"] != self.data.key:
-            raise TextgenError(f"another process has replaced the run in {str(self.run.folder)!r}.")
+    def __str__(self) -> str:
+        known = sum(row is not None for row in self.rows)
+        shown = " ".join(map(repr, self.new[:12])) + (" ..." if len(self.new) > 12 else "")
+        return f"{known:,} of {len(self.rows):,} tokens are known" + (f"; new: {shown}" if self.new else "")
 
 
-def train(corpus: Any, **options: Any) -> Path:
-    """Train a model and return its folder, ready for `textgen.load`.
+def match(new: Tokenizer, old: Tokenizer, more: int = 0, more_old: int = 0) -> Match:
+    """Match every token of a new vocabulary to an old one. Raises TextgenError if the tokenizers are of different
+    kinds.
 
-    `corpus` is a file, a folder, a table in memory (a frame of pandas or polars, a table of pyarrow, a data set of
-    `datasets`), or a list of those. Options are the fields of `textgen.tasks.TrainOptions` and of the task's own
-    class, such as `textgen.tasks.language.options.LanguageOptions`; those not given are planned so that the call takes
-    `minutes` (default 5). Raises TextgenError in one sentence that names the parameter; PluginError, its cause the
-    original exception, where the code of a plugin's cell fails.
-
-    Example:
-        >>> folder = train("notes.txt", cell="gru", minutes=10)          # doctest: +SKIP
+    `more` is the number of extra ids (separators) after those of the new tokenizer, `more_old` after the old ones.
     """
-    began, apart = time.monotonic(), options.get("validation_file")
-    held_out = spool(apart) if is_table(apart) else None
-    asked = options_for({**options, "validation_file": None} if held_out else options)
-    asked = replace(asked, validation_file=held_out) if held_out else asked
-    session = start(corpora("corpus", corpus), asked, began)
-    for _ in session.events():
-        pass
-    return session.run.folder
-
-
-@plugins.blamed()
-def start(
-    paths: Sequence[str],
-    options: TrainOptions,
-    began: float,
-    progress: Progress = no_progress,
-    dry_run: bool = False,
-) -> Training:
-    """Prepare a new run; `began` is when the command started, on the clock of `time.monotonic`.
-
-    A dry run plans but does not create the run's folder.
-    """
-    check_training(options)
-    options = _with_cell_options(inherited(options))
-    device = choose_device(options.device)
-    torch.set_num_threads(threads := options.threads or usable_cores())
-    root = Path(options.output_dir).parent if options.output_dir else RUNS
-    refuse_occupied(options, paths)
-    with choosing() as encodings:
-        data = task_of(options).data().prepare(list(paths), options, root / CACHE, progress)
-    asked = options
-    machine = ThisMachine(data, device)
-    deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
-    options, config, estimate = plan(replace(options, threads=threads), data, machine, deadline)
-    owner = plugins.owner(options.cell)
-    config = replace(
-        config,
-        cell_distribution=owner.distribution,
-        cell_version=owner.version,
-        reading=task_of(options).remembered(list(paths), options),
-    )
-    objective = data.objective(options)
-    folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
-    model, match = initial_model(config, data.tokenizer, options)
-    refuse_small_disk(folder, model, options, kept=0)
-    stored = data.tokenizer is not None and not dry_run
-    step, warnings = stored_step(model, config.cell) if stored else ({}, [])
-    run = Run(folder)
-    if not dry_run:
-        run = create_run(folder, paths, asked, options, config, estimate, data, step, encodings.lasting())
-    trainer, made = Trainer(run, objective, model, options, device), made_with(options)
-    missed = precision_missed(options, device) + _compiler_missed(model, options.cell, estimate)
-    warnings = [*warnings, *missed, *objective.warnings()]
-    notes = [f"{options.init_from}: {match}"] if match else []
-    return Training(trainer, run, data, config, options, estimate, made, warnings, notes, encodings.described())
-
-
-def _compiler_missed(model: Model, cell: str, estimate: Estimate) -> list[str]:
-    """A warning if a run is long enough for compilation, but the compiler is missing or does not work."""
-    if estimate.compiler_fault:
-        return [f"The C++ compiler does not work: {cell} trains, but up to a third slower; {estimate.compiler_fault}"]
-    if (estimate.train_seconds or 0) > COMPILE_SECONDS and compilable(model) and compiler() is None:
-        return [f"There is no C++ compiler here: {cell} trains, but up to a third slower."]
-    return []
-
-
-def _with_cell_options(options: TrainOptions) -> TrainOptions:
-    """The options with all options of the cell, checked. Raises UsageError or PluginError."""
-    cell = plugins.cell(options.cell)
-    if options.weight_drop and getattr(cell, "recurrent", None) is None:
-        raise UsageError(f"{named('weight_drop')} needs a cell with a recurrent matrix; {options.cell!r} has none.")
-    return replace(options, cell_options=cells.parse(cell, options.cell, options.cell_options))
-
-
-def initial_model(
-    config: ModelConfig, tokenizer: Tokenizer | None, options: TrainOptions
-) -> tuple[Model, Match | None]:
-    """The model at step 0: its weights drawn from the seed, or copied from the model that training starts from."""
-    torch.manual_seed(keyed_seed(options.seed, "weights"))
-    model = make_model(config)
-    for cell in compilable(model):
-        cell.compiled = bool(options.compile)
-    match = adopt(model, config, tokenizer, options.init_from) if options.init_from and tokenizer else None
-    return model, match
-
-
-@plugins.blamed()
-def resume(
-    folder: Path, given: Mapping[str, Any], progress: Progress = no_progress, began: float | None = None
-) -> Training:
-    """Prepare to continue a run from its newest intact checkpoint, or from the start if it has none.
-
-    `given` are the options given now; only some may change. A length extends or shortens the run, with a new
-    learning-rate schedule: `max_steps` and `epochs` apply to the whole run, `minutes` count from `began`, on the clock
-    of `time.monotonic`. Raises UsageError for other options, TextgenError if the corpus has changed.
-    """
-    began = time.monotonic() if began is None else began
-    run = Run(folder)
-    if not (folder / ARGUMENTS).is_file():
-        raise TextgenError(f"there is no run to resume in {str(folder)!r}.", hint="train one: textgen train FILE")
-    arguments = run.arguments()
-    given = _within(folder, given)
-    length = length_given(given, options_for(arguments["options"]))
-    options = _resumed_options(arguments["options"], {n: v for n, v in given.items() if not length or n != length[0]})
-    device = choose_device(options.device)
-    torch.set_num_threads(options.threads or usable_cores())
-    data = data_of(run, progress)
-    refuse_other_data(arguments.get("digests", {}), data.digests())
-    config = read_config(folder)
-    checkpoint, wrong = run.latest()
-    begun_from = None if checkpoint else options.init_from  # a checkpoint has its own weights
-    options_then = replace(options, init_from=begun_from)
-    model, _ = initial_model(config, data.tokenizer, options_then)
-    trainer = Trainer(run, data.objective(options), model, options_then, device)
-    refuse_small_disk(folder, model, options, kept=len(run.checkpoints()))
-    instead = "An older checkpoint is used." if checkpoint else "The run starts again from step 0."
-    warnings = [f"{error} {instead}" for error in wrong]
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    now = made_with(options)
-    warnings += precision_missed(options, device) + changes(arguments["made_with"], now)
-    session = Training(trainer, run, data, config, options, Estimate(**arguments["estimate"]), now, warnings)
-    trainer.follow(parts_of(arguments, options))
-    if length is not None:
-        _extend(session, arguments, length, began)
-    return session
-
-
-def _extend(session: Training, arguments: Mapping[str, Any], length: tuple[str, float], began: float) -> None:
-    """Add a part of this length to a resumed session. Raises UsageError if it would have no step."""
-    trainer, options, data = session.trainer, session.options, session.data
-    step, seconds = trainer.progress.step, None
-    name, value = length
-    if name == "minutes":
-        machine = ThisMachine(data, str(trainer.update.device))
-        more, seconds = more_steps(options, session.config, data, machine, began + 60 * value)
-        end = step + more
-    else:
-        end = int(value) if name == "max_steps" else steps_of_epochs(value, data, options)
-    refuse_no_steps(length, step, end)
-    part = next_part(trainer.parts, options, step, end, trainer.finished, trainer.progress.reductions)
-    kept = [each for each in trainer.parts if each.start < step]
-    session.options, content = extended(arguments, options, [*kept, part], length)
-    estimate = replace(session.estimate, step_seconds=seconds, train_seconds=seconds and seconds * (end - step))
-    session.estimate = estimate
-    session.extension = Extension(part, {**content, "estimate": asdict(estimate)}, options)
-    trainer.options = replace(session.options, init_from=trainer.options.init_from)
-    trainer.follow([*kept, part])
-
-
-def _within(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options given on resume, without the folder. Raises UsageError for another folder, or if it is to be
-    replaced."""
-    given = dict(given)
-    if given.pop("overwrite_output_dir", False):
-        raise UsageError(f"--resume and {named('overwrite_output_dir')} exclude each other.")
-    other = given.pop("output_dir", None)
-    if other is not None and Path(other).resolve() != folder.resolve():
-        raise UsageError(f"{named('output_dir', other)} cannot change on --resume (the run is in {str(folder)!r}).")
-    return given
-
-
-def _resumed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> TrainOptions:
-    before = options_for(stored)
-    if again := given.get("cell_options"):
-        parsed = cells.parse(plugins.cell(before.cell), before.cell, again)
-        given = {**given, "cell_options": {**before.cell_options, **{name: parsed[name] for name in again}}}
-    options = options_for({**stored, **given, "task": before.task})
-    for name, value in given.items():
-        if name not in CHANGEABLE and value != getattr(before, name) != getattr(options, name, value):
-            raise UsageError(
-                f"{named(name, str(value))} cannot change on --resume (the run has {getattr(before, name)}).",
-                hint=f"leave it out, or start a new run from these weights with {named('init_from', 'RUN')}.",
-            )
-    return options
-
-
-def data_of(run: Run, progress: Progress = no_progress) -> TaskData:
-    """The data of a run, created again from its corpus if it is missing. Raises TextgenError if the corpus has
-    changed."""
-    arguments, cache = run.arguments(), run.folder.parent / CACHE
-    key, paths = arguments["store"], arguments["corpus"]
-    options = options_for(arguments["asked"])  # planned values must not change how the corpus is read
-    kind = task_of(options).data()
-    if (cache / key).is_dir():
-        try:
-            return kind.open(cache / key)
-        except storage.DamagedError:
-            if gone(paths):
-                raise
-    elif lost := gone(paths):
-        raise TextgenError(f"the tokens of this run are missing from {str(cache / key)!r}, and its corpus came {lost}.")
-    with choosing(arguments.get("encodings")):
-        data = kind.prepare(paths, options, cache, progress)
-    if data.key != key:
+    if new.kind != old.kind:
         raise TextgenError(
-            f"the corpus has changed since this run began ({', '.join(paths)}).", hint="train a new run."
+            f"{named('init_from')} has a {old.kind} tokenizer; {new.kind} tokens cannot be matched with it."
         )
-    return data
+    places = {name: number for number, name in enumerate(names(old))}
+    rows = [places.get(name) for name in names(new)]
+    unknown = [new.token_bytes[number].decode("utf-8", "replace") for number, row in enumerate(rows) if row is None]
+    separators = [old.vocab_size + k if k < more_old else None for k in range(more)]
+    return Match([*rows, *separators], [*unknown, *("separator" for row in separators if row is None)])
 
 
-def training_ids_of(folder: Path) -> npt.NDArray[np.integer]:
-    """The token ids of the training text of a run, a boundary before each document. Raises TextgenError if they are
-    missing, or if the model was not trained on text."""
-    try:
-        ids = data_of(Run(folder)).text_ids()
-    except TextgenError as error:
-        raise TextgenError(f"the training text of {str(folder)!r} is not available: {error}") from error
-    if not len(ids):
-        raise TextgenError(f"{str(folder)!r} was not trained on text.")
-    return ids
+def names(tokenizer: Tokenizer) -> list[tuple[str, bytes, int]]:
+    """A name for each token that does not depend on its id: its role, or its bytes and a count among tokens with the
+    same bytes."""
+    roles = {tokenizer.boundary: "boundary", **{i: f"unsampled {k}" for k, i in enumerate(tokenizer.unsampled)}}
+    met: Counter[bytes] = Counter()
+    found: list[tuple[str, bytes, int]] = []
+    for number, content in enumerate(tokenizer.token_bytes):
+        met[content] += number not in roles
+        found.append((roles.get(number, "text"), content, 0 if number in roles else met[content]))
+    return found

@@ -1,7 +1,7 @@
-"""Truncated backpropagation through time over contiguous lanes; the hidden state is carried from window to window.
+"""The training loop: truncated backpropagation through time, evaluations and checkpoints, as a stream of events.
 
-`Trainer.run` trains and yields events; it prints nothing. Each step is a function of the options, the step number, the
-weights and the hidden state, so a run that was stopped and resumed gives the same bits as one that was not.
+Each step is a function of the options, the step number, the weights and the hidden state, so a run that was stopped and
+resumed gives the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from textgen.evaluation import Metrics
 from textgen.model import WEIGHTS
 from textgen.model.stack import Model
 from textgen.model.weights import load_tensors, model_tensors
-from textgen.tasks import TrainOptions
+from textgen.tasks import TrainOptions, planned
 from textgen.tasks.objective import Objective
 from textgen.training import Counters, Ended, Evaluated, Event, Logged, Saved, Tick, guards
 from textgen.training.guards import repeated
@@ -29,8 +29,8 @@ from textgen.training.optimization import (
     Update,
     load_optimizer_state,
     named_optimizer_state,
+    parts_of,
     rate_at,
-    schedule,
 )
 from textgen.training.runs import OPTIMIZER, Checkpoint, Run
 
@@ -47,7 +47,7 @@ class Trainer:
         self.update = Update(objective, model, options, device)
         self.model = self.update.model
         self.progress = Counters()
-        self.parts: Sequence[Part] = ()
+        self.parts: Sequence[Part] = parts_of(options)
         self.stop = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -71,17 +71,16 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all planned steps are done, or the run has stopped early."""
-        assert self.options.max_steps is not None
-        return self.progress.step >= self.options.max_steps or self._is_stopping_early()
+        return self.progress.step >= self.parts[-1].end or self._is_stopping_early()
 
     def run(self) -> Iterator[Event]:
         """Train to the end of the plan, or until stopped; yields events."""
-        options, progress = self.options, self.progress
-        assert options.max_steps and options.logging_steps and options.eval_steps and options.save_steps
-        began = time.monotonic()
+        options, progress, end = self.options, self.progress, self.parts[-1].end
+        logging_steps, eval_steps = planned(options.logging_steps), planned(options.eval_steps)
+        save_steps, began = planned(options.save_steps), time.monotonic()
         busy, busy_steps = 0.0, 0
         reason = "early stopping" if self._is_stopping_early() else ""
-        while progress.step < options.max_steps and not reason:
+        while progress.step < end and not reason:
             step_began = time.monotonic()
             with guards.enough_memory(self.model, options):
                 loss, norm = self._checked_step(progress.step)
@@ -90,14 +89,14 @@ class Trainer:
             progress.loss_sum, progress.norm_sum = progress.loss_sum + loss, progress.norm_sum + norm
             progress.summed += 1
             yield Tick(progress.step, loss)
-            last = progress.step == options.max_steps
-            if progress.step % options.logging_steps == 0 or last:
+            last = progress.step == end
+            if progress.step % logging_steps == 0 or last:
                 yield self._log(busy_steps / max(busy, 1e-9))
                 busy, busy_steps = 0.0, 0
-            if progress.step % options.eval_steps == 0 or last:
+            if progress.step % eval_steps == 0 or last:
                 yield from self._evaluate()
             reason = self._reason_to_end(time.monotonic() - began)
-            if last or reason or progress.step % options.save_steps == 0:
+            if last or reason or progress.step % save_steps == 0:
                 yield Saved(self._save())
         if reason in ("", "early stopping"):
             yield from self._finish()
@@ -136,15 +135,11 @@ class Trainer:
             raise self._error(step + 1, str(fault)) from None
 
     def _learning_rate(self, step: int) -> float:
-        if self.parts:
-            return rate_at(self.parts, self.options, step, self.progress.reductions)
-        return schedule(self.options, step, self.progress.reductions)
+        return rate_at(self.parts, self.options.lr_scheduler, step, self.progress.reductions)
 
-    @contextmanager
-    def _published_weights(self) -> Iterator[None]:
+    def _published_weights(self) -> AbstractContextManager[None]:
         """The model with the weights to evaluate and publish: the averaged ones, if weights are averaged."""
-        with self.update.average.applied(self.model) if self.update.average else nullcontext():
-            yield
+        return self.update.average.applied(self.model) if self.update.average else nullcontext()
 
     def _error(self, step: int, fault: str) -> TextgenError:
         """The error for a step that is not finite."""

@@ -281,8 +281,7 @@ class ClassificationData(TextExampleData):
         return self.training_tokens / self._batches(options).steps_per_epoch
 
     def _batches(self, options: ClassificationOptions) -> Batches:
-        assert options.batch_size and options.seq_length
-        return Batches(self.part(TRAIN).texts.lengths, options.batch_size, options.seq_length, options.seed)
+        return Batches(self.part(TRAIN).texts.lengths, *options.window, options.seed)
 
     def config(self, options: ClassificationOptions, hidden_size: int) -> ModelConfig:
         untied = replace(options, tie_weights=False)

@@ -272,12 +272,10 @@ class CompletionData(ExampleData):
         return replace(model_config(options, self.tokenizer.kind, vocab_size, hidden_size), task="complete")
 
     def objective(self, options: CompletionOptions) -> CompletionObjective:
-        assert options.batch_size and options.seq_length
         return CompletionObjective(
             self.training,
             self.validation,
-            options.batch_size,
-            options.seq_length,
+            *options.window,
             options.seed,
             options.prompt_loss_weight,
             self._show,

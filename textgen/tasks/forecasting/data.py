@@ -377,8 +377,7 @@ class SeriesData(ExampleData):
         )
 
     def objective(self, options: ForecastingOptions) -> ForecastingObjective:
-        assert options.batch_size and options.seq_length
-        windows = Windows(self.rows, self.ends, options.batch_size, options.seq_length, options.seed)
+        windows = Windows(self.rows, self.ends, *options.window, options.seed)
         return ForecastingObjective(windows, self.design, self.held_out_tokens > 0)
 
     def described(self) -> list[str]:

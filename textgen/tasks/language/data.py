@@ -236,10 +236,7 @@ class LanguageData(TaskData):
         return model_config(options, self.tokenizer.kind, self.tokenizer.vocab_size, hidden_size)
 
     def objective(self, options: LanguageOptions) -> LanguageObjective:
-        assert options.batch_size and options.seq_length
-        return LanguageObjective.of(
-            self.store, options.batch_size, options.seq_length, options.seed, options.sampled_softmax
-        )
+        return LanguageObjective.of(self.store, *options.window, options.seed, options.sampled_softmax)
 
     def described(self) -> list[str]:
         about = self.store.about

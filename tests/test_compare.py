@@ -23,7 +23,7 @@ from zoo import INSTALLED
 from textgen import plugins, storage
 from textgen.cells import Cell, GatedCell
 from textgen.cli.compare import show_plan
-from textgen.compare import DECIDED, CompareOptions, budget, planning, plot, request, results
+from textgen.compare import DECIDED, CompareOptions, budget, make_request, planning, plot, results
 from textgen.compare import comparison as rates
 from textgen.compare.comparison import ComparisonStopped, InTraining, RateTried, RunEnded, compare, prepare
 from textgen.compare.planning import counter, require_both_parts
@@ -33,7 +33,8 @@ from textgen.model import WEIGHTS
 from textgen.model.weights import unpack
 from textgen.options import declared, from_mapping, value_type
 from textgen.storage import filesystem
-from textgen.tasks import TrainOptions, embedding_for, options_for
+from textgen.tasks import TrainOptions, embedding_for
+from textgen.tasks.language.options import LanguageOptions
 from textgen.training.planner import ThisMachine
 
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 40
@@ -63,7 +64,7 @@ def hurry(patch, disk):
 def asked(**options):
     own = {name: value for name, value in options.items() if name in CompareOptions.__dataclass_fields__}
     rest = {name: value for name, value in options.items() if name not in own}
-    return request(from_mapping(CompareOptions, own), options_for({**TINY, **rest}))
+    return make_request(from_mapping(CompareOptions, own), from_mapping(LanguageOptions, {**TINY, **rest}))
 
 
 def begin(folder, **options):
