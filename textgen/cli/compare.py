@@ -154,11 +154,7 @@ COMMON = (
 )
 
 
-@click.command(
-    "compare",
-    cls=layered(COMMON, CompareOptions, LanguageOptions),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.command("compare", cls=layered(COMMON, CompareOptions, LanguageOptions))
 @click.argument("corpus", nargs=-1)
 @options_of(CompareOptions)
 @options_of(LanguageOptions, leave_out=DECIDED)

@@ -21,6 +21,7 @@ from textgen.cli.params import (
     encodings_said,
     given,
     layered,
+    model_option,
     options_of,
     output_file,
     overwrite_option,
@@ -204,12 +205,15 @@ COMMON = (
 )
 
 
-@click.command(
-    "sample",
-    cls=layered(COMMON, SampleOptions),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-@click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
+SECTIONS = {
+    "Sampling": tuple(f.name for f in fields(SampleOptions)),
+    "Output": ("num_samples", "echo", "stream", "raw", "as_json", "null", "report_copies", "verbose"),
+    "Hidden state": ("load_state", "save_state", "overwrite"),
+}
+
+
+@click.command("sample", cls=layered(COMMON, **SECTIONS))
+@model_option
 @click.option(
     "-p",
     "--prompt",
