@@ -146,7 +146,7 @@ def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str
     if isinstance(text, os.PathLike) or is_table(text):
         with known.explained():
             return score_text(model, *text_of(corpora("text", text), known), lanes)
-    text = arguments.text("text", text) if isinstance(text, str) else arguments.text_bytes("text", text)
+    text = arguments.text("text", text) if isinstance(text, str) else arguments.content("text", text, "text or a path")
     if not text:
         raise TextgenError("there is no text to evaluate (0 bytes).")
     if isinstance(text, str):
