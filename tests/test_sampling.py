@@ -345,7 +345,7 @@ def test_many_symbols_are_drawn_from_as_few_are(size, scale, monkeypatch):
         share, temperature = noise.choice([1e-6, 0.3, 0.5, 0.9, 1 - 1e-12]), noise.choice([1e-3, 0.8, 3])
         found = []
         for few in (0, 1 << 30):
-            monkeypatch.setattr(sampling, "FEW_SYMBOLS", few)
+            monkeypatch.setattr(sampling, "FEW_TOKENS", few)
             kept = sampling.top_p(logits, share)
             found.append((kept.tolist(), sampling.draw(kept, temperature, np.random.default_rng(number))))
         assert found[0] == found[1]

@@ -1,8 +1,7 @@
-"""What a comparison measured, and its results: a row a cell, the best first, with an interval over seeds.
+"""The record of a comparison in `comparison.json`, its ranked results, and how runs are measured.
 
-`contest.json` keeps what was asked, what was decided, and the results so far. It is replaced after every decision
-and every run, whole and checked by its digest, so that a comparison that was stopped anywhere is resumed from it.
-Beside the losses, memory, the speed of sampling, and time across interruptions are measured.
+The record holds the request, what was decided, and the results so far. It is replaced after every decision and every
+run, so that a comparison that was stopped at any time is resumed from it.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from textgen.options import named
 
 Steer = Callable[[Logits], Logits]
 OUT = -np.inf
-FEW_SYMBOLS = 512
+FEW_TOKENS = 512
 """In a vocabulary of up to this size, computing all tokens is faster than selecting the relevant ones first."""
 NOISE_RANGE = 21
 """The difference between the smallest and the largest noise that `draw` can add to a logit, -3.9 and 16.7: no token
@@ -122,7 +122,7 @@ def _nucleus(logits: Logits, p: float) -> npt.NDArray[np.intp]:
     sort. If the sum is so close to p that its rounding decides, all are sorted.
     """
     weights: Logits = np.exp(logits.astype(np.float64) - logits.max())
-    if len(weights) > FEW_SYMBOLS:
+    if len(weights) > FEW_TOKENS:
         share = p * weights.sum()
         among = np.flatnonzero(weights >= 0.999 * (1 / p - 1) * share / len(weights))
         ordered = among[np.argsort(-logits[among], kind="stable")]
@@ -148,7 +148,7 @@ def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
     uniform = rng.random((logits.shape[-1],), dtype=np.float32)
     with np.errstate(over="ignore"):  # a temperature near 0 puts all but the likeliest at -inf
         scaled = (logits.astype(np.float64) - logits.max()) / temperature
-    if len(scaled) <= FEW_SYMBOLS:
+    if len(scaled) <= FEW_TOKENS:
         return int((scaled + _gumbel(uniform)).argmax())
     able = np.flatnonzero(scaled >= -NOISE_RANGE)
     return int(able[(scaled[able] + _gumbel(uniform[able])).argmax()])
