@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen import plugins
-from textgen.cli import COMMANDS, clashes
+from textgen.cli import clashes
 from textgen.cli.load_plugins import READY
 from textgen.cli.params import cell_options_of, given, json_option, options_of
 from textgen.errors import UsageError, require
@@ -256,7 +256,7 @@ def _list(as_json: bool, verbose: bool) -> None:
 
 def examined() -> Iterator[tuple[Entry, str | None]]:
     """Every entry point with its problem, or None."""
-    refused = {**dict(plugins.refusals()), **dict(clashes(COMMANDS))}
+    refused = {**dict(plugins.refusals()), **dict(clashes())}
     everything = [entry for kind in KINDS for claims in plugins.entries(kind).values() for entry in claims]
     problems = _load_elsewhere([entry for entry in everything if entry not in refused])
     for entry in everything:
