@@ -279,7 +279,7 @@ def place_of(error: BaseException, modules: Iterable[str]) -> Place | None:
     return Place(*found, entered[found[0].split(".")[0]]) if found else None
 
 
-def _shared(a: list[str], b: list[str]) -> int:
+def _shared(a: Iterable[str], b: Iterable[str]) -> int:
     """How many leading parts two module names have in common."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 

@@ -133,13 +133,14 @@ def _hints(options: type) -> dict[str, Any]:
 
 def check(options: Any) -> None:
     """Check every field against its declaration. Raises UsageError with the option, what is allowed, and the value."""
-    for declared_field, declaration in declared(type(options)):
+    declaring: type = type(options)
+    for declared_field, declaration in declared(declaring):
         name, value = declared_field.name, getattr(options, declared_field.name)
-        kind, optional = value_type(type(options), name)
+        kind, optional = value_type(declaring, name)
         if value is None and optional:
             continue
         check_value(named(name), value, kind, declaration)
-        if _hints(type(options))[name] == list[str]:
+        if _hints(declaring)[name] == list[str]:
             for each in value:
                 if not isinstance(each, str):
                     raise UsageError(f"{named(name)} must be a list of texts, but holds {displayed(each)}.")
