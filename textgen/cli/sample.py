@@ -278,9 +278,7 @@ def command(
     chosen = given(SampleOptions, values)
     if "stop" in chosen:
         chosen["stop"] = [unescape(text) for text in chosen["stop"]]
-    asked: SampleOptions = from_mapping(SampleOptions, chosen)
-    check_sampling(asked)
-    _check_combination(asked, form, num_samples)
+    _check_sampling(chosen, form, num_samples)
     _check_state(form, state, interactive, prompt, num_samples)
     text = read_prompt(prompt, prompt_file, model, encoding)
     inputs = [model_folder(model), prompt_file, load_state, "-" if prompt == "-" else None]
@@ -316,7 +314,9 @@ def _output(
     return output_file(name, option, kind, inputs, overwrite or replace_any)
 
 
-def _check_combination(options: SampleOptions, form: Form, num_samples: int) -> None:
+def _check_sampling(chosen: dict[str, Any], form: Form, num_samples: int) -> None:
+    options: SampleOptions = from_mapping(SampleOptions, chosen)
+    check_sampling(options)
     beams = options.num_beams
     if beams is not None and form.stream:
         raise UsageError(f"--num-beams {beams} cannot stream; add --no-stream.")
