@@ -591,6 +591,8 @@ def test_an_occupied_folder_is_kept_unless_it_may_be_replaced():
 LONG = ["story.txt", "--max-steps", "12", "--save-steps", "5", "--dropout", "0.2", *TINY]
 STOPPING = """
 import os, signal, sys
+from textgen.cli import main
+from textgen.training.trainer import Trainer
 step = Trainer._step
 def step_and_stop(self, number):
     if number == 6:

@@ -21,7 +21,7 @@ def spellings(capsys, *arguments):
 
 def options(verb):
     command = group.get_command(click.Context(group), verb)
-    context = click.Context(command, **command.context_settings)
+    context = click.Context(command, parent=click.Context(group, **group.context_settings))
     return [each for each in command.get_params(context) if isinstance(each, click.Option)]
 
 

@@ -38,6 +38,37 @@ ERRORS = {"TextgenError", "UsageError", "DamagedError", "PluginError"}
 REASONS = {"textgen.plugins", "textgen.data.recipes"}  # what they say ends inside a longer sentence
 HEAVY = {"torch", "numpy", "datasets", "sentencepiece", "safetensors", "pyarrow", "rich"}
 
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+REPLACED = {
+    "contest": "comparison",
+    "soundness": "guards",
+    "repetition_check": "determinism check",
+    "habits": "generation config",
+    "rings": "strongly connected components",
+    "survey": "scan",
+    "wording": "formatting",
+    "figures": "metrics",
+    "told": "prediction",
+    "symbol": "token",
+}
+"""Words that are not used for these things, and the field's terms that are."""
+SYMBOLS = ("textgen.evaluation.compression", "textgen.data.tokenizers")
+"""What range coders and subword algorithms work on is called a symbol."""
+UNCLEAR = (
+    *("Steps through which gradients flow", "Share of symbols dropped whole", "Longest gradient"),
+    *("Streams of text read side by side", "What of a model's outputs along a text is the answer"),
+    *("Hold every file to its SHA-256", "keeps 34 laws, breaks 1", "differs by 0.33 where no bit may"),
+    *(
+        "is no operation of a stored step",
+        "this is a fault of textgen",
+        "a stranger's plugin",
+        "packed files",
+        "blanks",
+    ),
+    *("Say what a trained model makes of", "tokenizer level", "scoring package", "writing package"),
+)
+"""Phrases that readers did not understand."""
+
 
 @cache
 def tree(name):
@@ -139,6 +170,24 @@ def mentioned(module):
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def test_replaced_words_and_unclear_phrases_do_not_return():
+    word = re.compile(rf"(?<![a-z])({'|'.join(REPLACED)})(ed|s)?(?![a-z])", re.IGNORECASE)
+    texts = {
+        **{path.name: path.read_text() for path in PAGES},
+        **{name: path.read_text() for name, path in LIBRARY.items()},
+    }
+    found = [
+        (name, match[0], REPLACED[match[1].lower()])
+        for name, text in texts.items()
+        for match in word.finditer(text)
+        if match[1].lower() != "symbol" or not name.startswith(SYMBOLS)
+    ]
+    assert found == []
+    assert [(name, phrase) for name, text in texts.items() for phrase in UNCLEAR if phrase in text] == []
+    none = re.compile(r"(?<!there )\b(is|are) none\b")  # "an unknown type", not "a type that is none"
+    assert [(name, match[0]) for name, text in texts.items() for match in none.finditer(text)] == []
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,7 @@ def lines_of(shown):
 
 SLOW = """
 import sys
-from textgen.cli import training_display
+from textgen.cli import main, training_display
 def watch(self, session):
     self._planned, self._slow = 1e12, 0
 training_display._SpeedWatch.__init__ = watch

@@ -1,6 +1,6 @@
-"""What a user can fix: one sentence and a hint; the plugin that an exception comes from; a missing package.
+"""Errors that a user can fix: one sentence and a hint; missing packages; the code that an exception comes from.
 
-Also how untrusted text is escaped, so that no control character reaches a terminal.
+Untrusted text in messages is escaped, so that no control character reaches a terminal.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 
 _TYPED = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\"}
@@ -272,19 +273,15 @@ def place_of(error: BaseException, modules: Iterable[str]) -> Place | None:
         name = str(frame.f_globals.get("__name__", "")).split(".")
         own = [parts for parts in asked if parts[0] == name[0]]
         if own:
-            best = ".".join(_nearest(own, name))
+            best = ".".join(max(own, key=lambda parts: _shared(parts, name)))
             entered.setdefault(name[0], frame.f_code.co_name)
             found = best, _shortened(frame.f_code.co_filename, name[0]), line
     return Place(*found, entered[found[0].split(".")[0]]) if found else None
 
 
-def _nearest(modules: list[list[str]], name: list[str]) -> list[str]:
-    """The module that has most parts, from the left, in common with this name."""
-
-    def common(parts: list[str]) -> int:
-        return next((k for k, pair in enumerate(zip(parts, name, strict=False)) if pair[0] != pair[1]), len(parts))
-
-    return max(modules, key=common)
+def _shared(a: Iterable[str], b: Iterable[str]) -> int:
+    """How many leading parts two module names have in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _shortened(filename: str, package: str) -> str:

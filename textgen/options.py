@@ -1,9 +1,9 @@
-"""Options declared once: a dataclass field with its help and limits, from which the command line is made.
+"""Options declared once: dataclass fields with help and limits, from which the command line is made.
 
-`check` holds values to their declaration, whether they come from the command line, from Python or from a file. It is
-exact about types: 2.7 is no count and NaN is no rate. Messages name parameters as Python does, `max_steps=3`; the
-command line says once, in `spelled_as`, that it spells them as flags, `--max-steps 3`. The arguments of Python
-functions are held to the same rules; `plain` turns numbers of numpy into Python's, and a path into text.
+`check` compares values with their declarations, whether they come from the command line, from Python or from a file.
+It is exact about types: 2.7 is not an integer, and NaN is not a number. The functions at the end check the arguments
+of Python functions in the same way. Messages name parameters as Python does, `max_steps=3`; within `spelled_as`, they
+are spelled as flags, `--max-steps 3`.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def spelled_as(spelling: Spelling) -> Iterator[None]:
         _spelling.reset(before)
 
 
+BYTES = (bytes, bytearray, memoryview)
 _NOUNS: dict[type, str] = {
     int: "a whole number",
     float: "a number",
@@ -125,31 +126,24 @@ def value_type(options: type, name: str) -> tuple[type, bool]:
     return get_origin(plain) or plain, type(None) in parts
 
 
-def holds_texts(options: type, name: str) -> bool:
-    """Whether a field is a list of texts."""
-    return bool(_hints(options)[name] == list[str])
-
-
 @cache
 def _hints(options: type) -> dict[str, Any]:
     return get_type_hints(options)
 
 
 def check(options: Any) -> None:
-    """Hold every field to its declaration. Raises UsageError with the option, what is allowed, and the value."""
-    for declared_field, declaration in declared(type(options)):
-        value = getattr(options, declared_field.name)
-        kind, optional = value_type(type(options), declared_field.name)
-        if not (value is None and optional):
-            check_value(named(declared_field.name), value, kind, declaration)
-            if kind is list and holds_texts(type(options), declared_field.name):
-                _check_texts(named(declared_field.name), value)
-
-
-def _check_texts(name: str, value: Sequence[Any]) -> None:
-    for each in value:
-        if not isinstance(each, str):
-            raise UsageError(f"{name} must be a list of texts, but holds {displayed(each)}.")
+    """Check every field against its declaration. Raises UsageError with the option, what is allowed, and the value."""
+    declaring: type = type(options)
+    for declared_field, declaration in declared(declaring):
+        name, value = declared_field.name, getattr(options, declared_field.name)
+        kind, optional = value_type(declaring, name)
+        if value is None and optional:
+            continue
+        check_value(named(name), value, kind, declaration)
+        if _hints(declaring)[name] == list[str]:
+            for each in value:
+                if not isinstance(each, str):
+                    raise UsageError(f"{named(name)} must be a list of texts, but holds {displayed(each)}.")
 
 
 def check_value(name: str, value: Any, kind: type, declaration: Declaration) -> Any:
@@ -190,16 +184,13 @@ def allowed(kind: type, declaration: Declaration) -> str:
     if declaration.choices:
         return " or ".join([", ".join(declaration.choices[:-1]), declaration.choices[-1]]).removeprefix(" or ")
     noun = _NOUNS.get(kind, kind.__name__)
-    low, high, above = (_shown(v) for v in (declaration.low, declaration.high, declaration.above))
+    limits = (declaration.low, declaration.high, declaration.above)
+    low, high, above = (None if limit is None else f"{limit:,}" for limit in limits)
     if above is not None:
         return f"{noun} above {above}" + (f" and at most {high}" if high is not None else "")
     if low is not None and high is not None:
         return f"{noun} from {low} to {high}"
     return noun + (f" of at least {low}" if low is not None else f" of at most {high}" if high is not None else "")
-
-
-def _shown(limit: float | None) -> str | None:
-    return None if limit is None else f"{limit:,}"
 
 
 def from_mapping(options: type, given: Mapping[str, Any]) -> Any:
@@ -229,13 +220,7 @@ def plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, Mapping):
         return {plain(key): plain(each) for key, each in value.items()}
-    return (
-        [plain(each) for each in value] if isinstance(value, (list, tuple, Sequence)) and not _bytes(value) else value
-    )
-
-
-def _bytes(value: Any) -> bool:
-    return isinstance(value, (bytes, bytearray, memoryview))
+    return [plain(each) for each in value] if isinstance(value, Sequence) and not isinstance(value, BYTES) else value
 
 
 def changed(options: Any) -> dict[str, Any]:
@@ -292,17 +277,11 @@ def utf8(name: str, value: Any) -> bytes:
     return found.encode()
 
 
-def content(name: str, value: Any) -> bytes:
-    """Bytes, in any of the forms that Python has for them. Raises UsageError for anything else, text included."""
-    if not isinstance(value, (bytes, bytearray, memoryview)):
-        raise UsageError(f"{named(name)} must be bytes, not {displayed(value)}.")
-    return bytes(value)
-
-
-def text_bytes(name: str, value: Any) -> bytes:
-    """The bytes of a text. Raises UsageError for what is neither text nor bytes."""
-    if not isinstance(value, (bytes, bytearray, memoryview)):
-        raise UsageError(f"{named(name)} must be text or a path, not {displayed(value)}.")
+def content(name: str, value: Any, expected: str = "bytes") -> bytes:
+    """Bytes, in any of the forms that Python has for them. Raises UsageError, with what is expected, for anything else,
+    text included."""
+    if not isinstance(value, BYTES):
+        raise UsageError(f"{named(name)} must be {expected}, not {displayed(value)}.")
     return bytes(value)
 
 
@@ -322,8 +301,7 @@ def path(name: str, value: Any) -> Path:
 
 
 def writer(value: Model) -> Model:
-    """A model that writes text. Raises UsageError for a model of another task, with what that is used with, and for
-    what is no model."""
+    """A model that writes text. Raises UsageError for anything else; for a model of another task with its methods."""
     if hasattr(value, "encode_prompt") and hasattr(value, "stepper"):
         return value
     uses = {"classify": 'classifier.classify(["..."])', "predict": "forecaster.predict(TABLE)"}

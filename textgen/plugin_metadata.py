@@ -1,8 +1,7 @@
-"""What installed packages say about their plugins, read from their metadata without importing anything.
+"""Entry points of installed packages, read from their metadata without importing anything.
 
-Metadata is untrusted text: pip writes most of it, but nothing guarantees that a name is a name or that a value is a
-module. Whatever a package contains, reading it raises nothing; what is wrong with an entry point is kept as its
-`problem`, together with the name of the package.
+Metadata is untrusted text, of any content. Reading it raises nothing; what is wrong with an entry point is kept as its
+`problem`.
 """
 
 from __future__ import annotations
@@ -186,22 +185,21 @@ def read_again() -> None:
 
 def _state_of_path() -> object:
     """What changes when packages can be found in other places, or when one is installed or removed."""
-    return [id(finder) for finder in sys.meta_path], [_state_of(entry) for entry in sys.path]
-
-
-def _state_of(folder: str) -> tuple[str, int, int, int]:
-    try:
-        found = os.stat(folder or ".")  # noqa: PTH116 - an entry of the path may be anything
-    except (OSError, ValueError, TypeError):
-        return str(folder), 0, 0, 0
-    return str(folder), found.st_dev, found.st_ino, found.st_mtime_ns
+    folders: list[object] = []
+    for entry in sys.path:
+        try:
+            found = os.stat(entry or ".")  # noqa: PTH116 - an entry of the path may be anything
+            folders.append((str(entry), found.st_dev, found.st_ino, found.st_mtime_ns))
+        except (OSError, ValueError, TypeError):
+            folders.append(str(entry))
+    return [id(finder) for finder in sys.meta_path], folders
 
 
 def _entries() -> Iterator[Entry]:
     """Read the metadata of every installed package."""
     seen: set[str] = set()
     for distribution in metadata.distributions():
-        points = list(_points(_text(distribution, "entry_points.txt")))
+        points = _points(_text(distribution, "entry_points.txt"))
         if not points:
             continue
         about = HeaderParser().parsestr(_text(distribution, "METADATA") or _text(distribution, "PKG-INFO"))
@@ -211,7 +209,7 @@ def _entries() -> Iterator[Entry]:
         seen.add(normal(name))
         requires = tuple(_one_line(line) for line in about.get_all("Requires-Dist", []))
         python, summary = _one_line(about.get("Requires-Python", "")), _one_line(about.get("Summary", ""))
-        for point, values in _by_name(points).items():
+        for point, values in points.items():
             kind, offered = _kind_of(point)
             module, problem = _examined(point, values, offered, kind)
             yield Entry(offered, module, name, version, problem, requires, python, kind, summary)
@@ -238,24 +236,18 @@ def _text(distribution: metadata.Distribution, name: str) -> str:
         return ""
 
 
-def _points(text: str) -> Iterator[tuple[str, str]]:
-    """The names and values in the group's section of entry_points.txt. A line without '=' has the value ''."""
+def _points(text: str) -> dict[str, list[str]]:
+    """The names in the group's section of entry_points.txt, each with its different values. A line without '=' has the
+    value ''."""
+    found: dict[str, list[str]] = {}
     section = ""
     for line in (line.strip() for line in text.removeprefix("\ufeff").splitlines()):
         if line.startswith("[") and line.endswith("]"):
             section = line[1:-1].strip()
         elif line and not line.startswith(("#", ";")) and section == GROUP:
-            name, _, value = line.partition("=")
-            yield name.strip(), value.strip()
-
-
-def _by_name(points: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """The different values of each name."""
-    found: dict[str, list[str]] = {}
-    for name, value in points:
-        values = found.setdefault(name, [])
-        if value not in values:
-            values.append(value)
+            name, _, value = (part.strip() for part in line.partition("="))
+            values = found.setdefault(name, [])
+            values += [value] if value not in values else []
     return found
 
 

@@ -1,10 +1,8 @@
 """Plugins found by entry point, loaded one by one, and named when they are broken.
 
-An entry point in group `textgen` gives a name (or an alias) and the module that registers it. Listing reads
-installed metadata only; a module is imported when something in it is asked for, and whatever it does then (fail to
-import, exit, misspell a hook, claim a name that is taken) is that plugin's failure and nobody else's.
-
-Pretrained models are found by name in the same way.
+An entry point in the group `textgen` gives a name (or an alias) and the module that registers it. Listing reads
+metadata only; a module is imported when something in it is needed. If it then fails to import, exits, misspells a hook
+or claims a name that is taken, only this plugin fails.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ from textgen.plugin_metadata import Entry as Entry
 
 if TYPE_CHECKING:
     from textgen.cells import Cell
-
 
 RESTRICT = "TEXTGEN_LOAD_PLUGINS"
 
@@ -143,11 +140,8 @@ A_CELL = "a subclass of textgen.Cell"
 def load_module(
     module: str, kind: str = CELLS, accepts: Accepts = is_cell, expected: str = A_CELL
 ) -> Mapping[str, Any]:
-    """Import a plugin module and collect what it registers of one kind. Raises whatever is wrong with it, as
-    PluginError.
-
-    What it prints goes to standard error: standard output is for results.
-    """
+    """Import a plugin module and collect what it registers of one kind; what it prints goes to standard error. Raises
+    PluginError for whatever is wrong with it."""
     with _loading:
         if (module, kind) not in _registered:
             _registered[module, kind] = _collected(module, KINDS[kind], accepts, expected)
@@ -156,7 +150,18 @@ def load_module(
 
 def _collected(module: str, kind: Kind, accepts: Accepts, expected: str) -> dict[str, Any]:
     registered: dict[str, Any] = {}
-    register = _collector(registered, kind, accepts, expected or _instance_of(accepts))
+    if isinstance(accepts, type):
+        expected = expected or f"an instance of {accepts.__module__}.{accepts.__qualname__}"
+
+    def register(name: str, thing: object, /) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a {kind.noun}'s name must be text, not {name!r}")
+        if not (isinstance(thing, accepts) if isinstance(accepts, type) else accepts(thing)):
+            raise TypeError(f"{name!r} must be {expected}, not {thing!r}")
+        if name in registered:
+            raise ValueError(f"{name!r} is registered twice")
+        registered[name] = thing
+
     try:
         with redirect_stdout(sys.stderr):
             _call(module, kind, register)
@@ -169,20 +174,16 @@ def _collected(module: str, kind: Kind, accepts: Accepts, expected: str) -> dict
 
 
 def _call(module: str, kind: Kind, register: Callable[[str, object], None]) -> None:
-    """Register a module with the manager, check all of its hooks, and call its own of this kind.
-
-    Its implementation is called, not the hook: a hook calls those of every other module, too. A module that fails is
-    unregistered.
-    """
+    """Register a module with the manager, check all of its hooks, and call only its hook of this kind. A module that
+    fails is unregistered."""
     plugin = import_module(module)
     try:
         if _manager.get_plugin(module) is not plugin:
             _unregister(module)
             _manager.register(plugin, name=module)
         _manager.check_pending()
-        for implementation in reversed(getattr(_manager.hook, kind.hook).get_hookimpls()):
-            if implementation.plugin is plugin:
-                implementation.function(*(register for _ in implementation.argnames))
+        others = [other for other in _manager.get_plugins() if other is not plugin]
+        _manager.subset_hook_caller(kind.hook, others)(register=register)
     except BaseException:
         _unregister(module)
         raise
@@ -211,25 +212,6 @@ def _reason(error: BaseException, module: str) -> str:
         return f"it exits with {error.code!r}{where}"
     plain = isinstance(error, (ImportError, TextgenError)) and text_of(error)
     return f"{plain or summary_of(error)}{where}"
-
-
-def _collector(
-    registered: dict[str, Any], kind: Kind, accepts: Accepts, expected: str
-) -> Callable[[str, object], None]:
-    def register(name: str, thing: object, /) -> None:
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"a {kind.noun}'s name must be text, not {name!r}")
-        if not (isinstance(thing, accepts) if isinstance(accepts, type) else accepts(thing)):
-            raise TypeError(f"{name!r} must be {expected}, not {thing!r}")
-        if name in registered:
-            raise ValueError(f"{name!r} is registered twice")
-        registered[name] = thing
-
-    return register
-
-
-def _instance_of(accepts: Accepts) -> str:
-    return f"an instance of {accepts.__module__}.{accepts.__qualname__}" if isinstance(accepts, type) else "another"
 
 
 def load(entry: Entry, accepts: Accepts = is_cell, expected: str = A_CELL) -> Any:
@@ -304,16 +286,16 @@ def make(
 def attributed(error: BaseException, using: type[Cell] | None = None) -> PluginError | None:
     """The exception as the failure of the plugin whose code raised it: the package, the line and what to run.
 
-    `using` is the cell that was at work, where that is known; it answers for what it makes other code raise, too.
-    None for an exception in which no plugin has a part and for those that explain themselves: a command may exit, and
+    `using` is the cell that was running, if that is known; it is responsible for what it makes other code raise, too.
+    None for an exception in which no plugin has a part, and for those that explain themselves: a command may exit, and
     may fail to open a file.
     """
     if isinstance(error, TextgenError) or out_of_memory(error):
         return None
-    strangers = _strangers()
-    by_module = {entry.module: entry for entry in strangers}
+    foreign = _foreign()
+    by_module = {entry.module: entry for entry in foreign}
     place = place_of(error, by_module)
-    entry = next((each for each in reversed(strangers) if using and _loaded[each] is using), None)
+    entry = next((each for each in reversed(foreign) if using and _loaded[each] is using), None)
     if place and (entry is None or entry.module != place.module):
         entry = by_module[place.module]
     if entry is None or (entry.kind == "commands" and isinstance(error, (SystemExit, OSError))):
@@ -327,7 +309,7 @@ def attributed(error: BaseException, using: type[Cell] | None = None) -> PluginE
     )
 
 
-def _strangers() -> list[Entry]:
+def _foreign() -> list[Entry]:
     """The plugins of other packages that this process has loaded."""
     return [entry for entry in _loaded if entry.distribution != OWN_DISTRIBUTION]
 
@@ -346,7 +328,7 @@ def blamed(using: type[Cell] | None = None) -> Iterator[None]:
 
 def suspects() -> list[Entry]:
     """The plugins of other packages whose cells this process has loaded."""
-    return [entry for entry in _strangers() if entry.kind == CELLS]
+    return [entry for entry in _foreign() if entry.kind == CELLS]
 
 
 A_FOLDER = "the path of a model folder, as text or as pathlib.Path"

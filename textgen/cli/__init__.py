@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -28,12 +28,35 @@ from textgen.plugins import PluginError, attributed, suspects
 from textgen.screen import ClosedOutput, notices, say
 from textgen.signals import INTERRUPTED, TERMINATED, Terminated, handling, leave
 
+STARTED = time.monotonic()
+"""When the command began, for time limits that include start-up."""
+
+COMMANDS = {
+    "train": "Train a model on your text.",
+    "sample": "Generate text with a trained model.",
+    "tokenize": "Tokenize a corpus once, for several runs.",
+    "evaluate": "Measure how good a model is.",
+    "predict": "Predict with a model that does not generate text.",
+    "compare": "Compare cells on your text with equal size and budget.",
+    "quantize": "Store the weights of a model as int8: a quarter of the size.",
+    "compress": "Compress a file with the predictions of a model.",
+    "decompress": "Restore a compressed file.",
+    "runs": "List training runs with their progress and losses.",
+    "cells": "List the recurrent cells that can be trained.",
+    "plugins": "List the installed plugins, broken ones included.",
+    "env": "Show versions, for a bug report.",
+    "completion": "Print a script that completes commands in your shell.",
+}
+
+SHARED = {"decompress": ("textgen.cli.compress", "decompress_command")}
+"""The commands that share a module with another."""
+
 A_COMMAND = "a click.Command"
 
 
-def listed(built_in: Collection[str]) -> dict[str, str]:
+def installed_commands() -> dict[str, str]:
     """The commands of installed packages, with one line each; imports no plugin."""
-    return {name: _line(name) for name in installed_plugins.names("commands") if name not in built_in}
+    return {name: _line(name) for name in installed_plugins.names("commands") if name not in COMMANDS}
 
 
 def _line(name: str) -> str:
@@ -45,41 +68,11 @@ def _line(name: str) -> str:
     return f"Cannot be used: {entry.refusal}." if entry.refusal else entry.about or entry.summary
 
 
-def load(name: str) -> click.Command:
-    """The command of that name. Raises UsageError if there is none, PluginError if its package is broken."""
-    command: click.Command = installed_plugins.registered("commands", name, click.Command, A_COMMAND)
-    return command
-
-
-def clashes(built_in: Collection[str]) -> list[tuple[Entry, str]]:
+def clashes() -> list[tuple[Entry, str]]:
     """The entry points with the name of a built-in command, and what is wrong with that."""
     claims = [entry for each in installed_plugins.entries("commands").values() for entry in each]
-    reason = f"the name {{!r}} is taken by {installed_plugins.OWN_DISTRIBUTION}"
-    return [(entry, reason.format(entry.name)) for entry in claims if entry.name in built_in]
-
-
-STARTED = time.monotonic()
-"""When the command began, for time limits that include start-up."""
-
-COMMANDS = {
-    "train": "Train a model on your text.",
-    "sample": "Generate text with a trained model.",
-    "tokenize": "Tokenize a corpus once, for several runs.",
-    "evaluate": "Measure how good a model is.",
-    "predict": "Classify texts or forecast series with a trained model.",
-    "compare": "Compare cells on your text with equal size and budget.",
-    "quantize": "Store the weights of a model as int8: a quarter of the size.",
-    "compress": "Compress a file with the predictions of a model.",
-    "decompress": "Restore a compressed file.",
-    "runs": "List training runs with their progress and scores.",
-    "cells": "List the recurrent cells that can be trained.",
-    "plugins": "List the installed plugins, broken ones included.",
-    "env": "Show versions, for a bug report.",
-    "completion": "Print a script that completes commands in your shell.",
-}
-
-SHARED = {"decompress": ("textgen.cli.compress", "decompress_command")}
-"""The commands that share a module with another."""
+    taken = f"is taken by {installed_plugins.OWN_DISTRIBUTION}"
+    return [(entry, f"the name {entry.name!r} {taken}") for entry in claims if entry.name in COMMANDS]
 
 
 class LazyGroup(click.Group):
@@ -91,17 +84,19 @@ class LazyGroup(click.Group):
             return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *listed(COMMANDS)]
+        return [*COMMANDS, *installed_commands()]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        command: click.Command
         if name in COMMANDS:
             module, attribute = SHARED.get(name, (f"textgen.cli.{name}", "command"))
-            command: click.Command = getattr(import_module(module), attribute)
+            command = getattr(import_module(module), attribute)
             return command
         possible = self.list_commands(ctx)
         try:
             if name in possible:
-                return load(name)
+                command = installed_plugins.registered("commands", name, click.Command, A_COMMAND)
+                return command
         except TextgenError:
             if not ctx.resilient_parsing:
                 raise
@@ -111,14 +106,14 @@ class LazyGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Completions from the one-line help alone; imports no command."""
-        lines = {**COMMANDS, **listed(COMMANDS)}
+        lines = {**COMMANDS, **installed_commands()}
         found = [CompletionItem(name, help=line) for name, line in lines.items() if name.startswith(incomplete)]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-        if more := listed(COMMANDS):
+        if more := installed_commands():
             with formatter.section("Commands of installed packages"):
                 formatter.write_dl(list(more.items()))
 
@@ -146,19 +141,14 @@ def group(ctx: click.Context, config: str | None, traceback: bool) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return
-    _refuse_no_directory()
+    try:
+        Path.cwd()  # libraries below would end the process
+    except FileNotFoundError:
+        raise TextgenError("the current directory no longer exists.", hint="cd to another directory.") from None
     ctx.with_resource(notices())
     from textgen.cli.params import defaults_from
 
     ctx.default_map = defaults_from(config, group, ctx)
-
-
-def _refuse_no_directory() -> None:
-    """Raise TextgenError if the current directory no longer exists: libraries below end the process over it."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise TextgenError("the current directory no longer exists.", hint="cd to another directory.") from None
 
 
 def prepare_threads() -> None:
@@ -230,17 +220,13 @@ def complain(error: Exception) -> int:
         message, hint = "out of memory.", "a smaller --batch-size, --seq-length or --hidden-size needs less."
     else:
         message = _sentence(f"internal error: {summary_of(error)}")
-        hint = f"{_suspects()}textgen --traceback COMMAND ... shows where; please report it."
+        hint = "textgen --traceback COMMAND ... shows where; please report it."
+        if loaded := " ".join(entry.name for entry in suspects()):
+            hint = f"textgen plugins check {loaded} finds out whether a plugin is the cause; {hint}"
     say(f"Error: {message}")
     if hint:
         say(f"Hint: {hint}")
     return code
-
-
-def _suspects() -> str:
-    """The first hint if cells of other packages are loaded, which may be the cause."""
-    names = [entry.name for entry in suspects()]
-    return f"textgen plugins check {' '.join(names)} finds out whether a plugin is the cause; " if names else ""
 
 
 def _sentence(message: str) -> str:

@@ -8,7 +8,7 @@ import json
 import click
 
 from textgen import plugins
-from textgen.cli.params import whole_number
+from textgen.cli.params import json_option, whole_number
 from textgen.errors import require
 from textgen.formatting import count, table
 from textgen.screen import Output
@@ -16,8 +16,8 @@ from textgen.screen import Output
 SIZE = 256
 
 
-@click.group("cells", invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.group("cells", invoke_without_command=True)
+@json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the installed cells; `textgen cells show NAME` describes one."""
@@ -27,7 +27,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def list_command(before: bool, as_json: bool) -> None:
     """List the installed cells."""
@@ -55,10 +55,10 @@ def _list(as_json: bool) -> None:
     default=SIZE,
     help=f"Count parameters for this hidden size.  [default: {SIZE}]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def show(before: bool, name: str, hidden_size: int, as_json: bool) -> None:
-    """Describe one cell: equation, options, and parameters at a given size."""
+    """Describe a cell: equations, options, parameters."""
     entry = plugins.owner(name)
     require("torch", "describing a cell")
     import torch

@@ -17,7 +17,6 @@ from textgen.formatting import count, duration, plural, short
 from textgen.options import from_mapping
 from textgen.screen import Output, ReadingProgress, hush_notes, rewrite_line, say, warn
 from textgen.signals import INTERRUPTED, exit_code, stopping
-from textgen.storage.filesystem import PLOT, OutputFile
 from textgen.storage.outputs import PLOT, OutputFile
 from textgen.tasks import planned
 from textgen.tasks.language.options import LanguageOptions
@@ -32,11 +31,7 @@ COMMON = (
 )
 
 
-@click.command(
-    "compare",
-    cls=layered(COMMON, CompareOptions, LanguageOptions),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.command("compare", cls=layered(COMMON, CompareOptions, LanguageOptions))
 @click.argument("corpus", nargs=-1)
 @options_of(CompareOptions)
 @options_of(LanguageOptions, leave_out=DECIDED)

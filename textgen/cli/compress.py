@@ -1,14 +1,17 @@
-"""textgen compress, a file as small as a model makes it; textgen decompress, the same file again."""
+"""textgen compress and textgen decompress: lossless compression with the predictions of a model."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from textgen.cli.params import STDOUT, output_file, overwrite_option
+from textgen.cli.models import model_folder, open_model
+from textgen.cli.params import STDOUT, model_option, output_file, overwrite_option, quiet_option
 from textgen.errors import UsageError
 from textgen.formatting import count, duration
 from textgen.screen import Output, ReadingProgress, say
@@ -17,12 +20,12 @@ from textgen.storage.outputs import ANYTHING, ARCHIVE, OutputFile, OutputKind
 ENDING = ".tgc"
 
 
-@click.command("compress", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command("compress")
 @click.argument("file")
-@click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
+@model_option
 @click.option("-o", "--output", metavar="PATH", help="The archive to write; - is standard output.  [default: FILE.tgc]")
 @overwrite_option("-f", "--force")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@quiet_option
 def command(file: str, model: str | None, output: str | None, overwrite: bool, quiet: bool) -> int:
     """Compress any FILE losslessly with the predictions of a model.
 
@@ -31,15 +34,11 @@ def command(file: str, model: str | None, output: str | None, overwrite: bool, q
     """
     data = read_input(file)
     target = archive_output(output or file + ENDING, ARCHIVE, file, model, overwrite)
-    from textgen.cli.models import open_model
     from textgen.evaluation.compression import compress
 
     loaded, began = open_model(model, 1), time.monotonic()
-    progress = ReadingProgress(not quiet and sys.stderr.isatty())
-    try:
-        archive = compress(loaded, data, progress)
-    finally:
-        progress.finish()
+    with progress(quiet) as report:
+        archive = compress(loaded, data, report)
     if not quiet:
         rate = f" · {8 * len(archive) / len(data):.3f} bits per byte" if data else ""
         took = duration(time.monotonic() - began)
@@ -61,9 +60,17 @@ def read_input(name: str) -> bytes:
 
 def archive_output(name: str, kind: OutputKind, file: str, model: str | None, overwrite: bool) -> OutputFile | None:
     """Where the result goes, None for standard output. Raises as `OutputFile` does."""
-    from textgen.cli.models import model_folder
-
     return None if name == STDOUT else output_file(name, "-o", kind, (file, model_folder(model)), overwrite)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[ReadingProgress]:
+    """A progress line on a terminal, removed at the end."""
+    report = ReadingProgress(not quiet and sys.stderr.isatty())
+    try:
+        yield report
+    finally:
+        report.finish()
 
 
 def deliver(content: bytes, target: OutputFile | None) -> None:
@@ -75,9 +82,9 @@ def deliver(content: bytes, target: OutputFile | None) -> None:
         Output().write(f"{target.path}\n")
 
 
-@click.command("decompress", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command("decompress")
 @click.argument("archive")
-@click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
+@model_option
 @click.option(
     "-o",
     "--output",
@@ -85,21 +92,17 @@ def deliver(content: bytes, target: OutputFile | None) -> None:
     help="The file to write; - is standard output.  [default: the archive's name without .tgc]",
 )
 @overwrite_option("-f", "--force")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@quiet_option
 def decompress_command(archive: str, model: str | None, output: str | None, overwrite: bool, quiet: bool) -> int:
     """Restore the file that textgen compress made ARCHIVE from, with the same model."""
     if output is None and not archive.endswith(ENDING):
         raise UsageError(f"{archive!r} does not end in {ENDING}.", hint="-o PATH names the file to write.")
     content = read_input(archive)
     target = archive_output(output or archive.removesuffix(ENDING), ANYTHING, archive, model, overwrite)
-    from textgen.cli.models import open_model
     from textgen.evaluation.compression import decompress
 
-    progress = ReadingProgress(not quiet and sys.stderr.isatty())
-    try:
-        data = decompress(open_model(model, 1), content, repr(archive), progress)
-    finally:
-        progress.finish()
+    with progress(quiet) as report:
+        data = decompress(open_model(model, 1), content, repr(archive), report)
     if not quiet:
         say(f"{count(len(content))} bytes to {count(len(data))}")
     deliver(data, target)

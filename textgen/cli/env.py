@@ -10,6 +10,7 @@ from importlib import metadata
 import click
 
 from textgen import __version__
+from textgen.cli.params import json_option
 from textgen.screen import Output
 
 PACKAGES = ("torch", "numpy", "click", "datasets", "sentencepiece", "pluggy", "safetensors", "huggingface-hub", "rich")
@@ -17,8 +18,8 @@ SHOWN = ("TEXTGEN_LOAD_PLUGINS", "TEXTGEN_MODEL", "TEXTGEN_DATA", "TEXTGEN_RAISE
 """Variables whose values are shown; for others, which may hold secrets, only that they are set."""
 
 
-@click.command("env", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.command("env")
+@json_option
 def command(as_json: bool) -> None:
     """Show versions and machine details for a bug report."""
     content = {"textgen": __version__, "python": platform.python_version(), "system": platform.platform()}

@@ -7,8 +7,17 @@ from typing import Any
 
 import click
 
-from textgen.cli.models import request_options, requested
-from textgen.cli.params import check_corpus, encodings_said, layered, options_of, overwrite_option, reading_said
+from textgen.cli.models import requested
+from textgen.cli.params import (
+    check_corpus,
+    encodings_said,
+    layered,
+    model_option,
+    options_of,
+    overwrite_option,
+    reading_said,
+    threads_option,
+)
 from textgen.data import Reading
 from textgen.errors import UsageError
 from textgen.options import flag
@@ -19,27 +28,27 @@ COMMON = (
     *("completion_column", "horizon", "level", "threads", "backend", "overwrite"),
 )
 OPTIONS = {task.name: task.evaluation for task in tasks()}
+READING = tuple(field.name for field in fields(Reading))
 
 
-@click.command(
-    "evaluate",
-    cls=layered(COMMON, *OPTIONS.values()),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.command("evaluate", cls=layered(COMMON, *OPTIONS.values()))
 @click.argument("corpus", nargs=-1)
-@request_options
-@options_of(*OPTIONS.values())
+@model_option
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the metrics as a JSON object; with --per-token, one more per token."
+)
+@options_of(*OPTIONS.values(), remembered=READING)
 @overwrite_option()
+@threads_option
 @encodings_said()
 def command(corpus: tuple[str, ...], **values: Any) -> int:
-    """Measure how good a model is on CORPUS: loss, perplexity and bits per byte of a text; accuracy, forecast errors
-    and others of other tasks. Without CORPUS, the held-out part of the training data is scored; of a corpus given by
-    name, the test part.
+    """Measure how good a model is on CORPUS: loss, perplexity and bits per byte if it generates text, or the metrics of
+    its task. Without CORPUS, the held-out part of the training data is used; of a corpus given by name, the test part.
 
     CORPUS is read with the encoding, document separator and columns of training, unless you give others. Every byte of
     a text counts once and the hidden state is carried; each lane first reads a thousand tokens that do not count.
     """
-    reading = [f.name for f in fields(Reading) if values.get(f.name) is not None]
+    reading = [name for name in READING if values.get(name) is not None]
     if not corpus and reading:
         raise UsageError(f"{flag(reading[0])} goes with a corpus.")
     if values["per_token"] and values["lanes"] not in (None, 1):

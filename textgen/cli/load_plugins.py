@@ -67,21 +67,16 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def _missing() -> str | None:
-    """Why torch, which every plugin needs, cannot be imported, or None."""
-    try:
-        with needed("torch"):
-            surroundings()
-    except TextgenError as error:
-        return str(error)
-    return None
-
-
 def main() -> None:
     """Print the results to the real standard output; redirect what plugins print."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    missing = _missing()
+    missing = None
+    try:
+        with needed("torch"):
+            surroundings()
+    except TextgenError as error:  # for every plugin
+        missing = str(error)
     answers.write(READY.decode())
     answers.flush()
     for name, module, distribution, version, kind in json.loads(sys.argv[1]):

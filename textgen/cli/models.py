@@ -7,11 +7,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import click
-
-from textgen.cli.params import STDOUT, given, output_file, refuse_of_another_task, whole_number
+from textgen.cli.params import STDOUT, given, output_file, refuse_of_another_task
 from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
 from textgen.model import remembered_reading, task_of
@@ -22,8 +20,6 @@ from textgen.threads import usable_cores, use_threads
 
 if TYPE_CHECKING:
     from textgen.generation.language_model import LanguageModel
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def find_run(name: str) -> Path:
@@ -72,19 +68,6 @@ def open_model(name: str | None, threads: int, backend: str = "auto") -> Languag
     return loaded
 
 
-def request_options(command: Command) -> Command:
-    """A decorator that adds the options that `requested` reads for every task."""
-    for add in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one per line."),
-        click.option("--threads", type=whole_number(1, 1024), help="Number of CPU threads.  [default: all cores]"),
-        click.option(
-            "-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]"
-        ),
-    ):
-        command = add(command)
-    return command
-
-
 def requested(inputs: tuple[str, ...], settings: Mapping[str, type], values: Mapping[str, Any]) -> tuple[Task, Request]:
     """The task of a command's model, and the request to it; `settings` are the option classes of every task, by name.
     Raises UsageError for an option that this task does not have."""
@@ -93,7 +76,7 @@ def requested(inputs: tuple[str, ...], settings: Mapping[str, type], values: Map
     own = settings.get(chosen.name)
     if own is None:
         raise TextgenError(
-            f"the model in {str(folder)!r} generates text; predict takes models that classify or forecast.",
+            f"the model in {str(folder)!r} generates text; predict takes models of other tasks.",
             hint=f'textgen sample -m {folder} --prompt "..."',
         )
     declared_ones = {f.name for each in settings.values() for f in fields(each)}

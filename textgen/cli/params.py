@@ -1,8 +1,7 @@
-"""Options of commands, made from their declarations; help in two layers; settings from a file; output files.
+"""Options of commands, made from their declarations; help in two layers; config files; hints about typing errors.
 
-`-h` shows the options that most people need, `--help-all` every option by section. A TOML file has one table a
-command, keys spelled as the long options; a run's `training_args.json` will do as well. A word in the wrong place of
-a command line gets a hint at what to type instead.
+`-h` shows the options that most people need, `--help-all` every option by section. A config file in TOML has one table
+per command, with keys spelled as the long options; the `training_args.json` of a run works, too.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,14 +95,15 @@ def _plain(spelling: str) -> str:
     return spelling.lstrip("-").replace("-", "_")
 
 
-REST = "Options"
-"""The section of options that no settings class declares."""
+GENERAL = "Options"
+"""The section of options without one of their own."""
 
 
-def layered(common: Sequence[str], *settings: type) -> type[click.Command]:
+def layered(common: Sequence[str], *settings: type, **sections: Sequence[str]) -> type[click.Command]:
     """A command class. `common` names the parameters that `-h` shows, most important first; `--help-all` adds the
-    others, under the sections that the settings classes declare, and every alias."""
-    sections = _sections(settings)
+    others and every alias, by section. Settings classes declare their sections; `sections` adds some by their names."""
+    section_of = _sections(settings)
+    section_of |= {name: section for section, names in sections.items() for name in names}
 
     def show_everything(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
         if asked and not ctx.resilient_parsing:
@@ -123,7 +123,7 @@ def layered(common: Sequence[str], *settings: type) -> type[click.Command]:
         def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
             options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
             if ctx.meta.get(__name__):
-                _write(formatter, ctx, options, sections)
+                _write(formatter, ctx, options, section_of)
                 return
             by_name = {option.name: option for option in options}
             with formatter.section("Most used options"):
@@ -135,23 +135,23 @@ def layered(common: Sequence[str], *settings: type) -> type[click.Command]:
 
 
 def _sections(settings: Sequence[type]) -> dict[str, str]:
-    """The section of each declared option, by name, in the order of the declarations."""
+    """The section of each declared option, by name, in the order of the declarations; `GENERAL` for an option that
+    several classes declare in different sections."""
     found: dict[str, str] = {}
-    section = REST
+    section = GENERAL
     for field, declaration in (each for one in settings for each in declared(one)):
         section = declaration.section or section
-        found.setdefault(field.name, section)
+        found[field.name] = section if found.get(field.name, section) == section else GENERAL
     return found
 
 
 def _write(
-    formatter: click.HelpFormatter, ctx: click.Context, options: Sequence[click.Option], sections: dict[str, str]
+    formatter: click.HelpFormatter, ctx: click.Context, options: Sequence[click.Option], section_of: dict[str, str]
 ) -> None:
-    rows: dict[str, list[tuple[str, str]]] = {name: [] for name in [*dict.fromkeys(sections.values()), REST]}
+    rows: dict[str, list[tuple[str, str]]] = {name: [] for name in [GENERAL, *section_of.values()]}
     for option in options:
-        record = option.get_help_record(ctx)
-        if record is not None:
-            rows[sections.get(option.name or "", REST)].append(record)
+        if record := option.get_help_record(ctx):
+            rows[section_of.get(option.name or "", GENERAL)].append(record)
     for name, records in rows.items():
         if records:
             with formatter.section(name):
@@ -209,22 +209,37 @@ def whole_number(low: int, high: int) -> Value:
     return Value(int, Declaration("", low=low, high=high))
 
 
-def backend_option(command: Command) -> Command:
-    """A decorator that adds the option `--backend`."""
-    choice = Value(str, Declaration("", choices=BACKENDS, metavar="NAME"))
-    help = "Backend: numpy, torch, int8 (faster, rounded), or auto (numpy if possible).  [default: auto]"
-    return click.option("--backend", type=choice, default="auto", help=help)(command)
+model_option = click.option(
+    "-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+threads_option = click.option(
+    "--threads", type=whole_number(1, 1024), help="Number of CPU threads.  [default: all cores]"
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+backend_option = click.option(
+    "--backend",
+    type=Value(str, Declaration("", choices=BACKENDS)),
+    metavar="|".join(BACKENDS),
+    default="auto",
+    help="Backend: numpy, torch, int8 (faster, rounded), or auto (numpy if possible).  [default: auto]",
+)
 
 
-def options_of(*settings: type, leave_out: tuple[str, ...] = (), first: str = "") -> Callable[[Command], Command]:
+def options_of(
+    *settings: type, leave_out: tuple[str, ...] = (), first: str = "", remembered: Sequence[str] = ()
+) -> Callable[[Command], Command]:
     """A decorator that gives a command every declared option of some settings classes, None where it is not given; of
     a name that several declare, the first counts.
 
-    `first` says what comes before the default of the class, such as "the model's own".
+    `first` says what comes before the default of the class, such as "the model's own"; the default of the options that
+    `remembered` names is their value in training.
     """
     found: dict[str, Callable[[Any], Any]] = {}
     for one in settings:
         for declared_field, declaration in declared(one):
+            if declared_field.name in remembered:
+                declaration = replace(declaration, default_text="as in training")
             if declared_field.name not in (*leave_out, *found):
                 found[declared_field.name] = _click_option(one, declared_field, declaration, first)
 

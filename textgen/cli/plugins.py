@@ -1,8 +1,6 @@
-"""textgen plugins: list installed plugins and what is broken, check cells, create a new package.
+"""textgen plugins: list installed plugins, check cells, create a new package.
 
-Plugins are loaded in a process of their own: one that ends the process, or hangs, is found out and named, and the
-others are still shown. `check` tries every law that training and sampling rely on. `new` writes a package of your
-own, ready to install, train and publish.
+`list` loads plugins in a child process: one that ends the process, or hangs, is named, and the others are still shown.
 """
 
 from __future__ import annotations
@@ -17,15 +15,15 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from textgen import plugins
-from textgen.cli import COMMANDS, clashes
+from textgen.cli import clashes
 from textgen.cli.load_plugins import READY
-from textgen.cli.params import cell_options_of, given, options_of
+from textgen.cli.params import cell_options_of, given, json_option, options_of
 from textgen.errors import UsageError, require
 from textgen.formatting import plural, table
 from textgen.options import from_mapping
@@ -35,8 +33,6 @@ from textgen.scaffold import CELL_KINDS, Package, ScaffoldOptions, create
 from textgen.screen import Output, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from textgen.cells import Cell
     from textgen.testing.law import Result
 
@@ -44,12 +40,12 @@ if TYPE_CHECKING:
 WIDEST, NARROWEST = 100, 60
 
 
-@click.command("check", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command("check")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("-o", "options", nargs=2, multiple=True, metavar="KEY VALUE", help="An option of the cell, as in train.")
 @click.option("--law", "laws", multiple=True, metavar="LAW", help="Check only this law; may be repeated.")
 @click.option("--slow", is_flag=True, help="Also check the slow laws: compiling, exporting, importing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_context
 def check_command(
     ctx: click.Context,
@@ -59,7 +55,7 @@ def check_command(
     slow: bool,
     as_json: bool,
 ) -> None:
-    """Check the named cells, or all installed ones, against the laws of recurrent cells.
+    """Check cells against the laws of recurrent cells. Without NAME, all installed cells are checked.
 
     For each failure, the smallest failing case is shown, with what it means. The exit code is 1 if any check fails.
     """
@@ -184,7 +180,7 @@ class JsonReporter(Reporter):
         self.output.write(json.dumps(self.content) + "\n")
 
 
-@click.command("new", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command("new")
 @click.argument("name", required=False)
 @options_of(ScaffoldOptions)
 @click.option("--list", "list_kinds", is_flag=True, help="Show the kinds of cell and when to use each.")
@@ -220,8 +216,8 @@ def next_steps(package: Package) -> list[str]:
 SECONDS_EACH = 60.0
 
 
-@click.group("plugins", invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.group("plugins", invoke_without_command=True)
+@json_option
 @click.option("-v", "--verbose", is_flag=True, help="Show the module of each.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool, verbose: bool) -> None:
@@ -232,7 +228,7 @@ def command(ctx: click.Context, as_json: bool, verbose: bool) -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("-v", "--verbose", is_flag=True, help="Show the module of each.")
 @click.pass_obj
 def list_command(before: tuple[bool, bool], as_json: bool, verbose: bool) -> None:
@@ -260,7 +256,7 @@ def _list(as_json: bool, verbose: bool) -> None:
 
 def examined() -> Iterator[tuple[Entry, str | None]]:
     """Every entry point with its problem, or None."""
-    refused = {**dict(plugins.refusals()), **dict(clashes(COMMANDS))}
+    refused = {**dict(plugins.refusals()), **dict(clashes())}
     everything = [entry for kind in KINDS for claims in plugins.entries(kind).values() for entry in claims]
     problems = _load_elsewhere([entry for entry in everything if entry not in refused])
     for entry in everything:

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
+from textgen.cli.models import model_folder
 from textgen.cli.params import overwrite_option
 from textgen.model import STEP
 from textgen.screen import Output, say
 from textgen.storage.outputs import check_folder
 
 
-@click.command("quantize", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command("quantize")
 @click.argument("model")
 @click.argument("output")
 @overwrite_option("--overwrite-output-dir")
 def command(model: str, output: str, overwrite: bool) -> int:
-    """Write MODEL to folder OUTPUT with int8 weights: a quarter of the size, and faster sampling with onnxruntime
+    """Write MODEL to the folder OUTPUT with int8 weights: a quarter of the size, and faster sampling with onnxruntime
     (pip install 'textgen-lm[int8]')."""
-    from textgen.cli.models import model_folder
     from textgen.runtime import quantize
 
     folder = model_folder(model)

@@ -1,4 +1,4 @@
-"""textgen runs: list training runs, with their progress and best scores, and verify their files."""
+"""textgen runs: list training runs, with their progress and best losses, and verify their files."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from textgen.model import CONFIG
 from textgen.screen import Output
 from textgen.storage import ARGUMENTS, metrics
 
-HELP = {"help_option_names": ["-h", "--help"]}
 
-
-@click.group("runs", invoke_without_command=True, context_settings=HELP)
+@click.group("runs", invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List the runs in runs/ with their progress and best scores. `textgen runs show RUN` shows one in detail."""
+    """List the runs in runs/ with their progress and best losses. `textgen runs show RUN` shows one in detail."""
     if ctx.invoked_subcommand is None:
         _list("runs", as_json)
 
 
-@command.command("list", context_settings=HELP)
+@command.command("list")
 @click.argument("folder", default="runs")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(folder: str, as_json: bool) -> None:
-    """List the runs in FOLDER (default: runs/) with their progress and best scores."""
+    """List the runs in FOLDER (default: runs/)."""
     _list(folder, as_json)
 
 
@@ -69,11 +67,14 @@ def summary(run: Path) -> dict[str, Any]:
     return row
 
 
-@command.command("show", context_settings=HELP)
+@command.command("show")
 @click.argument("run", default="latest")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(run: str, as_json: bool) -> None:
-    """Show the options, the plan and all evaluations of RUN (default: the latest)."""
+    """Show RUN in detail (default: the latest).
+
+    Prints its options, plan and all evaluations.
+    """
     folder = find_run(run)
     if not (folder / ARGUMENTS).exists():
         raise TextgenError(
@@ -115,14 +116,15 @@ def _described(name: str, value: Any) -> list[str]:
     return [f"{name:14} {first}", *(f"{'':14} {other}" for other in others)]
 
 
-@command.command("verify", context_settings=HELP)
+@command.command("verify")
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per folder.")
 def verify(runs: tuple[str, ...], as_json: bool) -> None:
-    """Verify the SHA-256 checksums of all files of RUN (default: every run in runs/), its checkpoints and its tokens.
+    """Verify the checksums of RUN (default: all).
 
-    Prints the name of every damaged file; the exit code is 1 if there is any. RUN may also be a model folder or a
-    folder of tokens.
+    Compares all files of the run, its checkpoints and its tokens with their SHA-256 checksums, and prints the name of
+    every damaged file; the exit code is 1 if there is any. RUN may also be a model folder or a folder of tokens.
+    Without RUN, every run in runs/ is verified.
     """
     folders = [find_run(name) for name in runs] or _committed(Path("runs"))
     seen: dict[Path, storage.Verification] = {}
@@ -162,7 +164,7 @@ def _report(examined: storage.Verification, as_json: bool) -> None:
         Output().write("".join(f"{line}\n" for line in examined.damaged or [whole]))
 
 
-@command.command("path", context_settings=HELP)
+@command.command("path")
 @click.argument("run", default="latest")
 def path(run: str) -> None:
     """Print the folder of RUN (default: the latest)."""

@@ -1,4 +1,4 @@
-"""textgen sample: generate text with a trained model, and print it as text, JSON lines or a preview."""
+"""textgen sample: generate text with a trained model, and print it as text or JSON lines."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from textgen.cli.params import (
     encodings_said,
     given,
     layered,
+    model_option,
     options_of,
     output_file,
     overwrite_option,
@@ -94,7 +95,7 @@ class Writer:
                 completion = Completion(self._prompt, seed + number)
                 completions.append(completion)
                 self._write_one(completion, going_on)
-            self._end()
+            self._output.write("\0" if self._form.null and not self._form.as_json else "\n")
             self._report(completion)
         if self._form.verbose:
             self._say_speed(completions, seed, time.monotonic() - began)
@@ -143,9 +144,6 @@ class Writer:
     def _body(self, completion: Completion, text: str) -> None:
         as_json = self._form.as_json
         self._output.write(json.dumps(self._object(completion), ensure_ascii=False) if as_json else text)
-
-    def _end(self) -> None:
-        self._output.write("\0" if self._form.null and not self._form.as_json else "\n")
 
     def _report(self, completion: Completion) -> None:
         if self._form.report_copies and not self._form.as_json:
@@ -204,12 +202,15 @@ COMMON = (
 )
 
 
-@click.command(
-    "sample",
-    cls=layered(COMMON, SampleOptions),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-@click.option("-m", "--model", metavar="DIR", help="The model folder.  [default: $TEXTGEN_MODEL, or the latest run]")
+SECTIONS = {
+    "Sampling": tuple(f.name for f in fields(SampleOptions)),
+    "Output": ("num_samples", "echo", "stream", "raw", "as_json", "null", "report_copies", "verbose"),
+    "Hidden state": ("load_state", "save_state", "overwrite"),
+}
+
+
+@click.command("sample", cls=layered(COMMON, **SECTIONS))
+@model_option
 @click.option(
     "-p",
     "--prompt",
@@ -277,7 +278,7 @@ def command(
     chosen = given(SampleOptions, values)
     if "stop" in chosen:
         chosen["stop"] = [unescape(text) for text in chosen["stop"]]
-    _check_choice(_checked(chosen), form, num_samples)
+    _check_sampling(chosen, form, num_samples)
     _check_state(form, state, interactive, prompt, num_samples)
     text = read_prompt(prompt, prompt_file, model, encoding)
     inputs = [model_folder(model), prompt_file, load_state, "-" if prompt == "-" else None]
@@ -313,9 +314,14 @@ def _output(
     return output_file(name, option, kind, inputs, overwrite or replace_any)
 
 
-def _check_choice(options: SampleOptions, form: Form, num_samples: int) -> None:
-    if options.num_beams is not None:
-        _check_search(options.num_beams, num_samples, form.stream)
+def _check_sampling(chosen: dict[str, Any], form: Form, num_samples: int) -> None:
+    options: SampleOptions = from_mapping(SampleOptions, chosen)
+    check_sampling(options)
+    beams = options.num_beams
+    if beams is not None and form.stream:
+        raise UsageError(f"--num-beams {beams} cannot stream; add --no-stream.")
+    if beams is not None and num_samples > 1:
+        raise UsageError(f"--num-beams {beams} finds one text; --num-samples {num_samples} would repeat it.")
     if options.logprobs is not None and not form.as_json:
         raise UsageError("--logprobs goes with --json.")
 
@@ -356,19 +362,6 @@ def _warn_of_unknown(loaded: LanguageModel, text: str) -> None:
         shown = " ".join(map(repr, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
         unit = loaded.tokenizer.unit
         warn(f"the model never saw {shown} ({len(unknown)} of the prompt's {unit}s); they are unknown to it.")
-
-
-def _check_search(beams: int, num_samples: int, stream: bool | None) -> None:
-    if stream:
-        raise UsageError(f"--num-beams {beams} cannot stream; add --no-stream.")
-    if num_samples > 1:
-        raise UsageError(f"--num-beams {beams} finds one text; --num-samples {num_samples} would repeat it.")
-
-
-def _checked(chosen: dict[str, Any]) -> SampleOptions:
-    options: SampleOptions = from_mapping(SampleOptions, chosen)
-    check_sampling(options)
-    return options
 
 
 def read_prompt(prompt: str | None, prompt_file: str | None, model: str | None, encoding: str | None) -> str:

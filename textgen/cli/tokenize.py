@@ -14,18 +14,20 @@ from textgen.cli.params import (
     given,
     options_of,
     overwrite_option,
+    quiet_option,
     read_by_command,
     whole_number,
 )
 from textgen.data import CorpusOptions, check_reading
 from textgen.errors import UsageError
 from textgen.formatting import count, plural
+from textgen.options import from_mapping
 from textgen.screen import Output, ReadingProgress, hush_notes, say
 from textgen.storage.outputs import check_folder
 from textgen.tasks import TrainOptions
 
 
-@click.command("tokenize", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command("tokenize")
 @click.argument("corpus", nargs=-1)
 @click.option("--output-dir", metavar="DIR", help="The folder to write.  [required]")
 @options_of(CorpusOptions)
@@ -36,19 +38,16 @@ from textgen.tasks import TrainOptions
     help=f"Random seed for the held-out part.  [default: {TrainOptions.seed}]",
 )
 @overwrite_option("--overwrite-output-dir")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@quiet_option
 def command(
     corpus: tuple[str, ...], output_dir: str | None, seed: int, overwrite: bool, quiet: bool, **values: Any
 ) -> int:
-    """Learn a tokenizer from CORPUS and store the tokens in a folder that `textgen train` accepts as a corpus."""
-    from textgen.options import from_mapping
-
+    """Train a tokenizer on CORPUS and store the tokens in a folder that `textgen train` accepts as a corpus."""
     if quiet:
         hush_notes()
-    if not corpus:
-        raise UsageError("no corpus given.", hint="textgen tokenize FILE ... --output-dir DIR")
-    if output_dir is None:
-        raise UsageError("--output-dir is missing.", hint="textgen tokenize FILE ... --output-dir DIR")
+    if not corpus or output_dir is None:
+        missing = "--output-dir is missing." if corpus else "no corpus given."
+        raise UsageError(missing, hint="textgen tokenize FILE ... --output-dir DIR")
     options = from_mapping(CorpusOptions, given(CorpusOptions, values))
     check_reading(options)
     folder = Path(output_dir)

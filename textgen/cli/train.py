@@ -37,11 +37,7 @@ OPTIONS: tuple[type, ...] = (TrainOptions, *(task.options for task in tasks()))
 NOT_REPEATED = ("minutes", "epochs", "output_dir", "overwrite_output_dir")
 
 
-@click.command(
-    "train",
-    cls=layered(COMMON, *OPTIONS),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.command("train", cls=layered(COMMON, *OPTIONS))
 @click.argument("corpus", nargs=-1)
 @options_of(*OPTIONS, leave_out=("cell_options",))
 @click.option(

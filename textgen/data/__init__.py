@@ -88,7 +88,7 @@ class ReadingOptions(FileOptions):
         r"Text that separates documents, such as '<|endoftext|>' or '\n\n'; '' for none.",
         metavar="TEXT",
         default_text="each file is one document",
-        section="Text",
+        section="Corpus",
     )
     text_column: str | None = option(
         None,
@@ -125,7 +125,7 @@ class TokenizerOptions:
         f"Tokenizer kind: {', '.join(TOKENIZER_KINDS)}; or a folder that holds a tokenizer.",
         metavar="KIND|PATH",
         default_text="chosen from the corpus",
-        section="Text",
+        section="Corpus",
     )
     vocab_size: int | None = option(
         None,

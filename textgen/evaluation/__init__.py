@@ -146,7 +146,7 @@ def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str
             sources, options = text_of(corpora("text", text), known)
             encoded = encode_documents(model.tokenizer, read(sources, for_model(model, options)))
         return score_encoded(model.stepper, model, *encoded, lanes)
-    text = arguments.text("text", text) if isinstance(text, str) else arguments.text_bytes("text", text)
+    text = arguments.text("text", text) if isinstance(text, str) else arguments.content("text", text, "text or a path")
     if not text:
         raise TextgenError("there is no text to evaluate (0 bytes).")
     if isinstance(text, str):

@@ -388,7 +388,9 @@ def _inferred(given: Mapping[str, Any]) -> Task:
     everyday = task(LANGUAGE)
     common = {f.name for f in fields(everyday.options)}
     special = [name for name, value in given.items() if name not in common and value is not None]
-    owners = [each for each in tasks() if special and special[0] in {f.name for f in fields(each.options)}]
+    if not special:
+        return everyday
+    owners = [each for each in tasks() if special[0] in {f.name for f in fields(each.options)}]
     return owners[0] if len(owners) == 1 else everyday
 
 

@@ -32,7 +32,7 @@ from textgen.errors import TextgenError
 from textgen.model import CONFIG, WEIGHTS, ModelConfig
 from textgen.model.weights import model_tensors, pack, unpack
 from textgen.options import changed, named
-from textgen.storage import ARGUMENTS, METRICS, TOKENS, UNFINISHED, filesystem, log_lines
+from textgen.storage import ARGUMENTS, METRICS, TOKENS, filesystem, log_lines
 from textgen.storage.filesystem import UNFINISHED
 from textgen.tasks import LANGUAGE, TrainOptions, options_for, task_of
 from textgen.tasks.data import TaskData

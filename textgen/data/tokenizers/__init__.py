@@ -8,8 +8,8 @@ are spelled in byte tokens. A long line is cut before its first space past 2,000
 counted from the last cut: beyond its own limit of bytes sentencepiece drops a line when training.
 
 Encoding goes word by word, and common words are encoded once: no token that sentencepiece learns has a space after
-another character. A run of blanks can be one token: spelled blank by blank, indented text taught models to write
-blanks without end.
+another character. A run of spaces can be one token: spelled space by space, indented text taught models to
+generate spaces without end.
 
 Byte pair encoding for text: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units";
 unigram: Kudo 2018, "Subword Regularization"; sentencepiece: Kudo and Richardson 2018.

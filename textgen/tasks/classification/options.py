@@ -10,7 +10,6 @@ from textgen.storage.outputs import PLOT
 from textgen.tasks import TrainOptions
 
 POOLINGS = ("last", "mean", "max")
-_SECTION = "Classification (--task classify)"
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class ClassificationOptions(CorpusOptions, TrainOptions):
         "The label column of a table.",
         metavar="NAME",
         default_text="label",
-        section=_SECTION,
+        section="Classification (--task classify)",
     )
     pooling: str = option(
         "last",
@@ -41,11 +40,9 @@ class ClassificationEvaluation(ReadingOptions):
     """How a classifier is evaluated."""
 
     label_column: str | None = option(
-        None, "The label column.", metavar="NAME", default_text="as in training", section=_SECTION
+        None, "The label column.", metavar="NAME", default_text="as in training", section="Classification"
     )
-    plot: str | None = option(
-        None, "Plot the result as PNG: a confusion matrix, or forecasts.", metavar="FILE", writes=PLOT
-    )
+    plot: str | None = option(None, "Plot the result as PNG.", metavar="FILE", writes=PLOT)
 
 
 @dataclass(frozen=True)
@@ -57,5 +54,5 @@ class ClassificationPrediction(ReadingOptions):
         "Read a plain file as one text, or as one text per line.",
         default_text="as in training; lines for tables",
         no="lines",
-        section=_SECTION,
+        section="Classification",
     )

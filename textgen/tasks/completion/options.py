@@ -9,8 +9,6 @@ from textgen.errors import UsageError
 from textgen.options import named, option
 from textgen.tasks import TrainOptions
 
-_SECTION = "Completion (--task complete)"
-
 
 @dataclass(frozen=True)
 class CompletionOptions(TokenizerOptions, TrainOptions):
@@ -20,7 +18,7 @@ class CompletionOptions(TokenizerOptions, TrainOptions):
         None,
         "The prompt column of a table; the model learns to write the text in --completion-column.",
         metavar="NAME",
-        section=_SECTION,
+        section="Completion (--task complete)",
     )
     completion_column: str | None = option(None, "The column that holds the completion of each prompt.", metavar="NAME")
     prompt_loss_weight: float = option(
@@ -33,7 +31,7 @@ class CompletionEvaluation(FileOptions):
     """The columns that completions are evaluated on."""
 
     prompt_column: str | None = option(
-        None, "The prompt column.", metavar="NAME", default_text="as in training", section=_SECTION
+        None, "The prompt column.", metavar="NAME", default_text="as in training", section="Completion"
     )
     completion_column: str | None = option(
         None, "The completion column.", metavar="NAME", default_text="as in training"

@@ -51,7 +51,7 @@ class ForecastingOptions(TrainOptions):
         default_text="24 for hours, 7 for days, 5 for business days, 52 for weeks, 12 for months, 4 for quarters",
     )
     transform: str = option(
-        "auto", "Learn from the values or their logarithms; auto decides from the training part.", choices=TRANSFORMS
+        "auto", "Model the values or their logarithms; auto decides from the training part.", choices=TRANSFORMS
     )
     decimal: str | None = option(None, "Decimal separator of numbers.", choices=(".", ","), default_text="detected")
 
@@ -61,7 +61,7 @@ class ForecastOptions(FileOptions):
     """The options of a request to a forecaster."""
 
     horizon: int | None = option(
-        None, "Time steps to forecast.", low=1, high=100_000, default_text="as trained", section="Forecasting"
+        None, "Time steps to forecast.", low=1, high=100_000, default_text="as in training", section="Forecasting"
     )
     level: float = option(90.0, "Prediction interval: the percentage of sample paths it covers.", above=0, high=99.9)
     paths: int = option(
@@ -77,9 +77,7 @@ class ForecastOptions(FileOptions):
 class ForecastEvaluation(ForecastOptions):
     """How a forecaster is evaluated."""
 
-    plot: str | None = option(
-        None, "Plot the result as PNG: a confusion matrix, or forecasts.", metavar="FILE", writes=PLOT
-    )
+    plot: str | None = option(None, "Plot the result as PNG.", metavar="FILE", writes=PLOT)
 
 
 @dataclass(frozen=True)
