@@ -19,6 +19,15 @@ from faults import Quick
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from textgen.tasks.classification.classifier import (
+    CHUNK,
+    ClassificationMetrics,
+    Classifier,
+    Pool,
+    Texts,
+    calibration_error,
+    log_probabilities,
+)
 from zoo import CELLS, INSTALLED
 
 import textgen
@@ -33,15 +42,6 @@ from textgen.model import ModelConfig
 from textgen.model.stack import build_model
 from textgen.storage import filesystem
 from textgen.tasks import options_for
-from textgen.tasks.classification.classifier import (
-    CHUNK,
-    ClassificationMetrics,
-    Classifier,
-    Pool,
-    Texts,
-    calibration_error,
-    log_probabilities,
-)
 from textgen.tasks.classification.data import Batches, ClassificationObjective, LabelledTexts, class_weights, pooled
 from textgen.tasks.classification.options import POOLINGS
 from textgen.tasks.classification.reading import (

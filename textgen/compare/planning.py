@@ -36,7 +36,8 @@ from textgen.model import LARGEST
 from textgen.model.stack import build_model
 from textgen.options import named
 from textgen.plugins import PluginError
-from textgen.tasks import DEFAULT_MINUTES, QUICK_LOOK, embedding_for, model_config
+from textgen.tasks import DEFAULT_MINUTES
+from textgen.tasks.data import QUICK_LOOK, embedding_for, model_config
 from textgen.tasks.language.options import LanguageOptions
 from textgen.training.planner import EVALUATION_COST, EVALUATIONS, ThisMachine
 from textgen.training.runs import versions

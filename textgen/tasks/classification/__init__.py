@@ -39,17 +39,17 @@ class ClassificationTask(Task):
         return ClassificationData
 
     def load(self, folder: Path, backend: str) -> Any:
-        from textgen.tasks.classification.classifier import load
+        from textgen.tasks.classification.model import load
 
         return load(folder, backend)
 
     def evaluate(self, request: Request) -> None:
-        from textgen.tasks.classification.evaluate import evaluate
+        from textgen.tasks.classification.model import evaluate
 
         evaluate(request)
 
     def predict(self, request: Request) -> None:
-        from textgen.tasks.classification.evaluate import predict
+        from textgen.tasks.classification.model import predict
 
         predict(request)
 
