@@ -52,12 +52,11 @@ if TYPE_CHECKING:
     from textgen.tasks.objective import Batches, ExampleObjective, Objective, RareTokens
 
 __all__ = [
-    *("FileOptions", "Request", "Task", "TokenizerOptions", "TrainOptions", "check_training", "option", "options_for"),
-    *("IGNORED", "Encoded", "ExampleData", "ExampleStore", "TaskData", "TextExampleData", "Texts", "hold_out"),
-    *("model_card", "model_config", "open_model", "unknown_label"),
-    *("ClassificationMetrics", "print_metrics"),
-    *("Batches", "ExampleObjective", "Objective", "RareTokens"),
-]
+    "IGNORED", "Batches", "ClassificationMetrics", "Encoded", "ExampleData", "ExampleObjective", "ExampleStore",
+    "FileOptions", "Objective", "RareTokens", "Request", "Task", "TaskData", "TextExampleData", "Texts",
+    "TokenizerOptions", "TrainOptions", "check_training", "hold_out", "model_card", "model_config", "open_model",
+    "option", "options_for", "print_metrics", "task", "tasks", "unknown_label",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

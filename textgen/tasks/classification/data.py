@@ -113,11 +113,7 @@ class ClassificationData(TextExampleData):
     """Labelled texts: the training part and the held-out part."""
 
     kind, arrays = "labelled texts", ("ends", "ids", "labels")
-    defaults: ClassVar = {
-        "hidden_size": 128,
-        "embedding_size": 128,
-        "dropout": 0.5,
-    }  # for some thousands of short texts
+    defaults: ClassVar = {"hidden_size": 128, "embedding_size": 128, "dropout": 0.5}
     facts_file, pipeline = LABELS, "text-classification"
     most_epochs = 8.0
 

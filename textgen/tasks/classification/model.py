@@ -266,9 +266,8 @@ def _of_held_out(request: Request) -> ClassificationMetrics:
     model: Classifier = request.load()
     arrays = data.store.parts[VALIDATION]
     texts = Texts(arrays["ids"], arrays["ends"], model.tokenizer.boundary)
-    return ClassificationMetrics.of(
-        model.labels, arrays["labels"], log_probabilities(model.reader, texts, model.pooling)
-    )
+    predicted = log_probabilities(model.reader, texts, model.pooling)
+    return ClassificationMetrics.of(model.labels, arrays["labels"], predicted)
 
 
 def predict(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""What a model that completes prompts is trained on, and its objective: the loss of completions, given their prompts."""
+"""What a model that completes prompts is trained on, and its objective: the loss of the completions."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def score_examples(stepper: TokenStepper, examples: Examples, most: int | None =
 class CompletionObjective(ExampleObjective):
     """Predict each token of a completion from the prompt and the tokens before it; the loss is in nats per token.
 
-    Every example starts from the initial state; `usable` are the indices of the training pairs. `prompt_weight` is the weight of a prompt token relative to a
-    completion token; without it targets are (T, B), with it (2 T, B): those of the completions, then those of the
-    prompts. `show` gives a sample during training.
+    Every example starts from the initial state; `usable` are the indices of the pairs to train on. `prompt_weight` is
+    the weight of a prompt token relative to a completion token; without it targets are (T, B), with it (2 T, B): those
+    of the completions, then those of the prompts. `show` gives a sample during training.
     """
 
     columns = ("loss", "perplexity", "bits/byte")
