@@ -20,10 +20,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from textgen import plugins
 from textgen.data import SIZED, FileOptions, Reading, SplitOptions, TokenizerOptions, record_of
+from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.formatting import listed
 from textgen.generation import SampleOptions as SampleOptions
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
         Encoded,
         ExampleData,
         ExampleStore,
+        LabelledTexts,
         TaskData,
         TextExampleData,
         Texts,
+        divide,
         hold_out,
         model_card,
         model_config,
@@ -49,13 +53,14 @@ if TYPE_CHECKING:
         unknown_label,
     )
     from textgen.tasks.metrics import ClassificationMetrics, print_metrics
-    from textgen.tasks.objective import Batches, ExampleObjective, Objective, RareTokens
+    from textgen.tasks.objective import Batches, ExampleObjective, Objective, RareTokens, TokenLabelObjective
 
 __all__ = [
-    "IGNORED", "Batches", "ClassificationMetrics", "Encoded", "ExampleData", "ExampleObjective", "ExampleStore",
-    "FileOptions", "Objective", "RareTokens", "Request", "Task", "TaskData", "TextExampleData", "Texts",
-    "TokenizerOptions", "TrainOptions", "check_training", "hold_out", "model_card", "model_config", "open_model",
-    "option", "options_for", "print_metrics", "task", "tasks", "unknown_label",
+    "IGNORED", "TRAIN", "VALIDATION", "Batches", "ClassificationMetrics", "Encoded", "ExampleData",
+    "ExampleObjective", "ExampleStore", "FileOptions", "LabelledTexts", "Objective", "Progress", "RareTokens",
+    "Reading", "Request", "Task", "TaskData", "TextExampleData", "Texts", "TokenLabelObjective", "TokenizerOptions",
+    "TrainOptions", "check_training", "divide", "hold_out", "model_card", "model_config", "open_model", "option",
+    "options_for", "print_metrics", "task", "tasks", "unknown_label",
 ]  # fmt: skip
 
 
@@ -302,8 +307,9 @@ class Request:
             use_threads(self.threads)
         return model
 
-    def held_out(self) -> TaskData:
-        """The data of the run, for its held-out part. Raises TextgenError if it is missing or has no held-out part."""
+    def held_out(self) -> Any:
+        """The data of the run, an object of the task's class, for its held-out part. Raises TextgenError if it is
+        missing or has no held-out part."""
         try:
             data = self.data()
         except TextgenError as error:
@@ -343,17 +349,22 @@ class Task(ABC):
     def data(self) -> type[TaskData]:
         """The class that reads, stores and opens its data."""
 
-    @abstractmethod
+    def module(self) -> ModuleType:
+        """The module of its models, which may import numpy: it has the functions `load`, `evaluate` and `predict`, as
+        the methods below."""
+        raise NotImplementedError
+
     def load(self, folder: Path, backend: str) -> Any:
         """Open a trained model. Raises TextgenError for a damaged folder, or if the backend cannot run the model."""
+        return self.module().load(folder, backend)
 
-    @abstractmethod
     def evaluate(self, request: Request) -> None:
         """Evaluate a model on the inputs, or on the held-out part without any, and print the metrics."""
+        self.module().evaluate(request)
 
     def predict(self, request: Request) -> None:
         """Print what a model predicts for the inputs."""
-        raise NotImplementedError
+        self.module().predict(request)
 
 
 def tasks() -> list[Task]:

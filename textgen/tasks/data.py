@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +30,9 @@ from textgen.model import ModelConfig
 from textgen.model.stepper import TokenStepper
 from textgen.storage import filesystem
 
-if TYPE_CHECKING:
-    from textgen.tasks.objective import Objective
-
 Arrays = dict[str, npt.NDArray[Any]]
 Integers = npt.NDArray[np.int64]
+Example = TypeVar("Example")
 
 QUICK_LOOK = 32_768
 """Held-out tokens scored in an evaluation during training; the last evaluation scores all."""
@@ -218,8 +216,9 @@ class TaskData(ABC):
         return replace(config, task=options.task or config.task)
 
     @abstractmethod
-    def objective(self, options: Any) -> Objective:
-        """The training objective. Raises TextgenError if the data does not fill one batch."""
+    def objective(self, options: Any) -> Any:
+        """The training objective, a `textgen.tasks.objective.Objective`. Raises TextgenError if the data does not fill
+        one batch."""
 
     @abstractmethod
     def files(self) -> dict[str, bytes]:
@@ -313,10 +312,16 @@ class TextExampleData(ExampleData):
         arrays = self.store.parts[part]
         return Texts(arrays["ids"], arrays["ends"], self.tokenizer.boundary)
 
+    def labelled(self, part: str) -> LabelledTexts:
+        """The encoded texts of a part with what the array `labels` holds."""
+        return LabelledTexts(self.texts(part), self.store.parts[part]["labels"].astype(np.int64))
+
     @property
     def facts(self) -> dict[str, Any]:
-        """What a model folder says besides configuration, weights and tokenizer, as JSON."""
-        raise NotImplementedError
+        """What a model folder says besides configuration, weights and tokenizer, as JSON: by default, the `facts` that
+        were stored with the examples."""
+        facts: dict[str, Any] = self.store.about["facts"]
+        return facts
 
     def described(self) -> list[str]:
         train, held_out = (len(self.store.parts[part]["ends"]) for part in (TRAIN, VALIDATION))
@@ -396,6 +401,21 @@ class Texts:
                     found[begin : begin + length] = outputs[:length, lane]
                 begins = begins + counts
         return found
+
+
+class LabelledTexts(NamedTuple):
+    """Encoded texts and the index of the label of each text, (N,), or of each token, (S,)."""
+
+    texts: Texts
+    labels: Integers
+
+
+def divide(examples: list[Example], validation: list[Example] | None, options: Any) -> tuple[list[Example], ...]:
+    """The examples to train on, and those that are held out: those of the validation file, or a share of all."""
+    if validation is not None:
+        return examples, validation
+    held = hold_out(np.zeros(len(examples), np.int64), options.validation_split, options.seed)
+    return tuple([example for out, example in zip(held, examples, strict=True) if out == part] for part in (0, 1))
 
 
 def hold_out(numbers: Integers, share: float, seed: int) -> npt.NDArray[np.bool_]:

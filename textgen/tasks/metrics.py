@@ -17,9 +17,12 @@ import numpy.typing as npt
 
 from textgen.errors import require
 from textgen.formatting import count, table
+from textgen.generation.sampling import log_softmax
+from textgen.model.stepper import TokenStepper
 from textgen.screen import Output
 from textgen.storage import filesystem
 from textgen.storage.filesystem import to_png
+from textgen.tasks.data import IGNORED, Texts
 
 BINS = 15
 """Bins of confidence for the calibration error, as in Guo et al. 2017."""
@@ -61,6 +64,14 @@ class ClassificationMetrics:
         nats = -float(log_probabilities[np.arange(len(true)), true].sum(dtype=np.float64))
         confidence = np.exp(log_probabilities[np.arange(len(true)), predicted].astype(np.float64))
         return cls(tuple(labels), confusion, nats, calibration_error(confidence, predicted == true), unit)
+
+    @classmethod
+    def of_tokens(
+        cls, labels: Sequence[str], stepper: TokenStepper, texts: Texts, true: npt.NDArray[np.integer[Any]]
+    ) -> ClassificationMetrics:
+        """The metrics of a model that predicts a label for every token, given their indices (S,), or `IGNORED`."""
+        counts = true != IGNORED
+        return cls.of(labels, true[counts], log_softmax(texts.outputs(stepper)[counts]), "token")
 
     @property
     def texts(self) -> int:

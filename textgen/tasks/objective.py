@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from textgen.cells.engine import State
+from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.tokenizers.base import Ids, Tokenizer
 from textgen.evaluation import Metrics as Metrics
 from textgen.model.stack import Candidates, Model
-from textgen.tasks.data import IGNORED, Integers
+from textgen.model.weights import TorchStepper
+from textgen.tasks.data import IGNORED, Integers, LabelledTexts, TextExampleData, Texts
+from textgen.tasks.metrics import ClassificationMetrics
 
 JITTER = 0.5
 """Lengths are increased by up to this share before sorting, so that batches differ between epochs."""
@@ -227,3 +230,35 @@ class RareTokens:
             return ids
         noise = np.random.default_rng(seed).random(ids.shape, dtype=np.float32)
         return np.where(noise < self.rates[ids], np.int32(self.escape), ids)
+
+
+@dataclass(frozen=True)
+class TokenLabelObjective(ExampleObjective):
+    """Predict a label for every token; the loss is in nats per token. Targets are (T, B)."""
+
+    columns = ClassificationMetrics.columns
+
+    train: LabelledTexts
+    held_out: LabelledTexts
+    labels: Sequence[str]
+    rare: RareTokens
+
+    @classmethod
+    def of(cls, data: TextExampleData, labels: Sequence[str], options: Any) -> Self:
+        """The objective for data with an array `labels`: for every id the index of its label, or `IGNORED`."""
+        train, rare = data.labelled(TRAIN), RareTokens.of(data.texts(TRAIN).ids, data.tokenizer)
+        batches = Batches(train.texts.lengths, options.batch_size, options.seq_length, options.seed)
+        return cls(batches, train, data.labelled(VALIDATION), labels, rare)
+
+    def window(self, step: int) -> tuple[Tensor, Tensor]:
+        batch, (texts, labels) = self.batches.batch(step), self.train
+        found, targets = (
+            each.window(batch.examples, batch.start, self.batches.seq_length)[0]
+            for each in (texts, Texts(labels, texts.ends, IGNORED))
+        )
+        ids = self.rare.replaced(found, [self.batches.seed, step])
+        return self.batches.padded(ids, texts.pad), self.batches.padded(targets.astype(np.int64), IGNORED)
+
+    def evaluate(self, model: Model, quick: bool) -> ClassificationMetrics | None:
+        texts, true = self.held_out
+        return ClassificationMetrics.of_tokens(self.labels, TorchStepper(model), texts, true) if len(true) else None

@@ -24,7 +24,7 @@ from textgen.model.weights import TorchStepper
 from textgen.tasks.classification.model import log_probabilities
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.classification.reading import LABELS, LabelledCorpus
-from textgen.tasks.data import IGNORED, ExampleStore, TextExampleData, Texts, listed
+from textgen.tasks.data import IGNORED, ExampleStore, LabelledTexts, TextExampleData, listed
 from textgen.tasks.metrics import ClassificationMetrics
 from textgen.tasks.objective import Batches, ExampleObjective, RareTokens
 
@@ -32,14 +32,6 @@ QUICK_TEXTS = 4000
 """Held-out texts used in an evaluation during training; the last evaluation uses all."""
 
 LEARNING_RATE = 2e-3
-
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """Encoded texts and the index of each one's label, (N,)."""
-
-    texts: Texts
-    labels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -144,10 +136,6 @@ class ClassificationData(TextExampleData):
     def model_name(self) -> str:
         return f"A recurrent classifier of texts ({listed(self.labels)})"
 
-    def part(self, part: str) -> LabelledTexts:
-        """The encoded texts of a part, and the indices of their labels."""
-        return LabelledTexts(self.texts(part), self.store.parts[part]["labels"].astype(np.int64))
-
     def described(self) -> list[str]:
         labels = np.concatenate([self.store.parts[part]["labels"] for part in (TRAIN, VALIDATION)])
         counts = np.bincount(labels, minlength=len(self.labels))
@@ -163,11 +151,11 @@ class ClassificationData(TextExampleData):
 
     def objective(self, options: ClassificationOptions) -> ClassificationObjective:
         assert options.batch_size and options.seq_length
-        train = self.part(TRAIN)
+        train = self.labelled(TRAIN)
         return ClassificationObjective(
             Batches(train.texts.lengths, options.batch_size, options.seq_length, options.seed),
             train,
-            self.part(VALIDATION),
+            self.labelled(VALIDATION),
             self.labels,
             options.pooling,
             class_weights(options.class_weights, train.labels, len(self.labels)),

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ from textgen.tasks.classification.reading import (
     read_labelled,
     read_texts,
 )
-from textgen.tasks.data import CHUNK, ExampleData, Integers, Texts, open_model, unknown_label
+from textgen.tasks.data import CHUNK, Integers, Texts, open_model, unknown_label
 from textgen.tasks.metrics import ClassificationMetrics, plot_confusion, print_metrics
 
 TOGETHER = 256
@@ -262,12 +262,9 @@ def _of_corpus(request: Request) -> ClassificationMetrics:
 
 
 def _of_held_out(request: Request) -> ClassificationMetrics:
-    data = cast(ExampleData, request.held_out())
+    texts, labels = request.held_out().labelled(VALIDATION)
     model: Classifier = request.load()
-    arrays = data.store.parts[VALIDATION]
-    texts = Texts(arrays["ids"], arrays["ends"], model.tokenizer.boundary)
-    predicted = log_probabilities(model.reader, texts, model.pooling)
-    return ClassificationMetrics.of(model.labels, arrays["labels"], predicted)
+    return ClassificationMetrics.of(model.labels, labels, log_probabilities(model.reader, texts, model.pooling))
 
 
 def predict(request: Request) -> None:
