@@ -87,12 +87,7 @@ class TrainOptions(FileOptions, SplitOptions):
         default_text="lm, or the task that has the options given",
         section="Model",
     )
-    cell: str = option(
-        "lstm",
-        "The recurrent cell (textgen cells lists them).",
-        also=("--model-type",),
-        metavar="NAME",
-    )
+    cell: str = option("lstm", "The recurrent cell (textgen cells lists them).", also=("--model-type",), metavar="NAME")
     cell_options: dict[str, Any] = option({}, "An option of the cell; may be repeated.")
     init_from: str | None = option(
         None, "Start from the weights of this model; tokens are matched by their text, not their ids.", metavar="DIR"

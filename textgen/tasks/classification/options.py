@@ -18,11 +18,7 @@ class ClassificationOptions(CorpusOptions, TrainOptions):
     """How a classifier is trained."""
 
     label_column: str | None = option(
-        None,
-        "The label column of a table.",
-        metavar="NAME",
-        default_text="label",
-        section=_SECTION,
+        None, "The label column of a table.", metavar="NAME", default_text="label", section=_SECTION
     )
     pooling: str = option(
         "last",

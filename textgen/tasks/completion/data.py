@@ -31,16 +31,7 @@ from textgen.model.weights import TorchStepper
 from textgen.options import named
 from textgen.storage import filesystem
 from textgen.tasks.completion.options import CompletionOptions
-from textgen.tasks.completion.reading import (
-    COUNTS,
-    FRAME,
-    KIND,
-    Examples,
-    Pair,
-    PairCorpus,
-    open_pairs,
-    padded_batches,
-)
+from textgen.tasks.completion.reading import COUNTS, FRAME, KIND, Examples, Pair, PairCorpus, open_pairs, padded_batches
 from textgen.tasks.data import IGNORED, QUICK_LOOK, ExampleStore, TaskData, TextExampleData
 from textgen.tasks.objective import Batches, ExampleObjective
 
