@@ -131,8 +131,6 @@ class TaskData(ABC):
 
     store: TokenStore | ExampleStore
 
-    most_epochs: float | None = None
-    """The maximum number of epochs that a plan by minutes chooses."""
     pipeline: ClassVar[str] = "text-generation"
     """The pipeline tag of its models, as model hubs define them."""
     usage: ClassVar[str] = 'sample -m {} --prompt "..."'
@@ -167,6 +165,11 @@ class TaskData(ABC):
     def characters_per_token(self) -> float:
         """The approximate number of characters per token."""
         return TOKENIZER_KINDS[self.tokenizer.kind].characters if self.tokenizer else 1.0
+
+    @property
+    def most_epochs(self) -> float | None:
+        """The maximum number of epochs that a plan by minutes chooses."""
+        return None
 
     @property
     def vocab_size(self) -> int:
@@ -271,7 +274,7 @@ class ExampleData(TaskData):
         return filesystem.cached(folder, cls.open, write)
 
     def tokens_per_step(self, options: Any) -> float:
-        return self.objective(options).tokens_per_step
+        return float(self.objective(options).tokens_per_step)
 
 
 class Encoded(NamedTuple):

@@ -29,9 +29,6 @@ from textgen.tasks.metrics import ClassificationMetrics
 JITTER = 0.5
 """Lengths are increased by up to this share before sorting, so that batches differ between epochs."""
 
-MIXED = 2.0
-"""The same for sentences, which are short, so that mixing them matters more than little padding."""
-
 RARE = 0.25
 """While training, a token that occurs n times is replaced by the unknown token with probability RARE / (RARE + n), so
 that the model learns to handle unknown words (Kiperwasser and Goldberg 2016)."""
@@ -250,7 +247,7 @@ class TokenLabelObjective(ExampleObjective):
     def of(cls, data: TextExampleData, labels: Sequence[str], options: Any) -> Self:
         """The objective for data with an array `labels`: for every id the index of its label, or `IGNORED`."""
         train, rare = data.labelled(TRAIN), RareTokens.of(data.texts(TRAIN).ids, data.tokenizer)
-        batches = Batches(train.texts.lengths, options.batch_size, options.seq_length, options.seed, MIXED)
+        batches = Batches(train.texts.lengths, options.batch_size, options.seq_length, options.seed)
         return cls(batches, train, data.labelled(VALIDATION), labels, rare)
 
     def window(self, step: int) -> tuple[Tensor, Tensor]:

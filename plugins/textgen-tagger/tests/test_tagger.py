@@ -19,7 +19,7 @@ WORDS = {
 """`walk` and `fish` are nouns or verbs: only the words around them tell."""
 SHAPES = ["DET NOUN VERB DET NOUN PUNCT", "DET NOUN VERB PUNCT", "NOUN VERB DET NOUN PUNCT"]
 TINY = {
-    "task": "tag", "hidden_size": 16, "embedding_size": 8, "batch_size": 8, "learning_rate": 0.02, "max_steps": 60,
+    "task": "tag", "hidden_size": 16, "embedding_size": 8, "batch_size": 8, "learning_rate": 0.04, "max_steps": 60,
     "eval_steps": 20, "save_steps": 10, "save_total_limit": 9, "threads": 1,
 }  # fmt: skip
 

@@ -147,7 +147,7 @@ class CompletionObjective(ExampleObjective):
         logits = outputs.flatten(0, 1)
         losses = [
             cross_entropy(logits, part.flatten(), ignore_index=IGNORED, reduction="none").view_as(part)
-            for part in targets.split(len(outputs))
+            for part in targets.chunk(len(targets) // len(outputs))
         ]
         return self.mean(torch.cat(losses), targets)
 
