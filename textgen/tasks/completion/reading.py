@@ -301,7 +301,7 @@ def sources_of(paths: Sequence[str]) -> list[Source]:
 
 
 def open_pairs(folder: Path) -> ExampleStore:
-    """What `PairCorpus.write` wrote. Raises TextgenError if it is missing or damaged."""
+    """Open what `CompletionData.cached` stored. Raises TextgenError if it is missing or damaged."""
     store, tokenizer = open_examples(folder, KIND), tokenizer_of(folder)
     if not all(_is_consistent(store, part, tokenizer.vocab_size) for part in (TRAIN, VALIDATION)):
         raise storage.DamagedError(f"{folder} is damaged: its pairs do not have the recorded sizes.")
