@@ -266,3 +266,36 @@ def test_no_other_module_knows_a_task_by_name():
         if not any(path.is_relative_to(place) for place in own):
             texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
             assert texts & {"complete", "classify", "forecast"} == others.get(path.name, set()), path
+
+
+# --- what a task of another package imports ---
+
+
+def test_all_that_is_offered_is_there():
+    import textgen.tasks
+
+    assert all(getattr(textgen.tasks, name) is not None for name in textgen.tasks.__all__)
+    assert textgen.tasks.Objective is Objective
+    with pytest.raises(AttributeError, match="has no attribute 'Objectiv'"):
+        textgen.tasks.Objectiv
+
+
+@pytest.mark.parametrize("window", [3, 100])
+def test_every_label_of_a_token_is_a_target_once_an_epoch(window):
+    from textgen.tasks.data import IGNORED, LabelledTexts, Texts
+    from textgen.tasks.objective import Batches, RareTokens, TokenLabelObjective
+
+    ids = np.arange(1, 38, dtype=np.int32)
+    texts = Texts(ids, np.array([5, 6, 14, 20, 37]))
+    labels = np.where(ids % 4 == 0, IGNORED, ids + 100)
+    part, rare = LabelledTexts(texts, labels), RareTokens(np.zeros(40, np.float32), None)
+    task = TokenLabelObjective(Batches(texts.lengths, 2, window, seed=1), part, part, "ab", rare)
+    for epoch in range(2):
+        found = {}
+        for step in range(epoch * task.steps_per_epoch, (epoch + 1) * task.steps_per_epoch):
+            read, targets = (tensor.numpy() for tensor in task.window(step))
+            assert read.shape == targets.shape and read.shape[1] == 2
+            counts = targets != IGNORED
+            assert not found.keys() & set(read[counts].tolist())
+            found |= dict(zip(read[counts].tolist(), targets[counts].tolist(), strict=True))
+        assert found == {int(id): int(id) + 100 for id in ids if id % 4}
