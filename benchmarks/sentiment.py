@@ -33,8 +33,8 @@ import torch
 
 import textgen
 from textgen.data.sources import SourceOptions
-from textgen.tasks.classification.classifier import plot_confusion
 from textgen.tasks.classification.reading import find_labelled, read_labelled
+from textgen.tasks.metrics import plot_confusion
 
 PARTS = 10
 SMALL = {"epochs": 6.0, "average_weights": 0.998}

@@ -33,21 +33,12 @@ from textgen.model import ModelConfig
 from textgen.model.stack import build_model
 from textgen.storage import filesystem
 from textgen.tasks import options_for
-from textgen.tasks.classification.classifier import (
-    CHUNK,
-    ClassificationMetrics,
-    Classifier,
-    Pool,
-    Texts,
-    calibration_error,
-    log_probabilities,
-)
-from textgen.tasks.classification.data import Batches, ClassificationObjective, LabelledTexts, class_weights, pooled
+from textgen.tasks.classification.data import ClassificationObjective, class_weights, pooled
+from textgen.tasks.classification.model import Classifier, Pool, log_probabilities
 from textgen.tasks.classification.options import POOLINGS
 from textgen.tasks.classification.reading import (
     chosen_columns,
     find_labelled,
-    hold_out,
     label_of,
     lines,
     read_labelled,
@@ -55,6 +46,9 @@ from textgen.tasks.classification.reading import (
     scan_labels,
     sorted_labels,
 )
+from textgen.tasks.data import CHUNK, LabelledTexts, Texts, hold_out
+from textgen.tasks.metrics import ClassificationMetrics, calibration_error
+from textgen.tasks.objective import Batches, RareTokens
 from textgen.training.start import resume, start
 
 READING = SourceOptions()
@@ -120,10 +114,10 @@ def test_an_epoch_reads_every_token_once_in_order(lengths, batch, window):
         read = {text: [] for text in range(len(lengths))}
         for step in range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch):
             found = batches.batch(step)
-            assert len(found.texts) <= batch and len(set(found.texts)) == len(found.texts)
+            assert len(found.examples) <= batch and len(set(found.examples)) == len(found.examples)
             counted = 0
-            for text in found.texts:
-                begin = found.window * window
+            for text in found.examples:
+                begin = found.start
                 tokens = range(begin, min(begin + window, lengths[text]))
                 counted += len(tokens)
                 read[int(text)] += tokens
@@ -137,10 +131,11 @@ def test_order_depends_on_seed_and_step_alone():
     steps = range(3 * one.steps_per_epoch)
     there = {step: one.batch(step) for step in steps}
     for step in reversed(steps):
-        assert other.batch(step).window == there[step].window
-        assert other.batch(step).texts.tolist() == there[step].texts.tolist()
-    assert any(Batches(lengths, 8, 16, 6).batch(step).texts.tolist() != there[step].texts.tolist() for step in steps)
-    first, second = (sorted(there[k].texts.tolist()) for k in (0, one.steps_per_epoch))
+        assert other.batch(step).start == there[step].start
+        assert other.batch(step).examples.tolist() == there[step].examples.tolist()
+    reseeded = Batches(lengths, 8, 16, 6)
+    assert any(reseeded.batch(step).examples.tolist() != there[step].examples.tolist() for step in steps)
+    first, second = (sorted(there[k].examples.tolist()) for k in (0, one.steps_per_epoch))
     assert first != second
 
 
@@ -420,8 +415,8 @@ def test_every_cell_learns_labels(name):
     labels = np.array([int(label == "pos") for _, label in rows])
     parts = LabelledTexts(texts, labels)
     task = ClassificationObjective(
-        parts, parts, ("neg", "pos"), Batches(texts.lengths, 16, 12, 0), "mean", np.ones(2, np.float32), None,
-        np.zeros(tokenizer.vocab_size, np.float32),
+        Batches(texts.lengths, 16, 12, 0), parts, parts, ("neg", "pos"), "mean", np.ones(2, np.float32),
+        RareTokens(np.zeros(tokenizer.vocab_size, np.float32), None),
     )  # fmt: skip
     config = ModelConfig(tokenizer.vocab_size, embedding_size=8, hidden_size=8, task="classify", outputs=2)
     model = build_model(config, CELLS[name])
@@ -521,20 +516,23 @@ def test_what_is_padded_has_no_gradient(table, tmp_path):
 def test_training_windows_with_the_state_carried_are_the_whole_text(table, tmp_path):
     """The outputs of a step's windows, one after another, are those of its texts read at once."""
     session = start([str(table)], options_for({**TINY, "output_dir": str(tmp_path / "run")}), 0.0)
-    task, model = replace(session.trainer.objective, escape=None), session.trainer.model
+    task, model = (
+        replace(session.trainer.objective, rare=RareTokens(np.zeros(1, np.float32), None)),
+        session.trainer.model,
+    )
     carry, seen, longest = (), [], 0
     for step in range(task.steps_per_epoch):
         found = task.batches.batch(step)
         ids, targets = task.window(step)
         carry = task.window_state(step, model.initial_state(ids.shape[1]), carry)
         outputs, carry = model(ids, carry)
-        seen = [*seen, outputs] if found.window else [outputs]
-        longest = max(longest, found.window + 1)
-        for lane, text in enumerate(found.texts):
+        seen = [*seen, outputs] if found.start else [outputs]
+        longest = max(longest, found.start // task.batches.seq_length + 1)
+        for lane, text in enumerate(found.examples):
             if targets[0, lane] >= 0:
                 begin, end = task.train.texts.ends[text] - task.train.texts.lengths[text], task.train.texts.ends[text]
                 whole, _ = model(torch.from_numpy(task.train.texts.ids[begin:end].astype(np.int64))[:, None])
-                read = found.window * task.batches.seq_length + int(targets[1, lane]) + 1
+                read = found.start + int(targets[1, lane]) + 1
                 assert torch.allclose(torch.cat(seen)[:read, lane], whole[:read, 0], atol=1e-5)
                 assert int(targets[0, lane]) == task.train.labels[text]
     assert longest > 1

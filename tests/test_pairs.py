@@ -29,12 +29,10 @@ from textgen.model.stack import build_model
 from textgen.model.weights import TorchStepper
 from textgen.storage import filesystem
 from textgen.tasks import options_for
-from textgen.tasks.completion.data import CompletionData, CompletionObjective, score_examples
+from textgen.tasks.completion.data import JITTER, CompletionData, CompletionObjective, score_examples
 from textgen.tasks.completion.evaluate import evaluate_pairs, exact_matches, write_completions
 from textgen.tasks.completion.options import CompletionOptions, columns_of
 from textgen.tasks.completion.reading import (
-    IGNORED,
-    Order,
     Pair,
     choose_held_out,
     encode_pairs,
@@ -42,7 +40,8 @@ from textgen.tasks.completion.reading import (
     read_pairs,
     scan_pairs,
 )
-from textgen.tasks.data import write_examples
+from textgen.tasks.data import IGNORED, write_examples
+from textgen.tasks.objective import Batches
 from textgen.training.runs import METRICS, OPTIMIZER, STATE, Run, data_of
 from textgen.training.start import resume, start
 
@@ -209,22 +208,27 @@ def test_a_long_completion_is_cut_at_its_end():
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 3))
 @settings(max_examples=60)
-def test_every_epoch_reads_every_pair_about_once(sizes, batch_size, seed):
-    order = Order(np.array(sizes), batch_size, seed)
+def test_every_epoch_reads_every_pair_once(sizes, batch_size, seed):
+    batches, again = (Batches(np.array(sizes), batch_size, 30, seed, JITTER) for _ in range(2))
     steps = 3 * max(1, -(-len(sizes) // batch_size))
-    read = np.concatenate([order.rows(step) for step in range(steps)])
-    assert len(read) == steps * batch_size
-    again = Order(np.array(sizes), batch_size, seed)
-    assert all(np.array_equal(again.rows(step), order.rows(step)) for step in reversed(range(steps)))
-    counts = np.bincount(read, minlength=len(sizes))
-    pool = max(1, min(64, len(sizes) // batch_size)) * batch_size
-    assert abs(counts - len(read) / len(sizes)).max() <= 2 + pool / len(sizes)
+    assert steps == 3 * batches.steps_per_epoch
+    read = [batches.batch(step).examples for step in range(steps)]
+    assert all(np.array_equal(again.batch(step).examples, read[step]) for step in reversed(range(steps)))
+    assert all(batches.batch(step).start == 0 and 1 <= len(read[step]) <= batch_size for step in range(steps))
+    for epoch in np.split(np.arange(steps), 3):
+        assert sorted(np.concatenate([read[step] for step in epoch])) == list(range(len(sizes)))
+
+
+def test_every_step_has_as_many_lanes_and_those_without_a_pair_do_not_count():
+    task = completing(SENTENCES[:11], batch_size=4)
+    lanes = [(targets != IGNORED).any(dim=0).sum().item() for _, targets in map(task.window, range(3))]
+    assert {inputs.shape[1] for inputs, _ in map(task.window, range(3))} == {4} and sorted(lanes) == [3, 4, 4]
 
 
 def test_batches_hold_pairs_of_nearly_one_size():
     sizes = np.random.default_rng(0).integers(5, 200, 2000)
-    order = Order(sizes, 16, 1)
-    spread = [np.ptp(sizes[order.rows(step)]) for step in range(100)]
+    batches = Batches(sizes, 16, 200, 1, JITTER)
+    spread = [np.ptp(sizes[batches.batch(step).examples]) for step in range(100)]
     assert np.mean(spread) < 10
 
 
@@ -241,7 +245,7 @@ def test_padded_batches_hold_every_row_once(sizes, tokens):
 
 def completing(pairs=SENTENCES, batch_size=4, seq_length=64, prompt_weight=0.0, kind="char"):
     examples = encode_pairs(tokenizer_for(pairs, kind), pairs)
-    return CompletionObjective(examples, examples, batch_size, seq_length, seed=1, prompt_weight=prompt_weight)
+    return CompletionObjective.of(examples, examples, batch_size, seq_length, seed=1, prompt_weight=prompt_weight)
 
 
 def model_of(cell, symbols, hidden=16):
@@ -314,7 +318,7 @@ def test_long_pairs_are_counted_in_a_warning_each_and_none_is_dropped_silently()
         "2 completions cut at the end: seq_length=6 holds no more.",
         "1 pair left out: the prompt alone fills seq_length=6.",
     ]
-    assert {int(row) for step in range(20) for row in task.usable[task.order.rows(step)]} == {0, 1, 3}
+    assert {int(row) for step in range(20) for row in task.usable[task.batches.batch(step).examples]} == {0, 1, 3}
     assert max(len(task.window(step)[0]) for step in range(20)) == 6
     with pytest.raises(TextgenError, match=r"^no prompt leaves room for a completion within seq_length=2\.$") as caught:
         completing(pairs, seq_length=2)

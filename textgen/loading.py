@@ -21,7 +21,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
     """Open a model folder. Runs no code from it.
 
     The model's task decides the type of the result: a `textgen.generation.language_model.LanguageModel` if it generates
-    text, a `textgen.tasks.classification.classifier.Classifier` if it classifies, a
+    text, a `textgen.tasks.classification.model.Classifier` if it classifies, a
     `textgen.tasks.forecasting.forecaster.Forecaster` if it forecasts, and the class of another package's task.
 
     `backend` 'numpy' runs the step stored in the folder, without torch or the cell's plugin; 'torch' builds the model

@@ -35,7 +35,8 @@ from textgen.model import LARGEST
 from textgen.model.stack import build_model
 from textgen.options import named
 from textgen.plugins import PluginError
-from textgen.tasks import DEFAULT_MINUTES, embedding_for, model_config, planned
+from textgen.tasks import DEFAULT_MINUTES, planned
+from textgen.tasks.data import embedding_for, model_config
 from textgen.tasks.language.options import LanguageOptions
 from textgen.training.planner import ThisMachine, steps_evaluating
 from textgen.training.runs import versions

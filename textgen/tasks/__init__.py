@@ -6,6 +6,8 @@ the planner, run folders, `textgen.load`, the command line) takes any task and k
 tasks with the hook `register_tasks`. This module imports no torch, and neither may a task's own module: it imports
 what learns and what runs inside its methods.
 
+A task needs few other imports: all of `__all__` is imported from here, and loaded when it is first used.
+
 Each option of `TrainOptions` is declared once with its help and limits. None means that the plan decides (see
 `textgen.training.planner`). Long names are those of Hugging Face; `also` gives the spellings of other tools.
 """
@@ -16,23 +18,59 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from textgen import plugins
-from textgen.data import SIZED, FileOptions, Reading, SplitOptions, record_of
+from textgen.data import SIZED, FileOptions, Reading, SplitOptions, TokenizerOptions, record_of
+from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.formatting import listed
 from textgen.generation import SampleOptions as SampleOptions
 from textgen.generation import check_sampling as check_sampling
-from textgen.model import ModelConfig
 from textgen.model import task_of as task_name
 from textgen.options import check, from_mapping, named, option
 from textgen.storage.outputs import OutputFile
 from textgen.threads import use_threads
 
 if TYPE_CHECKING:
-    from textgen.tasks.data import TaskData
+    from textgen.tasks.data import (
+        IGNORED,
+        Encoded,
+        ExampleData,
+        ExampleStore,
+        LabelledTexts,
+        TaskData,
+        TextExampleData,
+        Texts,
+        divide,
+        hold_out,
+        model_card,
+        model_config,
+        open_model,
+        unknown_label,
+    )
+    from textgen.tasks.metrics import ClassificationMetrics, print_metrics
+    from textgen.tasks.objective import Batches, ExampleObjective, Objective, RareTokens, TokenLabelObjective
+
+__all__ = [
+    "IGNORED", "TRAIN", "VALIDATION", "Batches", "ClassificationMetrics", "Encoded", "ExampleData",
+    "ExampleObjective", "ExampleStore", "FileOptions", "LabelledTexts", "Objective", "Progress", "RareTokens",
+    "Reading", "Request", "Task", "TaskData", "TextExampleData", "Texts", "TokenLabelObjective", "TokenizerOptions",
+    "TrainOptions", "check_training", "divide", "hold_out", "model_card", "model_config", "open_model", "option",
+    "options_for", "print_metrics", "task", "tasks", "unknown_label",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """What needs numpy or torch is imported when it is first used."""
+    for module in ("data", "metrics", "objective") if name in __all__ else ():
+        found = import_module(f"{__name__}.{module}")
+        if hasattr(found, name):
+            return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 DEFAULT_MINUTES = 5.0
@@ -50,12 +88,7 @@ class TrainOptions(FileOptions, SplitOptions):
         default_text="lm, or the task that has the options given",
         section="Model",
     )
-    cell: str = option(
-        "lstm",
-        "The recurrent cell (textgen cells lists them).",
-        also=("--model-type",),
-        metavar="NAME",
-    )
+    cell: str = option("lstm", "The recurrent cell (textgen cells lists them).", also=("--model-type",), metavar="NAME")
     cell_options: dict[str, Any] = option({}, "An option of the cell; may be repeated.")
     init_from: str | None = option(
         None, "Start from the weights of this model; tokens are matched by their text, not their ids.", metavar="DIR"
@@ -282,8 +315,9 @@ class Request:
             use_threads(self.threads)
         return model
 
-    def held_out(self) -> TaskData:
-        """The data of the run, for its held-out part. Raises TextgenError if it is missing or has no held-out part."""
+    def held_out(self) -> Any:
+        """The data of the run, an object of the task's class, for its held-out part. Raises TextgenError if it is
+        missing or has no held-out part."""
         try:
             data = self.data()
         except TextgenError as error:
@@ -323,17 +357,22 @@ class Task(ABC):
     def data(self) -> type[TaskData]:
         """The class that reads, stores and opens its data."""
 
-    @abstractmethod
+    def module(self) -> ModuleType:
+        """The module of its models, which may import numpy: it has the functions `load`, `evaluate` and `predict`, as
+        the methods below."""
+        raise NotImplementedError
+
     def load(self, folder: Path, backend: str) -> Any:
         """Open a trained model. Raises TextgenError for a damaged folder, or if the backend cannot run the model."""
+        return self.module().load(folder, backend)
 
-    @abstractmethod
     def evaluate(self, request: Request) -> None:
         """Evaluate a model on the inputs, or on the held-out part without any, and print the metrics."""
+        self.module().evaluate(request)
 
     def predict(self, request: Request) -> None:
         """Print what a model predicts for the inputs."""
-        raise NotImplementedError
+        self.module().predict(request)
 
 
 def tasks() -> list[Task]:
@@ -366,7 +405,9 @@ def options_for(given: Mapping[str, Any]) -> TrainOptions:
     for an unknown option or value, and for options of different tasks.
     """
     if given.get("task") is not None:
-        chosen = task(_text(given["task"]))
+        if not isinstance(given["task"], str):
+            raise UsageError(f"{named('task')} must be text, not {given['task']!r}.")
+        chosen = task(given["task"])
     else:
         chosen = _inferred(given)
     known = {f.name for f in fields(chosen.options)}
@@ -375,12 +416,6 @@ def options_for(given: Mapping[str, Any]) -> TrainOptions:
             _refuse(name, chosen)
     made: TrainOptions = from_mapping(chosen.options, {name: given[name] for name in given if name in known})
     return replace(made, task=chosen.name)
-
-
-def _text(name: Any) -> str:
-    if not isinstance(name, str):
-        raise UsageError(f"{named('task')} must be text, not {name!r}.")
-    return name
 
 
 def _inferred(given: Mapping[str, Any]) -> Task:
@@ -402,33 +437,6 @@ def _refuse(name: str, chosen: Task) -> None:
         raise UsageError(f"{named(name)} goes with {others}, not with {chosen.name}.")
     every = {f.name for each in tasks() for f in fields(each.options)}
     raise UsageError(f"there is no option {name!r}.{did_you_mean(name, every)}")
-
-
-QUICK_LOOK = 32_768
-"""Held-out tokens scored in an evaluation during training; the last evaluation scores all."""
-
-
-def embedding_for(kind: str, hidden_size: int) -> int:
-    """The default embedding size: small vocabularies need no wide embeddings."""
-    return hidden_size if kind in SIZED else min(hidden_size, 256)
-
-
-def model_config(options: TrainOptions, kind: str, vocab_size: int, hidden_size: int) -> ModelConfig:
-    """The model configuration for these options and this hidden size."""
-    layers = options.num_layers or 1
-    deep = layers >= 3
-    tie = kind in SIZED if options.tie_weights is None else options.tie_weights
-    return ModelConfig(
-        vocab_size=vocab_size,
-        cell=options.cell,
-        cell_options=dict(options.cell_options),
-        embedding_size=options.embedding_size or embedding_for(kind, hidden_size),
-        hidden_size=hidden_size,
-        num_layers=layers,
-        tie_word_embeddings=tie,
-        residual=deep if options.residual is None else options.residual,
-        layer_norm=deep if options.layer_norm is None else options.layer_norm,
-    )
 
 
 LENGTHS = ("minutes", "epochs", "max_steps")

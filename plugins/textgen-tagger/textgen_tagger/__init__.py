@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import textgen
-from textgen.data import FileOptions
 from textgen.hookspecs import RegisterTask
-from textgen.options import option
-from textgen.tasks import Request, Task, TrainOptions
+from textgen.tasks import FileOptions, Task, TrainOptions, option
 
 if TYPE_CHECKING:
-    from textgen_tagger.training import TagData
+    from textgen_tagger.tagger import TagData
 
 SECTION = "Tagging (--task tag)"
 
@@ -34,24 +32,14 @@ class Tagging(Task):
     name, options, prediction = "tag", TagOptions, TagPrediction
 
     def data(self) -> type[TagData]:
-        from textgen_tagger.training import TagData
+        from textgen_tagger.tagger import TagData
 
         return TagData
 
-    def load(self, folder: Path, backend: str) -> Any:
-        from textgen_tagger.tagger import load
+    def module(self) -> ModuleType:
+        from textgen_tagger import tagger
 
-        return load(folder, backend)
-
-    def evaluate(self, request: Request) -> None:
-        from textgen_tagger.tagger import evaluate
-
-        evaluate(request)
-
-    def predict(self, request: Request) -> None:
-        from textgen_tagger.tagger import predict
-
-        predict(request)
+        return tagger
 
 
 @textgen.hookimpl

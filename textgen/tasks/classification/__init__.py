@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from textgen.data import check_reading, reads_whole_files
 from textgen.hookspecs import hookimpl
-from textgen.tasks import Request, Task
+from textgen.tasks import Task
 from textgen.tasks.classification.options import (
     ClassificationEvaluation,
     ClassificationOptions,
@@ -38,20 +38,10 @@ class ClassificationTask(Task):
 
         return ClassificationData
 
-    def load(self, folder: Path, backend: str) -> Any:
-        from textgen.tasks.classification.classifier import load
+    def module(self) -> ModuleType:
+        from textgen.tasks.classification import model
 
-        return load(folder, backend)
-
-    def evaluate(self, request: Request) -> None:
-        from textgen.tasks.classification.evaluate import evaluate
-
-        evaluate(request)
-
-    def predict(self, request: Request) -> None:
-        from textgen.tasks.classification.evaluate import predict
-
-        predict(request)
+        return model
 
 
 @hookimpl

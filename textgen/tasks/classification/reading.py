@@ -23,13 +23,20 @@ from textgen.data.store import Scan, scan
 from textgen.data.tables import Header, cell, choose_column, name_in, report_choice, require_columns, text_column_of
 from textgen.data.tokenizers import train_tokenizer
 from textgen.data.tokenizers.base import Tokenizer
-from textgen.errors import TextgenError, UsageError, did_you_mean
+from textgen.errors import TextgenError, UsageError
 from textgen.options import named
-from textgen.storage import filesystem
 from textgen.tasks.classification.options import ClassificationOptions
-from textgen.tasks.data import write_examples
+from textgen.tasks.data import Encoded, hold_out, unknown_label
 
 LABEL_COLUMN = "label"
+LABELS = "labels.json"
+"""The file of a model folder that names the labels."""
+
+VOCABULARY = 30_000
+"""The default maximum vocabulary size."""
+
+LONG_WORDS = 15
+"""Above this average number of characters between spaces, the script does not separate words by spaces."""
 
 
 @dataclass(frozen=True)
@@ -245,10 +252,6 @@ class Lines:
             yield b"".join(self._partial)
 
 
-SHOWN_LABELS = 12
-"""The most labels that a message lists."""
-
-
 @dataclass(frozen=True)
 class LabelScan:
     """The sorted labels, the index of each text's label (N,), the scan of the text itself, and its number of characters
@@ -304,46 +307,11 @@ def _refuse_few(first: Mapping[str, tuple[int, str]], counts: npt.NDArray[np.int
             )
 
 
-def unknown_label(where: str, label: str, known: Sequence[str]) -> TextgenError:
-    """The error for a label that the model does not know."""
-    return TextgenError(
-        f"{where} has the label {label!r}, which the model does not know; it knows {listed(known)}."
-        f"{did_you_mean(label, known)}"
-    )
-
-
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Labels in the order in which they are numbered and shown: integers by value, others by name."""
     names = sorted(labels)
     whole = all(name.removeprefix("-").isascii() and name.removeprefix("-").isdigit() for name in names)
     return tuple(sorted(names, key=int) if whole else names)
-
-
-def listed(labels: Sequence[str]) -> str:
-    """Labels as a message lists them: 'neg', 'pos'; of many the first ones."""
-    more = f" and {len(labels) - SHOWN_LABELS:,} more" if len(labels) > SHOWN_LABELS else ""
-    return ", ".join(map(repr, labels[:SHOWN_LABELS])) + more
-
-
-def hold_out(numbers: npt.NDArray[np.int64], share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Which texts are held out, (N,), given the indices of their labels (N,): a `share` of every label, drawn by seed,
-    at least one and never all."""
-    held = np.zeros(len(numbers), np.bool_)
-    if share == 0:
-        return held
-    for label in np.unique(numbers):
-        texts = np.flatnonzero(numbers == label)
-        count = min(max(1, round(share * len(texts))), len(texts) - 1)
-        held[np.random.default_rng([seed, int(label), 3]).permutation(texts)[:count]] = True
-    return held
-
-
-KIND = "labelled texts"
-VOCABULARY = 30_000
-"""The default maximum vocabulary size."""
-
-LONG_WORDS = 15
-"""Above this average number of characters between spaces, the script does not separate words by spaces."""
 
 
 @dataclass(frozen=True)
@@ -377,13 +345,13 @@ class LabelledCorpus:
         return cls(origins, validation, options, found, found_validation, held_out, kind, size, given)
 
     @property
-    def key(self) -> str:
-        """A digest of everything that determines the stored texts."""
+    def depends(self) -> list[object]:
+        """Everything that determines the stored texts."""
         scans = [self.found, *([self.found_validation] if self.found_validation else [])]
         read = [[each.scan.digest, each.scan.sizes, each.numbers.tolist()] for each in scans]
         given = list(self.given.files().values()) if self.given else None
         held_out = np.flatnonzero(self.held_out).tolist()
-        return filesystem.cache_key(KIND, read, self.found.labels, held_out, self.kind, self.vocab_size, given)
+        return [read, self.found.labels, held_out, self.kind, self.vocab_size, given]
 
     def texts(self) -> Iterator[tuple[str, Labelled]]:
         """Every text with its part."""
@@ -393,26 +361,25 @@ class LabelledCorpus:
         for text in read_labelled(self.validation, reading, column) if self.validation else ():
             yield VALIDATION, text
 
-    def write(self, folder: Path, progress: Progress) -> None:
-        """Train the tokenizer on the training part, encode both parts, and commit them to a folder."""
+    def encode(self, progress: Progress) -> Encoded:
+        """Train the tokenizer on the training part, and encode both parts."""
         total = self.found.scan.total + (self.found_validation.scan.total if self.found_validation else 0)
         progress("learning the tokenizer", 0, total)
         training = (text.chunks for part, text in self.texts() if part == TRAIN)
         tokenizer = self.given or train_tokenizer(self.kind, training, self.vocab_size)
-        parts: dict[str, list[npt.NDArray[np.int32]]] = {TRAIN: [], VALIDATION: []}
+        texts: dict[str, list[npt.NDArray[np.int32]]] = {TRAIN: [], VALIDATION: []}
         labels: dict[str, list[int]] = {TRAIN: [], VALIDATION: []}
         numbers = {label: number for number, label in enumerate(self.found.labels)}
         boundary = np.array([tokenizer.boundary], np.int32)
         done = 0
         for part, text in self.texts():
             ids = np.concatenate([boundary, *tokenizer.encode_pieces(text.chunks)])
-            parts[part].append(tokenizer.model_ids(ids))
+            texts[part].append(tokenizer.model_ids(ids))
             labels[part].append(numbers[text.label])
             done += len(ids)
             progress("encoding", done, total)
-        arrays = {part: _arrays(parts[part], labels[part]) for part in parts}
-        about = {"labels": list(self.found.labels), "bytes": total}
-        write_examples(folder, KIND, self.key, arrays, about, tokenizer.files())
+        parts = {part: _arrays(texts[part], labels[part]) for part in texts}
+        return Encoded(parts, {"labels": list(self.found.labels), "bytes": total}, tokenizer)
 
 
 def _kind(found: LabelScan) -> str:

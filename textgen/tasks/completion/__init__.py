@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from textgen.data import check_reading
 from textgen.hookspecs import hookimpl
-from textgen.tasks import Request, Task
+from textgen.tasks import Task
 from textgen.tasks.completion.options import CompletionEvaluation, CompletionOptions, columns_of
 
 if TYPE_CHECKING:
@@ -30,15 +30,10 @@ class CompletionTask(Task):
 
         return CompletionData
 
-    def load(self, folder: Path, backend: str) -> Any:
-        from textgen.generation.language_model import load
+    def module(self) -> ModuleType:
+        from textgen.tasks.completion import evaluate
 
-        return load(folder, backend)
-
-    def evaluate(self, request: Request) -> None:
-        from textgen.tasks.completion.evaluate import evaluate
-
-        evaluate(request)
+        return evaluate
 
 
 @hookimpl

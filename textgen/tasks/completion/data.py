@@ -1,4 +1,4 @@
-"""What a run on pairs learns from, and the objective: a loss on the completions, given their prompts."""
+"""What a model that completes prompts is trained on, and its objective: the loss of the completions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from textgen.data import SIZED, TOKENIZER_KINDS
+from textgen.data import SIZED
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
-from textgen.data.store import no_progress, tokenizer_of
-from textgen.data.tokenizers.base import Ids, Tokenizer
+from textgen.data.store import no_progress
+from textgen.data.tokenizers.base import Ids
 from textgen.errors import TextgenError
 from textgen.evaluation import Score
 from textgen.formatting import plural
@@ -30,24 +30,29 @@ from textgen.model.stepper import TokenStepper
 from textgen.model.weights import TorchStepper
 from textgen.options import named
 from textgen.storage import filesystem
-from textgen.tasks import QUICK_LOOK, model_config
 from textgen.tasks.completion.options import CompletionOptions
-from textgen.tasks.completion.reading import (
-    COUNTS,
-    FRAME,
-    IGNORED,
-    Examples,
-    Order,
-    Pair,
-    PairCorpus,
-    open_pairs,
-    padded_batches,
-)
-from textgen.tasks.data import ExampleData, ExampleStore, model_card
-from textgen.tasks.objective import Objective
+from textgen.tasks.completion.reading import COUNTS, FRAME, KIND, Examples, Pair, PairCorpus, open_pairs, padded_batches
+from textgen.tasks.data import IGNORED, QUICK_LOOK, ExampleStore, TaskData, TextExampleData
+from textgen.tasks.objective import Batches, ExampleObjective
 
 AT_ONCE = 4096
-"""Tokens per batch, padding included."""
+"""Tokens per batch of an evaluation, padding included."""
+
+JITTER = 0.05
+"""As in `Batches`: the pairs of a batch have nearly the same size."""
+
+LONGEST = 512
+"""The default maximum of --seq-length, in tokens."""
+
+STEPS, SMALLEST, LARGEST = 128, 8, 32
+"""Defaults for --batch-size: an epoch of this many steps, within the smallest and largest batch. With few pairs, large
+batches would give too few steps."""
+
+SHOWN = 60
+"""The most tokens in a sample during training."""
+
+MOST_WRITTEN = 1000
+"""The default maximum of tokens in a completion."""
 
 
 def score_examples(stepper: TokenStepper, examples: Examples, most: int | None = None) -> Score:
@@ -77,88 +82,74 @@ def score_examples(stepper: TokenStepper, examples: Examples, most: int | None =
 
 
 @dataclass(frozen=True)
-class CompletionObjective(Objective):
+class CompletionObjective(ExampleObjective):
     """Predict each token of a completion from the prompt and the tokens before it; the loss is in nats per token.
 
-    Every example starts from the initial state. `prompt_weight` is the weight of a prompt token relative to a
-    completion token; without it targets are (T, B), with it (2 T, B): those of the completions, then those of the
-    prompts. `show` gives a sample during training.
+    Every example starts from the initial state; `usable` are the indices of the pairs to train on. `prompt_weight` is
+    the weight of a prompt token relative to a completion token; without it targets are (T, B), with it (2 T, B): those
+    of the completions, then those of the prompts. `show` gives a sample during training.
     """
 
     columns = ("loss", "perplexity", "bits/byte")
 
     training: Examples
     validation: Examples
-    batch_size: int
-    seq_length: int
-    seed: int
+    usable: npt.NDArray[np.intp]
     prompt_weight: float = 0.0
     show: Callable[[Model], str] | None = None
 
-    def __post_init__(self) -> None:
-        if not len(self.usable):
+    @classmethod
+    def of(
+        cls,
+        training: Examples,
+        validation: Examples,
+        batch_size: int,
+        seq_length: int,
+        seed: int,
+        prompt_weight: float = 0.0,
+        show: Callable[[Model], str] | None = None,
+    ) -> Self:
+        """The objective for the pairs whose prompt leaves room for a token of the completion. Raises TextgenError if
+        there are none."""
+        usable = np.flatnonzero(training.sizes[:, 0] + FRAME <= seq_length)
+        if not len(usable):
             raise TextgenError(
-                f"no prompt leaves room for a completion within {named('seq_length', self.seq_length)}.",
-                hint=f"{named('seq_length', int(self.training.sizes[:, 0].min()) + FRAME)} and more has room.",
+                f"no prompt leaves room for a completion within {named('seq_length', seq_length)}.",
+                hint=f"{named('seq_length', int(training.sizes[:, 0].min()) + FRAME)} and more has room.",
             )
-
-    @cached_property
-    def usable(self) -> npt.NDArray[np.intp]:
-        """The indices of the pairs whose prompt leaves room for a token of the completion."""
-        return np.flatnonzero(self.training.sizes[:, 0] + FRAME <= self.seq_length)
-
-    @cached_property
-    def order(self) -> Order:
-        """The order of the usable pairs."""
-        return Order(np.minimum(self.training.read[self.usable], self.seq_length), self.batch_size, self.seed)
+        batches = Batches(np.minimum(training.read[usable], seq_length), batch_size, seq_length, seed, JITTER)
+        return cls(batches, training, validation, usable, prompt_weight, show)
 
     def warnings(self) -> list[str]:
         """Warnings about pairs that are not trained on, one sentence each."""
-        sizes, found = self.training.read, []
-        if cut := int((sizes[self.usable] > self.seq_length).sum()):
-            found.append(
-                f"{plural(cut, 'completion')} cut at the end: {named('seq_length', self.seq_length)} holds no more."
-            )
+        sizes, found, length = self.training.read, [], self.batches.seq_length
+        if cut := int((sizes[self.usable] > length).sum()):
+            found.append(f"{plural(cut, 'completion')} cut at the end: {named('seq_length', length)} holds no more.")
         if out := len(sizes) - len(self.usable):
-            found.append(
-                f"{plural(out, 'pair')} left out: the prompt alone fills {named('seq_length', self.seq_length)}."
-            )
+            found.append(f"{plural(out, 'pair')} left out: the prompt alone fills {named('seq_length', length)}.")
         return found
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.order.steps_per_epoch
-
-    @property
-    def tokens_per_step(self) -> float:
-        return self.batch_size * float(self.order.sizes.mean())
-
     def window(self, step: int) -> tuple[Tensor, Tensor]:
-        rows = self.usable[self.order.rows(step)]
-        inputs, targets, of_prompts = self.training.batch(rows.tolist(), self.seq_length)
+        rows = self.usable[self.batches.batch(step).examples]
+        inputs, targets, of_prompts = self.training.batch(rows.tolist(), self.batches.seq_length)
         if self.prompt_weight:
             targets = np.concatenate([targets, of_prompts])
-        return torch.from_numpy(inputs), torch.from_numpy(targets)
+        return self.batches.padded(inputs, self.training.boundary), self.batches.padded(targets, IGNORED)
+
+    def weights(self, targets: Tensor) -> Tensor:
+        counts = super().weights(targets)
+        if self.prompt_weight:
+            counts[len(counts) // 2 :] *= self.prompt_weight
+        return counts
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The weighted mean over the tokens that count."""
-        logits, length = outputs.flatten(0, 1), len(outputs)
-        total = cross_entropy(logits, targets[:length].flatten(), ignore_index=IGNORED, reduction="sum")
-        if self.prompt_weight:
-            prompts = cross_entropy(logits, targets[length:].flatten(), ignore_index=IGNORED, reduction="sum")
-            total = total + self.prompt_weight * prompts
-        return total / self._weight(targets)
-
-    def _weight(self, targets: Tensor) -> Tensor:
-        """The total weight, a scalar."""
-        counts = (targets != IGNORED).float()
-        if not self.prompt_weight:
-            return counts.sum()
-        completions, prompts = counts.chunk(2)
-        return completions.sum() + self.prompt_weight * prompts.sum()
-
-    def share(self, targets: Tensor, lanes: slice) -> float:
-        return float(self._weight(targets[:, lanes]) / self._weight(targets))
+        logits = outputs.flatten(0, 1)
+        losses = [
+            cross_entropy(logits, part.flatten(), ignore_index=IGNORED, reduction="none").view_as(part)
+            for part in targets.chunk(len(targets) // len(outputs))
+        ]
+        return self.mean(torch.cat(losses), targets)
 
     def evaluate(self, model: Model, quick: bool) -> Score | None:
         if not len(self.validation):
@@ -169,50 +160,26 @@ class CompletionObjective(Objective):
         return self.show(model) if self.show else None
 
 
-LONGEST = 512
-"""The default maximum of --seq-length, in tokens."""
-
-BATCHES, SMALLEST, LARGEST = 128, 8, 32
-"""Defaults for --batch-size: an epoch of this many steps, within the smallest and largest batch. With few pairs, large
-batches would give too few steps."""
-
-MOST_EPOCHS = 30.0
-"""The most epochs of a plan by minutes: with more, a small model memorizes the pairs."""
-
-SHOWN = 60
-"""The most tokens in a sample during training."""
-
-MOST_WRITTEN = 1000
-"""The default maximum of tokens in a completion."""
-
-
 @dataclass(frozen=True)
-class CompletionData(ExampleData):
+class CompletionData(TextExampleData):
     """Pairs of prompts and completions, ready for training."""
 
-    store: ExampleStore
+    kind, noun, usage = KIND, "pair", TaskData.usage
+    model_name = "A recurrent model that completes prompts"
+    most_epochs = 30.0  # with more, a small model memorizes the pairs
 
-    most_epochs = MOST_EPOCHS
+    store: ExampleStore
 
     @classmethod
     def prepare(
         cls, paths: list[str], options: CompletionOptions, cache: Path, progress: Progress = no_progress
     ) -> Self:
         corpus = PairCorpus.read(paths, options, progress)
-        folder = cache / corpus.key
-        return filesystem.cached(folder, cls.open, lambda: corpus.write(folder, progress))
+        return cls.cached(cache, corpus.depends, lambda: corpus.encode(progress))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         return cls(open_pairs(folder))
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        return tokenizer_of(self.store.folder)
-
-    @property
-    def characters_per_token(self) -> float:
-        return TOKENIZER_KINDS[self.tokenizer.kind].characters
 
     @cached_property
     def training(self) -> Examples:
@@ -247,12 +214,16 @@ class CompletionData(ExampleData):
     def held_out_tokens(self) -> int:
         return self.validation.tokens
 
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.vocab_size + 1  # the separator comes last
+
     def described(self) -> list[str]:
         train, held = self.training, self.validation
         return [
             f"{len(train) + len(held):,} pairs",
             f"{train.tokens:,} {self.tokenizer.kind} tokens to train on, {train.counted:,} of them in completions",
-            f"{self.tokenizer.vocab_size + 1:,} tokens in the vocabulary",
+            f"{self.vocab_size:,} tokens in the vocabulary",
             f"{len(held):,} pairs held out",
         ]
 
@@ -261,18 +232,11 @@ class CompletionData(ExampleData):
             raise TextgenError("every pair is held out, so there is nothing to train on.")
         longest = int(self.training.read.max())
         number = len(self.training)
-        batch = options.batch_size or max(1, min(number // 4, LARGEST, max(SMALLEST, number // BATCHES)))
+        batch = options.batch_size or max(1, min(number // 4, LARGEST, max(SMALLEST, number // STEPS)))
         return replace(options, batch_size=batch, seq_length=options.seq_length or min(LONGEST, longest))
 
-    def tokens_per_step(self, options: CompletionOptions) -> float:
-        return self.objective(options).tokens_per_step
-
-    def config(self, options: CompletionOptions, hidden_size: int) -> ModelConfig:
-        vocab_size = self.tokenizer.vocab_size + 1  # the separator comes last
-        return replace(model_config(options, self.tokenizer.kind, vocab_size, hidden_size), task="complete")
-
     def objective(self, options: CompletionOptions) -> CompletionObjective:
-        return CompletionObjective(
+        return CompletionObjective.of(
             self.training,
             self.validation,
             *options.window,
@@ -285,7 +249,7 @@ class CompletionData(ExampleData):
         """A prompt, held out if possible, and the completion that the model generates."""
         examples = self.validation if len(self.validation) else self.training
         prompt = self.tokenizer.decode(examples.example(0)[1 : int(examples.sizes[0, 0]) + 1])
-        config = ModelConfig(self.tokenizer.vocab_size + 1)
+        config = ModelConfig(self.vocab_size)
         writer = with_generation_config(config, self.tokenizer, TorchStepper(model), self._generation_config())
         return f"{prompt!r} -> {generate(writer, prompt, temperature=0.0, max_new_tokens=SHOWN)!r}"
 
@@ -310,9 +274,5 @@ class CompletionData(ExampleData):
         begins = np.cumsum(examples.sizes[:, 1]) - examples.sizes[:, 1]
         return np.insert(examples.written, begins, examples.boundary)
 
-    def card(self, config: ModelConfig, name: str) -> str:
-        details = [
-            f"{config.vocab_size:,} tokens ({self.tokenizer.kind})",
-            f"trained on {len(self.training):,} pairs",
-        ]
-        return model_card(name, "text-generation", "A recurrent model that completes prompts", config, details)
+    def trained_on(self) -> str:
+        return f"{len(self.training):,} pairs"

@@ -16,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +28,11 @@ from textgen.evaluation import Score
 from textgen.formatting import count
 from textgen.generation.generate import complete, sampling_options
 from textgen.generation.language_model import LanguageModel
+from textgen.generation.language_model import load as load
 from textgen.model import CONFIG
 from textgen.screen import Output, ReadingProgress
 from textgen.tasks import Request
-from textgen.tasks.completion.data import CompletionData, score_examples
+from textgen.tasks.completion.data import score_examples
 from textgen.tasks.completion.reading import Pair, encode_pairs, read_pairs, sources_of
 
 ORDER = 4
@@ -130,7 +131,7 @@ def write_completions(model: LanguageModel, prompts: Sequence[str], progress: Pr
 
 def evaluate(request: Request) -> None:
     """Generate the completion of every prompt, and print how well they match the expected ones, and their loss."""
-    pairs = _read(request) if request.inputs else cast(CompletionData, request.held_out()).held_out_pairs()
+    pairs = _read(request) if request.inputs else request.held_out().held_out_pairs()
     progress = ReadingProgress(sys.stderr.isatty())
     outcome = evaluate_pairs(request.load(), pairs, progress)
     progress.finish()

@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +28,8 @@ from textgen.data.tables import Header, cell, require_columns
 from textgen.data.tokenizers import train_tokenizer
 from textgen.data.tokenizers.base import Ids, Tokenizer
 from textgen.errors import TextgenError
-from textgen.storage import filesystem
 from textgen.tasks.completion.options import CompletionOptions, columns_of
-from textgen.tasks.data import Arrays, ExampleStore, open_examples, write_examples
+from textgen.tasks.data import IGNORED, Arrays, Encoded, ExampleStore, open_examples
 
 _BATCH = 1 << 16
 
@@ -105,14 +104,8 @@ def choose_held_out(prompts: npt.NDArray[np.uint64], share: float, seed: int) ->
     return np.isin(group, np.array(order)[:-1][wanted[:-1]])
 
 
-IGNORED = -100
-"""The target of predictions that do not count."""
-
 FRAME = 2
 """Tokens that a model reads besides prompt and completion: the boundary before them and the separator."""
-
-POOL = 64
-"""Batches that are sorted by size together, so that the pairs of a batch have nearly the same size."""
 
 Indices = npt.NDArray[np.intp]
 
@@ -216,44 +209,6 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Iterable[Pair]) -> Examples:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Order:
-    """Which pairs each training step reads: all of them in every epoch, in an order that depends only on the seed.
-
-    The epochs, each shuffled, form one endless sequence. It is cut into pools of `POOL` batches (at most an epoch);
-    each pool is sorted by size and split into batches, which are shuffled. So all batches have `batch_size` pairs of
-    nearly the same size.
-    """
-
-    sizes: npt.NDArray[np.int64]
-    batch_size: int
-    seed: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which each pair is read about once."""
-        return max(1, round(len(self.sizes) / self.batch_size))
-
-    def rows(self, step: int) -> Indices:
-        """The pairs of a step as indices into `sizes`, (batch_size,); a pure function of seed and step."""
-        batches = max(1, min(POOL, len(self.sizes) // self.batch_size))
-        pool, batch = divmod(step, batches)
-        chosen: Indices = _pool(self, pool, batches)[batch]
-        return chosen
-
-
-@lru_cache(maxsize=2)
-def _pool(order: Order, pool: int, batches: int) -> Indices:
-    """The batches of a pool, (batches, batch_size)."""
-    count, size = len(order.sizes), batches * order.batch_size
-    first, offset = divmod(pool * size, count)
-    epochs = range(first, ((pool + 1) * size - 1) // count + 1)
-    shuffled = [np.random.default_rng([order.seed, epoch]).permutation(count) for epoch in epochs]
-    rows = np.concatenate(shuffled)[offset : offset + size]
-    by_size = rows[np.argsort(order.sizes[rows], kind="stable")].reshape(batches, order.batch_size)
-    return by_size[np.random.default_rng([order.seed, pool, 1]).permutation(batches)]
-
-
 def padded_batches(sizes: npt.NDArray[np.int64], rows: Indices, tokens: int) -> Iterator[Indices]:
     """The rows in batches of similar size, each of at most `tokens` tokens including padding, or of a single row."""
     rows = rows[np.argsort(sizes[rows], kind="stable")]
@@ -304,11 +259,10 @@ class PairCorpus:
         return cls(sources, validation, columns, reading, scan, digest, held_out, kind, vocab_size, given)
 
     @property
-    def key(self) -> str:
-        """A digest of everything that determines the store."""
+    def depends(self) -> list[object]:
+        """Everything that determines the stored pairs."""
         given = list(self.given.files().values()) if self.given else None
-        read = [self.scan.digest, self.validation_digest]
-        return filesystem.cache_key(KIND, read, self.held_out, self.kind, self.vocab_size, given)
+        return [[self.scan.digest, self.validation_digest], self.held_out, self.kind, self.vocab_size, given]
 
     def pairs(self, part: str) -> Iterator[Pair]:
         """The pairs of a part, in order."""
@@ -318,8 +272,8 @@ class PairCorpus:
         if held and self.validation:
             yield from read_pairs(self.validation, self.columns, self.reading)
 
-    def write(self, folder: Path, progress: Progress) -> None:
-        """Train the tokenizer on the training part, then encode and write both parts."""
+    def encode(self, progress: Progress) -> Encoded:
+        """Train the tokenizer on the training part, then encode both parts."""
         progress("learning the tokenizer", 0, self.scan.total)
         texts = ([text] for pair in self.pairs(TRAIN) for text in pair)
         tokenizer = self.given or train_tokenizer(self.kind, texts, self.vocab_size)
@@ -335,7 +289,7 @@ class PairCorpus:
         text = b"".join(text for pair in held for text in pair)
         arrays[VALIDATION]["text"] = np.frombuffer(text, np.uint8)
         arrays[VALIDATION]["text_sizes"] = np.array([[*map(len, pair)] for pair in held], np.int64).reshape(-1, 2)
-        write_examples(folder, KIND, self.key, arrays, about, tokenizer.files())
+        return Encoded(arrays, about, tokenizer)
 
 
 def sources_of(paths: Sequence[str]) -> list[Source]:
@@ -347,7 +301,7 @@ def sources_of(paths: Sequence[str]) -> list[Source]:
 
 
 def open_pairs(folder: Path) -> ExampleStore:
-    """What `PairCorpus.write` wrote. Raises TextgenError if it is missing or damaged."""
+    """Open what `CompletionData.cached` stored. Raises TextgenError if it is missing or damaged."""
     store, tokenizer = open_examples(folder, KIND), tokenizer_of(folder)
     if not all(_is_consistent(store, part, tokenizer.vocab_size) for part in (TRAIN, VALIDATION)):
         raise storage.DamagedError(f"{folder} is damaged: its pairs do not have the recorded sizes.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from textgen.data import check_reading
 from textgen.hookspecs import hookimpl
-from textgen.tasks import LANGUAGE, Request, Task
+from textgen.tasks import LANGUAGE, Task
 from textgen.tasks.language.options import LanguageEvaluation, LanguageOptions
 
 if TYPE_CHECKING:
@@ -29,15 +29,10 @@ class LanguageModeling(Task):
 
         return LanguageData
 
-    def load(self, folder: Path, backend: str) -> Any:
-        from textgen.generation.language_model import load
+    def module(self) -> ModuleType:
+        from textgen.tasks.language import evaluate
 
-        return load(folder, backend)
-
-    def evaluate(self, request: Request) -> None:
-        from textgen.tasks.language.evaluate import evaluate
-
-        evaluate(request)
+        return evaluate
 
 
 @hookimpl

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from textgen import storage
-from textgen.data import TOKENIZER_KINDS, CorpusOptions, corpus
+from textgen.data import CorpusOptions, corpus
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.store import MORE_TEXT, Lanes, Tokens, TokenStore, missing_escape, no_progress, open_store
 from textgen.data.tokenizers import MODEL_FILE
@@ -36,8 +36,8 @@ from textgen.model.stack import Candidates, Model, keyed_seed
 from textgen.model.weights import TorchStepper
 from textgen.options import named
 from textgen.storage import filesystem
-from textgen.tasks import QUICK_LOOK, TrainOptions, model_config
-from textgen.tasks.data import TaskData, model_card
+from textgen.tasks import TrainOptions
+from textgen.tasks.data import QUICK_LOOK, TaskData
 from textgen.tasks.language.options import LanguageOptions
 from textgen.tasks.objective import Objective
 
@@ -195,6 +195,8 @@ _DIGESTED = (f"{TRAIN}.bin", f"{VALIDATION}.bin", CONFIG_FILE, MODEL_FILE)
 class LanguageData(TaskData):
     """A tokenized corpus."""
 
+    model_name = "A recurrent language model"
+
     store: TokenStore
 
     @classmethod
@@ -217,10 +219,6 @@ class LanguageData(TaskData):
     def held_out_tokens(self) -> int:
         return len(self.store.model_tokens(VALIDATION))
 
-    @property
-    def characters_per_token(self) -> float:
-        return TOKENIZER_KINDS[self.tokenizer.kind].characters
-
     def with_defaults(self, options: LanguageOptions) -> LanguageOptions:
         """Defaults of 16 x 64, and less if the corpus is too small for a few such batches."""
         tokens = self.training_tokens
@@ -231,9 +229,6 @@ class LanguageData(TaskData):
         length = options.seq_length or max(8, min(64, tokens // 64))
         batch = options.batch_size or max(1, min(16, tokens // (4 * length)))
         return replace(options, batch_size=batch, seq_length=length)
-
-    def config(self, options: LanguageOptions, hidden_size: int) -> ModelConfig:
-        return model_config(options, self.tokenizer.kind, self.tokenizer.vocab_size, hidden_size)
 
     def objective(self, options: LanguageOptions) -> LanguageObjective:
         return LanguageObjective.of(self.store, *options.window, options.seed, options.sampled_softmax)
@@ -250,8 +245,7 @@ class LanguageData(TaskData):
         ]
 
     def digests(self) -> dict[str, str]:
-        listed = self.store.about["files"]
-        return {name: listed[name]["sha256"] for name in _DIGESTED if name in listed}
+        return {name: digest for name, digest in super().digests().items() if name in _DIGESTED}
 
     def files(self) -> dict[str, bytes]:
         return {GENERATION: filesystem.to_json(generation_config(self.store)), **self.tokenizer.files()}
@@ -259,11 +253,8 @@ class LanguageData(TaskData):
     def text_ids(self) -> Tokens:
         return self.store.tokens(TRAIN)
 
-    def card(self, config: ModelConfig, name: str) -> str:
-        about = self.store.about
-        trained = f"trained on {about['bytes'][TRAIN]:,} bytes of text"
-        vocabulary = f"{config.vocab_size:,} tokens ({about['tokenizer']})"
-        return model_card(name, "text-generation", "A recurrent language model", config, [vocabulary, trained])
+    def trained_on(self) -> str:
+        return f"{self.store.about['bytes'][TRAIN]:,} bytes of text"
 
 
 def stored_corpus(

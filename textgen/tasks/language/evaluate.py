@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from typing import cast
 
 import numpy as np
 
@@ -15,10 +14,10 @@ from textgen.data.sources import read
 from textgen.data.store import TokenStore
 from textgen.evaluation import Score, for_model, score_encoded, score_tokens
 from textgen.formatting import count
-from textgen.generation.language_model import LanguageModel, load
+from textgen.generation.language_model import LanguageModel
+from textgen.generation.language_model import load as load
 from textgen.screen import Output
 from textgen.tasks import Request
-from textgen.tasks.data import TaskData
 from textgen.tasks.language.options import LanguageEvaluation
 
 LANES = 16
@@ -30,7 +29,7 @@ def evaluate(request: Request) -> None:
     text = text_of(request.inputs, request.reading) if request.inputs else None
     model = load(request.folder, options.backend)
     if text is None:
-        encoded = held_out_ids(request.held_out())
+        encoded = held_out_ids(request.held_out().store)
     else:
         sources, reading = text
         encoded = encode_documents(model.tokenizer, read(sources, for_model(model, reading)))
@@ -42,9 +41,8 @@ def evaluate(request: Request) -> None:
     output.write((json.dumps(score.to_json()) if request.as_json else _sentence(score)) + "\n")
 
 
-def held_out_ids(data: TaskData) -> Encoded:
+def held_out_ids(store: TokenStore) -> Encoded:
     """The ids, bytes and characters of a run's held-out part."""
-    store = cast(TokenStore, data.store)
     ids = np.asarray(store.tokens(VALIDATION), dtype=np.int32)
     return ids, store.about["bytes"][VALIDATION], store.about["characters"][VALIDATION]
 
