@@ -145,7 +145,7 @@ def cases():
         add(lambda m, corpus, method=method: getattr(m.forecaster, method)(corpus), "corpus", CORPORA)
         add(call, "horizon", [*(value for value in NUMBERS if value is not None), 0, 10**9])
         add(call, "number", [*(value for value in NUMBERS)])
-        add(call, "kind", [None, "90", math.nan, math.inf, True, 0, -1, 150, 100, 10**400])
+        add(call, "level", [None, "90", math.nan, math.inf, True, 0, -1, 150, 100, 10**400])
         add(call, "seed", [*NUMBERS, 2**63])
         add(call, "encoding", [3, b"x", ["x"]])
     add(lambda m, stride: m.forecaster.evaluate(m.table, stride=stride), "stride", [*NUMBERS, 0])
@@ -222,9 +222,9 @@ def test_options_of_a_training_in_other_types(models, tmp_path):
 
 
 def test_paths_and_numbers_of_a_forecaster(models, tmp_path):
-    one = models.forecaster.predict(str(models.table), horizon=2, kind=80, number=20, seed=1)[0]
+    one = models.forecaster.predict(str(models.table), horizon=2, level=80, number=20, seed=1)[0]
     other = models.forecaster.predict(
-        [models.table], horizon=np.int64(2), kind=np.float32(80), number=np.int8(20), seed=np.uint64(1)
+        [models.table], horizon=np.int64(2), level=np.float32(80), number=np.int8(20), seed=np.uint64(1)
     )[0]
     assert one.to_json() == other.to_json()
     longer = write(tmp_path / "longer.csv", time=hours(260), load=wave(260, 24))
