@@ -29,10 +29,10 @@ from textgen.options import (
     value_type,
 )
 from textgen.storage import FORMAT_VERSION
-from textgen.tasks import TrainOptions, check_training, options_for, tasks
+from textgen.tasks import TrainOptions, built_in_tasks, check_training, options_for
 from textgen.tasks.language.options import LanguageOptions
 
-CLASSES = [CorpusOptions, TrainOptions, SampleOptions, *(task.options for task in tasks())]
+CLASSES = [CorpusOptions, TrainOptions, SampleOptions, *(task.options for task in built_in_tasks())]
 ALL = [
     pytest.param(options, field, declaration, *value_type(options, field.name), id=f"{options.__name__}.{field.name}")
     for options in CLASSES

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from textgen.cli.models import requested
+from textgen.cli.models import options_of_model, requested
 from textgen.cli.params import (
     check_corpus,
     encodings_said,
@@ -21,17 +21,17 @@ from textgen.cli.params import (
 from textgen.data import Reading
 from textgen.errors import UsageError
 from textgen.options import flag
-from textgen.tasks import tasks
+from textgen.tasks import built_in_tasks
 
 COMMON = (
     *("model", "as_json", "plot", "per_token", "encoding", "text_column", "label_column", "prompt_column"),
     *("completion_column", "horizon", "level", "threads", "backend", "overwrite"),
 )
-OPTIONS = {task.name: task.evaluation for task in tasks()}
+OPTIONS = {task.name: task.evaluation for task in built_in_tasks()}
 READING = tuple(field.name for field in fields(Reading))
 
 
-@click.command("evaluate", cls=layered(COMMON, *OPTIONS.values()))
+@click.command("evaluate", cls=layered(COMMON, *OPTIONS.values(), extra=options_of_model("evaluation")))
 @click.argument("corpus", nargs=-1)
 @model_option
 @click.option(
@@ -54,7 +54,7 @@ def command(corpus: tuple[str, ...], **values: Any) -> int:
     if values["per_token"] and values["lanes"] not in (None, 1):
         raise UsageError(f"--per-token reads in one piece and excludes --lanes {values['lanes']}.")
     check_corpus("evaluate", corpus)
-    task, request = requested(corpus, OPTIONS, values)
+    task, request = requested(corpus, "evaluation", OPTIONS, values)
     with request.reading.explained(), reading_said(request.reading.said(corpus)):
         task.evaluate(request)
     return 0

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textgen.cli.params import STDOUT, given, output_file, refuse_of_another_task
+import click
+
+from textgen.cli.params import STDOUT, Extra, given, output_file, refuse_of_another_task
 from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
 from textgen.model import remembered_reading, task_of
 from textgen.options import declared, flag
+from textgen.plugins import BUILT_IN_TASKS
 from textgen.storage.outputs import OutputFile, refuse_same
 from textgen.tasks import Request, Task, task
 from textgen.threads import usable_cores, use_threads
@@ -68,18 +72,45 @@ def open_model(name: str | None, threads: int, backend: str = "auto") -> Languag
     return loaded
 
 
-def requested(inputs: tuple[str, ...], settings: Mapping[str, type], values: Mapping[str, Any]) -> tuple[Task, Request]:
-    """The task of a command's model, and the request to it; `settings` are the option classes of every task, by name.
-    Raises UsageError for an option that this task does not have."""
+def typed_value(args: Sequence[str], *names: str) -> str | None:
+    """The value of an option among the arguments of a command, by its names: the last one typed."""
+    found = None
+    for number, each in enumerate(args):
+        name, sign, value = each.partition("=")
+        if name in names:
+            found = value if sign else next(iter(args[number + 1 :]), None)
+    return found
+
+
+def options_of_model(use: str) -> Extra:
+    """Finds the `use` ('evaluation' or 'prediction') options of the model that a command names, if its task is that of
+    an installed package."""
+
+    def found(ctx: click.Context, args: Sequence[str]) -> type | None:
+        with suppress(TextgenError):  # raised again when the command runs
+            model = typed_value(args, "-m", "--model") or ctx.lookup_default("model")
+            name = task_of(model_folder(model))
+            options: type | None = None if name in BUILT_IN_TASKS else getattr(task(name), use)
+            return options
+        return None
+
+    return found
+
+
+def requested(
+    inputs: tuple[str, ...], use: str, settings: Mapping[str, type], values: Mapping[str, Any]
+) -> tuple[Task, Request]:
+    """The task of a command's model, and the request to it; `settings` are the `use` options ('evaluation' or
+    'prediction') of every built-in task, by name. Raises UsageError for an option that this task does not have."""
     folder = model_folder(values["model"])
     chosen = task(task_of(folder))
-    own = settings.get(chosen.name)
+    own = getattr(chosen, use)
     if own is None:
         raise TextgenError(
             f"the model in {str(folder)!r} generates text; predict takes models of other tasks.",
             hint=f'textgen sample -m {folder} --prompt "..."',
         )
-    declared_ones = {f.name for each in settings.values() for f in fields(each)}
+    declared_ones = {f.name for each in (own, *settings.values()) for f in fields(each)}
     asked = {name: value for name, value in values.items() if name in declared_ones}
     refuse_of_another_task(asked, own, chosen.name, settings)
     options = own(**given(own, asked))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
@@ -98,10 +99,23 @@ def _plain(spelling: str) -> str:
 GENERAL = "Options"
 """The section of options without one of their own."""
 
+EXTRA = f"{__name__}.extra"
+"""Where a command's context holds the class of its extra options."""
 
-def layered(common: Sequence[str], *settings: type, **sections: Sequence[str]) -> type[click.Command]:
-    """A command class. `common` names the parameters that `-h` shows, most important first; `--help-all` adds the
-    others and every alias, by section. Settings classes declare their sections; `sections` adds some by their names."""
+
+Extra = Callable[[click.Context, Sequence[str]], type | None]
+"""From the context and the arguments of a command to a class of options that it takes besides its own, or None."""
+
+
+def layered(
+    common: Sequence[str],
+    *settings: type,
+    extra: Extra | None = None,
+    sections: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> type[click.Command]:
+    """A command class. `common` names the parameters that `-h` shows, most important first, or all if it is empty;
+    `--help-all` adds the others and every alias, by section. Settings classes declare their sections; `sections` adds
+    some by their names. `extra` finds further options by what is typed."""
     section_of = _sections(settings)
     section_of |= {name: section for section, names in sections.items() for name in names}
 
@@ -117,13 +131,20 @@ def layered(common: Sequence[str], *settings: type, **sections: Sequence[str]) -
     )  # fmt: skip
 
     class Layered(click.Command):
+        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+            if extra and (found := extra(ctx, args)):
+                ctx.meta[EXTRA] = found
+            return super().parse_args(ctx, args)
+
         def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-            return [*super().get_params(ctx), help_all]
+            own = super().get_params(ctx)
+            return [*own, *_further(ctx, [each.name or "" for each in own]), help_all]
 
         def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
             options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
-            if ctx.meta.get(__name__):
-                _write(formatter, ctx, options, section_of)
+            if ctx.meta.get(__name__) or not common:
+                further = _sections([ctx.meta[EXTRA]]) if EXTRA in ctx.meta else {}
+                _write(formatter, ctx, options, further | section_of)
                 return
             by_name = {option.name: option for option in options}
             with formatter.section("Most used options"):
@@ -132,6 +153,17 @@ def layered(common: Sequence[str], *settings: type, **sections: Sequence[str]) -
                 formatter.write_dl([*rows, shown, ("--help-all", f"Show all {len(options)} options, by section.")])
 
     return Layered
+
+
+def _further(ctx: click.Context, known: Sequence[str]) -> list[click.Parameter]:
+    """The extra options of a command line, but for those that the command has."""
+    if EXTRA not in ctx.meta:
+        return []
+
+    def holder() -> None: ...
+
+    options_of(ctx.meta[EXTRA], leave_out=tuple(known))(holder)
+    return list(reversed(getattr(holder, "__click_params__", [])))
 
 
 def _sections(settings: Sequence[type]) -> dict[str, str]:

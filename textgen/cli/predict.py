@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from textgen.cli.models import requested
+from textgen.cli.models import options_of_model, requested
 from textgen.cli.params import (
     check_corpus,
     encodings_said,
+    layered,
     model_option,
     options_of,
     overwrite_option,
@@ -21,12 +22,12 @@ from textgen.cli.params import (
 )
 from textgen.data import ReadingOptions
 from textgen.errors import UsageError
-from textgen.tasks import tasks
+from textgen.tasks import built_in_tasks
 
-OPTIONS = {task.name: task.prediction for task in tasks() if task.prediction}
+OPTIONS = {task.name: task.prediction for task in built_in_tasks() if task.prediction}
 
 
-@click.command("predict")
+@click.command("predict", cls=layered((), *OPTIONS.values(), extra=options_of_model("prediction")))
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @model_option
 @click.option("--json", "as_json", is_flag=True, help="Print each prediction as a JSON object on its own line.")
@@ -44,7 +45,7 @@ def command(inputs: tuple[str, ...], **values: Any) -> int:
         if len(typed.split()) > 2 and not Path(typed).exists():  # a text instead of a file
             raise UsageError(f"there is no file {typed!r}.", hint=f"echo {quoted(typed)} | textgen predict -")
     check_corpus("predict", inputs)
-    task, request = requested(inputs, OPTIONS, values)
+    task, request = requested(inputs, "prediction", OPTIONS, values)
     with request.reading.explained(), reading_said(request.reading.said(inputs)):
         task.predict(request)
     return 0

@@ -209,7 +209,7 @@ SECTIONS = {
 }
 
 
-@click.command("sample", cls=layered(COMMON, **SECTIONS))
+@click.command("sample", cls=layered(COMMON, sections=SECTIONS))
 @model_option
 @click.option(
     "-p",

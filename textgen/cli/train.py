@@ -5,21 +5,32 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from textgen import plugins
-from textgen.cli.models import find_latest, find_run
+from textgen.cli.models import find_latest, find_run, typed_value
 from textgen.cli.params import cell_options_of, check_corpus, given, is_typed, layered, options_of
 from textgen.data import TokenizerOptions
-from textgen.errors import UsageError
+from textgen.errors import TextgenError, UsageError
 from textgen.formatting import count, duration, plural, short
 from textgen.options import flag
 from textgen.screen import ReadingProgress, hush_notes, say, warn
 from textgen.signals import INTERRUPTED, exit_code, stopping
-from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, check_training, options_for, planned, task_of, tasks
+from textgen.tasks import (
+    CHANGEABLE,
+    LENGTHS,
+    TrainOptions,
+    built_in_tasks,
+    check_training,
+    options_for,
+    planned,
+    task,
+    task_of,
+)
 
 if TYPE_CHECKING:
     from textgen.training import Ended
@@ -33,11 +44,19 @@ COMMON = (
     *("minutes", "cell", "task", "output_dir", "resume_from", "init_from", "tokenizer", "text_column"),
     *("hidden_size", "num_layers", "dropout", "epochs", "learning_rate", "validation_split", "seed"),
 )
-OPTIONS: tuple[type, ...] = (TrainOptions, *(task.options for task in tasks()))
+OPTIONS: tuple[type, ...] = (TrainOptions, *(task.options for task in built_in_tasks()))
 NOT_REPEATED = ("minutes", "epochs", "output_dir", "overwrite_output_dir")
 
 
-@click.command("train", cls=layered(COMMON, *OPTIONS))
+def _options_of_task(ctx: click.Context, args: Sequence[str]) -> type | None:
+    """The options of the task that is typed, if an installed package brings it."""
+    name = typed_value(args, "--task") or ctx.lookup_default("task")
+    with suppress(TextgenError):  # raised again when the command runs
+        return None if name is None or name in plugins.BUILT_IN_TASKS else task(name).options
+    return None
+
+
+@click.command("train", cls=layered(COMMON, *OPTIONS, extra=_options_of_task))
 @click.argument("corpus", nargs=-1)
 @options_of(*OPTIONS, leave_out=("cell_options",))
 @click.option(
@@ -65,7 +84,8 @@ def command(
     Given only a corpus, the command benchmarks this machine and plans everything so that it takes 5 minutes. --minutes
     sets another time. Options that you give are kept; only the others are planned.
     """
-    chosen = {name: value for options in OPTIONS for name, value in given(options, values).items()}
+    classes = (*OPTIONS, *([task(values["task"]).options] if values["task"] else []))
+    chosen = {name: value for options in classes for name, value in given(options, values).items()}
     if quiet:
         hush_notes()
     if cell_options:

@@ -375,15 +375,9 @@ class Task(ABC):
         self.module().predict(request)
 
 
-def tasks() -> list[Task]:
-    """Every usable task, built-in ones first; tasks of broken packages are left out."""
-    found = []
-    for name in plugins.names("tasks"):
-        try:
-            found.append(task(name))
-        except TextgenError:
-            continue
-    return found
+def built_in_tasks() -> list[Task]:
+    """The tasks of this package. Those of other packages are only imported when they are asked for by name."""
+    return [task(name) for name in plugins.BUILT_IN_TASKS]
 
 
 def task(name: str) -> Task:
@@ -401,8 +395,8 @@ def task_of(options: TrainOptions) -> Task:
 def options_for(given: Mapping[str, Any]) -> TrainOptions:
     """The options of a training run, checked, as an object of its task's class.
 
-    The task is the one named; else language modeling; else the only task that has all given options. Raises UsageError
-    for an unknown option or value, and for options of different tasks.
+    The task is the one named; else language modeling; else the only built-in task that has all given options. Raises
+    UsageError for an unknown option or value, and for options of different tasks.
     """
     if given.get("task") is not None:
         if not isinstance(given["task"], str):
@@ -425,17 +419,17 @@ def _inferred(given: Mapping[str, Any]) -> Task:
     special = [name for name, value in given.items() if name not in common and value is not None]
     if not special:
         return everyday
-    owners = [each for each in tasks() if special[0] in {f.name for f in fields(each.options)}]
+    owners = [each for each in built_in_tasks() if special[0] in {f.name for f in fields(each.options)}]
     return owners[0] if len(owners) == 1 else everyday
 
 
 def _refuse(name: str, chosen: Task) -> None:
     """Raise UsageError for an option that a task does not have."""
-    owners = {each.name: each for each in tasks() if name in {f.name for f in fields(each.options)}}
+    owners = {each.name: each for each in built_in_tasks() if name in {f.name for f in fields(each.options)}}
     if owners:
         others = " or ".join(named("task", other) for other in owners)
         raise UsageError(f"{named(name)} goes with {others}, not with {chosen.name}.")
-    every = {f.name for each in tasks() for f in fields(each.options)}
+    every = {f.name for each in built_in_tasks() for f in fields(each.options)}
     raise UsageError(f"there is no option {name!r}.{did_you_mean(name, every)}")
 
 
