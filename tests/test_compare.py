@@ -33,7 +33,8 @@ from textgen.model import WEIGHTS
 from textgen.model.weights import unpack
 from textgen.options import declared, from_mapping, value_type
 from textgen.storage import filesystem
-from textgen.tasks import TrainOptions, embedding_for
+from textgen.tasks import TrainOptions
+from textgen.tasks.data import embedding_for
 from textgen.tasks.language.options import LanguageOptions
 from textgen.training.planner import ThisMachine
 

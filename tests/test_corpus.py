@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from textgen.data import CorpusOptions
 from textgen.data import corpus as bulk
 from textgen.data import corpus as encoding
-from textgen.data import store as split
 from textgen.data import tokenizers as subword
 from textgen.data.corpus import cached_store, count_characters, encode_documents, scan_corpus, text_of, tokenize
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.store import COUNTS, Split, choose_split, open_store, scan, tokenizer_of
-from textgen.data.tokenizers import train_tokenizer
+from textgen.data.tokenizers import base, train_tokenizer
 from textgen.errors import TextgenError
 from textgen.storage import MANIFEST, DamagedError, read_manifest, seal
 from textgen.storage.filesystem import replace_in_folder
@@ -64,7 +63,7 @@ def test_a_scan_sees_the_text_and_not_the_pieces(documents, sizes):
 
 def test_a_scan_in_many_batches_is_that_in_one(monkeypatch):
     whole = scan([(0, SAMPLE.encode()), (1, b"~")])
-    monkeypatch.setattr(split, "BATCH_BYTES", 3)
+    monkeypatch.setattr(base, "BLOCK_BYTES", 3)
     assert scan(cut_up([SAMPLE, "~"], [1, 4])) == whole
 
 

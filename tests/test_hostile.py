@@ -303,7 +303,7 @@ def test_a_text_that_is_too_little_comes_with_a_remedy(kind, text):
         ({"raw": {}}, "its dtype or its counts"),
         ({"tokens": {"train": 3, "validation": 0}}, "does not hold 3 tokens"),
         ({"vocab_size": 3}, "another tokenizer"),
-        ({"kind": "word"}, "another tokenizer"),
+        ({"tokenizer": "word"}, "another tokenizer"),
     ],
 )
 def test_a_store_that_lies_about_its_tokens_is_refused(parents, tmp_path, changed, message):

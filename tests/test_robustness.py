@@ -91,7 +91,7 @@ STAGES = {  # where in the house, and what was typed
     "keeping the step": ("textgen.training.start.stored_step", TRAIN),
     "loading": ("textgen.storage.verified", ["sample"]),
     "sampling": ("textgen.generation.generate.stream_rows", ["sample"]),
-    "evaluating": ("textgen.evaluation.score_encoded", ["evaluate"]),
+    "evaluating": ("textgen.tasks.language.evaluate.score_encoded", ["evaluate"]),
     "compressing": ("textgen.evaluation.compression.compress", ["compress", "story.txt", "-o", "archive"]),
     "writing": ("textgen.storage.filesystem.FileWriter.finish", ["compress", "story.txt", "-o", "archive"]),
     "verifying": ("textgen.storage.check_file", ["runs", "verify"]),
@@ -149,7 +149,7 @@ def test_training_stopped_saves_says_so_even_if_quiet_and_ends_with_the_same_bit
 def test_a_second_ctrl_c_leaves_at_once_with_one_line():
     with signalled("textgen.training.trainer.Trainer._step", signal.SIGINT, signal.SIGINT, times=4):
         done = run(*TRAIN, "--output-dir", "runs/b", "-q")
-    assert (done.code, done.err) == (130, "\nLeaving at once; runs/b keeps its last checkpoint.\n")
+    assert (done.code, done.err) == (130, "\nStopped without saving; runs/b keeps its last checkpoint.\n")
     assert damaged() == [] and run("train", "--resume", "runs/b", "-q").code == 0
 
 
@@ -538,7 +538,7 @@ def test_a_run_records_what_its_bits_depend_on():
 
 def test_another_version_of_the_cells_package_is_named():
     newer = replace(plugins.owner("lstm"), version="99")
-    with mock.patch.object(plugins, "owner", lambda name: newer):
+    with mock.patch.object(plugins, "owner", lambda name, kind="cells": newer):
         (warning,) = resume(Path("runs/a"), {}).warnings
     assert "package of lstm is now textgen-lm 99, it was textgen-lm 0.1.0" in warning
 

@@ -146,6 +146,25 @@ def encoded(text: str) -> bytes:
         return text.encode("utf-8", "replace")
 
 
+@contextmanager
+def encodings_said(shown: bool = True) -> Iterator[None]:
+    """Report at the end which encodings `--encoding auto` detected in this block."""
+    from textgen.data.encodings import choosing
+
+    with choosing() as choices:
+        yield
+    for phrase in choices.described() if shown else ():
+        say(phrase)
+
+
+@contextmanager
+def reading_said(sentence: str | None) -> Iterator[None]:
+    """Report at the end, unless the block fails, which reading options came from training."""
+    yield
+    if sentence is not None:
+        say(sentence)
+
+
 class ReadingProgress:
     """A progress line for reading and encoding a corpus, on a terminal only."""
 

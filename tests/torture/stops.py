@@ -34,7 +34,7 @@ VERBS = {
     "runs": "runs verify",
     "cells": "cells show gru",
 }
-HARMLESS = ("Stopped", "Continue: ", "Leaving at once")
+HARMLESS = ("Stopped", "Continue: ")
 MOST_SECONDS = 20
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen import plugins
-from textgen.cli.params import check_corpus, encodings_said, given, layered, options_of
+from textgen.cli.params import check_corpus, given, layered, options_of
 from textgen.compare import DECIDED, CompareOptions, ComparisonRequest, make_request
 from textgen.errors import TextgenError, UsageError
 from textgen.formatting import count, duration, plural, short
 from textgen.options import from_mapping
-from textgen.screen import Output, ReadingProgress, hush_notes, rewrite_line, say, warn
+from textgen.screen import Output, ReadingProgress, encodings_said, hush_notes, rewrite_line, say, warn
 from textgen.signals import INTERRUPTED, exit_code, stopping
 from textgen.storage.outputs import PLOT, OutputFile
 from textgen.tasks import planned

@@ -10,17 +10,16 @@ import click
 from textgen.cli.models import options_of_model, requested
 from textgen.cli.params import (
     check_corpus,
-    encodings_said,
     layered,
     model_option,
     options_of,
     overwrite_option,
-    reading_said,
     threads_option,
 )
 from textgen.data import Reading
 from textgen.errors import UsageError
 from textgen.options import flag
+from textgen.screen import encodings_said, reading_said
 from textgen.tasks import built_in_tasks
 
 COMMON = (

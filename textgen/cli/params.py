@@ -13,7 +13,6 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import Field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +27,6 @@ from textgen.data.sources import find_sources, refuse_missing
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.model import BACKENDS
 from textgen.options import Declaration, check_value, declared, default, flag, value_type
-from textgen.screen import say
 from textgen.storage import ARGUMENTS, MANIFEST
 from textgen.storage.outputs import OutputFile, OutputKind
 
@@ -365,25 +363,6 @@ def refuse_of_another_task(given: Mapping[str, Any], own: type, task: str, other
         if name not in known and value not in (None, (), False):
             theirs = [other for other, settings in others.items() if name in {f.name for f in fields(settings)}]
             raise UsageError(f"{flag(name)} goes with a model for --task {' or '.join(theirs)}, not for {task}.")
-
-
-@contextmanager
-def encodings_said(shown: bool = True) -> Iterator[None]:
-    """Report at the end which encodings `--encoding auto` detected in this block."""
-    from textgen.data.encodings import choosing
-
-    with choosing() as choices:
-        yield
-    for phrase in choices.described() if shown else ():
-        say(phrase)
-
-
-@contextmanager
-def reading_said(sentence: str | None) -> Iterator[None]:
-    """Report at the end, unless the block fails, which reading options came from training."""
-    yield
-    if sentence is not None:
-        say(sentence)
 
 
 STDOUT = "-"

@@ -11,17 +11,16 @@ import click
 from textgen.cli.models import options_of_model, requested
 from textgen.cli.params import (
     check_corpus,
-    encodings_said,
     layered,
     model_option,
     options_of,
     overwrite_option,
     quoted,
-    reading_said,
     threads_option,
 )
 from textgen.data import ReadingOptions
 from textgen.errors import UsageError
+from textgen.screen import encodings_said, reading_said
 from textgen.tasks import built_in_tasks
 
 OPTIONS = {task.name: task.prediction for task in built_in_tasks() if task.prediction}

@@ -18,7 +18,6 @@ import click
 from textgen.cli.models import model_folder, open_model
 from textgen.cli.params import (
     backend_option,
-    encodings_said,
     given,
     layered,
     model_option,
@@ -33,7 +32,7 @@ from textgen.formatting import count, plural
 from textgen.generation import SampleOptions, check_sampling
 from textgen.model import remembered_reading
 from textgen.options import from_mapping
-from textgen.screen import Output, say, warn
+from textgen.screen import Output, encodings_said, say, warn
 from textgen.storage.outputs import STATE, OutputFile, OutputKind
 
 if TYPE_CHECKING:

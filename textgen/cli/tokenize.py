@@ -10,7 +10,6 @@ import click
 
 from textgen.cli.params import (
     check_corpus,
-    encodings_said,
     given,
     options_of,
     overwrite_option,
@@ -22,7 +21,7 @@ from textgen.data import CorpusOptions, check_reading
 from textgen.errors import UsageError
 from textgen.formatting import count, plural
 from textgen.options import from_mapping
-from textgen.screen import Output, ReadingProgress, hush_notes, say
+from textgen.screen import Output, ReadingProgress, encodings_said, hush_notes, say
 from textgen.storage.outputs import check_folder
 from textgen.tasks import TrainOptions
 

@@ -145,8 +145,8 @@ def test_the_package_of_the_task_is_recorded(place):
 
 
 def test_the_options_of_the_task_have_their_section_and_their_limits(run):
-    shown = run("train", "--help-all").stdout
+    shown = run("train", "--task", "tag", "--help-all").stdout
     assert "Tagging (--task tag):" in shown and "--lookahead N" in shown
-    assert run("train", "train.conll", "--lookahead", 101).returncode == 2
-    planned = run("train", "train.conll", "--lookahead", 2, "--max-steps", 1, "--dry-run").stderr
+    assert run("train", "train.conll", "--task", "tag", "--lookahead", 101).returncode == 2
+    planned = run("train", "train.conll", "--task", "tag", "--lookahead", 2, "--max-steps", 1, "--dry-run").stderr
     assert "4 labels" in planned and "--tokenizer" not in planned

@@ -2,7 +2,7 @@
 
 `char` has one id for each character of the training text, `byte` one for each byte. Both are lossless on every text.
 
-`word` is not, and exists because published word-level figures use it: each word is a token, and so is each line end.
+`word` is not, and exists because published word-level results use it: each word is a token, and so is each line end.
 Spaces and tabs only divide words; runs of them collapse, and those at the ends of lines are dropped. A word outside
 the vocabulary is `<unk>`. Decoding puts one space between two words. A line ends in `\\n`; `\\r\\n` and `\\r` are
 tokens of their own where they are frequent enough, and otherwise count as `\\n`.
