@@ -11,9 +11,9 @@ from textgen.errors import TextgenError, UsageError
 from textgen.evaluation import Score
 from textgen.model import ModelConfig
 from textgen.model.stack import Model, build_model
-from textgen.tasks import TrainOptions, check_training, options_for
+from textgen.tasks import TrainOptions, options_for
 from textgen.tasks.objective import Objective
-from textgen.training import Evaluated, Logged, reporters
+from textgen.training import Evaluated, Logged, check_training, reporters
 from textgen.training.optimization import (
     Part,
     WeightAverage,

@@ -29,8 +29,9 @@ from textgen.options import (
     value_type,
 )
 from textgen.storage import FORMAT_VERSION
-from textgen.tasks import TrainOptions, built_in_tasks, check_training, options_for
+from textgen.tasks import TrainOptions, built_in_tasks, options_for
 from textgen.tasks.language.options import LanguageOptions
+from textgen.training import check_training
 
 CLASSES = [CorpusOptions, TrainOptions, SampleOptions, *(task.options for task in built_in_tasks())]
 ALL = [

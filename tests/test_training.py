@@ -30,10 +30,10 @@ from textgen.model.stack import build_model
 from textgen.model.weights import model_tensors, pack
 from textgen.options import declared, value_type
 from textgen.storage import TOKENS, filesystem
-from textgen.tasks import CHANGEABLE, LENGTHS, TrainOptions, options_for
+from textgen.tasks import TrainOptions, options_for
 from textgen.tasks.language import data as tasks
 from textgen.tasks.objective import Objective
-from textgen.training import Ended, Evaluated, Logged, Saved, Tick
+from textgen.training import CHANGEABLE, LENGTHS, Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import Part, named_optimizer_state
 from textgen.training.planner import FINETUNING_RATE, learning_rate
 from textgen.training.runs import ARGUMENTS, METRICS, OPTIMIZER, STATE, Run

@@ -144,9 +144,8 @@ def layered(
                 further = _sections([ctx.meta[EXTRA]]) if EXTRA in ctx.meta else {}
                 _write(formatter, ctx, options, further | section_of)
                 return
-            by_name = {option.name: option for option in options}
             with formatter.section("Most used options"):
-                rows = [_short(by_name[name], ctx) for name in common]
+                rows = [_short(option, ctx) for name in common for option in options if option.name == name]
                 shown = ("-h, --help", "Show this message and exit.")
                 formatter.write_dl([*rows, shown, ("--help-all", f"Show all {len(options)} options, by section.")])
 

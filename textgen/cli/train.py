@@ -20,17 +20,8 @@ from textgen.formatting import count, duration, plural, short
 from textgen.options import flag
 from textgen.screen import ReadingProgress, hush_notes, say, warn
 from textgen.signals import INTERRUPTED, exit_code, stopping
-from textgen.tasks import (
-    CHANGEABLE,
-    LENGTHS,
-    TrainOptions,
-    built_in_tasks,
-    check_training,
-    options_for,
-    planned,
-    task,
-    task_of,
-)
+from textgen.tasks import TrainOptions, built_in_tasks, options_for, planned, task, task_of
+from textgen.training import CHANGEABLE, LENGTHS, check_training
 
 if TYPE_CHECKING:
     from textgen.training import Ended

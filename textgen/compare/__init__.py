@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from textgen.errors import UsageError, did_you_mean
 from textgen.options import changed, check, named, option
-from textgen.tasks import DEFAULT_MINUTES, check_training
+from textgen.tasks import DEFAULT_MINUTES
 from textgen.tasks.language.options import LanguageOptions
+from textgen.training import check_training
 
 DECIDED = (
     *("cell", "cell_options", "init_from", "size", "hidden_size", "minutes", "epochs", "max_steps", "max_time"),

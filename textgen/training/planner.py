@@ -24,8 +24,9 @@ from textgen.model import ModelConfig
 from textgen.model.stack import Model
 from textgen.model.weights import make_model
 from textgen.options import named
-from textgen.tasks import TrainOptions, check_training, refuse_empty_parts
+from textgen.tasks import TrainOptions
 from textgen.tasks.data import QUICK_LOOK, TaskData
+from textgen.training import check_training, refuse_empty_parts
 from textgen.training.guards import enough_memory
 from textgen.training.optimization import Update
 

@@ -25,11 +25,11 @@ from textgen.model.stack import Model, keyed_seed
 from textgen.model.weights import load_weights, make_model, model_tensors
 from textgen.options import named
 from textgen.storage import ARGUMENTS, TOKENS, filesystem
-from textgen.tasks import CHANGEABLE, DEFAULT_MINUTES, LENGTHS, TrainOptions, check_training, options_for, task_of
+from textgen.tasks import DEFAULT_MINUTES, TrainOptions, options_for, task_of
 from textgen.tasks.data import TaskData
 from textgen.threads import usable_cores
 from textgen.tracing import stored_step
-from textgen.training import Event, reporters
+from textgen.training import CHANGEABLE, LENGTHS, Event, check_training, reporters
 from textgen.training.guards import refuse_small_disk
 from textgen.training.optimization import Part, next_part, parts_of
 from textgen.training.planner import (
