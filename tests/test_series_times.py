@@ -255,7 +255,7 @@ def test_a_regular_series_is_the_same_in_any_format_and_order(
     table = table_of(write_table(path, [texts[k] for k in rows], values[rows], **dialect))
     notes = [note for note in table.notes if "fits, too" in note]
     if notes and table.clock.local(np.array([table.series[0].start]))[0] != seconds[0]:
-        table = table_of(path, date_format=notes[0].partition("--date-format ")[2].strip("'"))
+        table = table_of(path, date_format=notes[0].partition("date_format=")[2].strip("'"))
     (series,) = table.series
     times = series.start + table.clock.step * np.arange(length)
     assert table.clock.described() == grid.partition(",")[0]
@@ -270,7 +270,7 @@ def test_of_two_regular_readings_the_day_is_first_and_the_plan_names_the_other(t
     path = CASES / "month_dmy_10.csv"
     data = prepared(path, tmp_path)
     assert "time as day/month/year (01/01/2012 to 01/11/2012)" in data.described()
-    assert data.described()[-1] == "month/day/year fits, too: --date-format %m/%d/%Y"
+    assert data.described()[-1] == "month/day/year fits, too: date_format=%m/%d/%Y"
     other = prepared(path, tmp_path, date_format="%m/%d/%Y")
     assert "a step is 1 day" in other.described() and not other.notes
 
@@ -376,15 +376,15 @@ TWICE = {
     ),
     "a date and a time": (
         {"date": ["2020-01-01"] * 2, "time": ["10:00", "11:00"], "y": range(2)},
-        "--time-column date --time-column time combines several columns into one time.",
+        "time_column=date time_column=time combines several columns into one time.",
     ),
     "a date and an hour": (
         {"date": ["2020-01-01"] * 2, "hour": [1, 2], "y": range(2)},
-        "--time-column date --time-column hour combines several columns into one time.",
+        "time_column=date time_column=hour combines several columns into one time.",
     ),
     "a year and a month": (
         {"year": [2020, 2020], "month": [1, 1], "y": range(2)},
-        "--time-column year --time-column month combines several columns into one time.",
+        "time_column=year time_column=month combines several columns into one time.",
     ),
     "clocks set back": (
         {"date": HALF_HOURS, "y": range(12)},
@@ -412,7 +412,7 @@ def test_columns_that_a_time_is_spread_over_are_named(tmp_path):
     path = write(tmp_path / "x.csv", date=["2020-01-01"] * 2, time=["10:00", "11:00"], y=range(2))
     with pytest.raises(UsageError, match="more than one column") as caught:
         table_of(path)
-    assert "If a time has several columns: --time-column date --time-column time." in caught.value.hint
+    assert "If a time has several columns: time_column=date time_column=time." in caught.value.hint
 
 
 SPREAD = {

@@ -21,7 +21,7 @@ from string import Template
 
 from textgen import __version__, plugins
 from textgen.errors import TextgenError, UsageError
-from textgen.options import check, option
+from textgen.options import check, named, option
 from textgen.storage import filesystem
 
 LONGEST = 60
@@ -190,7 +190,7 @@ def contents(names: Names, options: ScaffoldOptions, year: int) -> dict[str, byt
     """The files of a package by path. Raises UsageError for an invalid author."""
     author = f"The {names.distribution} authors" if options.author is None else options.author
     if not author.isprintable() or not author.strip():
-        raise UsageError(f"--author must be a name on one line, not {author!r}.")
+        raise UsageError(f"{named('author')} must be a name on one line, not {author!r}.")
     holder, mail = _name_and_mail(author)
     spdx = LICENSES[options.license]
     values = {

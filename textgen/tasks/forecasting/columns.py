@@ -135,8 +135,8 @@ def time_parts(columns: Sequence[str], times: Sequence[str]) -> list[str]:
 
 
 def typed(columns: Sequence[str]) -> str:
-    """Time columns as command-line options."""
-    return " ".join(f"--time-column {shlex.quote(name)}" for name in columns)
+    """Time columns as messages name them."""
+    return " ".join(named("time_column", shlex.quote(name)) for name in columns)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def parse_times(cells: TimeCells, date_format: str | None = None, known: Clock |
         return column
     plain = rival.form.pattern.replace("%-", "%").replace("%^", "%").replace("%:z", "%z")
     shown = f"'{plain}'" if " " in plain else plain
-    return replace(column, notes=(*column.notes, f"{rival.form.words} fits, too: --date-format {shown}"))
+    return replace(column, notes=(*column.notes, f"{rival.form.words} fits, too: {named('date_format', shown)}"))
 
 
 def _counter(texts: Sequence[str], cells: TimeCells) -> TimeColumn:
