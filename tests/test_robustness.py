@@ -537,8 +537,10 @@ def test_a_run_records_what_its_bits_depend_on():
 
 
 def test_another_version_of_the_cells_package_is_named():
-    newer = replace(plugins.owner("lstm"), version="99")
-    with mock.patch.object(plugins, "owner", lambda name, kind="cells": newer):
+    owner, newer = plugins.owner, replace(plugins.owner("lstm"), version="99")
+    with mock.patch.object(
+        plugins, "owner", lambda name, kind="cells": newer if kind == "cells" else owner(name, kind)
+    ):
         (warning,) = resume(Path("runs/a"), {}).warnings
     assert "package of lstm is now textgen-lm 99, it was textgen-lm 0.1.0" in warning
 

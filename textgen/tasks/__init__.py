@@ -80,7 +80,6 @@ __all__ = [
     "TokenizerOptions",
     "TrainOptions",
     "built_in_tasks",
-    "check_training",
     "divide",
     "hold_out",
     "model_card",
