@@ -38,7 +38,7 @@ def poison(trainer, where, step, draw, value):
     layer = trainer.model.stack.layers[draw.randrange(2)]
     if where == "loss":
         loss = at_call(step, type(trainer.objective).loss, lambda loss: loss + value)
-        trainer.update.task = Spoiled(trainer.objective, loss)
+        trainer.update.objective = Spoiled(trainer.objective, loss)
     elif where == "gradient":
         parameter = draw.choice(list(trainer.model.parameters()))
         parameter.register_hook(at_call(step, lambda gradient: gradient, lambda g: spoiled_entry(g, draw, value)))
@@ -48,16 +48,16 @@ def poison(trainer, where, step, draw, value):
 
 
 class Spoiled:
-    """A task with another loss."""
+    """An objective with another loss."""
 
-    def __init__(self, task, loss):
-        self._task, self._loss = task, loss
+    def __init__(self, objective, loss):
+        self._objective, self._loss = objective, loss
 
     def __getattr__(self, name):
-        return getattr(self._task, name)
+        return getattr(self._objective, name)
 
     def loss(self, outputs, targets):
-        return self._loss(self._task, outputs, targets)
+        return self._loss(self._objective, outputs, targets)
 
 
 def stored(folder):
