@@ -299,3 +299,10 @@ def test_every_label_of_a_token_is_a_target_once_an_epoch(window):
             assert not found.keys() & set(read[counts].tolist())
             found |= dict(zip(read[counts].tolist(), targets[counts].tolist(), strict=True))
         assert found == {int(id): int(id) + 100 for id in ids if id % 4}
+
+
+def test_a_model_of_a_task_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    folder = train(begin(tmp_path, "lm"))
+    monkeypatch.delitem(plugins.BUILT_IN_TASKS, "lm")
+    with pytest.raises(TextgenError, match=r"is for the task 'lm', which no installed package offers\.$"):
+        textgen.load(folder)

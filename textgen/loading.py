@@ -13,8 +13,8 @@ import numpy.typing as npt
 from textgen import options
 from textgen.generation import language_model
 from textgen.generation.language_model import LanguageModel
-from textgen.model import BACKENDS, task_of
-from textgen.tasks import task
+from textgen.model import BACKENDS
+from textgen.tasks import task_of_model
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
@@ -34,7 +34,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
         >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
     """
     path = options.path("folder", folder)
-    model = task(task_of(path)).load(path, options.choice("backend", backend, BACKENDS))
+    model = task_of_model(path).load(path, options.choice("backend", backend, BACKENDS))
     return _with_training_text(model, path) if isinstance(model, LanguageModel) else model
 
 

@@ -15,11 +15,11 @@ import click
 from textgen.cli.params import STDOUT, Extra, given, output_file, refuse_of_another_task
 from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
-from textgen.model import remembered_reading, task_of
+from textgen.model import remembered_reading
 from textgen.options import declared, flag
 from textgen.plugins import BUILT_IN_TASKS
 from textgen.storage.outputs import OutputFile, refuse_same
-from textgen.tasks import Request, Task, task
+from textgen.tasks import Request, Task, task_of_model
 from textgen.threads import usable_cores, use_threads
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def typed_value(args: Sequence[str], *names: str) -> str | None:
         name, sign, value = each.partition("=")
         if name in names:
             found = value if sign else next(iter(args[number + 1 :]), None)
+        elif each[:2] in names and not each.startswith("--"):  # -mDIR
+            found = each[2:]
     return found
 
 
@@ -89,8 +91,8 @@ def options_of_model(use: str) -> Extra:
     def found(ctx: click.Context, args: Sequence[str]) -> type | None:
         with suppress(TextgenError):  # raised again when the command runs
             model = typed_value(args, "-m", "--model") or ctx.lookup_default("model")
-            name = task_of(model_folder(model))
-            options: type | None = None if name in BUILT_IN_TASKS else getattr(task(name), use)
+            chosen = task_of_model(model_folder(model))
+            options: type | None = None if chosen.name in BUILT_IN_TASKS else getattr(chosen, use)
             return options
         return None
 
@@ -103,7 +105,7 @@ def requested(
     """The task of a command's model, and the request to it; `settings` are the `use` options ('evaluation' or
     'prediction') of every built-in task, by name. Raises UsageError for an option that this task does not have."""
     folder = model_folder(values["model"])
-    chosen = task(task_of(folder))
+    chosen = task_of_model(folder)
     own = getattr(chosen, use)
     if own is None:
         raise TextgenError(

@@ -339,7 +339,7 @@ class Request:
     def load(self, backend: str = "auto") -> Any:
         """The model, using `threads` threads."""
         use_threads(self.threads)
-        model = task(task_name(self.folder)).load(self.folder, backend)
+        model = task_of_model(self.folder).load(self.folder, backend)
         if "torch" in sys.modules:  # which may have been imported only now
             use_threads(self.threads)
         return model
@@ -414,6 +414,18 @@ def task(name: str) -> Task:
     found = plugins.registered("tasks", name, Task)
     assert isinstance(found, Task)
     return found
+
+
+def task_of_model(folder: Path) -> Task:
+    """The task of the model in a folder. Raises TextgenError for a folder without a model, and if no installed package
+    offers its task."""
+    name = task_name(folder)
+    if name not in plugins.names("tasks"):
+        raise TextgenError(
+            f"the model in {str(folder)!r} is for the task {name!r}, which no installed package offers.",
+            hint=f"install the package of this task; installed tasks: {', '.join(plugins.names('tasks'))}.",
+        )
+    return task(name)
 
 
 def task_of(options: TrainOptions) -> Task:
