@@ -92,7 +92,7 @@ MUTATIONS = [
              "    return next((name for name, p in model.named_parameters() if not p.isfinite().all()), \"\")",
              '    return ""', "tests/test_soundness.py"),
     Mutation("the last finite loss is forgotten", UPDATE, "        self.finite_loss = loss.item()\n", "", NUMBERS),
-    Mutation("too little memory is told as it comes", SOUNDNESS,
+    Mutation("an out-of-memory error has no sentence of its own", SOUNDNESS,
              "        if not out_of_memory(error):", "        if out_of_memory(error):",
              LIMITS),
     Mutation("the disk's room is not looked at", SOUNDNESS, "    if free < needed:", "    if False:", LIMITS),
