@@ -3,7 +3,8 @@
     python benchmarks/bench.py [CORPUS]          (or: make bench CORPUS=path/to/tinyshakespeare.txt)
 
 CORPUS is Tiny Shakespeare, as a file or as the name of the corpus, which is then downloaded. Nothing else should run on
-the machine. The trainings of ten minutes and an hour and the grid of benchmarks/planner.py are not included.
+the machine. The trainings of ten minutes and an hour and the grids of benchmarks/planner.py and
+benchmarks/small_corpora.py are not included.
 """
 
 import json

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from datetime import date
 from functools import cache
@@ -42,6 +42,7 @@ from textgen.data import CorpusOptions
 from textgen.data.corpus import Corpus, scan_corpus, write_store
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.store import no_progress
+from textgen.errors import TextgenError
 from textgen.options import from_mapping
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,8 +122,8 @@ def scanned(source: str, reading: tuple[str, ...], seed: int) -> Corpus:
 
 
 @cache
-def ppmd(source: str, reading: tuple[str, ...]) -> tuple[float, int]:
-    """PPMd's bits per byte of the held-out part after the training part, and the bytes of the held-out part."""
+def ppmd(source: str, reading: tuple[str, ...]) -> tuple[float, int, int]:
+    """PPMd's bits per byte of the held-out part after the training part; bytes of the held-out part, and of both."""
     import pyppmd  # pip install 'textgen-lm[bench]'
 
     parts: dict[str, list[bytes]] = {TRAIN: [], VALIDATION: []}
@@ -135,14 +136,14 @@ def ppmd(source: str, reading: tuple[str, ...]) -> tuple[float, int]:
     def size(text: bytes) -> int:
         return len(pyppmd.compress(text, max_order=8, mem_size=64 << 20))
 
-    return 8 * (size(train + held_out) - size(train)) / len(held_out), len(held_out)
+    return 8 * (size(train + held_out) - size(train)) / len(held_out), len(held_out), len(train + held_out)
 
 
 def measure(case: Case, source: str, options: str, code: str) -> Run:
     """Train in a new process and folder. Raises CalledProcessError if that fails."""
     reading, others = apart([*OWN_OPTIONS.get(case.corpus, []), *shlex.split(options)])
     corpus, own = (scanned(source, tuple(reading), seed) for seed in (SPLIT_SEED, case.seed))
-    bits_of_ppmd, held_out_bytes = ppmd(source, tuple(reading))
+    bits_of_ppmd, held_out_bytes, corpus_bytes = ppmd(source, tuple(reading))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         words = [source, *reading]
@@ -160,7 +161,7 @@ def measure(case: Case, source: str, options: str, code: str) -> Run:
     bits = found.pop("nats") / math.log(2) / held_out_bytes
     return Run(
         *case, options, code, bits_per_byte=bits, ppmd_bits_per_byte=bits_of_ppmd, held_out_bytes=held_out_bytes,
-        corpus_bytes=corpus.total, wall_seconds=round(seconds, 2), date=date.today().isoformat(), **found,
+        corpus_bytes=corpus_bytes, wall_seconds=round(seconds, 2), date=date.today().isoformat(), **found,
     )  # fmt: skip
 
 
@@ -202,7 +203,7 @@ def read_run(folder: Path, said: str) -> dict[str, Any]:
     }
 
 
-def listed(kind: type) -> Any:
+def listed(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     """The type of an option that is a list with commas."""
 
     def parsed(text: str) -> list[Any]:
@@ -231,9 +232,10 @@ def run_all(cases: list[Case], asked: argparse.Namespace, options: str) -> int:
             continue
         try:
             run = measure(case, str(source.resolve()), options, code)
-        except subprocess.CalledProcessError as error:
+        except (subprocess.CalledProcessError, TextgenError) as error:
             failed += 1
-            print(f"{case} failed:", *error.stderr.splitlines()[-5:], sep="\n  ", flush=True)
+            said = getattr(error, "stderr", str(error)).splitlines()[-5:]
+            print(f"{case.corpus}, {case.minutes:g} min, seed {case.seed} failed:", *said, sep="\n  ", flush=True)
             continue
         with asked.results.open("a") as file:
             file.write(json.dumps(asdict(run)) + "\n")
@@ -267,8 +269,8 @@ def main() -> None:
         sys.exit(f"there are no results with these options in {asked.results}")
     if asked.report:
         text = report(cells)
-        print(text)
         asked.results.with_suffix(".txt").write_text(text + "\n")
+        print(text)
     if asked.plot:
         asked.plot.write_bytes(draw(cells))
 

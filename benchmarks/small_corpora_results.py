@@ -164,7 +164,7 @@ def _loss(cell: Sequence[Run], error: float) -> str:
 
 
 DETAILS: dict[str, Callable[[Sequence[Run]], str]] = {
-    "Wall time over the minutes (the seed furthest off; * ended early)": lambda cell: (
+    "Wall time against the minutes asked for (the seed furthest off; * ended early)": lambda cell: (
         f"{max((run.off for run in cell), key=abs):+.1f} %" + _early(cell)
     ),
     "Position of the best weights (the earliest seed; * ended early)": lambda cell: (
@@ -191,7 +191,7 @@ def _bits(cells: Cells, corpora: Sequence[str]) -> str:
         ratio = f"{mean(five) / any_run.ppmd_bits_per_byte:.3f}" if five else ""
         losses = [_loss(cell, cells.error(cell)) if cell else "" for cell in found]
         rows.append([name, short(any_run.corpus_bytes), *losses, f"{any_run.ppmd_bits_per_byte:.4f}", ratio])
-    nats = [f"{CHARACTERS}, {minutes:g} minutes: {_loss(cell, cells.error(cell))} nats per character"
+    nats = [f"{CHARACTERS}, {minutes:g} min: {_loss(cell, cells.error(cell))} nats per character"
             for minutes in cells.minutes(CHARACTERS) if (cell := cells.of(CHARACTERS, minutes))]  # fmt: skip
     return "\n".join([_aligned(rows) if corpora else "", *nats]).strip("\n")
 
@@ -221,7 +221,7 @@ def _targets(cells: Cells) -> list[str]:
             error = math.hypot(cells.error(before), cells.error(after))
             rise = 100 * (mean(after) / mean(before) - 1)
             most = round(MOST_RISE + 200 * error, 2)
-            results.add(f"{name}, {less:g} to {more:g} minutes: loss rises by", rise, "%", at_most=most)
+            results.add(f"{name}, {less:g} to {more:g} min: loss rises by", rise, "%", at_most=most)
     early = [run for run in cells.runs if run.best_at < LAST_THIRD and not run.ended_early]
     off = [run for run in cells.runs if abs(run.off) > MOST_OFF and not (run.ended_early and run.off < 0)]
     results.add("best weights before the last third, without an early end", len(early), at_most=0)
@@ -246,7 +246,7 @@ def draw(cells: Cells) -> bytes:
     across = min(4, len(corpora))
     down = -(-len(corpora) // across)
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.05)
-    figure = Figure(figsize=(2.4 * across, 2.1 * down + 0.5), dpi=190, layout=layout)
+    figure = Figure(figsize=(2.2 * across, 2 * down + 0.5), dpi=200, layout=layout)
     panels = figure.subplots(down, across, squeeze=False).flatten().tolist()
     ticks = cells.minutes(*corpora)
     for number, axes in enumerate(panels):
@@ -266,7 +266,10 @@ def draw(cells: Cells) -> bytes:
 
 
 def _panel(axes: Axes, cells: Cells, name: str, named: bool) -> None:
-    """One corpus: a line through the means, a dot for each seed, the last value and PPMd's in writing."""
+    """One corpus: a line through the means, a dot for each seed, and the last value and PPMd's as text."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import MaxNLocator
+
     minutes = cells.minutes(name)
     found = [cells.of(name, each) for each in minutes]
     means, ppmd = [mean(cell) for cell in found], found[0][0].ppmd_bits_per_byte
@@ -280,10 +283,11 @@ def _panel(axes: Axes, cells: Cells, name: str, named: bool) -> None:
             axes.plot([each] * len(cell), [run.loss for run in cell], "o", color=colour, markersize=2.6, alpha=0.45,
                       markeredgewidth=0, zorder=2)  # fmt: skip
         axes.plot([each], [mean(cell)], "o", color=colour, markersize=4, markeredgecolor="white", zorder=4)
-    left, above = axes.get_xlim()[0] * 1.04, means[0] < ppmd
-    beside = {"textcoords": "offset points", "fontsize": 8.5, "zorder": 5}
-    axes.annotate(f"PPMd {ppmd:.2f}", (left, ppmd), (0, 3 if above else -3), color=other, ha="left",
-                  va="bottom" if above else "top", **beside)  # fmt: skip
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    beside = {"textcoords": "offset points", "fontsize": 8.5, "zorder": 5, "path_effects": halo}
+    (left, right), clear = axes.get_xlim(), ppmd - means[-1] > 0.15 * (high - low)  # the line ends well below
+    axes.annotate(f"PPMd {ppmd:.2f}", (right if clear else left, ppmd), (-2, 3) if clear else (2, -3), color=other,
+                  ha="right" if clear else "left", va="bottom" if clear else "top", **beside)  # fmt: skip
     up = means[-1] >= ppmd
     axes.annotate(f"{means[-1]:.2f}", (minutes[-1], means[-1]), (0, 5 if up else -5), color=colour, ha="center",
                   va="bottom" if up else "top", fontweight="bold", **beside)  # fmt: skip
@@ -291,7 +295,7 @@ def _panel(axes: Axes, cells: Cells, name: str, named: bool) -> None:
         axes.annotate("textgen", (minutes[0], means[0]), (7, 2), color=colour, ha="left", va="center", **beside)
     size = short(found[0][0].corpus_bytes)
     axes.set_title(f"{TITLES[name]} · {size}B", loc="left", color=INK, fontsize=9, pad=5)
-    axes.locator_params(axis="y", nbins=4)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axes.tick_params(colors=INK, length=0, labelsize=8)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
