@@ -20,7 +20,7 @@ from textgen.formatting import count, duration, plural, short
 from textgen.options import flag
 from textgen.screen import ReadingProgress, hush_notes, say, warn
 from textgen.signals import INTERRUPTED, exit_code, stopping
-from textgen.tasks import TrainOptions, built_in_tasks, options_for, planned, task, task_of
+from textgen.tasks import DEFAULT_MINUTES, TrainOptions, built_in_tasks, options_for, planned, task, task_of
 from textgen.training import CHANGEABLE, LENGTHS, check_training
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 PLANNED = (
     *("cell", "hidden_size", "num_layers", "batch_size", "seq_length", "max_steps"),
-    *("learning_rate", "dropout", "warmup_steps", "compile", "dtype", "seed"),
+    *("learning_rate", "dropout", "embedding_dropout", "weight_drop", "weight_decay", "average_weights"),
+    *("warmup_steps", "compile", "dtype", "seed"),
 )
 COMMON = (
     *("minutes", "cell", "task", "output_dir", "resume_from", "init_from", "tokenizer", "text_column"),
@@ -145,6 +146,7 @@ def show_plan(session: Training, again: str | None) -> None:
     shape = f"{config.cell} {config.num_layers} x {config.hidden_size}"
     epochs = f"{steps / session.trainer.objective.steps_per_epoch:.1f} epochs"
     took = f"about {duration(estimate.train_seconds)}" if estimate.train_seconds else ""
+    took += ": more would not help" if estimate.ends_early else ""
     lines = {
         "textgen": [made["textgen"], f"torch {made['torch']}", device, plural(made["threads"], "thread")],
         "corpus": session.data.described(),
@@ -232,6 +234,9 @@ def _farewell(session: Training, end: Ended) -> None:
         say(f"Continue: textgen train --resume {shlex.quote(str(folder))}")
         return
     progress = session.trainer.progress
+    if session.estimate.ends_early and session.extension is None:
+        minutes = session.options.minutes or DEFAULT_MINUTES
+        say(f"done after {duration(end.seconds)} of {minutes:g} min: more would not help (--epochs trains longer)")
     if progress.best_step is not None and progress.best_loss is not None:
         say(f"best at step {count(progress.best_step)} · {duration(end.seconds)} · {folder}")
     else:

@@ -13,7 +13,7 @@ import codecs
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -48,6 +48,10 @@ START_RATE = 0.03
 """Share of windows that begin a text: a fresh state, the boundary, then the start of a document, paragraph or line.
 This is what a model reads before it generates. Other windows do not teach it: they read the boundary between documents
 with the state of the previous one, and a corpus of few documents has few boundaries."""
+
+MANY_DOCUMENTS = 16
+MOST_SHUFFLED = 1 << 24
+"""From so many documents on, up to so many tokens, the order of the documents changes with each epoch."""
 
 START_REACH = 2048
 """Tokens after a random position that are searched for a start."""
@@ -270,7 +274,8 @@ class Lanes:
     """Windows of a token array: `batch_size` rows of `seq_length` steps.
 
     With a `boundary` some windows begin a text: at the start of a document, or else after an empty line or after any
-    `line_end`. Raises TextgenError if the tokens do not fill one window of every lane, with a hint at sizes that fit.
+    `line_end`; and many documents are read in another order in each epoch. Raises TextgenError if the tokens do not
+    fill one window of every lane, with a hint at sizes that fit.
     """
 
     tokens: Tokens
@@ -280,6 +285,7 @@ class Lanes:
     escape: int | None = None
     boundary: int | None = None
     line_end: int | None = None
+    _shuffled: dict[int, Tokens] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         need, have = self.batch_size * self.seq_length + 1, len(self.tokens)
@@ -319,9 +325,10 @@ class Lanes:
     def window(self, step: int) -> tuple[Ids, Ids]:
         """Inputs and targets of a step, each (seq_length, batch_size); the targets are the inputs one step later."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        turn = random.Random(f"{self.seed}/{epoch}").randrange(len(self.tokens)) if epoch else 0
-        starts = (turn + within * self.seq_length + np.arange(self.batch_size) * self.lane_length) % len(self.tokens)
-        ids = np.stack([self._ring(int(start), self.seq_length + 1) for start in starts], axis=1).astype(np.int32)
+        tokens = self._order(epoch)
+        turn = random.Random(f"{self.seed}/{epoch}").randrange(len(tokens)) if epoch else 0
+        starts = (turn + within * self.seq_length + np.arange(self.batch_size) * self.lane_length) % len(tokens)
+        ids = np.stack([_ring(tokens, int(start), self.seq_length + 1) for start in starts], axis=1).astype(np.int32)
         for lane in np.flatnonzero(self.starting(step)).tolist():
             ids[:, lane] = self._beginning(np.random.default_rng([self.seed, step, 3, lane]))
         if self.escape is not None:
@@ -332,19 +339,42 @@ class Lanes:
     def _beginning(self, random: np.random.Generator) -> Tokens:
         """The boundary and the tokens after a start near a random position, seq_length + 1 in all."""
         origin = int(random.integers(len(self.tokens)))
-        near = self._ring(origin, min(START_REACH, len(self.tokens)))
+        near = _ring(self.tokens, origin, min(START_REACH, len(self.tokens)))
         ends = near == self.line_end
         blank = ends[:-1] & ends[1:] & np.append(~ends[2:], True)  # two line ends followed by something else
         for after in (np.flatnonzero(near == self.boundary), np.flatnonzero(blank) + 1, np.flatnonzero(ends)):
             if len(after):
                 origin += int(after[0]) + 1
                 break
-        return np.concatenate([[self.boundary], self._ring(origin % len(self.tokens), self.seq_length)])
+        return np.concatenate([[self.boundary], _ring(self.tokens, origin % len(self.tokens), self.seq_length)])
 
-    def _ring(self, start: int, length: int) -> Tokens:
-        chunk = self.tokens[start : start + length]
-        missing = length - len(chunk)
-        return chunk if not missing else np.concatenate([chunk, self.tokens[:missing]])
+    def _order(self, epoch: int) -> Tokens:
+        """The tokens in the order of an epoch."""
+        begins = self._documents
+        if len(begins) < MANY_DOCUMENTS:
+            return self.tokens
+        if epoch not in self._shuffled:
+            chosen = np.random.default_rng([self.seed, epoch, 4]).permutation(len(begins))
+            lengths = np.diff(begins, append=len(self.tokens))[chosen]
+            ends = np.cumsum(lengths)
+            places = np.repeat(begins[chosen] - (ends - lengths), lengths) + np.arange(len(self.tokens))
+            self._shuffled.clear()
+            self._shuffled[epoch] = self.tokens[places]
+        return self._shuffled[epoch]
+
+    @cached_property
+    def _documents(self) -> npt.NDArray[np.intp]:
+        """Where the documents that are shuffled begin; none if the tokens are too many to be copied."""
+        if self.boundary is None or len(self.tokens) > MOST_SHUFFLED or self.tokens[0] != self.boundary:
+            return np.zeros(0, np.intp)
+        return np.flatnonzero(self.tokens == self.boundary)
+
+
+def _ring(tokens: Tokens, start: int, length: int) -> Tokens:
+    """So many tokens from a place, which go on at the start after the end."""
+    chunk = tokens[start : start + length]
+    missing = length - len(chunk)
+    return chunk if not missing else np.concatenate([chunk, tokens[:missing]])
 
 
 def parts(batch: int, number: int) -> list[tuple[int, int]]:

@@ -158,10 +158,16 @@ class TrainOptions(FileOptions, SplitOptions):
         default_text="planned",
         section="Regularization",
     )
-    embedding_dropout: float = option(
-        0.0, "Embedding dropout: the share of tokens whose embedding is zeroed.", low=0, high=0.95
+    embedding_dropout: float | None = option(
+        None,
+        "Embedding dropout: the share of tokens whose embedding is zeroed.",
+        low=0,
+        high=0.95,
+        default_text="planned",
     )
-    weight_drop: float = option(0.0, "Dropout on the recurrent weights of gated cells.", low=0, high=0.95)
+    weight_drop: float | None = option(
+        None, "Dropout on the recurrent weights of gated cells.", low=0, high=0.95, default_text="planned"
+    )
 
     minutes: float | None = option(
         None,
@@ -212,7 +218,9 @@ class TrainOptions(FileOptions, SplitOptions):
     )
     optimizer: str = option("adamw", "The optimizer.", choices=("adamw", "sgd"), also=("--optim",))
     momentum: float = option(0.0, "Momentum for sgd.", low=0, high=0.999)
-    weight_decay: float = option(0.01, "Weight decay of weight matrices.", low=0, high=10)
+    weight_decay: float | None = option(
+        None, "Weight decay of weight matrices.", low=0, high=10, default_text="planned"
+    )
     max_grad_norm: float = option(
         1.0,
         "Gradient clipping: scale gradients down to at most this norm.",
@@ -223,12 +231,12 @@ class TrainOptions(FileOptions, SplitOptions):
     gradient_accumulation_steps: int = option(
         1, "Compute each batch in this many parts, to save memory.", low=1, high=65_536
     )
-    average_weights: float = option(
-        0.0,
-        "Evaluate and keep an exponential moving average of the weights with this decay, such as 0.999.",
+    average_weights: float | None = option(
+        None,
+        "Evaluate and keep an exponential moving average of the weights with this decay, such as 0.999; 0 for none.",
         low=0,
         high=0.99999,
-        default_text="off",
+        default_text="planned",
     )
     dtype: str | None = option(
         None,

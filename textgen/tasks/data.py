@@ -29,6 +29,7 @@ from textgen.generation.language_model import digest_of, opened, stepper_of, tok
 from textgen.model import ModelConfig
 from textgen.model.stepper import TokenStepper
 from textgen.storage import filesystem
+from textgen.tasks.regularization import Regularization
 
 Arrays = dict[str, npt.NDArray[Any]]
 Integers = npt.NDArray[np.int64]
@@ -43,6 +44,9 @@ IGNORED = -100
 BATCH = 64
 CHUNK = 512
 """Texts that a trained model reads in one batch, and tokens of each that it reads at a time."""
+
+PARAMETERS_PER_CHARACTER = 12
+"""The largest model that is planned for a corpus that is read many times."""
 
 SHOWN_LABELS = 12
 """The most labels that a message lists."""
@@ -168,8 +172,16 @@ class TaskData(ABC):
 
     @property
     def most_epochs(self) -> float | None:
-        """The maximum number of epochs that a plan by minutes chooses."""
+        """The maximum number of epochs that a plan by minutes chooses: more would not help."""
         return None
+
+    def most_parameters(self, epochs: float) -> float:
+        """The largest model that a plan chooses if it has time for so many epochs."""
+        return PARAMETERS_PER_CHARACTER * self.training_tokens * self.characters_per_token
+
+    def regularization(self, hidden_size: int, epochs: float) -> Regularization:
+        """How strongly a plan regularizes a model of this size that reads the corpus so many times."""
+        return Regularization(dropout=0.0 if epochs < 3 else 0.1 if epochs < 6 else 0.25)
 
     @property
     def vocab_size(self) -> int:

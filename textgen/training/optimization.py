@@ -81,8 +81,9 @@ def next_part(parts: Sequence[Part], scheduler: str, step: int, end: int, finish
 def make_optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer:
     """The optimizer, with the parameter groups of the cells: AdamW (Loshchilov and Hutter 2019), fused, or stochastic
     gradient descent with momentum."""
+    decay = planned(options.weight_decay)
     groups = [
-        {"params": group["params"], "weight_decay": options.weight_decay * group["decay"], "rate": group["rate"]}
+        {"params": group["params"], "weight_decay": decay * group["decay"], "rate": group["rate"]}
         for group in model.parameter_groups()
         if group["params"]
     ]
@@ -175,7 +176,7 @@ class Update:
         self.device = torch.device(device)
         self.model = model.to(self.device)
         self.optimizer = make_optimizer(self.model, options)
-        self.rates = DropoutRates(options.dropout or 0.0, options.embedding_dropout, options.weight_drop)
+        self.rates = DropoutRates(options.dropout or 0.0, options.embedding_dropout or 0.0, options.weight_drop or 0.0)
         self.average = WeightAverage(self.model, options.average_weights) if options.average_weights else None
         self.state: State = ()
         self.finite_loss: float | None = None

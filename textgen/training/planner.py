@@ -41,6 +41,9 @@ SIZES = {"tiny": (128, 1), "small": (256, 1), "medium": (512, 1), "large": (1024
 FINETUNING_RATE = 0.3
 """The learning rate when starting from a trained model, relative to that of a new one."""
 
+TYPICAL_EPOCHS = 10
+"""Steps are measured with the regularization of a run of this length."""
+
 EVALUATIONS = 10
 
 EVALUATION_COST = 0.45
@@ -55,9 +58,6 @@ cores."""
 
 CHARACTERS_PER_PARAMETER = 1.5
 """Characters that a model should read per parameter when time is the limit (fitted on two cores)."""
-
-MOST_PARAMETERS_PER_CHARACTER = 12
-"""The largest model for a corpus, when it is read many times over."""
 
 PROBE_SECONDS, LONGEST_PROBE = 4.0, 12.0
 PROBE_SHARE = 0.02
@@ -86,12 +86,14 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 @dataclass(frozen=True)
 class Estimate:
-    """What was measured and is expected (None unless the plan is for a time), and the error of a broken compiler."""
+    """What was measured and is expected (None unless the plan is for a time), the error of a broken compiler, and
+    whether the plan ends before the time is up, since more epochs would not help."""
 
     parameters: int
     step_seconds: float | None = None
     train_seconds: float | None = None
     compiler_fault: str | None = None
+    ends_early: bool = False
 
 
 def plan(
@@ -103,7 +105,7 @@ def plan(
     options = data.with_defaults(_with_size(options))
     refuse_empty_parts(options)
     per_step = data.tokens_per_step(options)
-    hidden, steps, seconds, fault = options.hidden_size, options.max_steps, None, None
+    hidden, steps, seconds, fault, enough = options.hidden_size, options.max_steps, None, None, False
     if options.epochs is not None:
         steps = steps_of_epochs(options.epochs, data, options)
     elif steps is None and hidden is None:
@@ -112,15 +114,17 @@ def plan(
     parameters = machine.parameters(config)
     if steps is None:
         options, seconds, fault = _with_fastest_step(options, config, machine, deadline)
-        steps = _steps_until(deadline, seconds, data, per_step)
+        steps = affordable = _steps_until(deadline, seconds, data, per_step)
         if data.most_epochs is not None:
             steps = min(steps, max(10, math.ceil(data.most_epochs * data.training_tokens / per_step)))
+        enough = steps < affordable
     elif options.compile is None:
         tried = 6 * parameters * steps * per_step >= COMPILE_WORK and machine.can_compile(config)
         fault = _compiler_fault(options, config, machine) if tried else None
         options = replace(options, compile=tried and fault is None)
-    estimate = Estimate(parameters, seconds, seconds and steps * seconds, fault)
-    return _with_schedule(options, config, steps, steps * per_step / max(1, data.training_tokens)), config, estimate
+    estimate = Estimate(parameters, seconds, seconds and steps * seconds, fault, enough)
+    options = regularized(options, config, data, steps * per_step / max(1, data.training_tokens))
+    return _with_schedule(options, config, steps), config, estimate
 
 
 def more_steps(
@@ -169,15 +173,27 @@ def _hidden_size(options: TrainOptions, data: TaskData, machine: ThisMachine, de
     probe = ROUGH_SECONDS / len(precisions)
     seconds = min(machine.step_seconds(rough, options, probe, dtype=dtype) for dtype in precisions)
     speed = parameters(ROUGH_SIZE) * per_step / seconds  # parameters x tokens per second
-    characters = data.characters_per_token
-    best = math.sqrt(speed * max(1.0, deadline - time.monotonic()) * characters / CHARACTERS_PER_PARAMETER)
-    most = MOST_PARAMETERS_PER_CHARACTER * data.training_tokens * characters
-    fitting = [hidden for hidden in LADDER if parameters(hidden) <= min(1.25 * best, most)]
-    return fitting[-1] if fitting else LADDER[0]
+    affordable = speed * max(1.0, deadline - time.monotonic())
+    best = math.sqrt(affordable * data.characters_per_token / CHARACTERS_PER_PARAMETER)
+
+    def fits(hidden: int) -> bool:
+        size = parameters(hidden)
+        return size <= min(1.25 * best, data.most_parameters(affordable / size / data.training_tokens))
+
+    return max((hidden for hidden in LADDER if fits(hidden)), default=LADDER[0])
 
 
-def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, epochs: float) -> TrainOptions:
-    """The options with defaults for learning rate, dropout, and the intervals of logging, evaluation and saving."""
+def regularized(options: TrainOptions, config: ModelConfig, data: TaskData, epochs: float) -> TrainOptions:
+    """The options with the regularization that so many epochs need, where none is given."""
+    planned = data.regularization(config.hidden_size, epochs)
+    if getattr(plugins.cell(config.cell), "recurrent", None) is None:
+        planned = replace(planned, weight_drop=0.0)
+    filled: TrainOptions = planned.fill(options)
+    return filled
+
+
+def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int) -> TrainOptions:
+    """The options with defaults for learning rate, and the intervals of logging, evaluation and saving."""
     every = max(1, math.ceil(steps / EVALUATIONS))
 
     def given(value: Any, otherwise: Any) -> Any:
@@ -193,7 +209,6 @@ def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int, epoch
         layer_norm=config.layer_norm,
         max_steps=steps,
         dtype=options.dtype or "float32",
-        dropout=given(options.dropout, 0.0 if epochs < 3 else 0.1 if epochs < 6 else 0.25),
         learning_rate=given(options.learning_rate, learning_rate(config, options.init_from is not None)),
         warmup_steps=given(options.warmup_steps, min(200, steps // 20)),
         logging_steps=given(options.logging_steps, max(1, steps // 50)),
@@ -287,10 +302,11 @@ class ThisMachine:
         self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool = False, dtype: str = "float32"
     ) -> float:
         """The seconds of one training step, measured for about `seconds`, without compile time."""
+        options = regularized(replace(options, dtype=dtype), config, self._data, TYPICAL_EPOCHS)
         model = make_model(config)
         for cell in compilable(model):
             cell.compiled = compiled
-        update = Update(self._data.objective(options), model, replace(options, dtype=dtype), self._device)
+        update = Update(self._data.objective(options), model, options, self._device)
         times: list[float] = []
         while len(times) < WARM_STEPS + 3 or sum(times) < seconds:
             began = time.perf_counter()

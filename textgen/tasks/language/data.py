@@ -9,6 +9,7 @@ all tokens. Evaluation and sampling take the whole softmax.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -40,6 +41,7 @@ from textgen.tasks import TrainOptions
 from textgen.tasks.data import QUICK_LOOK, TaskData
 from textgen.tasks.language.options import LanguageOptions
 from textgen.tasks.objective import Objective
+from textgen.tasks.regularization import Regularization, of_text
 
 FLATTENED = 0.75
 """The probability of drawing a token is proportional to its frequency to this power (Mikolov et al. 2013)."""
@@ -100,6 +102,11 @@ and the wrong weights may look best."""
 
 DOCUMENT_BREAK = " \u23ce "
 """Marks the end of a document in a sample: the sign of the return key."""
+
+MOST_EPOCHS = 60.0
+PARAMETERS_PER_ROOT = 8000
+"""The longest plan for a text, and the largest model, per square root of the number of characters. More would not
+help."""
 
 SAMPLE_TOKENS = 80
 """The number of tokens in a sample during training."""
@@ -218,6 +225,19 @@ class LanguageData(TaskData):
     @cached_property
     def held_out_tokens(self) -> int:
         return len(self.store.model_tokens(VALIDATION))
+
+    @property
+    def most_epochs(self) -> float:
+        return MOST_EPOCHS
+
+    def most_parameters(self, epochs: float) -> float:
+        """More than usual, if there is time to read the text as often as helps, even with the larger model."""
+        usual = super().most_parameters(epochs)
+        characters = self.training_tokens * self.characters_per_token
+        return usual if epochs < MOST_EPOCHS else max(usual, PARAMETERS_PER_ROOT * math.sqrt(characters))
+
+    def regularization(self, hidden_size: int, epochs: float) -> Regularization:
+        return of_text(hidden_size, epochs)
 
     def with_defaults(self, options: LanguageOptions) -> LanguageOptions:
         """Defaults of 16 x 64, and less if the corpus is too small for a few such batches."""
