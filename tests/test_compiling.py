@@ -18,6 +18,7 @@ from textgen.cells import Cell, GatedCell, engine, matmul
 from textgen.errors import CompilerError, TextgenError, UsageError
 from textgen.storage import filesystem
 from textgen.tasks import TrainOptions, model_config, options_for
+from textgen.tasks.data import TaskData
 from textgen.tasks.language.data import LanguageData
 from textgen.training.planner import plan
 from textgen.training.start import resume, start
@@ -321,6 +322,7 @@ class Text:
 
     training_tokens, held_out_tokens, characters_per_token, most_epochs = 10**6, 10**4, 1.0, None
     tokens_per_step = LanguageData.tokens_per_step
+    regularization, most_parameters = TaskData.regularization, TaskData.most_parameters
 
     def with_defaults(self, options):
         return replace(options, batch_size=options.batch_size or 16, seq_length=options.seq_length or 64)

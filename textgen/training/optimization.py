@@ -19,6 +19,7 @@ from textgen.model.weights import is_like, model_tensors
 from textgen.storage import DamagedError
 from textgen.tasks import TrainOptions, planned
 from textgen.tasks.objective import Objective
+from textgen.tasks.regularization import Regularization
 from textgen.training import guards
 
 
@@ -81,7 +82,7 @@ def next_part(parts: Sequence[Part], scheduler: str, step: int, end: int, finish
 def make_optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer:
     """The optimizer, with the parameter groups of the cells: AdamW (Loshchilov and Hutter 2019), fused, or stochastic
     gradient descent with momentum."""
-    decay = planned(options.weight_decay)
+    decay = Regularization.weight_decay if options.weight_decay is None else options.weight_decay
     groups = [
         {"params": group["params"], "weight_decay": decay * group["decay"], "rate": group["rate"]}
         for group in model.parameter_groups()
