@@ -30,6 +30,11 @@ Lanes = tuple[int, slice] | None
 """The size of the whole batch, and the lanes of it that are computed now; None for the whole batch."""
 
 
+EMBEDDING_LENGTH = 3.0
+"""The length of a new token embedding. With shorter ones the gates hardly see their inputs at first, and an LSTM, in which
+three of them multiply, loses its first epochs; longer ones are memorized sooner."""
+
+
 def keyed_seed(*key: int | str) -> int:
     """A 63-bit seed that depends only on the parts of the key."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
@@ -260,7 +265,8 @@ def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:
         encoder = nn.Linear(config.features, config.embedding_size)
     else:
         encoder = nn.Embedding(config.vocab_size, config.embedding_size)
-        nn.init.normal_(encoder.weight, std=config.embedding_size**-0.5)
+        length = 1.0 if config.outputs else EMBEDDING_LENGTH
+        nn.init.normal_(encoder.weight, std=length * config.embedding_size**-0.5)
     cells: list[Cell] = []
     for layer in range(config.num_layers):
         input_size = cells[-1].output_size if layer else config.embedding_size
