@@ -30,9 +30,8 @@ Lanes = tuple[int, slice] | None
 """The size of the whole batch, and the lanes of it that are computed now; None for the whole batch."""
 
 
-EMBEDDING_LENGTH = 3.0
-"""The length of a new token embedding. With shorter ones the gates hardly see their inputs at first, and an LSTM, in which
-three of them multiply, loses its first epochs; longer ones are memorized sooner."""
+TIED_LENGTH = 3.0
+"""The length of a new token embedding that the readout uses, too: as long as logits permit."""
 
 
 def keyed_seed(*key: int | str) -> int:
@@ -258,6 +257,17 @@ class Model(Cell):
         ]
 
 
+def _embedding_scale(config: ModelConfig) -> float:
+    """The standard deviation of new token embeddings.
+
+    Cells expect inputs of variance 1. With much smaller ones the gates hardly see them, and an LSTM, in which three
+    gates multiply, loses its first epochs. Models of few outputs learn little about tokens, and start small.
+    """
+    if config.outputs:
+        return float(config.embedding_size**-0.5)
+    return TIED_LENGTH * float(config.embedding_size**-0.5) if config.tie_word_embeddings else 1.0
+
+
 def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:
     """A freshly initialised model of these sizes, its cells made by `make_cell(input_size, hidden_size)`."""
     encoder: nn.Embedding | nn.Linear
@@ -265,8 +275,7 @@ def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:
         encoder = nn.Linear(config.features, config.embedding_size)
     else:
         encoder = nn.Embedding(config.vocab_size, config.embedding_size)
-        length = 1.0 if config.outputs else EMBEDDING_LENGTH
-        nn.init.normal_(encoder.weight, std=length * config.embedding_size**-0.5)
+        nn.init.normal_(encoder.weight, std=_embedding_scale(config))
     cells: list[Cell] = []
     for layer in range(config.num_layers):
         input_size = cells[-1].output_size if layer else config.embedding_size
