@@ -114,7 +114,7 @@ class Lines:
         all, go on with the sentence of the line before."""
         if self.widest < NARROW:
             return 0.0
-        piled = sum(0.8 * self.widest <= length <= 1.05 * self.widest for length in self.lengths) / len(self.lengths)
+        piled = sum(0.85 * self.widest <= length <= 1.05 * self.widest for length in self.lengths) / len(self.lengths)
         going_on = sum(after[0].islower() and not line.endswith(_FINISHED) for line, after in pairwise(self.lines))
         return piled * (2 if 0.2 < going_on / len(self.lines) < 0.9 else 1)
 
@@ -150,7 +150,7 @@ SIGNS: dict[str, tuple[Callable[[Lines], float], float]] = {
     "lines too long for an item": (lambda text: text.longer(SHORT), 0.5),
     "lines too long for a post": (lambda text: text.longer(LONG), 0.05),
     "huge lines": (lambda text: text.longer(HUGE), 0.002),
-    "wrapped lines": (Lines.wrapped, 0.5),
+    "wrapped lines": (Lines.wrapped, 0.45),
     "several sentences": (Lines.sentences, 0.5),
     "comma at the end": (lambda text: text.share(lambda line: line.endswith(_CONTINUED)), 0.08),
     "code": (lambda text: text.share(_CODE.search), 0.1),
