@@ -5,6 +5,7 @@ import json
 import random
 import re
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,7 @@ TITLES = many(lambda rng: words(rng, 2, 9).capitalize())
 ITEMS = {
     "titles": TITLES,
     "names": many(lambda rng: rng.choice(WORDS) + rng.choice("aeiou") + rng.choice(WORDS)[:2]),
-    "words of one length": [f"{a}{b}{c}{d}{e}" for a, b, c, d, e in zip("rain" * 50, "oleu" * 50, "stand" * 40,
-                                                                      "ae" * 100, "rmn" * 66 + "tt", strict=True)],
+    "words of one length": many(lambda rng: "".join(rng.choice(part) for part in ["rstlb", "aeiou"] * 3)),
     "posts": many(lambda rng: " ".join(sentence(rng, 3, 9) for _ in range(rng.choice([1, 1, 2])))),
     "lower-case queries": many(lambda rng: "how to " + words(rng, 2, 6)),
     "reviews": many(lambda rng: words(rng, 8, 25) + " ."),
@@ -99,6 +99,7 @@ OTHERS = {
     "markdown": [line for n in range(60) for line in (f"# Part {n}", "", f"- {TITLES[n]}", f"- {TITLES[n + 1]}", "")],
     "csv": [f"{n},{title},{n % 7}" for n, title in enumerate(TITLES)],
     "tsv": [f"{title}\t{n % 7}" for n, title in enumerate(TITLES)],
+    "refrains": TITLES[:90] * 3,
     "numbers": many(lambda rng: f"{rng.random():.4f} {rng.random():.4f}"),
     "json lines": [json.dumps({"text": title}) for title in TITLES],
     "html": [f"<p>{title}</p>" for title in TITLES],
@@ -127,18 +128,20 @@ def test_a_hundred_lines_are_needed_and_little_else():
 
 
 def test_detection_reads_the_beginning_only():
-    text = "\n".join(TITLES).encode() + b"\n"
+    lines = [f"{title} {title[::-1]} {k}\n".encode() for k, title in enumerate(TITLES * 200)]
     taken = []
 
     def blocks():
-        for _ in range(3 * HEAD_BYTES // len(text)):
-            taken.append(len(text))
-            yield text
+        for line in lines:
+            taken.append(len(line))
+            yield line
 
-    assert are_items(blocks())
-    assert HEAD_BYTES < sum(taken) < HEAD_BYTES + 2 * len(text)
+    assert are_items(blocks()) and len(taken) < len(lines)
+    assert HEAD_BYTES < sum(taken) < HEAD_BYTES + 200
+    text = b"".join(lines[:200])
+    assert are_items([text])
     assert not are_items([text, b"\xff"]) and not are_items([text, b"\0"]) and not are_items([])
-    assert are_items([text * (1 + HEAD_BYTES // len(text)), "é".encode()[:1]])  # cut at a line end
+    assert are_items([*lines, "é".encode()[:1]])  # cut at a line end
 
 
 def numbered(data, sizes=(), options=LINES):
@@ -365,3 +368,73 @@ def test_a_source_says_how_many_documents_it_has(desk):
     documents = []
     found = list(read(find_sources(["a.txt", "b.txt", "c.txt"]), LINES, documents))
     assert found == [(0, b"x"), (1, b"y"), (2, b"z")] and documents == [2, 0, 1]
+
+
+@pytest.fixture(scope="module")
+def prose(home):
+    """A model of a text with short lines and many blank ones, hardly trained: it often writes blank lines."""
+    (home / "prose.txt").write_text("a b\n\n \t\r\n\n" * 200)
+    assert run("train", home / "prose.txt", *TINY, "--output-dir", home / "prose").code == 0
+    return home / "prose"
+
+
+def sampled(model, *arguments):
+    """The lines that a command prints, and nothing else."""
+    ended = run("sample", "-m", model, "--temperature", 1, "--seed", 5, *arguments)
+    assert ended.code == 0, ended.err
+    assert ended.text.endswith("\n")
+    return ended.text.split("\n")[:-1]
+
+
+@pytest.mark.parametrize("number", [1, 3, 40])  # one by one, and together
+def test_a_model_writes_as_many_lines_as_are_asked_for(prose, trained, number):
+    for model in (prose, trained[0]):
+        lines = sampled(model, "--lines", "--num-samples", number)
+        assert len(lines) == number and all(line.strip() and "\r" not in line for line in lines)
+        assert all(line.startswith("b a") for line in sampled(model, "--lines", "-p", "b a", "--num-samples", number))
+        assert all(
+            line.startswith("b a") for line in sampled(model, "--lines", "-p", "x\n\nb a", "--num-samples", number)
+        )
+        silent = sampled(model, "--lines", "-p", "b a", "--num-samples", number, "--no-echo")
+        assert [f"b a{line}" for line in silent] == sampled(model, "--lines", "-p", "b a", "--num-samples", number)
+
+
+def test_lines_are_the_default_of_a_model_that_was_trained_on_them(trained, prose):
+    model, _ = trained
+    assert sampled(model, "--num-samples", 5) == sampled(model, "--num-samples", 5, "--lines")
+    assert len(sampled(model, "--num-samples", 5, "--no-lines")) == 9  # an empty line after each but the last
+    assert len(sampled(prose, "--num-samples", 5)) > 5
+    assert textgen.load(model).defaults["lines"] is True
+    assert 0 not in json.loads((model / "generation_config.json").read_text())["suppress_tokens"]
+
+
+def test_other_outputs_hold_one_item_each(trained, prose):
+    for model in (trained[0], prose):
+        lines = sampled(model, "--lines", "--num-samples", 4)
+        found = [json.loads(line)["text"] for line in sampled(model, "--lines", "--num-samples", 4, "--json")]
+        assert found == lines
+        ended = run("sample", "-m", model, "--temperature", 1, "--seed", 5, "--lines", "--num-samples", 4, "-0")
+        assert ended.text.split("\0")[:-1] == lines
+        ended = run("sample", "-m", model, "--lines", "--num-beams", 3, "--max-new-tokens", 9)
+        assert ended.code == 0 and ended.text.count("\n") == 1
+
+
+def test_the_library_writes_items_too(prose):
+    model = textgen.load(prose)
+    for seed in range(30):
+        options = {"lines": True, "seed": seed, "temperature": 1.0, "max_new_tokens": 30}
+        text = textgen.generate(model, **options)
+        assert text.strip() and not set("\r\n") & set(text)
+        assert "".join(textgen.stream(model, **options)) == text
+        assert textgen.generate(model, "a b\n", **options).strip()
+    assert any(not textgen.generate(model, "a", lines=True, seed=seed, temperature=1.0) for seed in range(30))
+
+
+def test_a_blank_line_is_the_last_resort(prose):
+    """Where every token would end a blank line, one of them is drawn."""
+    model = textgen.load(prose)
+    only = [id for id, token in enumerate(model.tokenizer.token_bytes) if token.strip()]
+    none = textgen.generate(model, lines=True, seed=1, logit_bias=dict.fromkeys(only, -100), max_new_tokens=4)
+    assert not none.strip()
+    blank = replace(model, unsampled=tuple({*model.unsampled, *only, *model.tokenizer.encode(" \t").tolist()}))
+    assert textgen.generate(blank, lines=True, seed=1) == ""

@@ -127,6 +127,10 @@ class Lines:
         names = Counter(found[0] for line in self.lines if (found := _SPEAKER.match(line)))
         return sum(number for number in names.values() if number > 2) / len(self.lines)
 
+    def repeated(self) -> float:
+        """Lines that occur earlier, as refrains do."""
+        return 1 - len(set(self.lines)) / len(self.lines)
+
     def templates(self) -> float:
         """Lines that begin with one of several stock phrases, as in logs."""
         begun = Counter(_DIGITS.sub("", " ".join(line.split(None, 2)[:2])) for line in self.lines)
@@ -156,6 +160,7 @@ SIGNS: dict[str, tuple[Callable[[Lines], float], float]] = {
     "code": (lambda text: text.share(_CODE.search), 0.1),
     "times": (lambda text: text.share(lambda line: _TIME.search(line[:_TIME_WITHIN])), 0.3),
     "speakers": (Lines.speakers, 0.3),
+    "repeated lines": (Lines.repeated, 0.5),
     "stock phrases": (Lines.templates, 0.6),
     "few letters": (lambda text: text.share(_few_letters), 0.5),
     "cells": (Lines.table, 0.8),
