@@ -571,6 +571,7 @@ class Store:
         ids = np.concatenate([[0, *self.tokenizer.encode(text)] for text in documents])
         self.frequencies = np.bincount(ids, minlength=self.tokenizer.vocab_size)
         self.holds_text = True
+        self.lines = False
 
 
 def test_a_model_begins_at_a_boundary_and_never_writes_what_it_never_read():

@@ -27,6 +27,7 @@ from textgen.cli.params import (
     whole_number,
 )
 from textgen.data.encodings import STANDARD_INPUT
+from textgen.data.lines import LINE_END
 from textgen.errors import TextgenError, UsageError, unescape
 from textgen.formatting import count, plural
 from textgen.generation import SampleOptions, check_sampling
@@ -69,7 +70,8 @@ class Writer:
         self._session = session
         self._before = prompt if session is None else session.open.tail.removesuffix(session.open.text)
         self._output = Output(form.raw)
-        self._echo = (self._output.terminal if form.echo is None else form.echo) and not form.as_json
+        echo = self._output.terminal or (options.lines and not model.prompt_end) if form.echo is None else form.echo
+        self._echo = echo and not form.as_json
         self._stream = form.stream is not False and not form.as_json
         if form.report_copies or options.max_copy is not None:
             model.training_text  # noqa: B018 - raises before anything is written
@@ -129,6 +131,10 @@ class Writer:
         say(f"{tokens:,} tokens · {speed:,.0f} tokens/s · seed {seed} · stopped by {reasons}")
 
     def _heading(self, number: int, samples: int) -> None:
+        if self._options.lines:
+            if self._echo:
+                self._output.write(LINE_END.split(self._prompt)[-1])
+            return
         if samples > 1 and not self._form.as_json and not self._form.null:
             heading = f"— {number + 1} of {samples} —\n" if self._output.terminal else ""
             self._output.write(("\n" if number else "") + heading)
@@ -191,12 +197,23 @@ def describe(copy: Copy | None) -> str:
     )
 
 
-LINE_END = re.compile(r"(\r\n|\n|\r)\Z")
+LAST_LINE_END = re.compile(r"(\r\n|\n|\r)\Z")
 """The last line end of a prompt from a file or pipe: an editor or `echo` wrote it, not the author."""
 
 
 COMMON = (
-    *("model", "prompt", "prompt_file", "max_new_tokens", "temperature", "top_p", "min_p", "num_samples", "seed"),
+    *(
+        "model",
+        "prompt",
+        "prompt_file",
+        "max_new_tokens",
+        "temperature",
+        "top_p",
+        "min_p",
+        "num_samples",
+        "lines",
+        "seed",
+    ),
     *("stop", "echo", "interactive", "as_json", "save_state", "load_state"),
 )
 
@@ -232,7 +249,8 @@ SECTIONS = {
     "--num-return-sequences",
     type=whole_number(1, 100_000),
     default=1,
-    help="Number of texts to write, separated by an empty line; on a terminal, by headings.  [default: 1]",
+    help="Number of texts to write: one per line with --lines, else separated by an empty line; on a terminal, by "
+    "headings.  [default: 1]",
 )
 @click.option(
     "--echo/--no-echo",
@@ -296,7 +314,7 @@ def command(
     if interactive and session is not None:
         from textgen.cli.cowrite import cowrite
 
-        cowrite(session, text, options, form.save_state, output, form.raw)
+        cowrite(session, text, replace(options, lines=False), form.save_state, output, form.raw)
         return 0
     Writer(loaded, text, options, form, session).write(num_samples)
     return 0
@@ -391,4 +409,4 @@ def _decoded(data: bytes, name: str, model: str | None, encoding: str | None) ->
     text = reading.decoded(data, name)
     if "encoding" in reading.trained and text.encode() != data:
         say(f"The prompt is read as in training: --encoding {reading.encoding}.")
-    return LINE_END.sub("", text)
+    return LAST_LINE_END.sub("", text)

@@ -19,7 +19,7 @@ from textgen.cli.params import (
 )
 from textgen.data import CorpusOptions, check_reading
 from textgen.errors import UsageError
-from textgen.formatting import count, plural
+from textgen.formatting import count
 from textgen.options import from_mapping
 from textgen.screen import Output, ReadingProgress, encodings_said, hush_notes, say
 from textgen.storage.outputs import check_folder
@@ -67,7 +67,7 @@ def command(
     about = store.about
     if not quiet:
         say(
-            f"{count(sum(about['bytes'].values()))} bytes in {plural(about['corpus_documents'], 'document')} · "
+            f"{count(sum(about['bytes'].values()))} bytes · {store.documents_shown()} · "
             f"{count(about['tokens']['train'])} {about['tokenizer']} tokens to train on, "
             f"{count(about['tokens']['validation'])} held out · vocabulary {count(about['vocab_size'])}"
         )

@@ -6,7 +6,6 @@ Imports neither numpy nor torch.
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from textgen import options as arguments
 from textgen import storage
 from textgen.data import encodings, recipes
 from textgen.data.archives import opened
+from textgen.data.lines import LINE_END
 from textgen.data.sources import SourceOptions, find_sources, table_form
 from textgen.data.tables import form_of
 from textgen.errors import UsageError
@@ -99,6 +99,18 @@ class ReadingOptions(FileOptions):
 
 
 @dataclass(frozen=True)
+class LineOptions:
+    """Whether plain text is read by the line."""
+
+    lines: bool | None = option(
+        None,
+        "Read plain text so that each line is a document, or each file.",
+        default_text="detected: lines if they are titles, names or other short items",
+        section="Corpus",
+    )
+
+
+@dataclass(frozen=True)
 class SplitOptions:
     """What is held out of training."""
 
@@ -110,7 +122,7 @@ class SplitOptions:
     )
     validation_split: float = option(
         0.1,
-        "Share of the corpus to hold out: whole documents, or the end of a single one; 0 holds out nothing.",
+        "Share of the corpus to hold out: whole documents, or the end of each of a few; 0 holds out nothing.",
         low=0,
         high=0.9,
     )
@@ -137,16 +149,26 @@ class TokenizerOptions:
 
 
 @dataclass(frozen=True)
-class CorpusOptions(TokenizerOptions, ReadingOptions, SplitOptions):
+class CorpusOptions(TokenizerOptions, LineOptions, ReadingOptions, SplitOptions):
     """How a corpus of text is read, split and tokenized."""
 
 
 def check_reading(options: TokenizerOptions) -> None:
     """Check options against their limits and each other. Raises UsageError."""
     check(options)
+    if isinstance(options, CorpusOptions):
+        refuse_two_divisions(options.lines, options.document_separator)
     if options.vocab_size is not None and options.tokenizer not in (None, *SIZED):
         raise UsageError(
             f"{named('vocab_size')} goes with {named('tokenizer')} {listed(SIZED)}, not with {options.tokenizer}."
+        )
+
+
+def refuse_two_divisions(lines: bool | None, separator: str | None) -> None:
+    """Raise UsageError if a text is to be divided both into lines and at a separator."""
+    if lines and separator:
+        raise UsageError(
+            f"{named('lines')} and {named('document_separator', shlex.quote(separator))} exclude each other."
         )
 
 
@@ -164,6 +186,13 @@ def choose_tokenizer(options: TokenizerOptions, scan: Any) -> tuple[str, int]:
     return kind, next(size for most, size in VOCABULARIES if scan.total <= most)
 
 
+YES_OR_NO = ("whole_files", "lines")
+"""The settings for reading that are not text."""
+
+DIVISIONS = {"lines": "document_separator", "document_separator": "lines"}
+"""Settings that divide a text, with the one that each replaces."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """The settings for reading. `trained` names those that come from training; to override a document separator with
@@ -176,6 +205,7 @@ class Reading:
     prompt_column: str | None = None
     completion_column: str | None = None
     whole_files: bool | None = None
+    lines: bool | None = None
     delimiter: str | None = None
     trained: frozenset[str] = frozenset()
 
@@ -188,15 +218,17 @@ class Reading:
         if unknown is not None:
             raise UsageError(f"unknown reading option {unknown!r}.", hint=f"options: {', '.join(sorted(known))}.")
         given = {
-            name: arguments.boolean(name, value) if name == "whole_files" else arguments.text(name, value)
+            name: arguments.boolean(name, value) if name in YES_OR_NO else arguments.text(name, value)
             for name, value in asked.items()
             if value is not None
         }
-        kept = {name: record[name] for name in known & record.keys() - given.keys()}
+        replaced = {DIVISIONS.get(name) for name, value in given.items() if value}
+        kept = {name: record[name] for name in known & record.keys() - given.keys() - replaced}
         for name, value in kept.items():
-            if type(value) is not (bool if name == "whole_files" else str):
+            if type(value) is not (bool if name in YES_OR_NO else str):
                 raise storage.DamagedError(f"config.json is damaged: the reading option {name} cannot be {value!r}.")
         reading = cls(**{**kept, **given, "trained": frozenset(kept)})
+        refuse_two_divisions(reading.lines, reading.document_separator)
         reading.options  # noqa: B018 - raises for invalid values
         return reading
 
@@ -208,16 +240,15 @@ class Reading:
     def options(self) -> SourceOptions:
         """How files are read. A byte-order mark overrides an encoding from training."""
         separator, first = self.document_separator or None, "encoding" in self.trained
-        return SourceOptions(
-            self.encoding, separator, text_column=self.text_column, delimiter=self.delimiter, from_training=first
-        )
+        how: dict[str, Any] = {"text_column": self.text_column, "delimiter": self.delimiter, "from_training": first}
+        return SourceOptions(self.encoding, separator, lines=bool(self.lines), **how)
 
     def said(self, sources: Sequence[str]) -> str | None:
         """A sentence about the settings from training that apply to these inputs; None if there are none. A recipe
         has its own settings."""
-        tables = any(path.startswith(recipes.PREFIX) or form_of(path) or Path(path).is_dir() for path in sources)
+        tables = [path.startswith(recipes.PREFIX) or form_of(path) or Path(path).is_dir() for path in sources]
         names = [each.name for each in fields(self) if each.name in self.trained]
-        shown = [name for name in names if tables or name not in OF_TABLES]
+        shown = [name for name in names if any(tables) or name not in OF_TABLES]
         if not sources or not shown or recipes.find(sources):
             return None
         values = {name: getattr(self, name) for name in shown}
@@ -238,13 +269,13 @@ class Reading:
             wanted = "gives that of this table" if name == "delimiter" else "names the column of this table"
             raise UsageError(message, hint=f"{named(name, 'X')} {wanted}.") from None
 
-    def lines(self, paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def each_line(self, paths: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Every line of some plain files, without its end, after where it is ("line 7 of 'notes.txt'"); an empty one
         after each file. Raises as `find_sources`, and as `decoded`."""
         for source in find_sources(paths):
             with opened(source.path, source.name) as stream:
                 text = self.decoded(stream.read(), source.name)
-            for number, line in enumerate([*re.split("\r\n?|\n", text), ""], 1):
+            for number, line in enumerate([*LINE_END.split(text), ""], 1):
                 yield f"line {number} of {source.name!r}", line
 
     def decoded(self, data: bytes, name: str) -> str:

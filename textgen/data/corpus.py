@@ -12,11 +12,11 @@ import os
 import struct
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,7 +26,7 @@ import numpy as np
 
 from textgen.data import TOKENIZER_KINDS, CorpusOptions, Reading, check_reading, choose_tokenizer, recipes
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
-from textgen.data.sources import Source, SourceOptions, find_sources, read
+from textgen.data.sources import Source, SourceOptions, find_sources, hold_items, plain_texts, read
 from textgen.data.store import (
     COUNTED,
     COUNTS,
@@ -49,6 +49,7 @@ from textgen.threads import usable_cores
 
 BATCH_BYTES = 1 << 20
 MAX_PARTS = 10_000
+GATHERED_IDS = 1 << 16
 WORTHWHILE_BYTES = 32 << 20  # below this, starting processes takes as long as it saves
 Block = tuple[str, bool, bytes]
 """The part of the corpus that a block belongs to, whether a document begins with it, and its text."""
@@ -56,7 +57,7 @@ Block = tuple[str, bool, bytes]
 Encoded = tuple[Ids, int, int]
 """Ids, and how many bytes and characters were read for them."""
 
-REMEMBERED = ("encoding", "document_separator", "text_column")
+REMEMBERED = ("encoding", "document_separator", "text_column", "lines")
 """The reading options that a language model remembers."""
 
 
@@ -203,6 +204,26 @@ def encode_parts(
             yield part, number == 0, encoded
 
 
+def gathered(encoded: Iterable[tuple[str, bool, Encoded]]) -> Iterator[tuple[str, int, Encoded]]:
+    """The same ids of each part, in longer arrays, since there may be many short documents. With each array, the number
+    of documents that begin in it."""
+    waiting: dict[str, list[tuple[bool, Encoded]]] = {}
+    held: Counter[str] = Counter()
+    for part, begins, each in encoded:
+        waiting.setdefault(part, []).append((begins, each))
+        held[part] += len(each[0]) + 1
+        if held[part] >= GATHERED_IDS:
+            held[part] = 0
+            yield part, *_together(waiting.pop(part))
+    for part, rest in waiting.items():
+        yield part, *_together(rest)
+
+
+def _together(encoded: list[tuple[bool, Encoded]]) -> tuple[int, Encoded]:
+    ids, sizes, characters = zip(*(each for _, each in encoded), strict=True)
+    return sum(begins for begins, _ in encoded), (np.concatenate(ids), sum(sizes), sum(characters))
+
+
 def encode_document(tokenizer: Tokenizer, pieces: Iterable[bytes]) -> Iterator[Encoded]:
     """A document's ids in arrays, the boundary first; with each, the bytes and characters read since the last one."""
     size = characters = 0
@@ -221,15 +242,21 @@ def encode_document(tokenizer: Tokenizer, pieces: Iterable[bytes]) -> Iterator[E
     yield np.zeros(0, dtype=np.int32), size, characters
 
 
-def encode_documents(tokenizer: Tokenizer, pieces: Iterable[tuple[int, bytes]]) -> Encoded:
-    """All ids of a text, with a boundary before each document, and how many bytes and characters it has."""
+def encode_documents(tokenizer: Tokenizer, pieces: Iterable[tuple[int, bytes]], lines: bool = False) -> Encoded:
+    """All ids of a text, with a boundary before each document, and how many bytes and characters it has. If documents
+    are `lines`, the boundary that ends each, the last one too, counts as its line end. Raises TextgenError if there is
+    no document."""
     documents = [
         encoded
         for _, group in groupby(pieces, key=lambda item: item[0])
         for encoded in encode_document(tokenizer, (piece for _, piece in group))
     ]
+    if not documents:
+        raise TextgenError("there is no text to evaluate: every line is blank.")
     ids, sizes, characters = zip(*documents, strict=True)
-    return np.concatenate(ids), sum(sizes), sum(characters)
+    whole = np.concatenate([*ids, np.array([tokenizer.boundary] * lines, dtype=np.int32)])
+    ends = int(np.count_nonzero(whole == tokenizer.boundary)) - 1 if lines else 0
+    return whole, sum(sizes) + ends, sum(characters) + ends
 
 
 def count_characters(text: bytes) -> int:
@@ -258,7 +285,7 @@ class Corpus:
         return self.scan.total + (self.validation_scan.total if self.validation_scan else 0)
 
     @property
-    def remembered(self) -> dict[str, str]:
+    def remembered(self) -> dict[str, str | bool]:
         """The reading options that a model trained on this text remembers."""
         return {name: value for name in REMEMBERED if (value := getattr(self.reading, name))}
 
@@ -294,6 +321,8 @@ def scan_corpus(paths: Sequence[str], options: CorpusOptions, seed: int, progres
     raw = kind == "byte" and options.encoding is None
     separator, column = options.document_separator or None, options.text_column
     reading = SourceOptions(options.encoding, separator, raw, True, column, options.delimiter)
+    detectable = recipes.find(paths) is None and not (validation or separator or kind == "word")
+    reading = replace(reading, lines=reads_lines(sources, options.lines, reading if detectable else None))
     scanned = scan(read(sources, reading), progress)
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
@@ -340,11 +369,24 @@ def text_of(
     read with its options unless others were asked for. Raises TextgenError or UsageError as `scan_corpus` does."""
     recipe = recipes.find(paths)
     if recipe is None:
-        return find_sources(paths, text_column=reading.text_column), reading.options
+        sources, options = find_sources(paths, text_column=reading.text_column), reading.options
+        asked_lines = reads_lines(sources, reading.asked("lines") or False, None)
+        return sources, replace(options, lines=asked_lines or (options.lines and bool(plain_texts(sources))))
     parts = recipe.find_parts(progress)
     part = next(parts[name] for name in (recipes.TEST, VALIDATION, TRAIN) if name in parts)
     asked = {name: reading.asked(name) for name in REMEMBERED}
     return _of_recipe(part), Reading.of(recipe.options, asked).options
+
+
+def reads_lines(sources: Sequence[Source], asked: bool | None, detect: SourceOptions | None) -> bool:
+    """Whether each line is a document: if that is asked for, or if nothing is, if files that are read in this way
+    (None: never) hold one item per line. Raises UsageError if there are only tables, whose rows are documents."""
+    if asked is None:
+        return detect is not None and hold_items(sources, detect)
+    if asked and not plain_texts(sources):
+        tables = repr(sources[0].name) if len(sources) == 1 else f"{len(sources)} tables"
+        raise UsageError(f"{named('lines')} goes with plain text; each row of {tables} is a document already.")
+    return asked
 
 
 def given_tokenizer(name: str | None) -> Tokenizer | None:
@@ -380,15 +422,20 @@ def write_store(corpus: Corpus, folder: Path, progress: Progress, replace_folder
         for name, content in tokenizer.files().items():
             store.write(name, content)
         outputs = {part: store.create(f"{part}.bin") for part in (TRAIN, VALIDATION)}
-        done = 0
-        for part, begins, (ids, size, characters) in encode_parts(tokenizer, corpus.documents(), corpus.total):
+        done, total = 0, corpus.total
+        for part, begun, (ids, size, characters) in gathered(encode_parts(tokenizer, corpus.documents(), total)):
             outputs[part].write(ids.astype(dtype).tobytes())
             if part == TRAIN:
                 frequencies += np.bincount(ids, minlength=len(frequencies))[: len(frequencies)]
-            for what, more in zip(COUNTED, (len(ids), tokenizer.raw_count(ids), size, characters, begins), strict=True):
+            ends = begun if corpus.reading.lines else 0  # the boundary of a line counts as the line end of a line
+            read_here = (size + ends, characters + ends, begun)
+            for what, more in zip(COUNTED, (len(ids), tokenizer.raw_count(ids), *read_here), strict=True):
                 counts[part][what] += more
             done += size
-            progress("encoding", done, corpus.total)
+            progress("encoding", done, total)
+        if corpus.reading.lines and counts[VALIDATION]["documents"]:  # the end of the last line is predicted, too
+            outputs[VALIDATION].write(np.array([tokenizer.boundary], dtype).tobytes())
+            counts[VALIDATION]["tokens"] += 1
         store.write(COUNTS, frequencies.tobytes())
         store.about = {
             "kind": KIND,

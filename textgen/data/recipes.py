@@ -84,6 +84,7 @@ class Recipe:
         """Corpus options, with those of the recipe where none were given; tokenizer and vocabulary size go together."""
         chosen = options.tokenizer is not None or options.vocab_size is not None
         own = {key: value for key, value in self.options.items() if getattr(options, key) is None}
+        own.pop("document_separator" if getattr(options, "lines", None) else "", None)
         return replace(options, **{k: v for k, v in own.items() if not (chosen and k in ("tokenizer", "vocab_size"))})
 
     def find_parts(self, progress: Progress) -> dict[str, list[Part]]:

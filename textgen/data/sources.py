@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 
 from textgen.data import encodings, recipes
 from textgen.data.archives import COMPRESSED_ENDINGS, opened, unreadable
+from textgen.data.lines import are_items, items
 from textgen.data.parquet_table import PARQUET, TableName, parquet_rows
 from textgen.data.tables import DEFAULT_COLUMN, TABLE_ENDINGS, Choose, Header, Row, as_file, form_of, texts
 from textgen.data.text_tables import (
@@ -128,6 +129,7 @@ class SourceOptions:
         text_column: the column of a table to read; None means `text`, or the only one that holds text.
         delimiter: the delimiter of csv and tsv files; None detects it.
         from_training: whether the encoding was remembered by a model rather than asked for.
+        lines: whether each line of plain text is a document, without its line end; blank lines are skipped.
     """
 
     encoding: str | None = None
@@ -137,6 +139,7 @@ class SourceOptions:
     text_column: str | None = None
     delimiter: str | None = None
     from_training: bool = False
+    lines: bool = False
 
     def __post_init__(self) -> None:
         if self.encoding not in (None, encodings.AUTO):
@@ -209,23 +212,31 @@ def lasting(path: str) -> str:
     return path if named else str(Path(path).absolute())
 
 
-def read(sources: Sequence[Source], options: SourceOptions) -> Iterator[tuple[int, bytes]]:
-    """The documents in order, as (number from 0, chunk), in non-empty chunks of at most 1 MiB.
+def read(
+    sources: Sequence[Source], options: SourceOptions, documents: list[int] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """The documents in order, as (number from 0, chunk), in non-empty chunks of at most 1 MiB. `documents` is extended
+    by how many there are in each source.
 
     Chunks are valid UTF-8 and end at character boundaries (any bytes if raw); joined, they are the document exactly. A
     file is one document unless a separator splits it; an empty document is skipped and not counted. Raises TextgenError
     naming the file and the byte offset (after decompression) of what is not text, and at the end if there was no text.
     """
-    numbered = None
-    for numbered in _numbered(chunk for source in sources for chunk in _divided(source, options)):
-        yield numbered
-    if numbered is None:
+    total = 0
+    for source in sources:
+        first = total
+        for number, chunk in _numbered(_divided(source, options)):
+            yield first + number, chunk
+            total = first + number + 1
+        if documents is not None:
+            documents.append(total - first)
+    if not total:
         raise no_content(sources, "text (0 bytes)")
 
 
 def documents_of(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[tuple[int, bytes]]:
     """The documents of a text in memory, in the form that `read` returns."""
-    return _numbered(_chunks(blocks, options))
+    return _numbered(_plain(blocks, options))
 
 
 def _numbered(chunks: Iterable[bytes | None]) -> Iterator[tuple[int, bytes]]:
@@ -338,7 +349,7 @@ def _divided(source: Source, options: SourceOptions) -> Iterator[bytes | None]:
     else:
         raw = options.raw and options.encoding is None
         with opened(source.path, source.name) as stream:
-            yield from _chunks(_text_blocks(stream, source, options, raw), options)
+            yield from _plain(_text_blocks(stream, source, options, raw), options)
     yield None
 
 
@@ -363,6 +374,23 @@ def _texts(source: Source, form: str, options: SourceOptions) -> Iterator[bytes]
     except _NoText as columns:
         skipped = f"{source.name!r} is skipped: it has no column 'text'; its columns are {columns}."
         warnings.warn(TextgenWarning(f"{skipped} {named('text_column', 'NAME')} chooses another one."), stacklevel=2)
+
+
+def plain_texts(sources: Iterable[Source]) -> list[Source]:
+    """The files that are not tables."""
+    return [source for source in sources if not table_form(source)]
+
+
+def hold_items(sources: Sequence[Source], options: SourceOptions) -> bool:
+    """Whether every plain text among the files holds one item per line (`textgen.data.lines.are_items`), and there is
+    one. Raises as `read`."""
+    plain = plain_texts(sources)
+    return bool(plain) and all(_holds_items(source, options) for source in plain)
+
+
+def _holds_items(source: Source, options: SourceOptions) -> bool:
+    with opened(source.path, source.name) as stream:
+        return are_items(_text_blocks(stream, source, options, options.raw and options.encoding is None))
 
 
 def read_rows(source: Source, options: SourceOptions, choose: Choose) -> Iterator[Row]:
@@ -401,6 +429,15 @@ def _json_columns(source: Source, form: str, reading: SourceOptions, stamp: tupl
 def _json_objects(source: Source, form: str, options: SourceOptions) -> Iterator[tuple[str, dict[str, Any]]]:
     with opened(source.path, source.name) as stream:
         yield from json_objects(as_file(_text_blocks(stream, source, options, False)), form, source.name)
+
+
+def _plain(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[bytes | None]:
+    """The chunks of a plain text, with None after each document but the last."""
+    if not options.lines:
+        yield from _chunks(blocks, options)
+        return
+    for part in items(blocks):
+        yield from cut(part) if part else [part]
 
 
 def _chunks(blocks: Iterable[bytes], options: SourceOptions) -> Iterator[bytes | None]:

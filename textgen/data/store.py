@@ -28,6 +28,7 @@ from textgen.data.recipes import Progress as Progress
 from textgen.data.tokenizers import MODEL_FILE, load_tokenizer
 from textgen.data.tokenizers.base import CONFIG_FILE, Ids, Tokenizer, regroup
 from textgen.errors import TextgenError
+from textgen.formatting import count, plural
 from textgen.options import named
 
 _ASCII = bytes(range(128))
@@ -162,6 +163,7 @@ _ABOUT = dict.fromkeys(COUNTED, dict) | {
     "tokenizer": str,
     "vocab_size": int,
     "corpus_documents": int,
+    "reading": dict,
 }
 """The entries of a store's manifest besides its files, and their types."""
 
@@ -177,6 +179,18 @@ class TokenStore:
     @property
     def key(self) -> str:
         return str(self.about["key"])
+
+    @property
+    def lines(self) -> bool:
+        """Whether its documents are lines."""
+        return bool(self.about["reading"].get("lines"))
+
+    def documents_shown(self) -> str:
+        """How many documents the corpus has, in words, and how else it could be read."""
+        number = self.about["corpus_documents"]
+        if not self.lines:
+            return plural(number, "document")
+        return f"{count(number)} short lines: each is a document; {named('no_lines')} reads them as one text"
 
     @cached_property
     def frequencies(self) -> npt.NDArray[np.int64]:

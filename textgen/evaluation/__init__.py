@@ -131,20 +131,20 @@ def score_ids(
     return nats, counted
 
 
-def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str | None) -> Score:
+def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str | bool | None) -> Score:
     """Score a text, or the documents of a file or folder (a `Path`) or of a table in memory, as `textgen.train` takes
     it. Raises TextgenError for an empty text, and for a lone surrogate, which is not a character.
 
     Every byte counts once; a character that the model never saw costs an escape and 8 bits per byte. The text is read
     like the training text, for example with its document separator; `reading` overrides encoding, document_separator
-    ('' for none) or text_column. Bytes are read as UTF-8, invalid ones included, unless there is an encoding.
+    ('' for none), lines or text_column. Bytes are read as UTF-8, invalid ones included, unless there is an encoding.
     """
     model, lanes = arguments.writer(model), arguments.whole_number("lanes", lanes, 1, 4096)
     known = Reading.of(model.config.reading, reading)
     if isinstance(text, os.PathLike) or is_table(text):
         with known.explained():
             sources, options = text_of(corpora("text", text), known)
-            encoded = encode_documents(model.tokenizer, read(sources, for_model(model, options)))
+            encoded = encode_documents(model.tokenizer, read(sources, for_model(model, options)), options.lines)
         return score_encoded(model.stepper, model, *encoded, lanes)
     text = arguments.text("text", text) if isinstance(text, str) else arguments.content("text", text, "text or a path")
     if not text:
@@ -153,7 +153,7 @@ def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str
         data = model.tokenizer.utf8(text)
     else:
         data = known.decoded(text, "text").encode() if known.encoding else text
-    encoded = encode_documents(model.tokenizer, documents_of([data], known.options))
+    encoded = encode_documents(model.tokenizer, documents_of([data], known.options), known.options.lines)
     return score_encoded(model.stepper, model, *encoded, lanes)
 
 

@@ -77,6 +77,7 @@ class SampleOptions:
         default_text="off",
     )
     stop: list[str] = option([], r"Stop before this text; \n means a line end; may be repeated.", metavar="TEXT")
+    lines: bool = option(False, "Write items of one line: each ends at its line end, and none is blank.")
     ignore_eos: bool = option(False, "Continue past the end of a document.")
     seed: int | None = option(
         None,

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen import options as arguments
+from textgen.data.lines import LINE_END
 from textgen.data.tokenizers.base import Ids
 from textgen.errors import UsageError
 from textgen.generation import SampleOptions, check_sampling, defaults_beside
@@ -42,6 +43,9 @@ from textgen.options import from_mapping, named, plain
 
 if TYPE_CHECKING:
     from textgen.generation.language_model import LanguageModel
+
+LINE_ENDS = ("\n", "\r")
+"""What ends an item of one line."""
 
 REMEMBERED = 1024
 """Tokens and characters kept for penalties and for finding copies, unless a caller asks for more."""
@@ -131,8 +135,9 @@ class CompletionBuilder:
         self._boundary = model.tokenizer.boundary
         self._model, self._characters = model, model.characters
         self._decoder = model.decoder(completion.prompt)
-        self._scanner = StopScanner(options.stop)
+        self._scanner = StopScanner([*options.stop, *LINE_ENDS] if options.lines else options.stop)
         self._tail = completion.prompt if open is None else open.tail
+        self._blank = options.lines and (bool(model.prompt_end) or not LINE_END.split(self._tail)[-1].strip())
         unsampled = model.unsampled if not options.ignore_eos else (*model.unsampled, self._boundary)
         self._guard = None if options.max_copy is None else model.copy_guard(options.max_copy)
         self.sampler = Sampler(options, completion.seed, unsampled, self._steered)
@@ -147,12 +152,18 @@ class CompletionBuilder:
         self.empty = not (self._tail or self._decoder.held or self._scanner.held or model.prompt_end)
         """Whether there is no text yet, not even a prompt: then the boundary is not drawn, so that no text is empty."""
 
+    @property
+    def unfit(self) -> tuple[int, ...]:
+        """The tokens that would end an empty text, or a blank line."""
+        return self._model.blank_ends if self._blank else (self._boundary,) if self.empty else ()
+
     def _steered(self, logits: Logits) -> Logits:
-        """The logits without the tokens that would end an empty text, split a character or copy too much."""
+        """The logits without the tokens that would end an empty text or line, split a character or copy too much."""
         if self.ended:  # drawn from only because other rows of the batch continue
             return logits
-        if self.empty:
-            logits = without(logits, [self._boundary])
+        fit = without(logits, self.unfit)
+        if np.isfinite(fit.max()):
+            logits = fit
         if self._characters is not None:
             logits = self._characters.mask(logits, self._decoder.held)
         if self._guard is not None:
@@ -199,6 +210,7 @@ class CompletionBuilder:
 
     def _read(self, piece: str) -> str:
         self._tail = (self._tail + piece)[-self._remember :]
+        self._blank = self._blank and not piece.strip()
         return piece
 
     def _grow(self, piece: str) -> str:
@@ -243,14 +255,14 @@ def search(
     boundary: int | None,
     unsampled: tuple[int, ...] = (),
     characters: CharacterGuard | None = None,
-    empty: bool = False,
+    unfit: Sequence[int] = (),
 ) -> Beam:
     """The best text of at most `max_new_tokens` tokens found after a prompt (T,), T >= 1, with `num_beams` beams.
 
     A text ends at the boundary or at its maximum length. Tokens in `unsampled`, and those that `characters` excludes,
-    are never written. With `empty` there is no prompt, and the text cannot end at once.
+    are never written, and those in `unfit` do not begin it.
     """
-    barred_first = (*unsampled, boundary) if empty and boundary is not None else unsampled
+    barred_first = (*unsampled, *unfit)
     state = model.initial_state(1)
     if len(prompt) > 1:
         _, state = model.forward(prompt[None, :-1], state)
@@ -314,7 +326,7 @@ def search_rows(
     boundary = None if options.ignore_eos else model.tokenizer.boundary
     unsampled = (*model.unsampled, model.tokenizer.boundary) if options.ignore_eos else model.unsampled
     for number, (row, ids) in enumerate(zip(rows, encoded, strict=True)):
-        for choice in search(model.stepper, ids, options, boundary, unsampled, model.characters, row.empty).choices():
+        for choice in search(model.stepper, ids, options, boundary, unsampled, model.characters, row.unfit).choices():
             yield number, row.take(choice)
             if row.completion.finish_reason is not None:
                 break

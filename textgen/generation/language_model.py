@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ from textgen.options import named
 
 _NO_PART = ("README.md", "training_args.json")
 """Files of a model folder that do not affect its predictions."""
+_BLANK_END = re.compile(rb"\s*?[\r\n]")
 MOST_BEGIN = 1024
 """The most tokens that may frame every prompt; the model reads them before it writes the first one."""
 FEW_DOCUMENTS = 10
@@ -67,6 +69,13 @@ class LanguageModel:
         if self.raw_bytes:
             return None
         return character_guard(self.tokenizer, frozenset(self.unsampled), self.config.vocab_size)
+
+    @cached_property
+    def blank_ends(self) -> tuple[int, ...]:
+        """The tokens that end a line which is still blank: the boundary, and those with a line end after white space at
+        most."""
+        ends = (id for id, token in enumerate(self.tokenizer.token_bytes) if _BLANK_END.match(token))
+        return (*ends, self.tokenizer.boundary)
 
     def last_text(self, decoder: TextDecoder) -> str:
         """The last text of a decoder: an incomplete character is dropped, or becomes U+FFFD if the model learned raw
@@ -119,12 +128,13 @@ def generation_config(store: TokenStore) -> dict[str, Any]:
     """The content of generation_config.json for a corpus: how a text begins, which tokens never occurred in it, and the
     defaults of sampling."""
     tokenizer, counts = store.tokenizer, store.frequencies
-    many = store.about["documents"][TRAIN] >= FEW_DOCUMENTS
+    many = store.lines or store.about["documents"][TRAIN] >= FEW_DOCUMENTS
+    subword = SUBWORD_SAMPLING if tokenizer.kind in SIZED else {}
     unseen = {int(i) for i in np.flatnonzero(counts == 0)} | set(tokenizer.unsampled)
     return {
         "begin": [tokenizer.boundary],
         "suppress_tokens": sorted(unseen - {tokenizer.boundary} if many else unseen | {tokenizer.boundary}),
-        "sampling": SUBWORD_SAMPLING if tokenizer.kind in SIZED else {},
+        "sampling": {**subword, "lines": True} if store.lines else subword,
         "raw_bytes": not store.holds_text,
     }
 

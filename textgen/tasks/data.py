@@ -212,6 +212,10 @@ class TaskData(ABC):
     def described(self) -> list[str]:
         """Phrases that describe it in the plan."""
 
+    def decided(self, paths: Sequence[str], options: Any) -> Any:
+        """The options that read these paths in the same way again, with what their content decided."""
+        return options
+
     def digests(self) -> dict[str, str]:
         """The SHA-256 of everything that a run reads, by file name."""
         return {name: entry["sha256"] for name, entry in self.store.about["files"].items()}

@@ -153,6 +153,7 @@ def start(
     refuse_occupied(options, paths)
     with choosing() as encodings:
         data = task_of(options).data().prepare(list(paths), options, root / TOKENS, progress)
+    asked = data.decided(paths, asked)
     deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
     options, config, estimate = plan(replace(options, threads=threads), data, ThisMachine(data, device), deadline)
     owner = plugins.owner(options.cell)
@@ -160,7 +161,7 @@ def start(
         config,
         cell_distribution=owner.distribution,
         cell_version=owner.version,
-        reading=task_of(options).remembered(list(paths), options),
+        reading=task_of(options).remembered(list(paths), asked),
     )
     objective = data.objective(options)
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])

@@ -28,7 +28,7 @@ FILE = "tagger.json"
 def read(paths: Sequence[str], reading: tasks.Reading, known: Sequence[str] = ()) -> list[Sentence]:
     """The sentences of some files. Raises TextgenError naming the line of anything else, and of an unknown label."""
     sentences: list[Sentence] = [[]]
-    for where, line in reading.lines(paths):
+    for where, line in reading.each_line(paths):
         columns = line.split()
         if len(columns) not in (0, 2):
             raise TextgenError(f"{where} must hold a token and its label, not {line[:60]!r}.")
@@ -135,7 +135,7 @@ def predict(request: tasks.Request) -> None:
     """Print every token with its label, and an empty line after each sentence."""
     if not request.inputs:
         raise UsageError("no text given.", hint="textgen predict FILE, or - for standard input.")
-    lines = [line.split() for _, line in request.reading.lines(request.inputs)]
+    lines = [line.split() for _, line in request.reading.each_line(request.inputs)]
     if request.options.conll:
         lines = [[line[0] for line in group] for full, group in groupby(lines, key=bool) if full]
     sentences = [line for line in lines if line]

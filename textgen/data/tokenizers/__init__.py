@@ -53,6 +53,7 @@ __all__ += ["UnigramTokenizer", "WordTokenizer", "load_tokenizer", "train_tokeni
 
 LONGEST = 40  # characters; longer words rarely recur
 MOST_IDS = 1 << 20  # of all cached words
+FEW = 50  # words that are encoded one by one, since sentencepiece starts a thread for a list
 MODEL_FILE = "tokenizer.model"
 UNKNOWN, BOUNDARY, FIRST_BYTE = 0, 1, 2
 SPECIALS = FIRST_BYTE + 256
@@ -79,7 +80,7 @@ class WordMemory:
         if self._size > MOST_IDS:
             self._ids, self._size = {}, 0
         new = [word for word in set(words) if word not in self._ids]
-        for word, ids in zip(new, self._encode_many(new), strict=True):
+        for word, ids in zip(new, self._encode_many(new) if new else (), strict=True):
             self._ids[word] = array("i", ids).tobytes()
             self._size += len(ids)
         found = bytearray().join(map(self._ids.__getitem__, words))
@@ -173,7 +174,10 @@ class SubwordTokenizer(Tokenizer):
 
     def _encode_many(self, stretches: list[str]) -> Iterator[list[int]]:
         plain = [stretch for stretch in stretches if stretch[0] not in SPELLED]
-        encoded = iter(self._processor.encode(plain, out_type=int, num_threads=1))
+        if len(plain) < FEW:
+            encoded = iter([self._processor.encode(stretch, out_type=int) for stretch in plain])
+        else:
+            encoded = iter(self._processor.encode(plain, out_type=int, num_threads=1))
         return (_spell(stretch) if stretch[0] in SPELLED else next(encoded) for stretch in stretches)
 
     def cut(self, text: bytes) -> int:

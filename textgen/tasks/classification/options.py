@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgen.data import CorpusOptions, ReadingOptions
+from textgen.data import ReadingOptions, TokenizerOptions
 from textgen.options import option
 from textgen.storage.outputs import PLOT
 from textgen.tasks import TrainOptions
@@ -13,7 +13,7 @@ POOLINGS = ("last", "mean", "max")
 
 
 @dataclass(frozen=True)
-class ClassificationOptions(CorpusOptions, TrainOptions):
+class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
     """How a classifier is trained."""
 
     label_column: str | None = option(

@@ -29,7 +29,7 @@ from textgen.data.tokenizers import MODEL_FILE
 from textgen.data.tokenizers.base import CONFIG_FILE, Ids, Tokenizer
 from textgen.errors import TextgenError, UsageError
 from textgen.evaluation import LANES, WARM, Score, score_ids
-from textgen.formatting import count, plural, short
+from textgen.formatting import count, short
 from textgen.generation.generate import complete, sampling_options
 from textgen.generation.language_model import generation_config, in_context, with_generation_config
 from textgen.model import GENERATION, ModelConfig
@@ -258,11 +258,14 @@ class LanguageData(TaskData):
         total = sum(about["bytes"].values())
         return [
             f"{short(total)}B",
-            plural(about["corpus_documents"], "document"),
+            self.store.documents_shown(),
             f"{count(about['tokens'][TRAIN])} {about['tokenizer']} tokens to train on",
             f"{count(about['vocab_size'])} tokens in the vocabulary",
             f"{about['bytes'][VALIDATION] / max(1, total):.0%} held out",
         ]
+
+    def decided(self, paths: Sequence[str], options: LanguageOptions) -> LanguageOptions:
+        return options if _is_tokenized(paths) else replace(options, lines=self.store.lines)
 
     def digests(self) -> dict[str, str]:
         return {name: digest for name, digest in super().digests().items() if name in _DIGESTED}
@@ -277,11 +280,15 @@ class LanguageData(TaskData):
         return f"{self.store.about['bytes'][TRAIN]:,} bytes of text"
 
 
+def _is_tokenized(paths: Sequence[str]) -> bool:
+    return len(paths) == 1 and (Path(paths[0]) / storage.MANIFEST).is_file()
+
+
 def stored_corpus(
     paths: Sequence[str], options: CorpusOptions, cache: Path, progress: Progress = no_progress
 ) -> TokenStore:
     """The token store of a corpus: the given tokenized folder, else the cached one, else a new one."""
-    if len(paths) == 1 and (Path(paths[0]) / storage.MANIFEST).is_file():
+    if _is_tokenized(paths):
         given = [named(f.name) for f in fields(CorpusOptions) if getattr(options, f.name) != f.default]
         if given:
             raise UsageError(f"{given[0]} was decided when {paths[0]!r} was tokenized; omit it here.")

@@ -32,7 +32,7 @@ def evaluate(request: Request) -> None:
         encoded = held_out_ids(request.held_out().store)
     else:
         sources, reading = text
-        encoded = encode_documents(model.tokenizer, read(sources, for_model(model, reading)))
+        encoded = encode_documents(model.tokenizer, read(sources, for_model(model, reading)), reading.lines)
     output = Output()
     if options.per_token:
         score = _by_token(model, encoded, output, request.as_json)

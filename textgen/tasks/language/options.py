@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgen.data import CorpusOptions, ReadingOptions
+from textgen.data import CorpusOptions, LineOptions, ReadingOptions
 from textgen.model import BACKENDS
 from textgen.options import option
 from textgen.tasks import TrainOptions
@@ -25,7 +25,7 @@ class LanguageOptions(CorpusOptions, TrainOptions):
 
 
 @dataclass(frozen=True)
-class LanguageEvaluation(ReadingOptions):
+class LanguageEvaluation(LineOptions, ReadingOptions):
     """How a language model is evaluated."""
 
     lanes: int | None = option(
