@@ -13,7 +13,8 @@ import textgen
 from textgen import storage
 from textgen.cli import load_plugins, runs
 from textgen.data.recipes import TRAIN
-from textgen.data.store import choose_split, open_store, tokenizer_of
+from textgen.data.splits import choose_split
+from textgen.data.store import open_store, tokenizer_of
 from textgen.data.tokenizers import BpeTokenizer, load_tokenizer, train_tokenizer
 from textgen.errors import TextgenError, UsageError
 from textgen.generation import SampleOptions

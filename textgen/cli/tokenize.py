@@ -69,7 +69,8 @@ def command(
         say(
             f"{count(sum(about['bytes'].values()))} bytes · {store.documents_shown()} · "
             f"{count(about['tokens']['train'])} {about['tokenizer']} tokens to train on, "
-            f"{count(about['tokens']['validation'])} held out · vocabulary {count(about['vocab_size'])}"
+            f"{count(about['tokens']['validation'])} held out ({store.held_out_shown()}) · "
+            f"vocabulary {count(about['vocab_size'])}"
         )
     Output().write(f"{folder}\n")
     return 0

@@ -20,21 +20,20 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from textgen.data import TOKENIZER_KINDS, CorpusOptions, Reading, check_reading, choose_tokenizer, recipes
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.sources import Source, SourceOptions, find_sources, hold_items, plain_texts, read
+from textgen.data.splits import WHOLE, Split, choose_split, settle
 from textgen.data.store import (
     COUNTED,
     COUNTS,
     KIND,
     Scan,
-    Split,
     TokenStore,
-    choose_split,
     no_progress,
     open_store,
     scan,
@@ -50,6 +49,7 @@ from textgen.threads import usable_cores
 BATCH_BYTES = 1 << 20
 MAX_PARTS = 10_000
 GATHERED_IDS = 1 << 16
+MOST_NAMES = 1000  # of held-out documents, recorded with the tokens
 WORTHWHILE_BYTES = 32 << 20  # below this, starting processes takes as long as it saves
 Block = tuple[str, bool, bytes]
 """The part of the corpus that a block belongs to, whether a document begins with it, and its text."""
@@ -279,6 +279,8 @@ class Corpus:
     vocab_size: int
     split: Split
     given: Tokenizer | None = None
+    names: Sequence[str] = ()
+    """The name of each document, if each is a file."""
 
     @property
     def total(self) -> int:
@@ -292,9 +294,19 @@ class Corpus:
     def key(self) -> str:
         """A digest of everything that the tokens depend on."""
         digests = [self.scan.digest, self.validation_scan.digest if self.validation_scan else None]
-        split = [sorted(self.split.held_out), self.split.tail_document, self.split.tail_offset]
+        split = [sorted(self.split.cuts.items()), self.held_out]
         given = self.given.files() if self.given else {}
         return filesystem.cache_key(digests, split, self.kind, self.vocab_size, given, self.remembered)
+
+    @property
+    def held_out(self) -> dict[str, Any]:
+        """The kind of the held-out part, and the names of the files that are held out whole, if it consists of such; of
+        many the first ones."""
+        if self.validation:
+            names = [] if any(source.span for source in self.validation) else names_of(self.validation)
+            return {"kind": WHOLE, "names": names[:MOST_NAMES]}
+        whole = sorted(self.split.cuts) if self.split.kind == WHOLE and self.names else []
+        return {"kind": self.split.kind, "names": [self.names[document] for document in whole[:MOST_NAMES]]}
 
     def parts(self) -> Iterator[tuple[str, int, bytes]]:
         """(part, document, chunk); a separate validation file comes after the training part."""
@@ -323,12 +335,30 @@ def scan_corpus(paths: Sequence[str], options: CorpusOptions, seed: int, progres
     reading = SourceOptions(options.encoding, separator, raw, True, column, options.delimiter)
     detectable = recipes.find(paths) is None and not (validation or separator or kind == "word")
     reading = replace(reading, lines=reads_lines(sources, options.lines, reading if detectable else None))
-    scanned = scan(read(sources, reading), progress)
+    documents: list[int] = []
+    scanned = scan(read(sources, reading, documents), progress)
     validation_scan = scan(read(validation, reading)) if validation else None
     share = 0.0 if validation else options.validation_split
     kind, vocab_size = (given.kind, given.vocab_size) if given else choose_tokenizer(options, scanned)
-    split = choose_split(scanned.sizes, share, seed)
-    return Corpus(sources, validation, reading, scanned, validation_scan, kind, vocab_size, split, given)
+    split = choose_split(scanned.sizes, share, seed, whole=reading.lines)
+    split = settle(split, scanned.sizes, read(sources, reading))
+    files = zip(names_of(sources), documents, strict=True)
+    names = [name for name, number in files if number] if max(documents) == 1 and not reading.lines else ()
+    return Corpus(sources, validation, reading, scanned, validation_scan, kind, vocab_size, split, given, names)
+
+
+def names_of(sources: Sequence[Source]) -> list[str]:
+    """A name for each source that stays the same from whatever folder it is named: its path below the folder that holds
+    all of them."""
+    paths = [source.path.absolute() if str(source.path) == source.name else None for source in sources]
+    try:
+        folder = os.path.commonpath([path.parent for path in paths if path] or ["."])
+        return [
+            Path(os.path.relpath(path, folder)).as_posix() if path else source.name
+            for path, source in zip(paths, sources, strict=True)
+        ]
+    except ValueError:  # on different drives
+        return [Path(source.name).name for source in sources]
 
 
 def _found(
@@ -445,6 +475,7 @@ def write_store(corpus: Corpus, folder: Path, progress: Progress, replace_folder
             "vocab_size": tokenizer.vocab_size,
             "corpus_documents": len(corpus.scan.sizes),
             "reading": corpus.remembered,
+            "held_out": corpus.held_out,
             **{what: {part: counts[part][what] for part in counts} for what in COUNTED},
         }
 

@@ -1,4 +1,4 @@
-"""A tokenized corpus on disk: its held-out part, its folder, and the order in which training reads it.
+"""A tokenized corpus on disk: its folder, and the order in which training reads it.
 
 The folder holds the tokenizer, `train.bin`, `validation.bin` and a manifest.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -25,10 +25,11 @@ import numpy.typing as npt
 from textgen import storage
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.recipes import Progress as Progress
+from textgen.data.splits import TAIL, TAILS
 from textgen.data.tokenizers import MODEL_FILE, load_tokenizer
 from textgen.data.tokenizers.base import CONFIG_FILE, Ids, Tokenizer, regroup
 from textgen.errors import TextgenError
-from textgen.formatting import count, plural
+from textgen.formatting import count, listed, plural
 from textgen.options import named
 
 _ASCII = bytes(range(128))
@@ -37,6 +38,7 @@ CHUNK = 1 << 22
 KIND = "token store"
 Tokens = npt.NDArray[Any]
 DTYPES = ("<u2", "<u4")
+SHOWN_NAMES = 2  # of held-out documents
 COUNTED = ("tokens", "raw", "bytes", "characters", "documents")
 ESCAPE_RATE = 0.001  # share of tokens replaced by the escape, so that a model learns that unknown units occur
 SHORTEST = 8  # the shortest window that a hint suggests: a model learns nothing from shorter ones
@@ -100,63 +102,6 @@ def scan(chunks: Iterable[tuple[int, bytes]], progress: Progress = no_progress) 
     return Scan(sizes, digest.hexdigest(), len(ascii) + int(seen.sum()))
 
 
-@dataclass(frozen=True)
-class Split:
-    """The held-out part: whole documents, or everything after an offset in one of the last documents."""
-
-    held_out: frozenset[int] = frozenset()
-    tail_document: int | None = None
-    tail_offset: int = 0
-
-    def divide(self, chunks: Iterable[tuple[int, bytes]]) -> Iterator[tuple[str, int, bytes]]:
-        """Each chunk with its part; the chunk in which the tail begins is cut at a character boundary."""
-        at = -1
-        offset = 0
-        for document, chunk in chunks:
-            offset = 0 if document != at else offset
-            at = document
-            for part, own in self._parts(document, offset, chunk):
-                if own:
-                    yield part, document, own
-            offset += len(chunk)
-
-    def _parts(self, document: int, offset: int, chunk: bytes) -> list[tuple[str, bytes]]:
-        in_tail = self.tail_document is not None and document > self.tail_document
-        if document in self.held_out or in_tail:
-            return [(VALIDATION, chunk)]
-        if document != self.tail_document:
-            return [(TRAIN, chunk)]
-        cut = min(max(self.tail_offset - offset, 0), len(chunk))
-        while 0 < cut < len(chunk) and chunk[cut] & 0xC0 == 0x80:
-            cut += 1
-        return [(TRAIN, chunk[:cut]), (VALIDATION, chunk[cut:])]
-
-
-def choose_split(sizes: Sequence[int], share: float, seed: int) -> Split:
-    """Hold out `share` of the bytes: whole documents chosen by seed if some set comes close to it, else the tail."""
-    total = sum(sizes)
-    if share == 0 or total == 1:  # a single byte cannot be split: train on it
-        return Split()
-    wanted = share * total
-    order = list(range(len(sizes)))
-    random.Random(f"{seed}/held out").shuffle(order)
-    chosen: list[int] = []
-    held = 0
-    for document in order:
-        if held + sizes[document] <= 1.05 * wanted:
-            chosen.append(document)
-            held += sizes[document]
-        if held >= 0.95 * wanted:
-            return Split(held_out=frozenset(chosen))
-    start = total - int(wanted) if len(sizes) > 1 else int(sizes[0] * (1 - share))
-    start = min(max(start, 1), total - 1)
-    for document, size in enumerate(sizes):
-        if start < size:
-            return Split(tail_document=document, tail_offset=start)
-        start -= size
-    raise AssertionError("the tail begins inside the corpus")
-
-
 _ABOUT = dict.fromkeys(COUNTED, dict) | {
     "key": str,
     "dtype": str,
@@ -164,6 +109,7 @@ _ABOUT = dict.fromkeys(COUNTED, dict) | {
     "vocab_size": int,
     "corpus_documents": int,
     "reading": dict,
+    "held_out": dict,
 }
 """The entries of a store's manifest besides its files, and their types."""
 
@@ -191,6 +137,21 @@ class TokenStore:
         if not self.lines:
             return plural(number, "document")
         return f"{count(number)} short lines: each is a document; {named('no_lines')} reads them as one text"
+
+    def held_out_shown(self) -> str:
+        """What is held out, in words."""
+        about, held_out = self.about, self.about["held_out"]
+        documents, total = about["documents"][VALIDATION], sum(about["bytes"].values())
+        tail = f"the last {100 * about['bytes'][VALIDATION] / max(1, total):.0f} %"
+        if not documents:
+            return "nothing"
+        if held_out["kind"] in (TAIL, TAILS):
+            return tail if held_out["kind"] == TAIL else f"{tail} of each document"
+        names = [str(name) for name in held_out["names"]]
+        if not names:
+            return plural(documents, "line" if self.lines else "document")
+        more = max(documents, len(names)) - SHOWN_NAMES
+        return listed(names, "and") if more <= 1 else f"{', '.join(names[:SHOWN_NAMES])} and {count(more)} more"
 
     @cached_property
     def frequencies(self) -> npt.NDArray[np.int64]:

@@ -261,7 +261,7 @@ class LanguageData(TaskData):
             self.store.documents_shown(),
             f"{count(about['tokens'][TRAIN])} {about['tokenizer']} tokens to train on",
             f"{count(about['vocab_size'])} tokens in the vocabulary",
-            f"{about['bytes'][VALIDATION] / max(1, total):.0%} held out",
+            f"held out: {self.store.held_out_shown()}",
         ]
 
     def decided(self, paths: Sequence[str], options: LanguageOptions) -> LanguageOptions:
