@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -50,6 +50,7 @@ from textgen.threads import usable_cores
 BATCH_BYTES = 1 << 20
 MAX_PARTS = 10_000
 WORTHWHILE_BYTES = 32 << 20  # below this, starting processes takes as long as it saves
+Item = TypeVar("Item")
 Block = tuple[str, bool, bytes]
 """The part of the corpus that a block belongs to, whether a document begins with it, and its text."""
 
@@ -77,7 +78,7 @@ def encode(tokenizer: Tokenizer, blocks: Iterable[Block], processes: int) -> Ite
     """Each block with its ids, in order; where a document begins, the boundary comes first."""
     with _workers(tokenizer, processes) as ask, ThreadPoolExecutor(processes) as threads:
         waiting: deque[tuple[list[Block], Future[list[bytes]]]] = deque()
-        for batch in _batches(blocks):
+        for batch in _batches(blocks, lambda block: len(block[2])):
             waiting.append((batch, threads.submit(ask, [text for _, _, text in batch])))
             if len(waiting) > 2 * processes:
                 yield from _answers(tokenizer, *waiting.popleft())
@@ -92,12 +93,12 @@ def _answers(tokenizer: Tokenizer, batch: list[Block], answer: Future[list[bytes
         yield block, np.concatenate([boundary, ids]) if block[1] else ids
 
 
-def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
-    batch: list[Block] = []
+def _batches(items: Iterable[Item], size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
+    batch: list[Item] = []
     size = 0
-    for block in blocks:
-        batch.append(block)
-        size += len(block[2])
+    for item in items:
+        batch.append(item)
+        size += size_of(item)
         if size >= BATCH_BYTES or len(batch) >= MAX_PARTS:
             yield batch
             batch, size = [], 0
@@ -223,12 +224,28 @@ def encode_document(tokenizer: Tokenizer, pieces: Iterable[bytes]) -> Iterator[E
 
 def encode_documents(tokenizer: Tokenizer, pieces: Iterable[tuple[int, bytes]]) -> Encoded:
     """All ids of a text, with a boundary before each document, and how many bytes and characters it has."""
-    documents = [
-        encoded
+    documents = (
+        ("", number == 0, encoded)
         for _, group in groupby(pieces, key=lambda item: item[0])
-        for encoded in encode_document(tokenizer, (piece for _, piece in group))
-    ]
-    ids, sizes, characters = zip(*documents, strict=True)
+        for number, encoded in enumerate(encode_document(tokenizer, (piece for _, piece in group)))
+    )
+    _, _, encoded = zip(*merged(documents), strict=True)
+    return _joined(encoded)
+
+
+def merged(encoded: Iterable[tuple[str, bool, Encoded]]) -> Iterator[tuple[str, int, Encoded]]:
+    """What `encode_parts` gives in fewer, larger arrays: handling each array costs more than a small document.
+
+    For each array: its part, how many documents begin in it, and the ids. The order within a part is the same.
+    """
+    for batch in _batches(encoded, lambda item: len(item[2][0])):
+        for part in dict.fromkeys(part for part, _, _ in batch):
+            own = [item for item in batch if item[0] == part]
+            yield part, sum(begins for _, begins, _ in own), _joined([each for _, _, each in own])
+
+
+def _joined(encoded: Sequence[Encoded]) -> Encoded:
+    ids, sizes, characters = zip(*encoded, strict=True)
     return np.concatenate(ids), sum(sizes), sum(characters)
 
 
@@ -381,11 +398,12 @@ def write_store(corpus: Corpus, folder: Path, progress: Progress, replace_folder
             store.write(name, content)
         outputs = {part: store.create(f"{part}.bin") for part in (TRAIN, VALIDATION)}
         done = 0
-        for part, begins, (ids, size, characters) in encode_parts(tokenizer, corpus.documents(), corpus.total):
+        encoded = encode_parts(tokenizer, corpus.documents(), corpus.total)
+        for part, begun, (ids, size, characters) in merged(encoded):
             outputs[part].write(ids.astype(dtype).tobytes())
             if part == TRAIN:
                 frequencies += np.bincount(ids, minlength=len(frequencies))[: len(frequencies)]
-            for what, more in zip(COUNTED, (len(ids), tokenizer.raw_count(ids), size, characters, begins), strict=True):
+            for what, more in zip(COUNTED, (len(ids), tokenizer.raw_count(ids), size, characters, begun), strict=True):
                 counts[part][what] += more
             done += size
             progress("encoding", done, corpus.total)
