@@ -4,22 +4,33 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from textgen.data import CorpusOptions
+from textgen.data import CorpusOptions, sources
 from textgen.data import corpus as bulk
 from textgen.data import corpus as encoding
 from textgen.data import tokenizers as subword
-from textgen.data.corpus import cached_store, count_characters, encode_documents, scan_corpus, text_of, tokenize
+from textgen.data.corpus import (
+    cached_store,
+    count_characters,
+    encode_documents,
+    scan_corpus,
+    text_of,
+    tokenize,
+    write_store,
+)
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.splits import WHOLE, Split, choose_split
-from textgen.data.store import COUNTS, open_store, scan, tokenizer_of
+from textgen.data.store import COUNTS, no_progress, open_store, scan, tokenizer_of
 from textgen.data.tokenizers import base, train_tokenizer
 from textgen.errors import TextgenError
 from textgen.storage import MANIFEST, DamagedError, read_manifest, seal
@@ -34,7 +45,7 @@ TEXTS = st.text(st.sampled_from("the fox dog.\n\n  ñ語\u2581\r\x00") | st.char
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    return {kind: train_tokenizer(kind, [[SAMPLE.encode()]], 330) for kind in TOKENIZER_KINDS}
+    return {kind: train_tokenizer(kind, [[SAMPLE.encode()]], 330) for kind in [*TOKENIZER_KINDS, "word"]}
 
 
 def cut_up(documents, sizes):
@@ -141,6 +152,93 @@ def test_several_processes_give_the_same_ids_in_the_same_order(tokenizers, kind,
     assert np.array_equal(np.concatenate([ids for _, _, (ids, _, _) in found]), alone[0])
     assert (sum(size for *_, (_, size, _) in found), sum(chars for *_, (_, _, chars) in found)) == alone[1:]
     assert [part for part, begins, _ in found if begins] == list("ababab")
+
+
+def one_by_one(tokenizer, documents):
+    """The ids of documents, each encoded by itself behind a boundary."""
+    ids = [[[tokenizer.boundary], *tokenizer.encode_pieces([text.encode()])] for text in documents]
+    return np.concatenate([np.empty(0, np.int32), *chain.from_iterable(ids)]).astype(np.int32)
+
+
+@pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "word"])
+@CALM
+@given(
+    documents=st.lists(TEXTS.filter(bool), min_size=1, max_size=12),
+    sizes=st.lists(st.integers(0, 9), max_size=3),
+    most=st.integers(1, 12),
+)
+def test_documents_encoded_together_are_as_if_encoded_one_by_one(tokenizers, kind, documents, sizes, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "MAX_PARTS", most)
+        ids, size, characters = encode_documents(tokenizers[kind], cut_up(documents, sizes))
+    assert ids.dtype == np.int32 and np.array_equal(ids, one_by_one(tokenizers[kind], documents))
+    assert (size, characters) == (len("".join(documents).encode()), len("".join(documents)))
+
+
+@pytest.mark.parametrize("most", [7, 10_000])
+@pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "word"])
+def test_a_store_counts_as_if_documents_were_encoded_one_by_one(tmp_path, monkeypatch, kind, most):
+    monkeypatch.setattr(bulk, "MAX_PARTS", most)
+    monkeypatch.setattr(sources, "READ_BYTES", 300)
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 100)
+    lines = SAMPLE.split("\n")
+    lines += ["", "", "ab", "é", "日本語", "x" * 1000, "fox  and\tdog\r", *(f"{k} foxes" for k in range(60)), "ñ" * 700]
+    (tmp_path / "a.txt").write_bytes("\n".join(lines).encode())
+    sized = {} if kind in ("char", "byte") else {"vocab_size": 330}
+    options = CorpusOptions(tokenizer=kind, document_separator="\\n", validation_split=0.3, **sized)
+    corpus = scan_corpus([str(tmp_path / "a.txt")], options, 1)
+    store = tokenize(corpus, tmp_path / "store")
+    documents = [line for line in lines if line]
+    for part in (TRAIN, VALIDATION):
+        own = [text for k, text in enumerate(documents) if (k in corpus.split.cuts) == (part == VALIDATION)]
+        ids, text = one_by_one(store.tokenizer, own), "".join(own)
+        assert np.array_equal(store.tokens(part), ids)
+        raw = int((ids >= store.tokenizer.vocab_size).sum())
+        found = [store.about[what][part] for what in ("tokens", "raw", "bytes", "characters", "documents")]
+        assert found == [len(ids), raw, len(text.encode()), len(text), len(own)] and len(own) > 20
+    expected = np.bincount(store.model_tokens(TRAIN), minlength=store.tokenizer.vocab_size)
+    np.testing.assert_array_equal(store.frequencies, expected)
+
+
+@pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "word"])
+def test_the_cost_of_a_small_document_does_not_grow_with_the_corpus(tmp_path, monkeypatch, kind):
+    calls = Counter()
+
+    class Sizes(list):
+        def __iter__(self):
+            calls["sizes read"] += 1
+            return super().__iter__()
+
+    def counted(function, what):
+        def call(*given, **named):
+            calls[what] += 1
+            return function(*given, **named)
+
+        return call
+
+    (tmp_path / "a.txt").write_text("".join(f"name{k % 50}\n" for k in range(3000)))
+    sized = {} if kind in ("char", "byte") else {"vocab_size": 300}
+    options = CorpusOptions(tokenizer=kind, document_separator="\\n", **sized)
+    corpus = scan_corpus([str(tmp_path / "a.txt")], options, 1)
+    corpus = replace(corpus, scan=replace(corpus.scan, sizes=Sizes(corpus.scan.sizes)))
+    monkeypatch.setattr(np, "bincount", counted(np.bincount, "vocabularies counted"))
+    write_store(corpus, tmp_path / "store", no_progress)
+    assert calls["sizes read"] == 1 and 1 <= calls["vocabularies counted"] <= 3
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_encoding_documents_starts_no_threads(tokenizers, kind, monkeypatch):
+    asked = []
+    encode = sentencepiece.SentencePieceProcessor.encode
+
+    def watched(self, input, **named):
+        asked.append(input)
+        return encode(self, input, **named)
+
+    monkeypatch.setattr(sentencepiece.SentencePieceProcessor, "encode", watched)
+    encode_documents(tokenizers[kind], [(k, b"unheard of %d" % (k % 30)) for k in range(500)])
+    assert all(type(each) is str for each in asked)  # sentencepiece starts threads whenever it is given a list
+    assert 30 <= len(asked) <= 32  # each word once
 
 
 def test_a_worker_that_dies_is_said_and_leaves_nothing_behind(tokenizers, monkeypatch):

@@ -72,7 +72,7 @@ class Scan:
     digest: str
     distinct: int
 
-    @property
+    @cached_property
     def total(self) -> int:
         return sum(self.sizes)
 

@@ -53,7 +53,6 @@ __all__ += ["UnigramTokenizer", "WordTokenizer", "load_tokenizer", "train_tokeni
 
 LONGEST = 40  # characters; longer words rarely recur
 MOST_IDS = 1 << 20  # of all cached words
-FEW = 50  # words that are encoded one by one, since sentencepiece starts a thread for a list
 MODEL_FILE = "tokenizer.model"
 UNKNOWN, BOUNDARY, FIRST_BYTE = 0, 1, 2
 SPECIALS = FIRST_BYTE + 256
@@ -68,10 +67,10 @@ _PROBE = "  a\u00a0 \u1e9b\u0323 \ufb01\r\t\x00\U0001f600 "
 
 
 class WordMemory:
-    """Words to ids: `encode_many`, which takes a list of words, is called once for each common word."""
+    """Words to ids: `encode_word` is called once for each common word."""
 
-    def __init__(self, encode_many: Callable[[list[str]], Iterable[Sequence[int]]]) -> None:
-        self._encode_many = encode_many
+    def __init__(self, encode_word: Callable[[str], Sequence[int]]) -> None:
+        self._encode_word = encode_word
         self._ids: dict[str, bytes] = {}  # as int32
         self._size = 0
 
@@ -80,7 +79,8 @@ class WordMemory:
         if self._size > MOST_IDS:
             self._ids, self._size = {}, 0
         new = [word for word in set(words) if word not in self._ids]
-        for word, ids in zip(new, self._encode_many(new) if new else (), strict=True):
+        for word in new:
+            ids = self._encode_word(word)
             self._ids[word] = array("i", ids).tobytes()
             self._size += len(ids)
         found = bytearray().join(map(self._ids.__getitem__, words))
@@ -125,7 +125,7 @@ class SubwordTokenizer(Tokenizer):
         pieces = (_piece(self._processor, number) for number in range(SPECIALS, self._processor.get_piece_size()))
         learned = [piece.replace("\u2581", " ").encode() for piece in pieces]
         symbols = [b"", b"", *(bytes([byte]) for byte in range(256)), *learned]
-        self._memory = WordMemory(self._encode_many)
+        self._memory = WordMemory(self._encode_stretch)
         crosses_words = any(b" " in piece.lstrip(b" ") for piece in learned)  # a space after another character
         self._apart = _STRETCH if crosses_words else _WORD
         super().__init__(symbols, boundary=BOUNDARY, unsampled=(UNKNOWN,))
@@ -172,13 +172,12 @@ class SubwordTokenizer(Tokenizer):
         for words in _found(self._apart, blocks):
             yield self._memory.encode(words)
 
-    def _encode_many(self, stretches: list[str]) -> Iterator[list[int]]:
-        plain = [stretch for stretch in stretches if stretch[0] not in SPELLED]
-        if len(plain) < FEW:
-            encoded = iter([self._processor.encode(stretch, out_type=int) for stretch in plain])
-        else:
-            encoded = iter(self._processor.encode(plain, out_type=int, num_threads=1))
-        return (_spell(stretch) if stretch[0] in SPELLED else next(encoded) for stretch in stretches)
+    def _encode_stretch(self, stretch: str) -> list[int]:
+        """The ids of a stretch or word. For a list, sentencepiece would start a thread on every call."""
+        if stretch[0] in SPELLED:
+            return _spell(stretch)
+        ids: list[int] = self._processor.encode(stretch, out_type=int)
+        return ids
 
     def cut(self, text: bytes) -> int:
         """After the last newline, or else where the last word (or stretch) of a very long line begins."""

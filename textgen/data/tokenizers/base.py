@@ -206,7 +206,8 @@ def texts(blocks: Iterable[bytes]) -> Iterator[str]:
     utf8 = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
     for block in blocks:
         yield utf8.decode(block)
-    yield utf8.decode(b"", final=True)
+    if rest := utf8.decode(b"", final=True):
+        yield rest
 
 
 def setting(config: dict[str, Any], name: str, kind: type) -> Any:
