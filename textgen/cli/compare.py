@@ -133,6 +133,7 @@ def show_plan(comparison: Comparison) -> None:
         "textgen": [f"{record.made_with['textgen']} · torch {record.made_with['torch']}",
                     plural(record.made_with["threads"], "thread")],
         "corpus": [f"{short(sum(about['bytes'].values()))}B",
+                   *([comparison.store.documents_shown()] if comparison.store.lines else []),
                    f"{count(about['tokens']['train'])} {record.kind} tokens to train on",
                    f"vocabulary of {count(about['vocab_size'])}", f"{short(about['bytes']['validation'])}B held out"],
         "shared": [f"{short(target)} parameters", f"embedding size {count(planned(plan.embedding_size))}",

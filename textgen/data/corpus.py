@@ -352,7 +352,7 @@ def names_of(sources: Sequence[Source]) -> list[str]:
     all of them."""
     paths = [source.path.absolute() if str(source.path) == source.name else None for source in sources]
     try:
-        folder = os.path.commonpath([path.parent for path in paths if path] or ["."])
+        folder = os.path.commonpath([path.parent for path in paths if path] or [Path()])
         return [
             Path(os.path.relpath(path, folder)).as_posix() if path else source.name
             for path, source in zip(paths, sources, strict=True)
