@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from terminal import run
 
 import textgen
-from textgen.data import CorpusOptions, Reading
+from textgen.data import CorpusOptions, Reading, recipes
 from textgen.data import sources as reading_files
-from textgen.data.corpus import scan_corpus, tokenize
+from textgen.data.corpus import scan_corpus, text_of, tokenize
 from textgen.data.lines import BLANK_BYTES, FEWEST, HEAD_BYTES, are_items, items, signs
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.sources import SourceOptions, documents_of, find_sources, read
@@ -438,3 +438,25 @@ def test_a_blank_line_is_the_last_resort(prose):
     assert not none.strip()
     blank = replace(model, unsampled=tuple({*model.unsampled, *only, *model.tokenizer.encode(" \t").tolist()}))
     assert textgen.generate(blank, lines=True, seed=1) == ""
+
+
+def test_a_recipe_is_read_as_it_says(desk, monkeypatch):
+    Path("list.txt").write_text(text_of_items())
+    about = 'about = "x"\nsource = "x"\nlicence = "x"\n'
+    Path("list.toml").write_text(f'{about}[options]\ndocument_separator = "#"\n[[files]]\npath = "list.txt"\n')
+    Path("plain.toml").write_text(f'{about}[[files]]\npath = "list.txt"\n')
+    monkeypatch.setattr(recipes, "home", lambda: desk)
+    assert [scanned(name).reading.lines for name in ("list", "plain", "list.txt")] == [False, False, True]
+    asked = scanned("list", lines=True).reading
+    assert asked.lines and asked.document_separator is None
+    _, how = text_of(["list"], Reading.of({"lines": True}, {}))
+    assert not how.lines and how.document_separator == "#"
+    assert text_of(["list"], Reading.of({}, {"lines": True}))[1].lines
+
+
+def test_few_items_end_too(desk):
+    Path("five.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
+    folder = textgen.train("five.txt", max_steps=1, hidden_size=8, threads=1, lines=True, batch_size=1, seq_length=4)
+    model = textgen.load(folder)
+    assert model.tokenizer.boundary not in model.unsampled
+    assert any(len(textgen.generate(model, seed=seed, temperature=1.0)) < 200 for seed in range(9))
