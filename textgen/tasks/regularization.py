@@ -33,7 +33,7 @@ FREE_EPOCHS, FULL_EPOCHS = 1.5, 60
 FULL = Regularization(dropout=0.6, embedding_dropout=0.1, weight_drop=0.4, weight_decay=0.1)
 """The strongest regularization of a model of `USUAL_SIZE` units (fitted on texts of 38 kB to 1.1 MB)."""
 
-USUAL_SIZE, MORE_FOR_WIDE = 384, 0.15
+USUAL_SIZE, MORE_FOR_WIDE = 384, 0.4
 MOST_DROPOUT = 0.75
 
 
