@@ -34,8 +34,8 @@ from textgen.model.weights import unpack
 from textgen.options import declared, from_mapping, value_type
 from textgen.storage import filesystem
 from textgen.tasks import TrainOptions
-from textgen.tasks.data import embedding_for
 from textgen.tasks.language.options import LanguageOptions
+from textgen.tasks.sizes import embedding_for
 from textgen.training.planner import ThisMachine
 
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 40

@@ -36,8 +36,8 @@ from textgen.model.stack import build_model
 from textgen.options import named
 from textgen.plugins import PluginError
 from textgen.tasks import DEFAULT_MINUTES, planned
-from textgen.tasks.data import embedding_for, model_config
 from textgen.tasks.language.options import LanguageOptions
+from textgen.tasks.sizes import embedding_for, model_config
 from textgen.training.planner import ThisMachine, steps_evaluating
 from textgen.training.runs import versions
 from textgen.training.start import Training, start

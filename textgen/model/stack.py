@@ -260,12 +260,12 @@ class Model(Cell):
 def _embedding_scale(config: ModelConfig) -> float:
     """The standard deviation of new token embeddings.
 
-    Cells expect inputs of variance 1. With much smaller ones the gates hardly see them, and an LSTM, in which three
-    gates multiply, loses its first epochs. Models of few outputs learn little about tokens, and start small.
+    With very small inputs the gates hardly see them, and an LSTM, in which three gates multiply, loses its first
+    epochs; large ones are memorized sooner. Models of few outputs learn little about tokens, and start small.
     """
     if config.outputs:
         return float(config.embedding_size**-0.5)
-    return TIED_LENGTH * float(config.embedding_size**-0.5) if config.tie_word_embeddings else 1.0
+    return TIED_LENGTH * float(config.embedding_size**-0.5) if config.tie_word_embeddings else 0.5
 
 
 def build_model(config: ModelConfig, make_cell: CellFactory) -> Model:

@@ -48,12 +48,13 @@ if TYPE_CHECKING:
         divide,
         hold_out,
         model_card,
-        model_config,
         open_model,
         unknown_label,
     )
     from textgen.tasks.metrics import ClassificationMetrics, print_metrics
     from textgen.tasks.objective import Batches, ExampleObjective, Objective, RareTokens, TokenLabelObjective
+    from textgen.tasks.regularization import Regularization
+    from textgen.tasks.sizes import model_config
 
 __all__ = [
     "IGNORED",
@@ -71,6 +72,7 @@ __all__ = [
     "Progress",
     "RareTokens",
     "Reading",
+    "Regularization",
     "Request",
     "Task",
     "TaskData",
@@ -95,7 +97,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What needs numpy or torch is imported when it is first used."""
-    for module in ("data", "metrics", "objective") if name in __all__ else ():
+    for module in ("data", "metrics", "objective", "regularization", "sizes") if name in __all__ else ():
         found = import_module(f"{__name__}.{module}")
         if hasattr(found, name):
             return getattr(found, name)

@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from textgen import storage
-from textgen.data import SIZED, TOKENIZER_KINDS
+from textgen.data import TOKENIZER_KINDS
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.store import TokenStore, tokenizer_of
 from textgen.data.tokenizers.base import Ids, Tokenizer
@@ -30,6 +30,7 @@ from textgen.model import ModelConfig
 from textgen.model.stepper import TokenStepper
 from textgen.storage import filesystem
 from textgen.tasks.regularization import Regularization
+from textgen.tasks.sizes import PARAMETERS_PER_CHARACTER, model_config
 
 Arrays = dict[str, npt.NDArray[Any]]
 Integers = npt.NDArray[np.int64]
@@ -45,36 +46,8 @@ BATCH = 64
 CHUNK = 512
 """Texts that a trained model reads in one batch, and tokens of each that it reads at a time."""
 
-PARAMETERS_PER_CHARACTER = 12
-"""The largest model that is planned for a corpus that is read many times."""
-
 SHOWN_LABELS = 12
 """The most labels that a message lists."""
-
-
-def embedding_for(kind: str, hidden_size: int) -> int:
-    """The default embedding size: small vocabularies need no wide embeddings."""
-    return hidden_size if kind in SIZED else min(hidden_size, 256)
-
-
-def model_config(options: Any, kind: str, vocab_size: int, hidden_size: int, outputs: int = 0) -> ModelConfig:
-    """The configuration of a model for these training options, this tokenizer kind and this hidden size; `outputs` as
-    in `ModelConfig`."""
-    layers = options.num_layers or 1
-    deep = layers >= 3
-    tie = kind in SIZED if options.tie_weights is None else options.tie_weights
-    return ModelConfig(
-        vocab_size=vocab_size,
-        cell=options.cell,
-        cell_options=dict(options.cell_options),
-        embedding_size=options.embedding_size or embedding_for(kind, hidden_size),
-        hidden_size=hidden_size,
-        num_layers=layers,
-        tie_word_embeddings=tie and not outputs,
-        residual=deep if options.residual is None else options.residual,
-        layer_norm=deep if options.layer_norm is None else options.layer_norm,
-        outputs=outputs,
-    )
 
 
 @dataclass(frozen=True)

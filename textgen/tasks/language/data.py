@@ -103,7 +103,7 @@ and the wrong weights may look best."""
 DOCUMENT_BREAK = " \u23ce "
 """Marks the end of a document in a sample: the sign of the return key."""
 
-MOST_EPOCHS = 60.0
+MOST_EPOCHS = 80.0
 PARAMETERS_PER_ROOT = 8000
 """The longest plan for a text, and the largest model, per square root of the number of characters. More would not
 help."""
