@@ -13,6 +13,7 @@ from textgen.model import ModelConfig
 from textgen.model.stack import Model, build_model
 from textgen.tasks import TrainOptions, options_for
 from textgen.tasks.objective import Objective
+from textgen.tasks.regularization import Regularization
 from textgen.training import Evaluated, Logged, check_training, reporters
 from textgen.training.optimization import (
     Part,
@@ -188,7 +189,7 @@ def test_a_step_is_measured_in_the_parts_that_it_is_made_of(monkeypatch):
     monkeypatch.setattr(Model, "forward", noted)
     options = TrainOptions(batch_size=LANES, seq_length=7, gradient_accumulation_steps=4)
     config = ModelConfig(SYMBOLS, hidden_size=4, embedding_size=4)
-    data = types.SimpleNamespace(objective=lambda options: Noise())
+    data = types.SimpleNamespace(objective=lambda options: Noise(), regularization=lambda *_: Regularization())
     assert ThisMachine(data, "cpu").step_seconds(config, options, 0.0) > 0
     assert shapes[:4] == [(7, 2), (7, 1), (7, 1), (7, 2)]
 
