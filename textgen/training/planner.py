@@ -38,6 +38,9 @@ ROUGH_SECONDS = 1.5
 SIZES = {"tiny": (128, 1), "small": (256, 1), "medium": (512, 1), "large": (1024, 2)}
 """Presets of --size: hidden size and layers."""
 
+FASTEST = 2e-2
+"""The highest learning rate of a plan."""
+
 FINETUNING_RATE = 0.3
 """The learning rate when starting from a trained model, relative to that of a new one."""
 
@@ -222,7 +225,7 @@ def learning_rate(config: ModelConfig, finetuning: bool = False) -> float:
     """A learning rate that falls with the square root of the width (fitted at 128 to 640), times the factor of the
     cell; lower when starting from a trained model."""
     usual = 5e-3 * math.sqrt(384 / config.hidden_size) * plugins.cell(config.cell).planned_rate
-    return round(min(1e-2, usual) * (FINETUNING_RATE if finetuning else 1), 5)
+    return round(min(FASTEST, usual) * (FINETUNING_RATE if finetuning else 1), 5)
 
 
 def _with_fastest_step(
