@@ -35,7 +35,7 @@ from textgen.tasks.language import data as tasks
 from textgen.tasks.objective import Objective
 from textgen.training import CHANGEABLE, LENGTHS, Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import Part, named_optimizer_state
-from textgen.training.planner import FINETUNING_RATE, learning_rate
+from textgen.training.planner import FASTEST, FINETUNING_RATE, learning_rate
 from textgen.training.runs import ARGUMENTS, METRICS, OPTIMIZER, STATE, Run
 from textgen.training.start import resume, start, train
 from textgen.training.trainer import Trainer
@@ -688,12 +688,13 @@ def test_a_long_gradient_is_shortened_and_a_short_one_is_not(tmp_path):
 
 
 @pytest.mark.parametrize(("cell", "hidden_size", "rate"), [
-    ("gru", 384, 0.005), ("gru", 1536, 0.0025), ("lstm", 1536, 0.005), ("lstm", 64, 0.01), ("rnn", 384, 0.005),
+    ("gru", 384, 0.005), ("gru", 1536, 0.0025), ("lstm", 1536, 0.00375), ("lstm", 24, FASTEST), ("rnn", 384, 0.005),
 ])  # fmt: skip
 def test_the_planned_learning_rate_follows_the_width_and_what_the_cell_asks_for(cell, hidden_size, rate):
     config = ModelConfig(60, cell, hidden_size=hidden_size)
     assert learning_rate(config) == pytest.approx(rate)
-    assert learning_rate(config, finetuning=True) == pytest.approx(FINETUNING_RATE * rate)
+    assert learning_rate(config, finetuning=True) == pytest.approx(FINETUNING_RATE * rate, abs=1e-5)
+    assert learning_rate(config, dropout=0.5) == pytest.approx(min(FASTEST, 2 * rate))
 
 
 @settings(deadline=None)

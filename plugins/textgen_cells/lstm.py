@@ -21,7 +21,7 @@ class LSTM(textgen.GatedCell):
 
     gates = 4
     states = 2
-    planned_rate = 3.0
+    planned_rate = 1.5
 
     def __init__(self, input_size: int, hidden_size: int, forget_bias: float = 1.0) -> None:
         super().__init__(input_size, hidden_size)

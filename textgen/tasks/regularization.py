@@ -27,7 +27,7 @@ class Regularization:
         return replace(options, **{name: getattr(self, name) for name in missing})
 
 
-FREE_EPOCHS, FULL_EPOCHS = 1.0, 40
+FREE_EPOCHS, FULL_EPOCHS = 2.0, 30
 """Epochs up to which a text needs no regularization, and from which it needs as much as it bears."""
 
 FULL = Regularization(dropout=0.6, embedding_dropout=0.1, weight_drop=0.4, weight_decay=0.1)
