@@ -8,8 +8,8 @@ Each run is `textgen train CORPUS --minutes M --seed S` in a process of its own,
 is half a minute to five minutes with seed 1 on all corpora (about 70 minutes), two more seeds on three of them, 15
 minutes on two, and Tiny Shakespeare by characters: about 165 minutes. --corpora keeps only these of it; --minutes and
 --seeds run every combination instead; --quick takes five minutes. Every finished run is appended to the results file at
-once, and a second start skips what is there. --train adds options of `textgen train`; results are kept apart by them,
-and by the commit that last changed the code, unless --any-commit is given.
+once, and a second start skips it. --train adds options of `textgen train`. Results with other options, or of another
+version of the code, do not mix; --any-commit accepts those of any version.
 
 The split belongs to seed 1, whatever the seed of the training: where another seed would hold out other documents, the
 run reads tokens that were stored with the split of seed 1. PPMd (order 8, 64 MiB), a statistical compressor, reads the
@@ -124,7 +124,7 @@ def scanned(source: str, reading: tuple[str, ...], seed: int) -> Corpus:
 @cache
 def ppmd(source: str, reading: tuple[str, ...]) -> tuple[float, int, int]:
     """PPMd's bits per byte of the held-out part after the training part; bytes of the held-out part, and of both."""
-    import pyppmd  # pip install 'textgen-lm[bench]'
+    import pyppmd  # pip install '.[bench]'
 
     parts: dict[str, list[bytes]] = {TRAIN: [], VALIDATION: []}
     for (part, _), chunks in groupby(scanned(source, reading, SPLIT_SEED).parts(), key=lambda each: each[:2]):

@@ -236,7 +236,8 @@ def _farewell(session: Training, end: Ended) -> None:
     progress = session.trainer.progress
     if session.estimate.ends_early and session.extension is None:
         minutes = session.options.minutes or DEFAULT_MINUTES
-        say(f"done after {duration(end.seconds)} of {minutes:g} min: more would not help (--epochs trains longer)")
+        took = duration(planned(session.estimate.train_seconds))
+        say(f"done after about {took} of {minutes:g} min: more would not help (--epochs trains longer)")
     if progress.best_step is not None and progress.best_loss is not None:
         say(f"best at step {count(progress.best_step)} · {duration(end.seconds)} · {folder}")
     else:

@@ -313,7 +313,8 @@ def _extend(session: Training, arguments: Mapping[str, Any], length: tuple[str, 
     parts = [*(each for each in trainer.parts if each.start < step), part]
     lengths: dict[str, Any] = {**dict.fromkeys(LENGTHS), name: value, "max_steps": end}
     session.options = replace(options, **lengths)
-    session.estimate = replace(session.estimate, step_seconds=seconds, train_seconds=seconds and seconds * (end - step))
+    took = seconds and seconds * (end - step)
+    session.estimate = replace(session.estimate, step_seconds=seconds, train_seconds=took, ends_early=False)
     stored = replace(session.options, max_time=arguments["options"].get("max_time"))
     new = {"options": asdict(stored), "parts": [asdict(each) for each in parts], "estimate": asdict(session.estimate)}
     session.extension = Extension(part, {**arguments, **new}, options)
