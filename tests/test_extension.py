@@ -102,6 +102,16 @@ def test_an_extension_is_committed_before_its_first_step(tmp_path):
     assert isinstance(list(again.events())[-2], Evaluated) and again.trainer.progress.step == 20
 
 
+def test_an_extended_run_no_longer_says_that_more_would_not_help(tmp_path):
+    folder, _ = finished(tmp_path)
+    stored = arguments(folder)
+    estimate = {**stored["estimate"], "ends_early": True, "train_seconds": 3.0}
+    resume(folder, {}).run.commit_arguments({**stored, "estimate": estimate})
+    assert resume(folder, {}).estimate.ends_early
+    list(resume(folder, {"max_steps": 20}).events())
+    assert not resume(folder, {}).estimate.ends_early
+
+
 def test_a_run_that_is_not_finished_changes_its_plan_and_keeps_its_rate(tmp_path):
     session = begin(tmp_path, max_steps=40)
     for event in session.events():
