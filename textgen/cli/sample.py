@@ -202,18 +202,8 @@ LAST_LINE_END = re.compile(r"(\r\n|\n|\r)\Z")
 
 
 COMMON = (
-    *(
-        "model",
-        "prompt",
-        "prompt_file",
-        "max_new_tokens",
-        "temperature",
-        "top_p",
-        "min_p",
-        "num_samples",
-        "lines",
-        "seed",
-    ),
+    *("model", "prompt", "prompt_file", "max_new_tokens", "temperature", "top_p", "min_p", "num_samples"),
+    *("lines", "seed"),
     *("stop", "echo", "interactive", "as_json", "save_state", "load_state"),
 )
 
