@@ -103,10 +103,12 @@ and the wrong weights may look best."""
 DOCUMENT_BREAK = " \u23ce "
 """Marks the end of a document in a sample: the sign of the return key."""
 
-MOST_EPOCHS = 80.0
-PARAMETERS_PER_ROOT = 8000
-"""The longest plan for a text, and the largest model, per square root of the number of characters. More would not
-help."""
+MOST_EPOCHS = 160.0
+"""The longest plan for a text: more would not help."""
+
+PARAMETERS_PER_ROOT, EPOCHS_OF_LARGE = 9000, 80.0
+"""The largest model, per square root of the number of characters, and how often there must be time for it to read the
+text."""
 
 SAMPLE_TOKENS = 80
 """The number of tokens in a sample during training."""
@@ -234,7 +236,7 @@ class LanguageData(TaskData):
         """More than usual, if there is time to read the text as often as helps, even with the larger model."""
         usual = super().most_parameters(epochs)
         characters = self.training_tokens * self.characters_per_token
-        return usual if epochs < MOST_EPOCHS else max(usual, PARAMETERS_PER_ROOT * math.sqrt(characters))
+        return usual if epochs < EPOCHS_OF_LARGE else max(usual, PARAMETERS_PER_ROOT * math.sqrt(characters))
 
     def regularization(self, hidden_size: int, epochs: float) -> Regularization:
         return of_text(hidden_size, epochs)
