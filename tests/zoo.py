@@ -135,7 +135,11 @@ def offers_cells(package):
     return any("." not in name for name in points)
 
 
-PACKAGES = [p for p in sorted((Path(__file__).parents[1] / "plugins").glob("textgen-*")) if offers_cells(p)]
+PACKAGES = [
+    path.parent
+    for path in sorted((Path(__file__).parents[1] / "plugins").glob("textgen-*/pyproject.toml"))
+    if offers_cells(path.parent)
+]
 sys.path += map(str, PACKAGES)
 WORKED = {name: cell for p in PACKAGES for name, cell in plugins.load_module(p.name.replace("-", "_")).items()}
 """The cells of the worked packages, installed or not; each package runs the conformance suite on its own."""
