@@ -13,12 +13,13 @@ import numpy.typing as npt
 from textgen import options
 from textgen.generation import language_model
 from textgen.generation.language_model import LanguageModel
-from textgen.model import BACKENDS
+from textgen.model import BACKENDS, find_model
 from textgen.tasks import task_of_model
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
-    """Open a model folder. Runs no code from it.
+    """Open a model folder: its path, the name of a run in `runs`, or the name of an installed model. Runs no code from
+    the folder.
 
     The model's task decides the type of the result: a `textgen.generation.language_model.LanguageModel` if it generates
     text, a `textgen.tasks.classification.model.Classifier` if it classifies, a
@@ -33,7 +34,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
         >>> model = load("runs/demo")                                          # doctest: +SKIP
         >>> textgen.generate(model, "Once", max_new_tokens=20, seed=1)         # doctest: +SKIP
     """
-    path = options.path("folder", folder)
+    path = find_model(options.path("folder", folder))
     model = task_of_model(path).load(path, options.choice("backend", backend, BACKENDS))
     return _with_training_text(model, path) if isinstance(model, LanguageModel) else model
 

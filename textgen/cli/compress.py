@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from textgen.cli.models import model_folder, open_model
+from textgen.cli.model_folders import model_folder, open_model
 from textgen.cli.params import STDOUT, model_option, output_file, overwrite_option, quiet_option
 from textgen.errors import UsageError
 from textgen.formatting import count, duration

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from textgen.cli.models import options_of_model, requested
+from textgen.cli.model_folders import options_of_model, requested
 from textgen.cli.params import (
     check_corpus,
     layered,

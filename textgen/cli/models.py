@@ -1,146 +1,87 @@
-"""Finding the run or model of a command, and building requests to a model's task."""
+"""textgen models: the pretrained models that installed packages offer."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import json
 
 import click
 
-from textgen.cli.params import STDOUT, Extra, given, output_file, refuse_of_another_task
-from textgen.data import Reading
+from textgen import plugins, storage
+from textgen.cli.params import json_option
 from textgen.errors import TextgenError, did_you_mean
-from textgen.model import remembered_reading
-from textgen.options import declared, flag
-from textgen.plugins import BUILT_IN_TASKS
-from textgen.storage.outputs import OutputFile, refuse_same
-from textgen.tasks import Request, Task, task_of_model
-from textgen.threads import usable_cores, use_threads
-
-if TYPE_CHECKING:
-    from textgen.generation.language_model import LanguageModel
+from textgen.formatting import plural, table
+from textgen.model import CARD, WEIGHTS, read_config, require_model
+from textgen.screen import Output, say
 
 
-def find_run(name: str) -> Path:
-    """The run folder behind a path, a name in runs/, or 'latest'. Raises TextgenError if there is none."""
-    for folder in (Path(name), Path("runs") / name):
-        if name != "latest" and folder.is_dir():
-            return folder
-    if name == "latest":
-        pointer = Path("runs") / "latest"
-        if pointer.is_file():
-            return Path("runs") / pointer.read_text().strip()
-        raise TextgenError("no run in runs/.", hint="train one: textgen train FILE")
-    raise TextgenError(f"there is no run {name!r} here or in runs/.")
+@click.group("models", invoke_without_command=True)
+@json_option
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the pretrained models that installed packages offer; `textgen models show NAME` prints the card of one."""
+    ctx.obj = as_json
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
 
 
-def find_latest() -> Path | None:
-    """The run that `textgen sample` uses by default."""
-    try:
-        return find_run("latest")
-    except TextgenError:
-        return None
+@command.command("list")
+@json_option
+@click.pass_obj
+def list_command(before: bool, as_json: bool) -> None:
+    """List the installed models."""
+    _list(before or as_json)
 
 
-def model_folder(name: str | None) -> Path:
-    """The model folder of a path or a name in runs/; by default that of $TEXTGEN_MODEL, or the latest run. Raises
-    TextgenError for a name close to that of a run."""
-    chosen = name or os.environ.get("TEXTGEN_MODEL")
-    if chosen is None:
-        return find_run("latest")
-    folder = next((each for each in (Path(chosen), Path("runs") / chosen) if each.is_dir()), Path(chosen))
-    near = did_you_mean(chosen, (path.name for path in Path("runs").glob("*") if path.is_dir()))
-    if near and not folder.exists():
-        raise TextgenError(f"there is no model folder {chosen!r}.{near}", hint="train one: textgen train FILE")
-    return folder
+def _list(as_json: bool) -> None:
+    """Every model by name, from package metadata: no plugin is imported."""
+    rows = []
+    for name in plugins.base_names():
+        try:
+            entry = plugins.owner(name, "models")
+            about = f"cannot be used: {entry.refusal}" if entry.refusal else entry.about or entry.summary
+            rows.append({"model": name, "package": entry.package, "about": about})
+        except plugins.PluginError as error:
+            rows.append({"model": name, "package": "-", "about": str(error)})
+    if not rows and not as_json:
+        say("No pretrained models are installed; pip install textgen-base-en brings one for English.")
+        return
+    Output().write((json.dumps(rows) if as_json else table(rows, ["model", "package", "about"])) + "\n")
 
 
-def open_model(name: str | None, threads: int, backend: str = "auto") -> LanguageModel:
-    """The model of `model_folder`, using this number of threads."""
-    folder = model_folder(name)
-    use_threads(threads)
-    from textgen.loading import load_language_model
-
-    loaded = load_language_model(folder, backend)
-    if sys.modules.get("torch") is not None:  # loaded with the model
-        use_threads(threads)
-    return loaded
-
-
-def typed_value(args: Sequence[str], *names: str) -> str | None:
-    """The value of an option among the arguments of a command, by its names: the last one typed."""
-    found = None
-    for number, each in enumerate(args):
-        name, sign, value = each.partition("=")
-        if name in names:
-            found = value if sign else next(iter(args[number + 1 :]), None)
-        elif each[:2] in names and not each.startswith("--"):  # -mDIR
-            found = each[2:]
-    return found
-
-
-def options_of_model(use: str) -> Extra:
-    """Finds the `use` ('evaluation' or 'prediction') options of the model that a command names, if its task is that of
-    an installed package."""
-
-    def found(ctx: click.Context, args: Sequence[str]) -> type | None:
-        with suppress(TextgenError):  # raised again when the command runs
-            model = typed_value(args, "-m", "--model") or ctx.lookup_default("model")
-            chosen = task_of_model(model_folder(model))
-            options: type | None = None if chosen.name in BUILT_IN_TASKS else getattr(chosen, use)
-            return options
-        return None
-
-    return found
-
-
-def requested(
-    inputs: tuple[str, ...], use: str, settings: Mapping[str, type], values: Mapping[str, Any]
-) -> tuple[Task, Request]:
-    """The task of a command's model, and the request to it; `settings` are the `use` options ('evaluation' or
-    'prediction') of every built-in task, by name. Raises UsageError for an option that this task does not have."""
-    folder = model_folder(values["model"])
-    chosen = task_of_model(folder)
-    own = getattr(chosen, use)
-    if own is None:
-        raise TextgenError(
-            f"the model in {str(folder)!r} generates text; predict takes models of other tasks.",
-            hint=f'textgen sample -m {folder} --prompt "..."',
-        )
-    declared_ones = {f.name for each in (own, *settings.values()) for f in fields(each)}
-    asked = {name: value for name, value in values.items() if name in declared_ones}
-    refuse_of_another_task(asked, own, chosen.name, settings)
-    options = own(**given(own, asked))
-    outputs = _outputs(options, (*inputs, folder), values["overwrite"])
-    reading = remembered_reading(folder, given(Reading, asked))
-    threads = values["threads"] or usable_cores()
-    return chosen, Request(folder, inputs, reading, options, _opener(folder), threads, values["as_json"], outputs)
-
-
-def _outputs(options: Any, read: tuple[str | Path, ...], overwrite: bool) -> dict[str, OutputFile]:
-    """The files that options name for output, checked before any work."""
-    named = {
-        field.name: (getattr(options, field.name), declaration.writes)
-        for field, declaration in declared(type(options))
-        if declaration.writes
+@command.command("show")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def show(before: bool, name: str, as_json: bool) -> None:
+    """Describe an installed model: its size, and its card with data, license and limits."""
+    folder = plugins.find(name)
+    if folder is None:
+        near = did_you_mean(name, plugins.base_names())
+        raise TextgenError(f"there is no installed model {name!r}.{near}", hint="textgen models lists them.")
+    require_model(folder)
+    manifest = storage.read_manifest(folder)
+    config, files = read_config(folder, manifest), manifest["files"]
+    card = storage.verified(folder, CARD, manifest).decode() if CARD in files else ""
+    content = {
+        "model": name,
+        "folder": str(folder),
+        "package": plugins.owner(name, "models").package,
+        "task": config.task,
+        "cell": config.cell,
+        "num_layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "weights_bytes": files[WEIGHTS]["size"],
     }
-    refuse_same({flag(name): typed for name, (typed, _) in named.items()})
-    return {
-        name: output_file(typed, flag(name), kind, read, overwrite)
-        for name, (typed, kind) in named.items()
-        if typed not in (None, STDOUT)
-    }
+    if before or as_json:
+        Output().write(json.dumps({**content, "card": card}) + "\n")
+        return
+    shape = f"{config.cell} {config.num_layers} x {config.hidden_size}"
+    size = f"{files[WEIGHTS]['size'] / 1e6:,.1f} MB"
+    parts = [content["package"], shape, plural(config.vocab_size, "token"), size, str(folder)]
+    Output().write(f"{name}: {' · '.join(map(str, parts))}\n\n{_without_header(card).strip()}\n")
 
 
-def _opener(folder: Path) -> Callable[[], Any]:
-    def open_data() -> Any:
-        from textgen.training.runs import Run, data_of
-
-        return data_of(Run(folder))
-
-    return open_data
+def _without_header(card: str) -> str:
+    """A model card without the metadata at its beginning."""
+    return card.partition("\n---\n")[2] if card.startswith("---\n") else card

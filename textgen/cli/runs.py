@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from textgen import storage
-from textgen.cli.models import find_run
+from textgen.cli.model_folders import find_run
 from textgen.errors import TextgenError
 from textgen.formatting import count, figure, plural, table
 from textgen.model import CONFIG

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from textgen.cli.models import model_folder, open_model
+from textgen.cli.model_folders import model_folder, open_model
 from textgen.cli.params import (
     backend_option,
     given,
@@ -75,6 +75,8 @@ class Writer:
         self._stream = form.stream is not False and not form.as_json
         if form.report_copies or options.max_copy is not None:
             model.training_text  # noqa: B018 - raises before anything is written
+            if base := model.config.base.get("name"):
+                say(f"Copies are searched for in this model's own training text, not in that of {base}.")
 
     def write(self, samples: int) -> None:
         """Write this many texts; sample k uses the first seed plus k."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textgen import plugins
-from textgen.cli.models import find_latest, find_run, typed_value
+from textgen.cli.model_folders import find_latest, find_run, typed_value
 from textgen.cli.params import cell_options_of, check_corpus, given, is_typed, layered, options_of
 from textgen.data import TokenizerOptions
 from textgen.errors import TextgenError, UsageError
@@ -185,7 +185,7 @@ def repeating_flags(session: Training, corpus: Sequence[str], chosen: Mapping[st
     values = {name: value for name, value in chosen.items() if name not in NOT_REPEATED}
     values |= {name: getattr(options, name) for name in PLANNED}
     tokenized = [Path(path) for path in corpus] == [session.data.folder]
-    if not tokenized and session.data.tokenizer and isinstance(options, TokenizerOptions):
+    if not (tokenized or options.init_from) and session.data.tokenizer and isinstance(options, TokenizerOptions):
         values.setdefault("tokenizer", options.tokenizer or session.data.tokenizer.kind)
     return " ".join(typed(name, value) for name, value in values.items())
 

@@ -23,11 +23,11 @@ from textgen.data.tokenizers.base import Ids, TextDecoder, Tokenizer
 from textgen.errors import TextgenError, require
 from textgen.generation.copies import CopyGuard, CopyIndex, index_of
 from textgen.generation.sampling import CharacterGuard, character_guard
-from textgen.model import BACKENDS, GENERATION, STEP, ModelConfig, read_config, require_model, require_weights
+from textgen.model import BACKENDS, CARD, GENERATION, STEP, ModelConfig, read_config, require_model, require_weights
 from textgen.model.stepper import TokenStepper
 from textgen.options import named
 
-_NO_PART = ("README.md", "training_args.json")
+_NO_PART = (CARD, "training_args.json")
 """Files of a model folder that do not affect its predictions."""
 _BLANK_END = re.compile(rb"\s*?[\r\n]")
 MOST_BEGIN = 1024

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from textgen import storage
+from textgen import plugins, storage
 from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
 from textgen.storage import FORMAT_VERSION, check_version
@@ -16,6 +17,7 @@ from textgen.storage import FORMAT_VERSION, check_version
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 GENERATION = "generation_config.json"
+CARD = "README.md"
 STEP = "step.json"
 LARGEST_HEADER = 4 << 20
 """The largest header of a weights file, in bytes."""
@@ -24,6 +26,9 @@ LARGEST_HEADER = 4 << 20
 BACKENDS = ("auto", "numpy", "torch", "int8")
 """What runs a model: numpy (the stored step), torch (the model itself), or int8 (the stored step with int8 weights).
 `auto` is the stored step as it is stored, or torch if there is none."""
+
+STORED_TYPES = ("int8", "float16")
+"""The types in which `textgen quantize` stores weights."""
 
 LARGEST = {
     "vocab_size": 10_000_000,
@@ -37,7 +42,7 @@ LARGEST = {
 _KINDS: dict[type, tuple[str, ...]] = {
     bool: ("true or false", "tie_word_embeddings", "residual", "layer_norm"),
     str: ("text", "cell", "cell_distribution", "cell_version", "task"),
-    dict: ("a table", "cell_options", "reading"),
+    dict: ("a table", "cell_options", "reading", "base"),
 }
 """How a message calls the type of some fields, and the fields."""
 
@@ -48,7 +53,8 @@ class ModelConfig:
 
     At each time step a model reads one of `vocab_size` tokens, or `features` numbers if that is not 0; it computes
     `outputs` numbers, or one for each token if `outputs` is 0. `task` gives them their meaning. `reading` says how the
-    training text was read (see `textgen.data`).
+    training text was read (see `textgen.data`), and `base` from which model the training started (see
+    `textgen.model.bases`).
     """
 
     vocab_size: int
@@ -66,6 +72,7 @@ class ModelConfig:
     features: int = 0
     outputs: int = 0
     reading: dict[str, Any] = field(default_factory=dict)
+    base: dict[str, Any] = field(default_factory=dict)
 
     @property
     def output_size(self) -> int:
@@ -117,6 +124,14 @@ def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> Mode
         raise
     except TextgenError as error:
         raise TextgenError(f"{path}: {error}", hint=error.hint) from None
+
+
+def find_model(name: str | os.PathLike[str]) -> Path:
+    """A model folder by its path, by the name of a run in `runs`, or by the name under which an installed package
+    offers it. The path unchanged if there is none. Raises PluginError for a broken package."""
+    places = (Path(name), Path("runs") / name)
+    found = next((place for place in places if place.is_dir()), None)
+    return found or plugins.find(os.fspath(name)) or Path(name)
 
 
 def require_model(folder: Path) -> None:

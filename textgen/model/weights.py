@@ -70,6 +70,7 @@ def load_weights(folder: Path, manifest: Mapping[str, Any], config: ModelConfig)
         raise TextgenError(
             f"{str(folder)!r} has int8 weights, which torch cannot run.", hint="use the folder that it was made from."
         )
+    tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
     sizes = {name: t.shape for name, t in expected.items()}
     if sizes != {name: t.shape for name, t in tensors.items()}:
         different = next(n for n in [*sizes, *tensors] if n not in tensors or sizes.get(n) != tensors[n].shape)

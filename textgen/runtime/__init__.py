@@ -1,8 +1,9 @@
 """The stored step of a model folder, with the folder's weights, executed without torch.
 
 Weights come from the content of a safetensors file as numpy arrays that share its memory. The format: eight bytes
-with the size of a JSON table, the table (each tensor's type, shape and offsets), the numbers. `quantize` writes the
-same model with its matrices in eight bits, a quarter of the size.
+with the size of a JSON table, the table (each tensor's type, shape and offsets), the numbers. A file may hold float32
+weights as float16. `quantize` writes the same model with its matrices in eight bits, a quarter of the size, or with all
+weights in sixteen.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textgen import storage, threads
+from textgen import options, storage, threads
 from textgen.errors import TextgenError
-from textgen.model import LARGEST_HEADER, STEP, WEIGHTS, read_config, require_model, require_weights
+from textgen.model import LARGEST_HEADER, STEP, STORED_TYPES, WEIGHTS, read_config, require_model, require_weights
 from textgen.runtime.graph import IDS, StepGraph, TensorSpec
 from textgen.runtime.int8 import SCALE, Int8Rows, in_int8, suits
 from textgen.runtime.ops import DTYPES, Array
@@ -26,15 +27,15 @@ from textgen.runtime.plan import Execution, lower
 from textgen.runtime.sequence import SequencePlan, State
 from textgen.storage import DamagedError, filesystem, parse_json
 
-_TYPES = {"float32": "F32", "int64": "I64", "bool": "BOOL", "int8": "I8"}
-_DTYPES = {**DTYPES, "int8": np.int8}
+_TYPES = {"float32": "F32", "float16": "F16", "int64": "I64", "bool": "BOOL", "int8": "I8"}
+_DTYPES = {**DTYPES, "float16": np.float16, "int8": np.int8}
 Weights = Mapping[str, Array | Int8Rows]
 LARGEST_LOGITS = 1 << 22
 """Elements of the logits that are in memory at once while a text is scored."""
 LARGEST_STEP = 16 << 20
 """The largest `step.json` that is read, in bytes."""
 LEFT_OUT = (WEIGHTS, "training_args.json")
-"""Files that an int8 copy of a model lacks: its weights are its own, and it cannot be trained further."""
+"""Files that a quantized copy of a model lacks: its weights are its own, and it is no run that could be resumed."""
 
 
 class NumpyStepper:
@@ -191,14 +192,21 @@ def read_weights(content: bytes, name: str, wanted: Mapping[str, TensorSpec]) ->
         if key not in header or key not in wanted:
             raise DamagedError(f"{name} does not fit the stored step: only one of them has {key!r}.")
         spec, entry = wanted[key], header[key]
-        place = _place(entry, spec)
-        if place is None or begin + place + _bytes(spec) > len(content):
+        stored = _stored(entry, spec)
+        place = _place(entry, stored)
+        if place is None or begin + place + _bytes(stored) > len(content):
             raise DamagedError(
                 f"{name} does not fit the stored step: {key!r} is not {list(spec.shape)} of {spec.dtype}."
             )
-        values = np.frombuffer(content, _DTYPES[spec.dtype], math.prod(spec.shape), begin + place)
-        found[key] = values.reshape(spec.shape)
+        values = np.frombuffer(content, _DTYPES[stored.dtype], math.prod(spec.shape), begin + place)
+        found[key] = values.reshape(spec.shape).astype(_DTYPES[spec.dtype], copy=False)
     return found
+
+
+def _stored(entry: object, spec: TensorSpec) -> TensorSpec:
+    """The spec of a tensor as it is stored: float32 may be stored as float16."""
+    narrow = spec.dtype == "float32" and isinstance(entry, dict) and entry.get("dtype") == _TYPES["float16"]
+    return TensorSpec("float16", spec.shape) if narrow else spec
 
 
 def _bytes(spec: TensorSpec) -> int:
@@ -216,14 +224,16 @@ def _place(entry: object, spec: TensorSpec) -> int | None:
     return begin if 0 <= begin == end - _bytes(spec) else None
 
 
-def quantize(folder: Path, output: Path, replace_output: bool = False) -> tuple[int, int]:
-    """Write `output`, a copy of model folder `folder` with int8 weights. Returns both weight files' sizes in bytes.
+def quantize(folder: Path, output: Path, replace_output: bool = False, dtype: str = "int8") -> tuple[int, int]:
+    """Write `output`, a copy of model folder `folder` with int8 or float16 weights. Returns both weight files' sizes in
+    bytes.
 
-    Raises TextgenError if `folder` has no stored step, is int8 already or is damaged, and if `output` exists and must
-    not be replaced.
+    Raises TextgenError if `folder` has no stored step, is int8 already or is damaged, if a weight is too large for
+    float16, and if `output` exists and must not be replaced.
     """
     from safetensors.numpy import save
 
+    options.choice("dtype", dtype, STORED_TYPES)
     require_model(folder)
     manifest = storage.read_manifest(folder)
     require_weights(folder, manifest)
@@ -232,11 +242,13 @@ def quantize(folder: Path, output: Path, replace_output: bool = False) -> tuple[
     graph, weights = read_step(folder, manifest, read_config(folder, manifest).output_size)
     if graph.int8:
         raise TextgenError(f"{str(folder)!r} already has int8 weights.")
-    names = tuple(name for name, spec in graph.weights.items() if suits(spec))
     tensors = {name: np.asarray(weight) for name, weight in weights.items()}
+    names = tuple(name for name, spec in graph.weights.items() if suits(spec)) if dtype == "int8" else ()
     for name in names:
         rows = Int8Rows.of(tensors[name], name)
         tensors |= {name: rows.codes, name + SCALE: rows.scales}
+    if dtype == "float16":
+        tensors = {name: _halved(array, name) for name, array in tensors.items()}
     content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
     try:
         with filesystem.new_folder(output, replace_output) as new:
@@ -247,3 +259,14 @@ def quantize(folder: Path, output: Path, replace_output: bool = False) -> tuple[
     except FileExistsError:
         raise TextgenError(f"{str(output)!r} exists already.", hint="choose another name, or remove it.") from None
     return manifest["files"][WEIGHTS]["size"], len(content)
+
+
+def _halved(array: Array, name: str) -> Array:
+    """An array with float32 as float16. Raises TextgenError for a number that float16 cannot hold."""
+    if array.dtype != np.float32:
+        return array
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise TextgenError(f"{name!r} holds a number that float16 cannot hold.")
+    return half

@@ -6,6 +6,7 @@ whose data is a list of texts: it has defaults for all that such tasks have in c
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from textgen.errors import TextgenError, did_you_mean
 from textgen.formatting import count, plural
 from textgen.generation.language_model import digest_of, opened, stepper_of, tokenizer_for
 from textgen.model import ModelConfig
+from textgen.model.bases import sentences
 from textgen.model.stepper import TokenStepper
 from textgen.storage import filesystem
 from textgen.tasks.regularization import Regularization
@@ -469,15 +471,17 @@ def model_card(
     """The README of a model folder, with the header that model hubs read: `what` it is, some `details`, and the
     `textgen` command that uses it."""
     facts = [f"{config.num_layers} x {config.cell}", f"{config.hidden_size} units", *details]
+    header = f"\nbase_model: {json.dumps(config.base['name'])}" if config.base else ""
+    history = f"\n{sentences(config.base)}\n" if config.base else ""
     return f"""---
 library_name: textgen
-pipeline_tag: {pipeline}
+pipeline_tag: {pipeline}{header}
 ---
 
 # {name}
 
 {what}, made with textgen: {", ".join(facts)}.
-
+{history}
     textgen {use.format(name)}
 
 The metrics over time are in `metrics.jsonl`, every option in `training_args.json`.

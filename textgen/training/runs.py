@@ -29,7 +29,7 @@ from textgen.data.recipes import Progress
 from textgen.data.sources import gone, lasting
 from textgen.data.store import no_progress
 from textgen.errors import TextgenError
-from textgen.model import CONFIG, WEIGHTS, ModelConfig
+from textgen.model import CARD, CONFIG, WEIGHTS, ModelConfig
 from textgen.model.weights import model_tensors, pack, unpack
 from textgen.options import changed, named
 from textgen.storage import ARGUMENTS, METRICS, TOKENS, filesystem, log_lines
@@ -199,7 +199,7 @@ def create_run(
     }
     while True:
         try:
-            run = Run.create(folder, {**contents, "README.md": data.card(config, folder.name).encode()})
+            run = Run.create(folder, {**contents, CARD: data.card(config, folder.name).encode()})
             break
         except TextgenError:
             if options.output_dir is not None or not folder.exists():

@@ -20,7 +20,8 @@ from textgen.data.recipes import Progress
 from textgen.data.store import no_progress, tokenizer_of
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.model import ModelConfig, read_config, require_model
+from textgen.model import ModelConfig, find_model, read_config, require_model
+from textgen.model.bases import record_of
 from textgen.model.stack import Model, keyed_seed
 from textgen.model.weights import load_weights, make_model, model_tensors
 from textgen.options import named
@@ -162,6 +163,7 @@ def start(
         cell_distribution=owner.distribution,
         cell_version=owner.version,
         reading=task_of(options).remembered(list(paths), asked),
+        base=record_of(options.init_from, _folder(options.init_from)) if options.init_from else {},
     )
     objective = data.objective(options)
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
@@ -362,8 +364,8 @@ def _refuse_change(options: TrainOptions, config: ModelConfig) -> None:
 
 
 def _folder(name: str) -> Path:
-    folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None) or plugins.find(name)
-    if folder is None:
+    folder = find_model(name)
+    if not folder.is_dir():
         offered = f"installed models: {', '.join(plugins.base_names())}." if plugins.base_names() else None
         raise TextgenError(f"there is no model folder {name!r} to start from.", hint=offered)
     require_model(folder)

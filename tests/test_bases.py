@@ -1,0 +1,199 @@
+"""Installed models by name, half-precision weights, and what a model remembers of the one it started from."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from installing import registering, site
+from safetensors.torch import load_file, save_file
+from test_runtime import made, saved
+
+import textgen
+from textgen.cli import group, main
+from textgen.errors import TextgenError
+from textgen.generation.language_model import load
+from textgen.model import CARD, WEIGHTS, find_model, read_config
+from textgen.model.bases import listed, record_of, sentences
+from textgen.model.weights import load_weights
+from textgen.runtime import quantize
+from textgen.storage import DamagedError, filesystem, read_manifest
+
+TEXT = "the fox ran to the den and the hen ran home\n" * 60
+TINY = ["--hidden-size", "4", "--max-steps", "2", "--sample-steps", "0", "--threads", "1"]
+HEADER = """---
+library_name: textgen
+license: cc0-1.0
+datasets:
+- old books
+- "new notes"
+---
+# fox
+
+A model of foxes.
+"""
+
+
+def run(*arguments):
+    return CliRunner().invoke(group, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("models") / "lstm", *made(embedding_size=48, hidden_size=64))
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package that offers the model `base-fox`; returns the folder of the model."""
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text(TEXT)
+    assert main(["train", "notes.txt", *TINY, "--tokenizer", "char", "--output-dir", "made"]) == 0
+    with site(tmp_path / "site") as packages:
+        source = registering("base-fox", kind="models").replace(", HERE)", ", HERE / 'fox')")
+        packages.install("base", source, ["base-fox"], kind="models", summary="A model of foxes.")
+        Path("made").rename(packages.folder / "fox")
+        (packages.folder / "fox" / "training_args.json").unlink()
+        filesystem.replace_in_folder(packages.folder / "fox", CARD, HEADER.encode())
+        yield packages.folder / "fox"
+
+
+# --- by name ---
+
+
+def test_an_installed_model_is_found_by_name_wherever_a_model_is_named(installed, capfd):
+    assert find_model("base-fox") == installed
+    options = {"seed": 1, "max_new_tokens": 5}
+    texts = [textgen.generate(textgen.load(each), "the", **options) for each in ("base-fox", installed)]
+    assert texts[0] == texts[1]
+    capfd.readouterr()
+    assert main(["sample", "-m", "base-fox", "-n", "5", "--seed", "1", "--prompt", "the"]) == 0
+    assert main(["evaluate", "-m", "base-fox", "notes.txt"]) == 0
+    Path("base-fox").mkdir()
+    assert find_model("base-fox") == Path("base-fox"), "a folder comes before a package"
+
+
+def test_a_name_that_is_almost_right_is_corrected(installed):
+    answer = run("sample", "-m", "base-fax", "--prompt", "the")
+    assert answer.exit_code == 1 and "no model folder 'base-fax'. Did you mean 'base-fox'?" in str(answer.exception)
+    answer = run("models", "show", "base-fax")
+    assert answer.exit_code == 1 and "no installed model 'base-fax'. Did you mean" in str(answer.exception)
+
+
+def test_without_a_run_an_installed_model_is_suggested(installed):
+    shutil.rmtree("runs", ignore_errors=True)
+    assert "-m base-fox" in run("sample", "--prompt", "the").exception.hint
+
+
+def test_installed_models_are_listed_and_described(installed):
+    rows = json.loads(run("models", "--json").output)
+    assert rows == json.loads(run("models", "list", "--json").output)
+    assert rows == [{"model": "base-fox", "package": "textgen-base 1.0", "about": "A model of foxes."}]
+    assert "A model of foxes." in run("models").output
+    shown = run("models", "show", "base-fox").output
+    assert "lstm 1 x 4" in shown and "A model of foxes." in shown and "license:" not in shown
+    content = json.loads(run("models", "show", "base-fox", "--json").output)
+    assert content["hidden_size"] == 4 and content["card"] == HEADER and content["folder"] == str(installed)
+
+
+def test_without_any_the_list_says_how_to_get_one(monkeypatch):
+    monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "none")
+    assert "textgen-base-en" in run("models").stderr and run("models").stdout == ""
+    assert json.loads(run("models", "--json").stdout) == []
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_a_damaged_one_is_one_sentence(installed, name):
+    content = bytearray((installed / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (installed / name).write_bytes(content)
+    for arguments in (("sample", "-m", "base-fox"), ("train", "notes.txt", "--init-from", "base-fox")):
+        answer = run(*arguments)
+        assert answer.exit_code == 1 and isinstance(answer.exception, DamagedError), answer.output
+        assert name in str(answer.exception) and "\n" not in str(answer.exception)
+
+
+# --- what a model remembers ---
+
+
+def test_a_model_remembers_its_base_and_its_card_names_it(installed, capfd):
+    assert main(["train", "notes.txt", "--init-from", "base-fox", *TINY[2:], "--output-dir", "one"]) == 0
+    again = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("again"))
+    assert "--init-from base-fox" in again and "--tokenizer" not in again
+    base = read_config(Path("one")).base
+    assert base["name"] == "base-fox" and base["package"] == "textgen-base 1.0" and base["license"] == "cc0-1.0"
+    assert base["digest"] == read_manifest(installed)["files"][WEIGHTS]["sha256"]
+    card = Path("one", CARD).read_text()
+    assert 'base_model: "base-fox"' in card.partition("\n---\n")[0]
+    began = "Its training started from base-fox, package textgen-base 1.0; "
+    assert f"{began}trained on old books, new notes; license cc0-1.0." in card
+    assert main(["train", "notes.txt", "--init-from", "one", *TINY[2:], "--output-dir", "two"]) == 0
+    assert read_config(Path("two")).base["base"] == base
+    assert "The training of one started from base-fox" in Path("two", CARD).read_text()
+    assert not read_config(installed).base and "base_model" not in Path(installed, CARD).read_text()
+
+
+def test_the_search_for_copies_says_that_the_text_of_the_base_is_not_searched(installed):
+    assert main(["train", "notes.txt", "--init-from", "base-fox", *TINY[2:], "--output-dir", "one"]) == 0
+    for asked in (["--report-copies"], ["--max-copy", "40"]):
+        answer = run("sample", "-m", "one", "-n", "5", *asked)
+        assert answer.exit_code == 0 and "not in that of base-fox" in answer.stderr, answer.output
+    assert "base-fox" not in run("sample", "-m", "one", "-n", "5").stderr
+
+
+def test_a_card_is_read_as_it_is_written():
+    assert listed(HEADER, "datasets") == ["old books", "new notes"] and listed(HEADER, "license") == ["cc0-1.0"]
+    assert listed(HEADER, "language") == [] and listed("# no header", "license") == []
+    assert listed("---\nlicense:\n---\n", "license") == []
+    assert sentences({}) == "" and sentences({"name": "x"}) == "Its training started from x."
+
+
+def test_a_folder_is_remembered_by_its_name(folder):
+    assert record_of(str(folder), folder)["name"] == "lstm" and not record_of(str(folder), folder)["package"]
+
+
+# --- half precision ---
+
+
+def test_half_precision_is_read_alike_by_both_backends(folder, tmp_path):
+    before, after = quantize(folder, tmp_path / "half", dtype="float16")
+    assert 0.49 < after / before < 0.55
+    config, manifest = read_config(tmp_path / "half"), read_manifest(tmp_path / "half")
+    tensors = load_weights(tmp_path / "half", manifest, config).state_dict()
+    for name, tensor in load_file(folder / WEIGHTS).items():
+        assert tensors[name].dtype == torch.float32 and torch.equal(tensors[name], tensor.half().float())
+    ids = np.random.default_rng(0).integers(0, 12, (3, 12)).astype(np.int32)
+    logits = []
+    for backend in ("numpy", "torch"):
+        stepper = load(tmp_path / "half", backend).stepper
+        logits.append(stepper.forward(ids, stepper.initial_state(3))[0])
+    np.testing.assert_allclose(*logits, atol=1e-4)
+
+
+def test_half_precision_can_be_trained_further(installed):
+    quantize(installed, Path("half"), dtype="float16")
+    assert main(["train", "notes.txt", "--init-from", "half", *TINY[2:], "--output-dir", "one"]) == 0
+    assert all(tensor.dtype == torch.float32 for tensor in load_file(Path("one", WEIGHTS)).values())
+
+
+def test_a_number_too_large_for_half_precision_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "large")
+    tensors = load_file(tmp_path / "large" / WEIGHTS)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = 1e5
+    save_file(tensors, tmp_path / "weights")
+    filesystem.replace_in_folder(tmp_path / "large", WEIGHTS, (tmp_path / "weights").read_bytes())
+    with pytest.raises(TextgenError, match=f"{name!r} holds a number that float16 cannot hold"):
+        quantize(tmp_path / "large", tmp_path / "half", dtype="float16")
+    assert not (tmp_path / "half").exists()
+    with pytest.raises(TextgenError, match="dtype must be int8 or float16, not 'float8'"):
+        quantize(folder, tmp_path / "half", dtype="float8")
+
+
+def test_the_command_stores_half_precision(folder, tmp_path, capfd):
+    assert main(["quantize", str(folder), str(tmp_path / "half"), "--dtype", "float16"]) == 0
+    assert "MB (float16)" in capfd.readouterr().err
+    assert run("quantize", folder, tmp_path / "half", "--dtype", "float8").exit_code == 2
