@@ -17,7 +17,8 @@ from textgen.generation.copies import CopyGuard, CopyIndex
 from textgen.generation.generate import EXACT_ROWS, complete, sampling_options, stream
 from textgen.generation.language_model import LanguageModel, generation_config, with_generation_config
 from textgen.generation.sampling import BETWEEN, NOWHERE, OUT, PLACES, CharacterGuard, character_guard, place_after
-from textgen.generation.session import Session, Streams
+from textgen.generation.session import Session
+from textgen.generation.streams import Streams
 from textgen.model import ModelConfig
 
 law = settings(deadline=None, max_examples=8)

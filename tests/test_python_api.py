@@ -17,7 +17,8 @@ from textgen.compare.comparison import compare
 from textgen.data.tokenizers import train_tokenizer
 from textgen.evaluation import token_scores
 from textgen.evaluation.compression import compress, decompress
-from textgen.generation.session import Session, Streams
+from textgen.generation.session import Session
+from textgen.generation.streams import Streams
 from textgen.storage import filesystem
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40

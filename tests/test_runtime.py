@@ -25,7 +25,8 @@ from textgen.generation import SampleOptions
 from textgen.generation.generate import complete
 from textgen.generation.language_model import load
 from textgen.generation.sampling import log_softmax
-from textgen.generation.session import Session, Streams
+from textgen.generation.session import Session
+from textgen.generation.streams import Streams
 from textgen.model import CONFIG, GENERATION, STEP, WEIGHTS, ModelConfig
 from textgen.model.stack import build_model
 from textgen.model.weights import TorchStepper, model_tensors

@@ -383,7 +383,7 @@ from textgen.model import ModelConfig
 from textgen.generation.language_model import LanguageModel
 from textgen.data.tokenizers import CharTokenizer
 from textgen.generation.session import Session
-from textgen.generation.session import Streams
+from textgen.generation.streams import Streams
 
 
 class Ascending:

@@ -57,7 +57,9 @@ EXACT_ROWS = 8
 class Completion:
     """One text written by a model, growing while it is streamed. `finish_reason` is 'stop' or 'length' at its end.
 
-    `unavoidable` counts the tokens that had to copy more of the training text than `max_copy` allows.
+    `unavoidable` counts the tokens that had to copy more of the training text than `max_copy` allows. `prompt_tokens`
+    and `prompt_choices`, the tokens read and what the model thought of each, are filled in by
+    `textgen.generation.streams.Streams`.
     """
 
     prompt: str
@@ -67,6 +69,8 @@ class Completion:
     finish_reason: str | None = None
     choices: list[Choice] = field(default_factory=list)
     unavoidable: int = 0
+    prompt_tokens: int = 0
+    prompt_choices: list[Choice] = field(default_factory=list)
 
 
 class StopScanner:

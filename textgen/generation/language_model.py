@@ -99,7 +99,10 @@ class LanguageModel:
 
     def encode_prompt(self, prompt: str) -> Ids:
         """The ids (T,), T >= 1, that the model reads before it writes: the prompt's, framed."""
-        ids = self.tokenizer.model_ids(self.tokenizer.encode(prompt))
+        return self.framed(self.tokenizer.model_ids(self.tokenizer.encode(prompt)))
+
+    def framed(self, ids: Ids) -> Ids:
+        """The ids of a prompt (T,) with those that this model reads before and after it; at least one."""
         whole = np.array([*self.begin, *ids.tolist(), *self.prompt_end], dtype=np.int32)
         return whole if len(whole) else np.array([self.tokenizer.boundary], dtype=np.int32)
 

@@ -1,11 +1,7 @@
-"""Sessions (immutable texts in progress: generate, read on, fork, save, load) and `Streams` (many texts in one batch).
+"""Sessions: immutable texts in progress. Generate, read on, fork, save, load.
 
 A recurrent model has read a text when it has its state. So a session is that state, the last token (still to be fed)
 and the little that sampling and decoding remember. None of it grows with the text, and nothing is ever read again.
-
-`Streams` generates several texts together, a token each at a time: they come and go between time steps, as a
-server's users do. All rows share one product with each matrix, so that 64 texts take little more time than a few.
-Each has its own options, noise and end, and no text depends on the others.
 """
 
 from __future__ import annotations
@@ -15,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +20,7 @@ import numpy.typing as npt
 
 from textgen import options as arguments
 from textgen import storage
+from textgen.data.tokenizers.base import Ids
 from textgen.errors import TextgenError, UsageError
 from textgen.generation import SampleOptions
 from textgen.generation.generate import (
@@ -35,10 +33,8 @@ from textgen.generation.generate import (
     read_on,
     rollout,
     sampling_options,
-    streaming_options,
 )
 from textgen.generation.sampling import Sampler
-from textgen.model.stepper import Logits
 from textgen.options import from_mapping, named
 from textgen.storage import filesystem
 from textgen.storage.outputs import STATE, STATE_FORMAT
@@ -82,16 +78,30 @@ class Session:
 
         `remember` is how many tokens and characters to keep: at least as many as `repeat_last_n` and `max_copy` need.
         """
-        model, prompt = arguments.writer(model), arguments.text("prompt", prompt)
+        session, ids = cls.unread(model, prompt, seed, remember)
+        return session._fed(ids)
+
+    @classmethod
+    def unread(
+        cls, model: LanguageModel, prompt: str | Ids = "", seed: int | None = None, remember: int = REMEMBERED
+    ) -> tuple[Session, list[int]]:
+        """What `begin` returns, before it has read anything but its first token, and the tokens left to read. The
+        prompt may be text or token ids (T,)."""
+        model = arguments.writer(model)
         remember = arguments.whole_number("remember", remember, 1, MOST_REMEMBERED)
         chosen = _seed(seed)
+        if isinstance(prompt, np.ndarray):
+            ids, prompt = model.framed(prompt).tolist(), model.tokenizer.decode(prompt)
+        else:
+            prompt = arguments.text("prompt", prompt)
+            ids = model.encode_prompt(prompt).tolist()
         beginning = OpenEnd(prompt[-remember:], model.decoder(prompt).held)
-        ids = model.encode_prompt(prompt).tolist()
-        blank = cls(model, model.stepper.initial_state(1), ids[0], chosen, (ids[0],), beginning, remember)
-        return blank._fed(ids[1:])
+        return cls(model, model.stepper.initial_state(1), ids[0], chosen, (ids[0],), beginning, remember), ids[1:]
 
     def _fed(self, ids: list[int]) -> Session:
         """The session after these tokens, too."""
+        if not ids:
+            return self
         fed = [self.pending, *ids]
         state = read_on(self.model.stepper, np.array([fed[:-1]], dtype=np.int32), self.state)
         return replace(self, state=state, pending=fed[-1], recent=(*self.recent, *ids)[-self.remember :])
@@ -109,18 +119,32 @@ class Session:
 
     def read(self, text: str) -> Session:
         """The session after a text that someone else wrote; `rest` becomes part of the text before it."""
-        text = arguments.text("text", text)
-        if not text:
-            return self
+        session, ids = self.reading(text)
+        return session._fed(ids)
+
+    def reading(self, text: str | Ids) -> tuple[Session, list[int]]:
+        """What `read` returns, before it has read the text, and its tokens; the text may also be token ids (T,)."""
         tokenizer = self.model.tokenizer
+        if isinstance(text, np.ndarray):
+            ids, text = text.tolist(), tokenizer.decode(text)
+        else:
+            text = arguments.text("text", text)
+            ids = tokenizer.model_ids(tokenizer.encode(text)).tolist() if text else []
+        if not ids:
+            return self, []
         tail = (self.open.tail + self._begun() + text)[-self.remember :]
         opened = OpenEnd(tail, tokenizer.decoder(text).held, "", self.open.noise)
-        return replace(self, open=opened)._fed(tokenizer.model_ids(tokenizer.encode(text)).tolist())
+        return replace(self, open=opened), ids
 
     def ask(self, prompt: str) -> Session:
         """The session after a new prompt alone, for a model that completes prompts; only the noise continues."""
-        asked = Session.begin(self.model, prompt, self.seed, self.remember)
-        return replace(asked, open=replace(asked.open, noise=self.open.noise))
+        session, ids = self.asking(prompt)
+        return session._fed(ids)
+
+    def asking(self, prompt: str | Ids) -> tuple[Session, list[int]]:
+        """What `ask` returns, before it has read the prompt, and the tokens left to read."""
+        asked, ids = Session.unread(self.model, prompt, self.seed, self.remember)
+        return replace(asked, open=replace(asked.open, noise=self.open.noise)), ids
 
     def fork(self, seed: int | None = None) -> Session:
         """The same place with other noise: what follows it is independent of what follows here."""
@@ -193,16 +217,13 @@ class Session:
         room = sum(array.nbytes for array in model.stepper.arrays(model.stepper.initial_state(1)))
         with storage.opened(path, sys.maxsize) as file:  # whose beginning says what it is, however long it is
             content = file.read(room + 8 * MOST_REMEMBERED + _HEADER_LIMIT + 1)
-        try:
-            return cls._from_bytes(model, content, str(path))
-        except storage.DamagedError:
-            raise
-        except _OtherModelError as error:
-            raise TextgenError(f"{path} {error}", hint=error.hint) from None
-        except TextgenError as error:
-            raise storage.DamagedError(f"{path} is damaged: {error}") from None
-        except ValueError:  # bytes that are not UTF-8
-            raise storage.DamagedError(f"{path} is damaged: text in it is not UTF-8.") from None
+        return cls.from_bytes(model, content, str(path))
+
+    @classmethod
+    def from_bytes(cls, model: LanguageModel, content: bytes, name: str) -> Session:
+        """The session in the content of a state file, called `name` in messages. Raises as `load`."""
+        with _named_damage(name):
+            return cls._from_bytes(model, content, name)
 
     @classmethod
     def _from_bytes(cls, model: LanguageModel, content: bytes, name: str) -> Session:
@@ -235,6 +256,27 @@ class Session:
         StopScanner([]).feed(self.open.text)
         if self.open.noise is not None:
             Sampler(SampleOptions(), 0).restore(self.open.noise)
+
+
+@contextmanager
+def _named_damage(name: str) -> Iterator[None]:
+    """Name the state file in what is raised inside."""
+    try:
+        yield
+    except storage.DamagedError:
+        raise
+    except _OtherModelError as error:
+        raise TextgenError(f"{name} {error}", hint=error.hint) from None
+    except TextgenError as error:
+        raise storage.DamagedError(f"{name} is damaged: {error}") from None
+    except ValueError:  # bytes that are not UTF-8
+        raise storage.DamagedError(f"{name} is damaged: text in it is not UTF-8.") from None
+
+
+def model_of_state(content: bytes, name: str) -> str:
+    """The digest of the model that a state file says it belongs to. Raises TextgenError, naming the file."""
+    with _named_damage(name):
+        return str(_about(content, name)["model"])
 
 
 def _seed(seed: int | None) -> int:
@@ -276,109 +318,3 @@ def _tensors(content: bytes) -> dict[str, npt.NDArray[Any]]:
     if names != set(tensors) or tensors["recent"].dtype != np.int32 or tensors["tail"].dtype != np.uint8:
         raise TextgenError("it does not hold the tensors of a state.")
     return tensors
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What a time step added to one text, perhaps nothing; `finish_reason` is 'stop' or 'length' at its end."""
-
-    key: int
-    text: str
-    finish_reason: str | None
-
-
-@dataclass
-class _Text:
-    row: CompletionBuilder
-    next: int
-    state: Any
-    """Its state, until it has a row in the shared one."""
-
-
-class Streams:
-    """Texts in progress. With `exact`, each is bit for bit what `textgen.generate` returns, which is slower. Otherwise
-    the number of other texts may decide between two tokens whose probabilities agree to four digits.
-
-    Example:
-        >>> streams = Streams(textgen.load("runs/demo"))                       # doctest: +SKIP
-        >>> key = streams.add("Once", max_new_tokens=100, seed=1)              # doctest: +SKIP
-        >>> while len(streams):                                                # doctest: +SKIP
-        ...     for piece in streams.step():
-        ...         show(piece.key, piece.text)
-    """
-
-    def __init__(self, model: LanguageModel, exact: bool = False) -> None:
-        self._model, self._exact = arguments.writer(model), arguments.boolean("exact", exact)
-        self._texts: dict[int, _Text] = {}
-        self._rows: list[int] = []
-        self._state: Any = None
-        self._added = 0
-
-    def __len__(self) -> int:
-        """The number of texts in progress."""
-        return len(self._texts)
-
-    def add(self, prompt: str = "", **sampling: Any) -> int:
-        """Read a prompt, which the next step begins to continue; returns the text's key.
-
-        Sampling options are those of `textgen.generate`. Raises UsageError for an invalid one.
-        """
-        prompt = arguments.text("prompt", prompt)
-        options = streaming_options(self._model, sampling)
-        ids, stepper = self._model.encode_prompt(prompt), self._model.stepper
-        row = CompletionBuilder(self._model, Completion(prompt, choose_seed(options)), options)
-        row.sampler.see(ids.tolist())
-        if options.max_new_tokens == 0:
-            row.completion.finish_reason = "length"
-        state = read_on(stepper, ids[None, :-1], stepper.initial_state(1))
-        key, self._added = self._added, self._added + 1
-        self._texts[key] = _Text(row, int(ids[-1]), state)
-        return key
-
-    def remove(self, key: int) -> None:
-        """Drop a text. Raises KeyError for one that is not in progress."""
-        del self._texts[key]
-
-    def completion(self, key: int) -> Completion:
-        """A text in progress, as it is now. Raises KeyError for any other."""
-        return self._texts[key].row.completion
-
-    def step(self) -> list[Piece]:
-        """Generate one token of every text; returns what each gained, in the order in which they were added.
-
-        A text that has ended leaves.
-        """
-        going = {key: text for key, text in self._texts.items() if not text.row.ended}
-        gained = dict.fromkeys(self._texts, "")
-        if going:
-            for (key, text), logits in zip(going.items(), self._logits(going), strict=True):
-                choice = text.row.sampler.choose(logits)
-                text.next = choice.id
-                gained[key] = text.row.take(choice)
-        pieces = [Piece(key, gained[key], text.row.completion.finish_reason) for key, text in self._texts.items()]
-        self._texts = {key: text for key, text in self._texts.items() if not text.row.ended}
-        return pieces
-
-    def _logits(self, texts: dict[int, _Text]) -> Iterator[Logits]:
-        """Advance these texts by one step; the logits (V,) of the next token of each."""
-        stepper = self._model.stepper
-        if self._exact:
-            for text in texts.values():
-                logits, text.state = stepper.step(np.array([text.next], dtype=np.int32), text.state)
-                yield logits[0]
-            return
-        self._gather(texts)
-        ids = np.array([text.next for text in texts.values()], dtype=np.int32)
-        logits, self._state = stepper.step(ids, self._state)
-        yield from logits
-
-    def _gather(self, texts: dict[int, _Text]) -> None:
-        """Make the shared state hold one row for each of these texts, in order, and no others."""
-        stepper = self._model.stepper
-        stay = [place for place, key in enumerate(self._rows) if key in texts]
-        states = [texts[key].state for key in texts if key not in self._rows]
-        if stay:
-            state = self._state
-            states.insert(0, state if len(stay) == len(self._rows) else stepper.select(state, np.array(stay, np.intp)))
-        self._state = states[0] if len(states) == 1 else stepper.concat(states)
-        self._rows = list(texts)
