@@ -26,6 +26,7 @@ LAYERS = [  # of packages and modules below `textgen`; each may import its own l
     "training loading",
     "compare",
     "scaffold testing",
+    "serve",
     "cli __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}

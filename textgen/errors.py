@@ -185,9 +185,15 @@ _NEEDED_FOR = {
     "rich": "showing progress",
     "packaging": "comparing versions",
     "threadpoolctl": "setting the number of threads",
+    **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serving"),
 }
 """What needs each package, by its module name."""
-_EXTRAS = {"matplotlib": "plot", "onnxruntime": "int8", "tensorboard": "tensorboard"}
+_EXTRAS = {
+    "matplotlib": "plot",
+    "onnxruntime": "int8",
+    "tensorboard": "tensorboard",
+    **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
+}
 """Our extra that installs a package; others are installed by their own name."""
 
 

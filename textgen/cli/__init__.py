@@ -37,6 +37,7 @@ COMMANDS = {
     "tokenize": "Tokenize a corpus once, for several runs.",
     "evaluate": "Measure how good a model is.",
     "predict": "Predict with a model that does not generate text.",
+    "serve": "Serve models over HTTP, as OpenAI's API does, with their states.",
     "compare": "Compare cells on your text with equal size and budget.",
     "quantize": "Store the weights of a model in fewer bits: a quarter or half of the size.",
     "compress": "Compress a file with the predictions of a model.",
