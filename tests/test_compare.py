@@ -104,8 +104,8 @@ def whole(tmp_path_factory):
 TARGETS = (20_000, 200_000, 1_000_000, 5_000_000)
 
 
-def default_embedding(kind, vocab_size=67):
-    return lambda hidden: embedding_for(kind, hidden, vocab_size)
+def default_embedding(kind):
+    return lambda hidden: embedding_for(kind, hidden)
 
 
 @pytest.mark.parametrize("name", INSTALLED)
@@ -113,7 +113,7 @@ def default_embedding(kind, vocab_size=67):
 def test_a_size_is_found_for_every_cell_and_budget(name, kind, vocab_size):
     count = counter(TrainOptions(), kind, vocab_size, name, {})
     for target in TARGETS:
-        found, embedding = planning.agree({name: count}, target, default_embedding(kind, vocab_size))
+        found, embedding = planning.agree({name: count}, target, default_embedding(kind))
         assert found[name].parameters == count(found[name].hidden, embedding)
         assert abs(found[name].parameters / target - 1) <= 0.02, target
 

@@ -11,7 +11,7 @@ import torch
 from textgen import plugins
 from textgen.data.store import MANY_DOCUMENTS, Lanes
 from textgen.model.weights import make_model
-from textgen.tasks import TrainOptions, model_config
+from textgen.tasks import TrainOptions, model_config, options_for
 from textgen.tasks.language.data import MOST_EPOCHS, LanguageData
 from textgen.tasks.regularization import FREE_EPOCHS, Regularization, of_text
 from textgen.training.planner import plan
@@ -23,7 +23,7 @@ SPEED = 3e10
 class Text(LanguageData):
     """What the planner asks of a corpus of so many characters, tokenized by bpe."""
 
-    characters_per_token = 3.0
+    characters_per_token, vocab_size = 3.0, 1000
 
     def __init__(self, characters):
         self.__dict__.update(training_tokens=characters // 3, held_out_tokens=1000)
@@ -96,6 +96,24 @@ def test_what_is_given_is_kept(name):
     assert getattr(planned_for(100_000, 5)[0], name) is not None
     for value in (0.0, 0.123):
         assert getattr(planned_for(100_000, 5, **{name: value})[0], name) == value
+
+
+def test_regularization_grows_with_the_weights_per_character():
+    plans = [of_text(384, 30, weights) for weights in (0.0, 0.5, 2, 5, 50)]
+    for name in (f.name for f in fields(Regularization)):
+        rates = [getattr(each, name) for each in plans]
+        assert rates == sorted(rates) and rates[0] == getattr(Regularization(), name) and rates[-1] == rates[-2]
+    assert plans[1].dropout < 0.5 * plans[-1].dropout
+
+
+def test_only_a_long_text_of_an_alphabet_gets_narrow_embeddings(tmp_path):
+    (tmp_path / "short.txt").write_text("the fox ran home. " * 100)
+    (tmp_path / "long.txt").write_text("the fox ran home. " * 40_000)
+    for name, tokenizer, wanted in (("short", "char", 256), ("long", "char", 64), ("long", "bpe", 512)):
+        options = options_for({"tokenizer": tokenizer, "vocab_size": 270 if tokenizer == "bpe" else None})
+        data = LanguageData.prepare([str(tmp_path / f"{name}.txt")], options, tmp_path, lambda *_: None)
+        assert data.config(options, 512).embedding_size == wanted
+        assert data.config(replace(options, embedding_size=17), 512).embedding_size == 17
 
 
 def test_regularization_grows_with_epochs_and_width_within_the_limits():

@@ -236,7 +236,7 @@ class Planner:
         counts: dict[str, Count] = {}
 
         def default_embedding(hidden: int) -> int:
-            return self._training.embedding_size or embedding_for(self._kind, hidden, self._vocab_size)
+            return self._training.embedding_size or embedding_for(self._kind, hidden)
 
         for candidate in _running(candidates):
             with _failing(candidate):

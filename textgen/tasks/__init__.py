@@ -139,7 +139,7 @@ class TrainOptions(FileOptions, SplitOptions):
         low=1,
         high=65_536,
         also=("--emsize", "--n-embd"),
-        default_text="hidden size; for char and byte at most 256, and 64 for an alphabet",
+        default_text="hidden size, at most 256 for char and byte, 64 for a long text in an alphabet",
     )
     num_layers: int | None = option(
         None, "Number of recurrent layers.", low=1, high=64, also=("--nlayers", "--n-layer"), default_text="planned"

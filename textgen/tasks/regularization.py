@@ -36,10 +36,15 @@ FULL = Regularization(dropout=0.6, embedding_dropout=0.1, weight_drop=0.4, weigh
 USUAL_SIZE, MORE_FOR_WIDE = 384, 0.4
 MOST_DROPOUT = 0.75
 
+FULL_WEIGHTS, BY_WEIGHTS = 5.0, 0.7
+"""Weights per character from which a model can memorize a text, and how regularization falls below that."""
 
-def of_text(hidden_size: int, epochs: float) -> Regularization:
-    """The regularization of a language model: stronger with the logarithm of the epochs, and for wider models."""
+
+def of_text(hidden_size: int, epochs: float, weights: float = FULL_WEIGHTS) -> Regularization:
+    """The regularization of a language model with so many `weights` per character of its text: stronger with the
+    logarithm of the epochs, and for wider models."""
     strength = min(1.0, max(0.0, math.log(epochs / FREE_EPOCHS) / math.log(FULL_EPOCHS / FREE_EPOCHS)))
+    strength *= min(1.0, weights / FULL_WEIGHTS) ** BY_WEIGHTS
     wide: float = (hidden_size / USUAL_SIZE) ** MORE_FOR_WIDE
 
     def rate(full: float) -> float:

@@ -11,17 +11,9 @@ PARAMETERS_PER_CHARACTER = 12
 """The largest model that is planned for a corpus that is read many times."""
 
 
-ALPHABET = 300
-"""Up to this many tokens are an alphabet, or all bytes, for which an embedding of `ALPHABET_EMBEDDING` is wide enough:
-a quarter faster than 256 with 512 units, and as good (Tiny Shakespeare)."""
-ALPHABET_EMBEDDING = 64
-
-
-def embedding_for(kind: str, hidden_size: int, vocab_size: int, outputs: int = 0) -> int:
+def embedding_for(kind: str, hidden_size: int) -> int:
     """The default embedding size: small vocabularies need no wide embeddings."""
-    if kind in SIZED:
-        return hidden_size
-    return min(hidden_size, ALPHABET_EMBEDDING if vocab_size <= ALPHABET and not outputs else 256)
+    return hidden_size if kind in SIZED else min(hidden_size, 256)
 
 
 def model_config(options: Any, kind: str, vocab_size: int, hidden_size: int, outputs: int = 0) -> ModelConfig:
@@ -34,7 +26,7 @@ def model_config(options: Any, kind: str, vocab_size: int, hidden_size: int, out
         vocab_size=vocab_size,
         cell=options.cell,
         cell_options=dict(options.cell_options),
-        embedding_size=options.embedding_size or embedding_for(kind, hidden_size, vocab_size, outputs),
+        embedding_size=options.embedding_size or embedding_for(kind, hidden_size),
         hidden_size=hidden_size,
         num_layers=layers,
         tie_word_embeddings=tie and not outputs,

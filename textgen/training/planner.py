@@ -62,7 +62,7 @@ COMPILE_WORK = 1e13
 """A run of a given length is compiled from this number of floating-point operations on: about two minutes on two
 cores."""
 
-CHARACTERS_PER_PARAMETER = 5.0
+CHARACTERS_PER_PARAMETER = 4.0
 """Characters that a model should read per parameter when time is the limit (fitted on two cores)."""
 
 PROBE_SECONDS, LONGEST_PROBE = 4.0, 12.0
