@@ -70,7 +70,7 @@ def main():
     parser.add_argument("--workers", type=lambda text: [int(each) for each in text.split(",")], default=[1, 2, 4, 8])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    model = made(options.units, options.token_bytes)
+    model = made(options.units, options.symbols)
     for busy in (0, options.busy):
         processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
         try:
