@@ -92,7 +92,7 @@ MUTATIONS = [
              "return math.prod(target)",
              "tests/test_hostile.py -k 'works and matmul'"),
     Mutation("weights may lie beyond the file", "textgen/runtime/__init__.py",
-             "if place is None or begin + place + _bytes(spec) > len(content):",
+             "if place is None or begin + place + _bytes(stored) > len(content):",
              "if place is None:",
              "tests/test_runtime.py -k beyond"),
     Mutation("a piece that is no text is an accident", "textgen/data/tokenizers/__init__.py",

@@ -185,7 +185,8 @@ def repeating_flags(session: Training, corpus: Sequence[str], chosen: Mapping[st
     values = {name: value for name, value in chosen.items() if name not in NOT_REPEATED}
     values |= {name: getattr(options, name) for name in PLANNED}
     tokenized = [Path(path) for path in corpus] == [session.data.folder]
-    if not (tokenized or options.init_from) and session.data.tokenizer and isinstance(options, TokenizerOptions):
+    inherited = tokenized or options.init_from in plugins.base_names()
+    if not inherited and session.data.tokenizer and isinstance(options, TokenizerOptions):
         values.setdefault("tokenizer", options.tokenizer or session.data.tokenizer.kind)
     return " ".join(typed(name, value) for name, value in values.items())
 

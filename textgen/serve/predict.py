@@ -10,9 +10,11 @@ from typing import Any
 from textgen.errors import TextgenError
 from textgen.serve.models import Models, Served
 from textgen.serve.protocol import RequestError
+from textgen.tasks.classification.model import Classifier
+from textgen.tasks.forecasting.forecaster import Forecaster
 
-CLASSIFY = {"model", "input"}
-FORECAST = {"model", "table", "horizon", "level", "seed"}
+LABELING = {"model", "input"}
+FORECASTING = {"model", "table", "horizon", "level", "seed"}
 MOST_INPUTS = 10_000
 
 
@@ -22,10 +24,12 @@ def prediction(models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str | None):
         raise RequestError("model must be text.", "model")
     served = models.served(name)
-    ways = {"classify": (CLASSIFY, _labels), "forecast": (FORECAST, _forecasts)}
-    if served.task not in ways:
+    if isinstance(served.model, Classifier):
+        known, answer = LABELING, _labels
+    elif isinstance(served.model, Forecaster):
+        known, answer = FORECASTING, _forecasts
+    else:
         raise RequestError(f"the model {served.name!r} does not predict ({served.task}): use /v1/completions.", "model")
-    known, answer = ways[served.task]
     unknown = next((field for field in body if field not in known), None)
     if unknown is not None:
         raise RequestError(f"there is no field {unknown[:80]!r}.", unknown[:80], code="unknown_field")
