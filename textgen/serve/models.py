@@ -65,12 +65,13 @@ class Models:
     def _opened(self, name: str, source: Path | Any) -> Served:
         is_folder = isinstance(source, Path)
         folder: Path | None = source if is_folder else getattr(source, "folder", None)
+        sealed = _seal(folder)  # before it is read: what changes meanwhile is noticed later
         model = load(source, self._backend) if is_folder else source
         task = task_of_model(folder).name if folder else getattr(getattr(model, "config", None), "task", "lm")
         manifest = folder / storage.MANIFEST if folder else None
         created = int(manifest.stat().st_mtime) if manifest else 0
         text = ServedModel(name, model) if isinstance(model, LanguageModel) else None
-        return Served(name, task, model, created, folder, _seal(folder), text)
+        return Served(name, task, model, created, folder, sealed, text)
 
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._by_name.values()))

@@ -11,7 +11,6 @@ from textgen.errors import TextgenError
 from textgen.serve.models import Models, Served
 from textgen.serve.protocol import RequestError
 from textgen.tasks.classification.model import Classifier
-from textgen.tasks.forecasting.forecaster import Forecaster
 
 LABELING = {"model", "input"}
 FORECASTING = {"model", "table", "horizon", "level", "seed"}
@@ -26,7 +25,7 @@ def prediction(models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
     served = models.served(name)
     if isinstance(served.model, Classifier):
         known, answer = LABELING, _labels
-    elif isinstance(served.model, Forecaster):
+    elif served.text is None and _is_forecaster(served.model):
         known, answer = FORECASTING, _forecasts
     else:
         raise RequestError(f"the model {served.name!r} does not predict ({served.task}): use /v1/completions.", "model")
@@ -40,6 +39,12 @@ def prediction(models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
     except TextgenError as error:
         raise RequestError(str(error)) from None
     return {"object": "list", "model": served.name, "data": data}
+
+
+def _is_forecaster(model: Any) -> bool:
+    from textgen.tasks.forecasting.forecaster import Forecaster  # imports torch, as its models do
+
+    return isinstance(model, Forecaster)
 
 
 def _labels(served: Served, body: Mapping[str, Any]) -> list[dict[str, Any]]:
