@@ -600,6 +600,16 @@ def test_the_command_says_what_it_needs(folders, tmp_path, capfd, monkeypatch):
     assert "--states-limit many must be a size" in capfd.readouterr().err
 
 
+def test_a_model_has_the_name_of_its_folder_or_the_one_that_is_typed(folders, tmp_path, capfd):
+    with command(folders["notes"], folders["pairs"], cwd=tmp_path) as (_, url):
+        listed = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]
+        assert [each["id"] for each in listed] == ["notes", "pairs"]
+    with command(f"poems={folders['notes']}", cwd=tmp_path) as (_, url):
+        assert [each["id"] for each in httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]] == ["poems"]
+    assert main(["serve", str(folders["notes"]), f"{folders['notes']}/../notes"]) == 2
+    assert "two models are called 'notes'" in capfd.readouterr().err
+
+
 def test_the_server_does_not_import_torch(folders, tmp_path):
     program = (
         "import sys; sys.modules['torch'] = None\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from textgen.cli.params import backend_option, given, options_of, threads_option
 from textgen.errors import UsageError
 from textgen.options import from_mapping, named
 from textgen.screen import Output, say
-from textgen.serve import PACKAGES, with_model_names
+from textgen.serve import with_model_names
 from textgen.serve.settings import VARIABLE, Settings
 from textgen.threads import usable_cores, use_threads
 
@@ -39,12 +40,6 @@ def command(models: tuple[str, ...], backend: str, threads: int | None, **values
 
 def _app(models: tuple[str, ...], settings: Settings, backend: str, threads: int | None) -> Starlette:
     """The application. Raises UsageError for an address that others reach, without an API key."""
-    from dataclasses import asdict
-
-    from textgen.errors import require
-
-    for package in PACKAGES:
-        require(package, "serving")
     from textgen.serve import create_app
     from textgen.serve.access import is_loopback
 
@@ -52,7 +47,8 @@ def _app(models: tuple[str, ...], settings: Settings, backend: str, threads: int
     if isinstance(named_ones, dict):
         chosen: Any = {name: model_folder(each) for name, each in named_ones.items()}
     else:
-        chosen = {each or folder.name: folder for each in named_ones or [""] for folder in [model_folder(each or None)]}
+        folders = [model_folder(each) for each in named_ones]  # raises for a name that is almost right
+        chosen = named_ones if folders else [model_folder(None)]
     use_threads(threads or usable_cores())
     app = create_app(chosen, backend, **asdict(settings))
     if not is_loopback(settings.host) and not app.state.server.keys:
