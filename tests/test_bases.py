@@ -91,8 +91,8 @@ def test_without_a_run_an_installed_model_is_suggested(installed):
 def test_installed_models_are_listed_and_described(installed):
     rows = json.loads(run("models", "--json").output)
     assert rows == json.loads(run("models", "list", "--json").output)
-    assert rows == [{"model": "base-fox", "package": "textgen-base 1.0", "about": "A model of foxes."}]
-    assert "A model of foxes." in run("models").output
+    assert rows == [{"model": "base-fox", "package": "textgen-base 1.0", "about": "A model that knows English."}]
+    assert "A model that knows English." in run("models").output
     shown = run("models", "show", "base-fox").output
     assert "lstm 1 x 4" in shown and "A model of foxes." in shown and "license:" not in shown
     content = json.loads(run("models", "show", "base-fox", "--json").output)
@@ -101,7 +101,7 @@ def test_installed_models_are_listed_and_described(installed):
 
 def test_without_any_the_list_says_how_to_get_one(monkeypatch):
     monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "none")
-    assert "textgen-base-en" in run("models").stderr and run("models").stdout == ""
+    assert "No pretrained models are installed" in run("models").stderr and run("models").stdout == ""
     assert json.loads(run("models", "--json").stdout) == []
 
 

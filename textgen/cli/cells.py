@@ -9,8 +9,9 @@ import click
 
 from textgen import plugins
 from textgen.cli.params import json_option, whole_number
+from textgen.cli.plugins import print_listed
 from textgen.errors import require
-from textgen.formatting import count, table
+from textgen.formatting import count
 from textgen.screen import Output
 
 SIZE = 256
@@ -35,16 +36,8 @@ def list_command(before: bool, as_json: bool) -> None:
 
 
 def _list(as_json: bool) -> None:
-    """Every cell by name, from package metadata: no plugin is imported."""
-    rows = []
-    for name in plugins.entries():
-        try:
-            entry = plugins.owner(name)
-            about = entry.summary if not entry.refusal else f"cannot be used: {entry.refusal}"
-            rows.append({"cell": name, "package": entry.package, "about": about})
-        except plugins.PluginError as error:
-            rows.append({"cell": name, "package": "-", "about": str(error)})
-    Output().write((json.dumps(rows) if as_json else table(rows, ["cell", "package", "about"])) + "\n")
+    """Every cell by name."""
+    print_listed("cells", as_json)
 
 
 @command.command("show")

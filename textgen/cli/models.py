@@ -8,8 +8,9 @@ import click
 
 from textgen import plugins, storage
 from textgen.cli.params import json_option
+from textgen.cli.plugins import print_listed
 from textgen.errors import TextgenError, did_you_mean
-from textgen.formatting import plural, table
+from textgen.formatting import plural
 from textgen.model import CARD, WEIGHTS, read_config, require_model
 from textgen.screen import Output, say
 
@@ -33,19 +34,11 @@ def list_command(before: bool, as_json: bool) -> None:
 
 
 def _list(as_json: bool) -> None:
-    """Every model by name, from package metadata: no plugin is imported."""
-    rows = []
-    for name in plugins.base_names():
-        try:
-            entry = plugins.owner(name, "models")
-            about = f"cannot be used: {entry.refusal}" if entry.refusal else entry.about or entry.summary
-            rows.append({"model": name, "package": entry.package, "about": about})
-        except plugins.PluginError as error:
-            rows.append({"model": name, "package": "-", "about": str(error)})
-    if not rows and not as_json:
-        say("No pretrained models are installed; pip install textgen-base-en brings one for English.")
+    """Every model by name."""
+    if not plugins.base_names() and not as_json:
+        say("No pretrained models are installed; a package brings one: docs/write-a-cell.md.")
         return
-    Output().write((json.dumps(rows) if as_json else table(rows, ["model", "package", "about"])) + "\n")
+    print_listed("models", as_json)
 
 
 @command.command("show")

@@ -315,3 +315,16 @@ def _next_line(child: subprocess.Popen[bytes], late: threading.Event) -> bytes:
 def _ending(code: int) -> str:
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return f"it ends the process ({how})"
+
+
+def print_listed(kind: str, as_json: bool) -> None:
+    """Print the plugins of a kind ('cells' or 'models') with their packages, from metadata: none is imported."""
+    noun, rows = kind.removesuffix("s"), []
+    for name in plugins.names(kind):
+        try:
+            entry = plugins.owner(name, kind)
+            about = f"cannot be used: {entry.refusal}" if entry.refusal else entry.summary
+            rows.append({noun: name, "package": entry.package, "about": about})
+        except plugins.PluginError as error:
+            rows.append({noun: name, "package": "-", "about": str(error)})
+    Output().write((json.dumps(rows) if as_json else table(rows, [noun, "package", "about"])) + "\n")
