@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -306,7 +307,9 @@ def test_a_compiler_that_does_not_work_is_named_and_training_goes_on(begin, monk
     def fail(*_, **__):
         raise RuntimeError("no space left on device")
 
-    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first import of Inductor uses what torch deprecates
+        monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", fail)
     monkeypatch.setattr(engine, "compiler", lambda: "g++")
     monkeypatch.setattr("textgen.training.planner.compiler", lambda: "g++")
     session = begin("run", compile=None, hidden_size=9, max_steps=10**9)

@@ -363,10 +363,12 @@ def compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Half:
     """
     if compiler() is None:
         raise CompilerError("there is no C++ compiler on this machine.", hint="install g++, or use --no-compile.")
-    import torch._inductor.config
-    from torch._inductor.compile_fx import compile_fx_inner
-    from torch._inductor.decomposition import select_decomp_table
-    from torch.fx.experimental.proxy_tensor import make_fx
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates
+        import torch._inductor.config
+        from torch._inductor.compile_fx import compile_fx_inner
+        from torch._inductor.decomposition import select_decomp_table
+        from torch.fx.experimental.proxy_tensor import make_fx
 
     large = max(tensor.numel() for tensor in examples) >= PARALLEL
     settings = {"compile_threads": 1, "fallback_random": True, "cpp.threads": torch.get_num_threads() if large else 1}
