@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from textgen.data import corpus
-from textgen.data.corpus import encode_document
+from textgen.data import tokenization
 from textgen.data.sources import SourceOptions, cut, find_sources, read
 from textgen.data.store import scan
+from textgen.data.tokenization import encode_document
 from textgen.data.tokenizers import train_tokenizer
+from textgen.threads import usable_cores
 
 STORIES = Path(__file__).parents[1] / "corpora" / "stories"
 
@@ -40,8 +41,8 @@ def ids_of(tokenizer, pieces):
 
 
 def in_workers(tokenizer, pieces):
-    blocks = corpus.blocks(tokenizer, [("train", iter(pieces))])
-    return np.concatenate([ids for _, ids in corpus.encode(tokenizer, blocks, corpus.usable_cores())])
+    blocks = tokenization.blocks(tokenizer, [("train", iter(pieces))])
+    return np.concatenate([ids for _, ids in tokenization.encode(tokenizer, blocks, usable_cores())])
 
 
 def main():
@@ -77,7 +78,7 @@ def main():
         assert np.array_equal(ids, again)
         show(kind, own, f"{theirs / own:.2f} x sentencepiece, {(len(ids) - 1) / (size * 1e6):.3f} tokens per byte")
         show(f"  sentencepiece {kind}", theirs, f"{(sum(map(len, rows)) + len(lines) - 1) / (size * 1e6):.3f} tokens")
-        show(f"  {corpus.usable_cores()} workers", several)
+        show(f"  {usable_cores()} workers", several)
 
 
 if __name__ == "__main__":

@@ -15,22 +15,13 @@ import sentencepiece
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from textgen.data import CorpusOptions, sources
-from textgen.data import corpus as bulk
-from textgen.data import corpus as encoding
+from textgen.data import CorpusOptions, sources, tokenization
 from textgen.data import tokenizers as subword
-from textgen.data.corpus import (
-    cached_store,
-    count_characters,
-    encode_documents,
-    scan_corpus,
-    text_of,
-    tokenize,
-    write_store,
-)
+from textgen.data.corpus import cached_store, scan_corpus, text_of, tokenize, write_store
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.splits import WHOLE, Split, choose_split
 from textgen.data.store import COUNTS, no_progress, open_store, scan, tokenizer_of
+from textgen.data.tokenization import count_characters, encode_documents
 from textgen.data.tokenizers import base, train_tokenizer
 from textgen.errors import TextgenError
 from textgen.storage import MANIFEST, DamagedError, read_manifest, seal
@@ -139,14 +130,14 @@ def test_both_sides_of_a_cut_are_encoded_as_they_are_together(tokenizers, kind, 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_several_processes_give_the_same_ids_in_the_same_order(tokenizers, kind, monkeypatch):
-    monkeypatch.setattr(bulk, "BATCH_BYTES", 700)
+    monkeypatch.setattr(tokenization, "BATCH_BYTES", 700)
     documents = [SAMPLE, "x" * 5000, " and so on" * 900, "end", SAMPLE[::-1], "\n" * 3000]
     texts = []
     for text, part in zip(documents, "ababab", strict=True):
         texts.append((part, (piece for _, piece in cut_up([text], [99, 400]))))
-    monkeypatch.setattr(bulk, "WORTHWHILE_BYTES", 0)
-    monkeypatch.setattr(bulk, "usable_cores", lambda: 2)
-    found = list(encoding.encode_parts(tokenizers[kind], texts, 1))
+    monkeypatch.setattr(tokenization, "WORTHWHILE_BYTES", 0)
+    monkeypatch.setattr(tokenization, "usable_cores", lambda: 2)
+    found = list(tokenization.encode_parts(tokenizers[kind], texts, 1))
     assert len(found) > 20
     alone = encode_documents(tokenizers[kind], [(k, text.encode()) for k, text in enumerate(documents)])
     assert np.array_equal(np.concatenate([ids for _, _, (ids, _, _) in found]), alone[0])
@@ -169,7 +160,7 @@ def one_by_one(tokenizer, documents):
 )
 def test_documents_encoded_together_are_as_if_encoded_one_by_one(tokenizers, kind, documents, sizes, most):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bulk, "MAX_PARTS", most)
+        patch.setattr(tokenization, "MAX_PARTS", most)
         ids, size, characters = encode_documents(tokenizers[kind], cut_up(documents, sizes))
     assert ids.dtype == np.int32 and np.array_equal(ids, one_by_one(tokenizers[kind], documents))
     assert (size, characters) == (len("".join(documents).encode()), len("".join(documents)))
@@ -178,7 +169,7 @@ def test_documents_encoded_together_are_as_if_encoded_one_by_one(tokenizers, kin
 @pytest.mark.parametrize("most", [7, 10_000])
 @pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "word"])
 def test_a_store_counts_as_if_documents_were_encoded_one_by_one(tmp_path, monkeypatch, kind, most):
-    monkeypatch.setattr(bulk, "MAX_PARTS", most)
+    monkeypatch.setattr(tokenization, "MAX_PARTS", most)
     monkeypatch.setattr(sources, "READ_BYTES", 300)
     monkeypatch.setattr(sources, "CHUNK_BYTES", 100)
     lines = SAMPLE.split("\n")
@@ -244,16 +235,16 @@ def test_encoding_documents_starts_no_threads(tokenizers, kind, monkeypatch):
 def test_a_worker_that_dies_is_said_and_leaves_nothing_behind(tokenizers, monkeypatch):
     started = []
 
-    class Mortal(bulk._Worker):
+    class Mortal(tokenization._Worker):
         def __init__(self, tokenizer):
             super().__init__(tokenizer)
             started.append(self.process)
             self.process.kill()
             self.process.wait()
 
-    monkeypatch.setattr(bulk, "_Worker", Mortal)
+    monkeypatch.setattr(tokenization, "_Worker", Mortal)
     with pytest.raises(TextgenError, match="a process that encodes text has ended"):
-        list(bulk.encode(tokenizers["bpe"], [("train", True, b"fox")], 1))
+        list(tokenization.encode(tokenizers["bpe"], [("train", True, b"fox")], 1))
     assert all(process.poll() is not None for process in started)
 
 
@@ -261,7 +252,8 @@ def test_a_script_without_a_main_guard_may_encode_in_processes(tmp_path):
     (tmp_path / "text.txt").write_text(SAMPLE * 20)
     script = tmp_path / "script.py"
     script.write_text(
-        "from textgen.data import corpus\ncorpus.WORTHWHILE_BYTES = 0\ncorpus.usable_cores = lambda: 2\n"
+        "from textgen.data import tokenization\n"
+        "tokenization.WORTHWHILE_BYTES = 0\ntokenization.usable_cores = lambda: 2\n"
         "from pathlib import Path\nfrom textgen.data.corpus import scan_corpus, tokenize\n"
         "from textgen.data import CorpusOptions\n"
         "corpus = scan_corpus(['text.txt'], CorpusOptions(vocab_size=330), 1)\n"

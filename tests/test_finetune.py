@@ -5,7 +5,7 @@ import pytest
 import textgen
 from textgen.data.tokenizers import train_tokenizer
 from textgen.errors import TextgenError
-from textgen.training.start import match, names
+from textgen.training.pretrained import match, names
 
 OLD = "abcabcabc the fox ran to the den and the hen ran home\n" * 60
 NEW = "the hen and the fox sat in a den; zebra\n" * 60

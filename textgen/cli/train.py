@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PLANNED = (
     *("cell", "hidden_size", "num_layers", "batch_size", "seq_length", "max_steps"),
-    *("learning_rate", "dropout", "embedding_dropout", "weight_drop", "weight_decay", "average_weights"),
+    *("learning_rate", "layer_decay", "dropout", "embedding_dropout", "weight_drop", "weight_decay", "average_weights"),
     *("warmup_steps", "compile", "dtype", "seed"),
 )
 COMMON = (
@@ -183,6 +183,7 @@ def repeating_flags(session: Training, corpus: Sequence[str], chosen: Mapping[st
     """The flags that repeat this run without a benchmark: the chosen and the planned options."""
     options = session.options
     values = {name: value for name, value in chosen.items() if name not in NOT_REPEATED}
+    values |= {"init_from": options.init_from} if options.init_from else {}
     values |= {name: getattr(options, name) for name in PLANNED}
     tokenized = [Path(path) for path in corpus] == [session.data.folder]
     inherited = tokenized or options.init_from in plugins.base_names()

@@ -327,6 +327,7 @@ def _matching(pattern: str) -> list[Source]:
     return _together([source for path in sorted(visible, key=lambda path: path.parts) for source in _files(str(path))])
 
 
+@lru_cache(maxsize=1)
 def _spool(stdin: BinaryIO | None) -> Source:
     """Copy standard input to a temporary file, since a corpus is read several times; removed when the process ends."""
     if stdin is None or stdin.isatty():

@@ -17,9 +17,10 @@ import numpy as np
 
 from textgen import options as arguments
 from textgen.data import Reading
-from textgen.data.corpus import encode_documents, text_of
+from textgen.data.corpus import text_of
 from textgen.data.parquet_table import corpora, is_table
 from textgen.data.sources import SourceOptions, documents_of, read
+from textgen.data.tokenization import encode_documents
 from textgen.data.tokenizers.base import Ids, Tokenizer
 from textgen.errors import TextgenError
 from textgen.formatting import figure

@@ -156,12 +156,13 @@ class Stack(Cell):
             return _checked(cell, xs, state, result)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        norms = [p for norm in self.norms for p in norm.parameters()]
+        """The cells' own groups, and the norms; `layer` counts layers from 1."""
         groups: list[dict[str, Any]] = []
-        for cell in self._cells():
+        for layer, (cell, norm) in enumerate(zip(self._cells(), self.norms, strict=True), start=1):
             with plugins.blamed(type(cell)):
-                groups += cell.parameter_groups()
-        return [*groups, {"params": norms, "decay": 0.0, "rate": 1.0}]
+                groups += [{**group, "layer": layer} for group in cell.parameter_groups()]
+            groups.append({"params": list(norm.parameters()), "decay": 0.0, "rate": 1.0, "layer": layer})
+        return groups
 
 
 def _checked(cell: Cell, x: Tensor, before: State, result: Any) -> tuple[Tensor, State]:
@@ -246,14 +247,22 @@ class Model(Cell):
         return self.readout(dropout.units(ys) if dropout else ys, candidates), state
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The cells' own groups; of encoder and readout, weight decay applies to matrices and not to biases."""
-        ends = [*self.encoder.parameters(), *self.readout.parameters()]
-        matrices = {id(p): p for p in ends if p.dim() >= 2}
-        vectors = [p for p in ends if p.dim() < 2]
-        return [
-            *self.stack.parameter_groups(),
-            {"params": list(matrices.values()), "decay": 1.0, "rate": 1.0},
-            {"params": vectors, "decay": 0.0, "rate": 1.0},
+        """The cells' own groups; of encoder and readout, weight decay applies to matrices and not to biases.
+
+        `layer` is 0 for the encoder and highest for the readout, also for embeddings that are both.
+        """
+        above = list(self.readout.parameters())
+        below = [p for p in self.encoder.parameters() if all(p is not other for other in above)]
+        ends = {0: below, len(self.stack.norms) + 1: above}
+        return self.stack.parameter_groups() + [
+            {
+                "params": [p for p in params if (p.dim() >= 2) == (decay > 0)],
+                "decay": decay,
+                "rate": 1.0,
+                "layer": layer,
+            }
+            for layer, params in ends.items()
+            for decay in (1.0, 0.0)
         ]
 
 

@@ -122,7 +122,10 @@ class TrainOptions(FileOptions, SplitOptions):
     cell: str = option("lstm", "The recurrent cell (textgen cells lists them).", also=("--model-type",), metavar="NAME")
     cell_options: dict[str, Any] = option({}, "An option of the cell; may be repeated.")
     init_from: str | None = option(
-        None, "Start from the weights of this model; tokens are matched by their text, not their ids.", metavar="DIR"
+        None,
+        "Start from this model, a folder or an installed name, or none; tokens are matched by their text.",
+        metavar="MODEL",
+        default_text="an installed model that knows such text, in a plan for a time",
     )
     size: str | None = option(
         None,
@@ -207,6 +210,13 @@ class TrainOptions(FileOptions, SplitOptions):
     )
     learning_rate: float | None = option(
         None, "Peak learning rate.", above=0, high=100, also=("--lr",), default_text="planned"
+    )
+    layer_decay: float | None = option(
+        None,
+        "Learning rate of each layer relative to the layer above it; below 1 when starting from a trained model.",
+        above=0,
+        high=1,
+        default_text="planned",
     )
     lr_scheduler: str = option(
         "cosine", "Learning rate schedule.", choices=("cosine", "constant", "plateau"), also=("--lr-scheduler-type",)

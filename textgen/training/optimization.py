@@ -81,11 +81,18 @@ def next_part(parts: Sequence[Part], scheduler: str, step: int, end: int, finish
 
 def make_optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer:
     """The optimizer, with the parameter groups of the cells: AdamW (Loshchilov and Hutter 2019), fused, or stochastic
-    gradient descent with momentum."""
+    gradient descent with momentum. With `layer_decay`, each layer learns at a share of the rate of the layer above it
+    (Howard and Ruder 2018)."""
+    found = model.parameter_groups()
+    top, fall = max(group["layer"] for group in found), options.layer_decay or 1.0
     decay = Regularization.weight_decay if options.weight_decay is None else options.weight_decay
     groups = [
-        {"params": group["params"], "weight_decay": decay * group["decay"], "rate": group["rate"]}
-        for group in model.parameter_groups()
+        {
+            "params": group["params"],
+            "weight_decay": decay * group["decay"],
+            "rate": group["rate"] * fall ** (top - group["layer"]),
+        }
+        for group in found
         if group["params"]
     ]
     if options.optimizer == "sgd":

@@ -47,6 +47,9 @@ RATE_BY_DROPOUT = 2.0
 FINETUNING_RATE = 0.3
 """The learning rate when starting from a trained model, relative to that of a new one."""
 
+FINETUNING_DECAY = 0.4
+"""The learning rate of each layer relative to the one above it when starting from a trained model."""
+
 TYPICAL_EPOCHS = 10
 """Steps are measured with the regularization of a run of this length."""
 
@@ -219,6 +222,7 @@ def _with_schedule(options: TrainOptions, config: ModelConfig, steps: int) -> Tr
             options.learning_rate,
             learning_rate(config, options.init_from is not None, options.dropout or 0.0),
         ),
+        layer_decay=given(options.layer_decay, 1.0 if options.init_from is None else FINETUNING_DECAY),
         warmup_steps=given(options.warmup_steps, min(200, steps // 20)),
         logging_steps=given(options.logging_steps, max(1, steps // 50)),
         eval_steps=given(options.eval_steps, every),

@@ -1,9 +1,8 @@
-"""Start, resume and extend a run, or start from a trained model. `textgen.train` is all of it."""
+"""Start, resume and extend a run. `textgen.train` is all of it."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,19 +10,18 @@ from typing import Any
 
 import torch
 
-from textgen import cells, plugins, storage
+from textgen import cells, plugins
 from textgen.cells.engine import compiler
-from textgen.data import SIZED, TokenizerOptions
 from textgen.data.encodings import choosing
 from textgen.data.parquet_table import corpora, is_table, spool
 from textgen.data.recipes import Progress
-from textgen.data.store import no_progress, tokenizer_of
+from textgen.data.store import no_progress
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.model import ModelConfig, find_model, read_config, require_model
+from textgen.model import ModelConfig, read_config
 from textgen.model.bases import record_of
 from textgen.model.stack import Model, keyed_seed
-from textgen.model.weights import load_weights, make_model, model_tensors
+from textgen.model.weights import make_model
 from textgen.options import named
 from textgen.storage import ARGUMENTS, TOKENS, filesystem
 from textgen.tasks import DEFAULT_MINUTES, TrainOptions, options_for, task_of
@@ -44,6 +42,7 @@ from textgen.training.planner import (
     precision_missed,
     steps_of_epochs,
 )
+from textgen.training.pretrained import Match, adopt, choose, folder_of, inherited
 from textgen.training.runs import (
     RUNS,
     Run,
@@ -57,9 +56,6 @@ from textgen.training.runs import (
     refuse_other_data,
 )
 from textgen.training.trainer import Trainer
-
-INHERITED = ("hidden_size", "embedding_size", "num_layers", "residual", "layer_norm")
-"""Options that a run takes from the model it starts from."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +143,8 @@ def start(
     A dry run plans but does not create the run's folder.
     """
     check_training(options)
+    choice, faults = choose(paths, options, progress)
+    options = replace(options, init_from=choice.name) if choice else options
     asked = options = replace(_with_cell_options(inherited(options)), task=task_of(options).name)
     device = choose_device(options.device)
     torch.set_num_threads(threads := options.threads or usable_cores())
@@ -157,14 +155,7 @@ def start(
     asked = data.decided(paths, asked)
     deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
     options, config, estimate = plan(replace(options, threads=threads), data, ThisMachine(data, device), deadline)
-    owner = plugins.owner(options.cell)
-    config = replace(
-        config,
-        cell_distribution=owner.distribution,
-        cell_version=owner.version,
-        reading=task_of(options).remembered(list(paths), asked),
-        base=record_of(options.init_from, _folder(options.init_from)) if options.init_from else {},
-    )
+    config = _with_origin(config, paths, asked)
     objective = data.objective(options)
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
     model, match = initial_model(config, data.tokenizer, options)
@@ -177,9 +168,21 @@ def start(
         run = create_run(folder, paths, options, config, data, arguments, step)
     trainer, made = Trainer(run, objective, model, options, device), made_with(options)
     missed = precision_missed(options, device) + _compiler_missed(model, options.cell, estimate)
-    warnings = [*warnings, *missed, *objective.warnings()]
-    notes = [f"{options.init_from}: {match}"] if match else []
+    warnings = [*faults, *warnings, *missed, *objective.warnings()]
+    notes = [str(choice)] if choice else [f"{options.init_from}: {match}"] if match else []
     return Training(trainer, run, data, config, options, estimate, made, warnings, notes, encodings.described())
+
+
+def _with_origin(config: ModelConfig, paths: Sequence[str], asked: TrainOptions) -> ModelConfig:
+    """The config with what the model remembers: its cell's package, how its text was read, and its base."""
+    owner, base = plugins.owner(config.cell), asked.init_from
+    return replace(
+        config,
+        cell_distribution=owner.distribution,
+        cell_version=owner.version,
+        reading=task_of(asked).remembered(list(paths), asked),
+        base=record_of(base, folder_of(base)) if base else {},
+    )
 
 
 def _with_cell_options(options: TrainOptions) -> TrainOptions:
@@ -322,122 +325,3 @@ def _extend(session: Training, arguments: Mapping[str, Any], length: tuple[str, 
     session.extension = Extension(part, {**arguments, **new}, options)
     trainer.options = replace(session.options, init_from=trainer.options.init_from)
     trainer.follow(parts)
-
-
-def inherited(options: TrainOptions) -> TrainOptions:
-    """The options with cell, sizes and tokenizer of the model that training starts from.
-
-    Raises UsageError if an option conflicts with them, TextgenError for a model folder that cannot be read.
-    """
-    if options.init_from is None:
-        return options
-    folder = _folder(options.init_from)
-    config = read_config(folder)
-    _refuse_change(options, config)
-    own: dict[str, Any] = {name: getattr(config, name) for name in INHERITED}
-    if isinstance(options, TokenizerOptions):
-        kind = tokenizer_of(folder).kind
-        own["tokenizer"] = options.tokenizer or (str(folder) if kind in SIZED else kind)
-    own |= {"cell": config.cell, "cell_options": dict(config.cell_options)}
-    return replace(options, **own, tie_weights=config.tie_word_embeddings)
-
-
-def _refuse_change(options: TrainOptions, config: ModelConfig) -> None:
-    """Raise UsageError for an option that differs from the model."""
-    asked = {name: (getattr(options, name), getattr(config, name)) for name in INHERITED}
-    asked["tie_weights"] = (options.tie_weights, config.tie_word_embeddings)
-    if options.cell != TrainOptions.cell:
-        asked["cell"] = (options.cell, config.cell)
-    for name, (wanted, has) in asked.items():
-        if wanted not in (None, has):
-            raise UsageError(f"{named(name, wanted)} cannot change with {named('init_from')} (it has {has}).")
-    parsed = cells.parse(plugins.cell(config.cell), config.cell, options.cell_options)
-    for name in options.cell_options:
-        if parsed[name] != config.cell_options.get(name):
-            has = config.cell_options.get(name)
-            raise UsageError(
-                f"{named('cell_options', f'{name} {parsed[name]}')} cannot change with {named('init_from')} "
-                f"(it has {has})."
-            )
-    if options.size is not None:
-        raise UsageError(f"{named('size')} and {named('init_from')} exclude each other.")
-
-
-def _folder(name: str) -> Path:
-    folder = find_model(name)
-    if not folder.is_dir():
-        offered = f"installed models: {', '.join(plugins.base_names())}." if plugins.base_names() else None
-        raise TextgenError(f"there is no model folder {name!r} to start from.", hint=offered)
-    require_model(folder)
-    return folder
-
-
-def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: str) -> Match:
-    """Copy the weights of a trained model to a new one; returns how their vocabularies match.
-
-    Embeddings of new tokens start as the mean of all old ones. The readout of a model for another task is not copied.
-    Raises TextgenError if sizes differ.
-    """
-    folder = _folder(init_from)
-    before = read_config(folder)
-    old, known = load_weights(folder, storage.read_manifest(folder), before), tokenizer_of(folder)
-    more, more_before = config.vocab_size - tokenizer.vocab_size, before.vocab_size - known.vocab_size
-    matched = match(tokenizer, known, more, more_before)
-    theirs = model_tensors(old)
-    new_readout = config.outputs > 0 and (before.task, before.output_size) != (config.task, config.output_size)
-    readout = () if config.outputs else (model.readout.linear.weight, model.readout.linear.bias)
-    by_token = {id(p) for p in (model.encoder.weight, *readout)}
-    with torch.no_grad():
-        for name, tensor in model_tensors(model).items():
-            if new_readout and name.startswith("readout."):
-                continue
-            source = theirs.get(name)
-            if source is not None and id(tensor) in by_token:
-                mean = source.mean(0)
-                source = torch.stack([mean if row is None else source[row] for row in matched.rows])
-            if source is None or source.shape != tensor.shape:
-                raise TextgenError(f"the model in {init_from!r} does not fit: {name!r} differs.")
-            tensor.copy_(source)
-    return matched
-
-
-@dataclass(frozen=True)
-class Match:
-    """Which tokens of a new vocabulary exist in the old one (`rows`: their ids there), and which are new."""
-
-    rows: list[int | None]
-    new: list[str]
-
-    def __str__(self) -> str:
-        known = sum(row is not None for row in self.rows)
-        shown = " ".join(map(repr, self.new[:12])) + (" ..." if len(self.new) > 12 else "")
-        return f"{known:,} of {len(self.rows):,} tokens are known" + (f"; new: {shown}" if self.new else "")
-
-
-def match(new: Tokenizer, old: Tokenizer, more: int = 0, more_old: int = 0) -> Match:
-    """Match every token of a new vocabulary to an old one. Raises TextgenError if the tokenizers are of different
-    kinds.
-
-    `more` is the number of extra ids (separators) after those of the new tokenizer, `more_old` after the old ones.
-    """
-    if new.kind != old.kind:
-        raise TextgenError(
-            f"{named('init_from')} has a {old.kind} tokenizer; {new.kind} tokens cannot be matched with it."
-        )
-    places = {name: number for number, name in enumerate(names(old))}
-    rows = [places.get(name) for name in names(new)]
-    unknown = [new.token_bytes[number].decode("utf-8", "replace") for number, row in enumerate(rows) if row is None]
-    separators = [old.vocab_size + k if k < more_old else None for k in range(more)]
-    return Match([*rows, *separators], [*unknown, *("separator" for row in separators if row is None)])
-
-
-def names(tokenizer: Tokenizer) -> list[tuple[str, bytes, int]]:
-    """A name for each token that does not depend on its id: its role, or its bytes and a count among tokens with the
-    same bytes."""
-    roles = {tokenizer.boundary: "boundary", **{i: f"unsampled {k}" for k, i in enumerate(tokenizer.unsampled)}}
-    met: Counter[bytes] = Counter()
-    found: list[tuple[str, bytes, int]] = []
-    for number, content in enumerate(tokenizer.token_bytes):
-        met[content] += number not in roles
-        found.append((roles.get(number, "text"), content, 0 if number in roles else met[content]))
-    return found

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.data import ReadingOptions, recipes
-from textgen.data.corpus import count_characters, given_tokenizer
+from textgen.data.corpus import given_tokenizer
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.sources import Source, SourceOptions, find_sources, read, read_records, table_form
 from textgen.data.store import Scan, scan
 from textgen.data.tables import Header, cell, choose_column, name_in, report_choice, require_columns, text_column_of
+from textgen.data.tokenization import count_characters
 from textgen.data.tokenizers import train_tokenizer
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError, UsageError

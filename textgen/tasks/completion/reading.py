@@ -20,11 +20,12 @@ import numpy.typing as npt
 
 from textgen import storage
 from textgen.data import choose_tokenizer
-from textgen.data.corpus import count_characters, given_tokenizer
+from textgen.data.corpus import given_tokenizer
 from textgen.data.recipes import PREFIX, TRAIN, VALIDATION, Progress
 from textgen.data.sources import Source, SourceOptions, find_sources, read_records
 from textgen.data.store import no_progress, tokenizer_of
 from textgen.data.tables import Header, cell, require_columns
+from textgen.data.tokenization import count_characters
 from textgen.data.tokenizers import train_tokenizer
 from textgen.data.tokenizers.base import Ids, Tokenizer
 from textgen.errors import TextgenError

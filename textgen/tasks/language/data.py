@@ -285,7 +285,7 @@ class LanguageData(TaskData):
         ]
 
     def decided(self, paths: Sequence[str], options: LanguageOptions) -> LanguageOptions:
-        return options if _is_tokenized(paths) else replace(options, lines=self.store.lines)
+        return options if is_tokenized(paths) else replace(options, lines=self.store.lines)
 
     def digests(self) -> dict[str, str]:
         return {name: digest for name, digest in super().digests().items() if name in _DIGESTED}
@@ -300,7 +300,8 @@ class LanguageData(TaskData):
         return f"{self.store.about['bytes'][TRAIN]:,} bytes of text"
 
 
-def _is_tokenized(paths: Sequence[str]) -> bool:
+def is_tokenized(paths: Sequence[str]) -> bool:
+    """Whether a corpus is one folder of tokens, made by `textgen tokenize`."""
     return len(paths) == 1 and (Path(paths[0]) / storage.MANIFEST).is_file()
 
 
@@ -308,7 +309,7 @@ def stored_corpus(
     paths: Sequence[str], options: CorpusOptions, cache: Path, progress: Progress = no_progress
 ) -> TokenStore:
     """The token store of a corpus: the given tokenized folder, else the cached one, else a new one."""
-    if _is_tokenized(paths):
+    if is_tokenized(paths):
         given = [named(f.name) for f in fields(CorpusOptions) if getattr(options, f.name) != f.default]
         if given:
             raise UsageError(f"{given[0]} was decided when {paths[0]!r} was tokenized; omit it here.")

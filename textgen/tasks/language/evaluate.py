@@ -8,10 +8,11 @@ from dataclasses import asdict
 
 import numpy as np
 
-from textgen.data.corpus import Encoded, encode_documents, text_of
+from textgen.data.corpus import text_of
 from textgen.data.recipes import VALIDATION
 from textgen.data.sources import read
 from textgen.data.store import TokenStore
+from textgen.data.tokenization import Encoded, encode_documents
 from textgen.evaluation import Score, for_model, score_encoded, score_tokens
 from textgen.formatting import count
 from textgen.generation.language_model import LanguageModel
