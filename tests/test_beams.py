@@ -12,7 +12,8 @@ import textgen
 from textgen.data.tokenizers import ByteTokenizer, CharTokenizer
 from textgen.errors import UsageError
 from textgen.generation import SampleOptions, check_sampling
-from textgen.generation.generate import complete, sampling_options, search
+from textgen.generation.beam import search
+from textgen.generation.generate import complete, sampling_options
 from textgen.generation.language_model import LanguageModel
 from textgen.generation.sampling import log_softmax
 from textgen.model import ModelConfig

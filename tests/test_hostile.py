@@ -18,7 +18,7 @@ from textgen.data.store import open_store, tokenizer_of
 from textgen.data.tokenizers import BpeTokenizer, load_tokenizer, train_tokenizer
 from textgen.errors import TextgenError, UsageError
 from textgen.generation import SampleOptions
-from textgen.generation.generate import search
+from textgen.generation.beam import search
 from textgen.generation.sampling import Sampler
 from textgen.model import CONFIG, GENERATION, LARGEST_HEADER, STEP, WEIGHTS
 from textgen.runtime.graph import StepGraph

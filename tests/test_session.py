@@ -232,7 +232,7 @@ def test_a_file_of_another_model_or_version_or_kind_is_named(content, tmp_path):
     with pytest.raises(TextgenError, match=r"was saved by another model\.$") as caught:
         Session.load(made(CharTokenizer("abcd"), digest="two"), path)
     assert caught.value.hint == "model takes the folder of that one."
-    assert "has format 2; this textgen reads up to 1." in refused(path, forged(content, version=2))
+    assert "has format 3; this textgen reads up to 2." in refused(path, forged(content, version=3))
     for other in (forged(content, format="other"), b"\xff" * 100, b"", b"Once upon a time" * 10**6, content[:40]):
         assert refused(path, other) == f"{path} is not a saved state."
     assert "is damaged: its header is incomplete." in refused(path, content[:100])

@@ -126,7 +126,7 @@ class CoWriting:
             read, begin = line + "\n" if line else "", before.ask(line) if line else before
         else:
             read = line[:-1] if line.endswith("\\") else line + "\n" if line else ""
-            begin = before.read(read)
+            begin = before.read(read, self.options.heal)
         self._turns.append(self._written(before, read, begin))
 
     def _written(self, before: Session, read: str, begin: Session) -> Turn:

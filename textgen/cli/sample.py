@@ -355,14 +355,14 @@ def _session(loaded: LanguageModel, text: str, options: SampleOptions, load_stat
         raise UsageError(f"--num-beams {options.num_beams} keeps no state and continues from none.")
     remember = max(REMEMBERED, options.repeat_last_n, options.max_copy or 0)
     if load_state is None:
-        return Session.begin(loaded, text, options.seed, remember), text
+        return Session.begin(loaded, text, options.seed, remember, options.heal), text
     session = Session.load(loaded, load_state)
     session = replace(session, remember=max(remember, session.remember))
     if options.seed is not None:
         session = session.fork(options.seed)
     if loaded.prompt_end and text:
         return session.ask(text), text
-    return session.read(text), session.rest + text if text else ""
+    return session.read(text, options.heal), session.rest + text if text else ""
 
 
 def _warn_of_unknown(loaded: LanguageModel, text: str) -> None:

@@ -78,6 +78,7 @@ class SampleOptions:
     )
     stop: list[str] = option([], r"Stop before this text; \n means a line end; may be repeated.", metavar="TEXT")
     lines: bool = option(False, "Write items of one line: each ends at its line end, and none is blank.")
+    heal: bool = option(True, "Continue the last word of a prompt, even if it is not finished.")
     ignore_eos: bool = option(False, "Continue past the end of a document.")
     seed: int | None = option(
         None,

@@ -1,41 +1,30 @@
-"""Generate text: the loop over token ids, incremental decoding, stop strings, and beam search.
+"""Generate text: the loop over token ids, incremental decoding, and stop strings.
 
 Nothing here knows torch or a cell: the loop drives whatever has `initial_state`, `forward` and `step` on arrays of
 ids. Several rows run together without padding: a row that still has prompt left is fed from it (forced tokens). Text
 never splits a character and never shows a stop string.
-
-Beam search keeps the N likeliest beginnings at each time step. A text's score is the mean log-probability of its
-tokens, the boundary that ends it included, so long texts are not worse for being long. One beam is greedy; with as
-many beams as there are beginnings the search is exact.
 """
 
 from __future__ import annotations
 
+import builtins
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from textgen import options as arguments
 from textgen.data.lines import LINE_END
 from textgen.data.tokenizers.base import Ids
 from textgen.errors import UsageError
 from textgen.generation import SampleOptions, check_sampling, defaults_beside
+from textgen.generation.beam import search
 from textgen.generation.sampling import (
-    BETWEEN,
-    OUT,
-    CharacterGuard,
     Choice,
     Sampler,
-    add_bias,
     bias_of_ids,
-    biases_by_id,
-    choice_of,
-    log_softmax,
-    require_choice,
     without,
 )
 from textgen.model.stepper import Logits, TokenStepper, closed_loop
@@ -110,12 +99,14 @@ class StopScanner:
 @dataclass(frozen=True)
 class OpenEnd:
     """The unfinished end of a text: the last characters written, the bytes of an incomplete character, the text held
-    back because it may begin a stop string, and the state of the noise that tokens are drawn from."""
+    back because it may begin a stop string, the state of the noise that tokens are drawn from, and the bytes that the
+    model has not read and the text must begin with (`textgen.generation.healing`)."""
 
     tail: str = ""
     bytes: bytes = b""
     text: str = ""
     noise: dict[str, Any] | None = None
+    given_back: builtins.bytes = b""
 
 
 class CompletionBuilder:
@@ -141,6 +132,9 @@ class CompletionBuilder:
         self._decoder = model.decoder(completion.prompt)
         self._scanner = StopScanner([*options.stop, *LINE_ENDS] if options.lines else options.stop)
         self._tail = completion.prompt if open is None else open.tail
+        self.left = b"" if open is None else open.given_back
+        """The bytes that the text must still begin with."""
+        self._typed = len((open.bytes + self.left).decode()) if open is not None and self.left else 0
         self._blank = options.lines and (bool(model.prompt_end) or not LINE_END.split(self._tail)[-1].strip())
         unsampled = model.unsampled if not options.ignore_eos else (*model.unsampled, self._boundary)
         self._guard = None if options.max_copy is None else model.copy_guard(options.max_copy)
@@ -153,7 +147,7 @@ class CompletionBuilder:
                 completion.finish_reason = "stop"
             if open.noise is not None:
                 self.sampler.restore(open.noise)
-        self.empty = not (self._tail or self._decoder.held or self._scanner.held or model.prompt_end)
+        self.empty = not (self._tail or self._decoder.held or self._scanner.held or self.left or model.prompt_end)
         """Whether there is no text yet, not even a prompt: then the boundary is not drawn, so that no text is empty."""
 
     @property
@@ -165,6 +159,8 @@ class CompletionBuilder:
         """The logits without the tokens that would end an empty text or line, split a character or copy too much."""
         if self.ended:  # drawn from only because other rows of the batch continue
             return logits
+        if self.left:
+            logits = self._model.healing.mask(logits, self.left)
         fit = without(logits, self.unfit)
         if np.isfinite(fit.max()):
             logits = fit
@@ -182,7 +178,7 @@ class CompletionBuilder:
 
     def opened(self) -> OpenEnd:
         """The open end of the text as it is now."""
-        return OpenEnd(self._tail, self._decoder.held, self._scanner.held, self.sampler.noise())
+        return OpenEnd(self._tail, self._decoder.held, self._scanner.held, self.sampler.noise(), self.left)
 
     def ready(self) -> str:
         """Earlier text that has become certain."""
@@ -194,6 +190,8 @@ class CompletionBuilder:
         if choice.id == self._boundary and not self._options.ignore_eos:
             return self.end("stop")
         self.empty = False
+        if self.left:
+            self.left = self._model.healing.left(self.left, choice.id)
         self.completion.tokens += 1
         self.completion.choices.append(choice)
         piece = self._scanner.feed(self._read(self._decoder.add(choice.id)))
@@ -213,114 +211,16 @@ class CompletionBuilder:
         return self._grow(rest + self._scanner.finish())
 
     def _read(self, piece: str) -> str:
+        """Remember a piece of text; returns what of it is new, which what a prompt gave back is not."""
         self._tail = (self._tail + piece)[-self._remember :]
         self._blank = self._blank and not piece.strip()
-        return piece
+        known = min(self._typed, len(piece))
+        self._typed -= known
+        return piece[known:]
 
     def _grow(self, piece: str) -> str:
         self.completion.text += piece
         return piece
-
-
-@dataclass(frozen=True, eq=False)
-class Beam:
-    """A text of `length` tokens, as its last token and the beam before it, with the sum of its log-probabilities and
-    the place (`textgen.generation.sampling`) where it ends."""
-
-    total: float = 0.0
-    length: int = 0
-    choice: Choice | None = None
-    before: Beam | None = None
-    place: int = BETWEEN
-
-    @property
-    def score(self) -> float:
-        """Mean log-probability of a token, in nats."""
-        return self.total / self.length
-
-    def grown(self, logprob: float, choice: Choice, characters: CharacterGuard | None) -> Beam:
-        """The text with one more token."""
-        place = BETWEEN if characters is None else int(characters.after[self.place, choice.id])
-        return Beam(self.total + logprob, self.length + 1, choice, self, place)
-
-    def choices(self) -> list[Choice]:
-        """All tokens of the text, in order."""
-        found, beam = [], self
-        while beam.before is not None and beam.choice is not None:
-            found.append(beam.choice)
-            beam = beam.before
-        return found[::-1]
-
-
-def search(
-    model: TokenStepper,
-    prompt: Ids,
-    options: SampleOptions,
-    boundary: int | None,
-    unsampled: tuple[int, ...] = (),
-    characters: CharacterGuard | None = None,
-    unfit: Sequence[int] = (),
-) -> Beam:
-    """The best text of at most `max_new_tokens` tokens found after a prompt (T,), T >= 1, with `num_beams` beams.
-
-    A text ends at the boundary or at its maximum length. Tokens in `unsampled`, and those that `characters` excludes,
-    are never written, and those in `unfit` do not begin it.
-    """
-    barred_first = (*unsampled, *unfit)
-    state = model.initial_state(1)
-    if len(prompt) > 1:
-        _, state = model.forward(prompt[None, :-1], state)
-    ids = prompt[-1:].astype(np.int32)
-    biases, live = biases_by_id(options), [Beam()]
-    ended: Beam | None = None
-    for length in range(options.max_new_tokens):
-        logits, state = model.step(ids, state)
-        logits = logits.astype(np.float64)
-        barred = _barred(live, logits.shape[1], barred_first if length == 0 else unsampled, characters)
-        logits[barred & ~np.isfinite(logits)] = OUT
-        require_choice(np.where(barred, OUT, logits))
-        logprobs = np.where(barred, OUT, log_softmax(add_bias(logits, biases)))
-        parents, tokens = _likeliest(np.array([[beam.total] for beam in live]) + logprobs, options.num_beams or 1)
-        grown = [
-            live[row].grown(float(logprobs[row, token]), choice_of(token, logits[row], options.logprobs), characters)
-            for row, token in zip(parents, tokens, strict=True)
-        ]
-        going = [k for k, token in enumerate(tokens) if token != boundary]
-        finished = [beam for beam, token in zip(grown, tokens, strict=True) if token == boundary]
-        ended = max(filter(None, [ended, *finished]), key=lambda beam: beam.score, default=None)
-        live = [grown[k] for k in going]
-        if not live:
-            break
-        # Here y(t) becomes x(t+1), with the state of the beam that it extends.
-        ids = np.array([tokens[k] for k in going], dtype=np.int32)
-        rows = [parents[k] for k in going]
-        if rows != list(range(len(logits))):
-            state = model.select(state, np.array(rows, dtype=np.intp))
-    return max(filter(None, [ended, *live]), key=lambda beam: beam.score)
-
-
-def _barred(
-    live: list[Beam], vocab_size: int, ids: Sequence[int], characters: CharacterGuard | None
-) -> npt.NDArray[np.bool_]:
-    """Which tokens may not follow each beam, (B, V): these ids, and those that `characters` excludes."""
-    barred = np.zeros((len(live), vocab_size), dtype=bool)
-    if characters is not None:
-        barred |= characters.barred[[beam.place for beam in live]]
-    barred[:, list(ids)] = True
-    return barred
-
-
-def _likeliest(totals: Logits, wanted: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of the largest finite entries, largest first; ties in order of position."""
-    flat = totals.ravel()
-    if wanted < len(flat):
-        threshold = np.partition(flat, -wanted)[-wanted]
-        places: npt.NDArray[np.intp] = np.flatnonzero((flat >= threshold) & (flat > -np.inf))
-    else:
-        places = np.flatnonzero(flat > -np.inf)
-    places = places[np.argsort(-flat[places], kind="stable")][:wanted]
-    rows, columns = np.divmod(places, totals.shape[1])
-    return rows.tolist(), columns.tolist()
 
 
 def search_rows(
@@ -330,10 +230,29 @@ def search_rows(
     boundary = None if options.ignore_eos else model.tokenizer.boundary
     unsampled = (*model.unsampled, model.tokenizer.boundary) if options.ignore_eos else model.unsampled
     for number, (row, ids) in enumerate(zip(rows, encoded, strict=True)):
-        for choice in search(model.stepper, ids, options, boundary, unsampled, model.characters, row.unfit).choices():
+        healing = model.healing if row.left else None
+        best = search(model.stepper, ids, options, boundary, unsampled, model.characters, row.unfit, healing, row.left)
+        for choice in best.choices():
             yield number, row.take(choice)
             if row.completion.finish_reason is not None:
                 break
+
+
+def beginning(
+    model: LanguageModel, prompt: str | Ids, heal: bool = False, remember: int | None = None
+) -> tuple[Ids, OpenEnd]:
+    """The ids (T,), T >= 1, that a model reads before it writes, and the open end of a prompt, which is text or ids.
+
+    With `heal`, the last token of a text may be given back, if there is one before it.
+    """
+    if isinstance(prompt, str):
+        ids, text = model.encode_prompt(prompt), prompt
+        returned = model.given_back(ids[len(model.begin) :].tolist()) if heal and len(ids) > 1 else b""
+    else:
+        ids, text, returned = model.framed(prompt), model.tokenizer.decode(prompt), b""
+    tail = text.removesuffix(returned.decode())
+    end = OpenEnd(tail[-remember:] if remember else tail, model.decoder(tail).held, given_back=returned)
+    return (ids[:-1] if returned else ids), end
 
 
 def read_on(model: TokenStepper, ids: Ids, state: Any) -> Any:
@@ -387,12 +306,16 @@ def stream_rows(
     model: LanguageModel, prompts: Sequence[str], options: SampleOptions, completions: Sequence[Completion]
 ) -> Iterator[tuple[int, str]]:
     """Write the completions of all prompts together; yields (row, piece of text) as they grow."""
-    rows = [CompletionBuilder(model, completion, options) for completion in completions]
     if options.max_new_tokens == 0:
         for completion in completions:
             completion.finish_reason = "length"
         return
-    encoded = [model.encode_prompt(prompt) for prompt in prompts]
+    begun = [beginning(model, prompt, options.heal) for prompt in prompts]
+    encoded = [ids for ids, _ in begun]
+    rows = [
+        CompletionBuilder(model, completion, options, opened)
+        for completion, (_, opened) in zip(completions, begun, strict=True)
+    ]
     for row, ids in zip(rows, encoded, strict=True):
         row.sampler.see(int(i) for i in ids)
     if options.num_beams is not None:

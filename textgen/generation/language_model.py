@@ -22,6 +22,7 @@ from textgen.data.store import TokenStore, tokenizer_of
 from textgen.data.tokenizers.base import Ids, TextDecoder, Tokenizer
 from textgen.errors import TextgenError, require
 from textgen.generation.copies import CopyGuard, CopyIndex, index_of
+from textgen.generation.healing import Healing, given_back
 from textgen.generation.sampling import CharacterGuard, character_guard
 from textgen.model import BACKENDS, CARD, GENERATION, STEP, ModelConfig, read_config, require_model, require_weights
 from textgen.model.stepper import TokenStepper
@@ -69,6 +70,15 @@ class LanguageModel:
         if self.raw_bytes:
             return None
         return character_guard(self.tokenizer, frozenset(self.unsampled), self.config.vocab_size)
+
+    @cached_property
+    def healing(self) -> Healing:
+        """Makes a text begin with the token that a prompt gave back."""
+        return Healing(self.tokenizer, frozenset(self.unsampled), self.config.vocab_size)
+
+    def given_back(self, ids: Sequence[int]) -> bytes:
+        """The bytes of the last token of a prompt if the text may replace it; none if this model completes prompts."""
+        return b"" if self.prompt_end else given_back(self.tokenizer, ids, self.unsampled)
 
     @cached_property
     def blank_ends(self) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from textgen.generation.generate import (
     CompletionBuilder,
     OpenEnd,
     StopScanner,
+    beginning,
     choose_seed,
     read_on,
     rollout,
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from textgen.generation.language_model import LanguageModel
 
 MOST_REMEMBERED = 1 << 23
-FORMAT_VERSION = 1
+FORMAT_VERSION, GIVING_BACK = 1, 2
+"""The version of most files, and of those with bytes that are given back."""
 _HEADER_LIMIT = 1 << 20
 _FIELDS: dict[str, Any] = {"format": str, "version": int, "model": str, "pending": int, "seed": int, "remember": int,
                            "bytes": str, "text": str, "noise": dict | None}  # fmt: skip
@@ -72,31 +74,39 @@ class Session:
 
     @classmethod
     def begin(
-        cls, model: LanguageModel, prompt: str = "", seed: int | None = None, remember: int = REMEMBERED
+        cls,
+        model: LanguageModel,
+        prompt: str = "",
+        seed: int | None = None,
+        remember: int = REMEMBERED,
+        heal: bool = False,
     ) -> Session:
         """A session that has read a prompt; without a seed it takes a random one.
 
         `remember` is how many tokens and characters to keep: at least as many as `repeat_last_n` and `max_copy` need.
+        With `heal` the last token is left unread, so that the text may end the prompt's last word.
         """
-        session, ids = cls.unread(model, prompt, seed, remember)
+        session, ids = cls.unread(model, prompt, seed, remember, heal)
         return session._fed(ids)
 
     @classmethod
     def unread(
-        cls, model: LanguageModel, prompt: str | Ids = "", seed: int | None = None, remember: int = REMEMBERED
+        cls,
+        model: LanguageModel,
+        prompt: str | Ids = "",
+        seed: int | None = None,
+        remember: int = REMEMBERED,
+        heal: bool = False,
     ) -> tuple[Session, list[int]]:
         """What `begin` returns, before it has read anything but its first token, and the tokens left to read. The
         prompt may be text or token ids (T,)."""
         model = arguments.writer(model)
         remember = arguments.whole_number("remember", remember, 1, MOST_REMEMBERED)
         chosen = _seed(seed)
-        if isinstance(prompt, np.ndarray):
-            ids, prompt = model.framed(prompt).tolist(), model.tokenizer.decode(prompt)
-        else:
-            prompt = arguments.text("prompt", prompt)
-            ids = model.encode_prompt(prompt).tolist()
-        beginning = OpenEnd(prompt[-remember:], model.decoder(prompt).held)
-        return cls(model, model.stepper.initial_state(1), ids[0], chosen, (ids[0],), beginning, remember), ids[1:]
+        prompt = prompt if isinstance(prompt, np.ndarray) else arguments.text("prompt", prompt)
+        read, opened = beginning(model, prompt, heal, remember)
+        first, *rest = read.tolist()
+        return cls(model, model.stepper.initial_state(1), first, chosen, (first,), opened, remember), rest
 
     def _fed(self, ids: list[int]) -> Session:
         """The session after these tokens, too."""
@@ -117,24 +127,26 @@ class Session:
         decoder.restore(self.open.bytes)
         return self.model.last_text(decoder)
 
-    def read(self, text: str) -> Session:
-        """The session after a text that someone else wrote; `rest` becomes part of the text before it."""
-        session, ids = self.reading(text)
+    def read(self, text: str, heal: bool = False) -> Session:
+        """The session after a text that someone else wrote; `rest` becomes part of the text before it. With `heal` its
+        last token is left unread."""
+        session, ids = self.reading(text, heal)
         return session._fed(ids)
 
-    def reading(self, text: str | Ids) -> tuple[Session, list[int]]:
+    def reading(self, text: str | Ids, heal: bool = False) -> tuple[Session, list[int]]:
         """What `read` returns, before it has read the text, and its tokens; the text may also be token ids (T,)."""
-        tokenizer = self.model.tokenizer
+        tokenizer, unread, returned = self.model.tokenizer, self.open.given_back.decode("utf-8", "replace"), b""
         if isinstance(text, np.ndarray):
-            ids, text = text.tolist(), tokenizer.decode(text)
+            ids, read = [*tokenizer.encode(unread).tolist(), *text.tolist()], unread + tokenizer.decode(text)
         else:
-            text = arguments.text("text", text)
-            ids = tokenizer.model_ids(tokenizer.encode(text)).tolist() if text else []
+            read = unread + arguments.text("text", text)
+            ids = tokenizer.model_ids(tokenizer.encode(read)).tolist() if text else []
+            returned = self.model.given_back(ids) if heal else b""
         if not ids:
             return self, []
-        tail = (self.open.tail + self._begun() + text)[-self.remember :]
-        opened = OpenEnd(tail, tokenizer.decoder(text).held, "", self.open.noise)
-        return replace(self, open=opened), ids
+        tail = (self.open.tail + self._begun() + read.removesuffix(returned.decode()))[-self.remember :]
+        opened = OpenEnd(tail, tokenizer.decoder(read).held, "", self.open.noise, returned)
+        return replace(self, open=opened), ids[:-1] if returned else ids
 
     def ask(self, prompt: str) -> Session:
         """The session after a new prompt alone, for a model that completes prompts; only the noise continues."""
@@ -206,6 +218,8 @@ class Session:
             "seed": self.seed, "remember": self.remember, "bytes": self.open.bytes.hex(), "text": self.open.text,
             "noise": self.open.noise,
         }  # fmt: skip
+        if self.open.given_back:
+            about |= {"version": GIVING_BACK, "given_back": self.open.given_back.hex()}
         digest = hashlib.sha256(json.dumps(about).encode() + save(tensors)).hexdigest()
         content: bytes = save(tensors, {"about": json.dumps({**about, "sha256": digest})})  # one key: order varies
         return content
@@ -235,7 +249,10 @@ class Session:
         tensors = _tensors(content)
         recent, tail = tensors.pop("recent"), tensors.pop("tail")
         state = model.stepper.from_arrays([tensors[f"state.{k}"] for k in range(len(tensors))])
-        opened = OpenEnd(tail.tobytes().decode(), bytes.fromhex(about["bytes"]), about["text"], about["noise"])
+        returned = bytes.fromhex(about["given_back"]) if about["version"] == GIVING_BACK else b""
+        opened = OpenEnd(
+            tail.tobytes().decode(), bytes.fromhex(about["bytes"]), about["text"], about["noise"], returned
+        )
         ids = tuple(recent.tolist())
         session = cls(model, state, about["pending"], about["seed"], ids, opened, about["remember"])
         session._check()
@@ -253,6 +270,10 @@ class Session:
         if any(np.isnan(array).any() for array in arrays):
             raise TextgenError("its state contains NaN.")
         self._begun()
+        if returned := self.open.given_back:
+            if not self.model.healing.fitting(returned).any():
+                raise TextgenError("no token of the model spells what it gives back.")
+            (self.open.bytes + returned).decode()
         StopScanner([]).feed(self.open.text)
         if self.open.noise is not None:
             Sampler(SampleOptions(), 0).restore(self.open.noise)
@@ -298,9 +319,9 @@ def _about(content: bytes, name: str) -> dict[str, Any]:
     metadata = storage.parse_json(content[8 : 8 + size], name).get("__metadata__")
     stored = metadata.get("about") if isinstance(metadata, dict) else None
     about = storage.parse_json(stored.encode("utf-8", "replace"), name) if isinstance(stored, str) else {}
-    if type(about.get("version")) is int and about["version"] > FORMAT_VERSION:
-        raise _OtherModelError(f"has format {about['version']}; this textgen reads up to {FORMAT_VERSION}.")
-    for field, kind in _FIELDS.items():
+    if type(about.get("version")) is int and about["version"] > GIVING_BACK:
+        raise _OtherModelError(f"has format {about['version']}; this textgen reads up to {GIVING_BACK}.")
+    for field, kind in {**_FIELDS, **({"given_back": str} if about.get("version") == GIVING_BACK else {})}.items():
         if not isinstance(about.get(field), kind) or isinstance(about.get(field), bool):
             raise TextgenError(f"it does not say {field!r}.")
     return about

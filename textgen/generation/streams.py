@@ -120,11 +120,13 @@ class Streams:
         of the likeliest tokens in its place. Raises UsageError for an invalid option.
         """
         options = streaming_options(self._model, sampling)
+        heal = options.heal and scored is None and (keep or options.max_new_tokens != 0)
         if session is None:
-            start, ids = Session.unread(self._model, prompt, choose_seed(options))
+            start, ids = Session.unread(self._model, prompt, choose_seed(options), heal=heal)
         else:
             forked = session if options.seed is None else session.fork(options.seed)
-            start, ids = forked.asking(prompt) if len(prompt) and self._model.prompt_end else forked.reading(prompt)
+            asks = bool(len(prompt)) and bool(self._model.prompt_end)
+            start, ids = forked.asking(prompt) if asks else forked.reading(prompt, heal)
         shown = prompt if isinstance(prompt, str) else self._model.tokenizer.decode(prompt)
         completion = Completion(shown, start.seed, prompt_tokens=len(ids) + (session is None))
         row = CompletionBuilder(self._model, completion, options, start.open, keep, start.remember)
