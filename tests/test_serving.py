@@ -62,6 +62,7 @@ def folders(tmp_path_factory):
     made = {
         "notes": ("notes.txt", {}),
         "other": ("notes.txt", {"seed": 2}),
+        "pieces": ("notes.txt", {"tokenizer": "bpe", "vocab_size": 290}),
         "pairs": ("pairs.jsonl", {"prompt_column": "prompt", "completion_column": "completion"}),
         "labels": ("labels.csv", {"label_column": "label"}),
     }
@@ -150,6 +151,37 @@ def test_options_mean_what_they_mean_in_the_library(client, model):
         ours = {**options, "logit_bias": {int(key): value for key, value in options.get("logit_bias", {}).items()}}
         wanted = textgen.generate(model, "the", seed=3, max_new_tokens=30, **ours)
         assert text_of(completed(client, prompt="the", seed=3, max_tokens=30, **options)) == wanted, options
+
+
+def test_the_last_word_of_a_prompt_is_finished(client, folders):
+    pieces = textgen.load(folders["pieces"])
+    for seed in range(4):
+        for prompt in ("the fo", "the fox ra", "and th"):
+            wanted = {heal: textgen.generate(pieces, prompt, seed=seed, max_new_tokens=9, heal=heal) for heal in (False, True)}
+            asked = {"model": "pieces", "prompt": prompt, "seed": seed, "max_tokens": 9}
+            assert text_of(completed(client, **asked)) == wanted[True]
+            assert text_of(completed(client, **asked, heal=False)) == wanted[False]
+    begun = client.post("/v1/states", json={"model": "pieces", "prompt": "the fo"}).json()["id"]
+    answer = completed(client, model="pieces", state=begun, seed=1, max_tokens=9)
+    assert text_of(answer) == textgen.generate(pieces, "the fo", seed=1, max_new_tokens=9)
+
+
+def test_texts_follow_a_constraint(client, model):
+    pytest.importorskip("llguidance")
+    schema = {"type": "object", "properties": {"a": {"enum": ["hen", "den"]}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    formats = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    long = {"max_tokens": 80, "seed": 1}
+    assert re.fullmatch("(fox|hen)+", text_of(completed(client, prompt="the ", regex="(fox|hen){1,3}", **long)))
+    for constraint in ({"regex": "fox|hen"}, {"grammar": 'start: "fox" | "hen"'}):
+        wanted = textgen.generate(model, "the ", **constraint, seed=1, max_new_tokens=80)
+        assert text_of(completed(client, prompt="the ", **constraint, **long)) == wanted
+        assert streamed(client, prompt="the ", **constraint, **long)[1] == {0: wanted}
+    assert completed(client, prompt="the ", response_format={"type": "text"}, **long)
+    for body in ({"regex": "a("}, {"grammar": "start: x"}, {"json_schema": "{"}, {"response_format": {"type": "xml"}}):
+        assert refused(client, prompt="the ", **body, **long)["param"] == next(iter(body))
+    assert "leaves no token" in refused(client, prompt="the ", response_format=formats, **long)["message"]
+    assert "leaves no token" in refused(client, prompt="the ", regex="[0-9]", **long)["message"]
 
 
 def test_the_shape_is_that_of_openai(client, model):

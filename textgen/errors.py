@@ -183,6 +183,7 @@ _NEEDED_FOR = {
     "tensorboard": "--report-to tensorboard",
     "numpy": "running a model",
     "rich": "showing progress",
+    "llguidance": "a constraint on texts",
     "packaging": "comparing versions",
     "threadpoolctl": "setting the number of threads",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serving"),
@@ -192,6 +193,7 @@ _EXTRAS = {
     "matplotlib": "plot",
     "onnxruntime": "int8",
     "tensorboard": "tensorboard",
+    "llguidance": "constrained",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }
 """Our extra that installs a package; others are installed by their own name."""

@@ -121,12 +121,14 @@ class CoWriting:
         return True
 
     def _take_turn(self, line: str) -> None:
+        from textgen.generation.generate import heals
+
         before = self.session
         if self._completing:
             read, begin = line + "\n" if line else "", before.ask(line) if line else before
         else:
             read = line[:-1] if line.endswith("\\") else line + "\n" if line else ""
-            begin = before.read(read, self.options.heal)
+            begin = before.read(read, heals(self.options))
         self._turns.append(self._written(before, read, begin))
 
     def _written(self, before: Session, read: str, begin: Session) -> Turn:

@@ -32,7 +32,7 @@ from textgen.errors import TextgenError, UsageError, unescape
 from textgen.formatting import count, plural
 from textgen.generation import SampleOptions, check_sampling
 from textgen.model import remembered_reading
-from textgen.options import from_mapping
+from textgen.options import flag, from_mapping
 from textgen.screen import Output, encodings_said, say, warn
 from textgen.storage.outputs import STATE, OutputFile, OutputKind
 
@@ -284,9 +284,7 @@ def command(
     """
     state = values.pop("save_state")
     form = Form(**{f.name: values.pop(f.name) for f in fields(Form) if f.name != "save_state"})
-    chosen = given(SampleOptions, values)
-    if "stop" in chosen:
-        chosen["stop"] = [unescape(text) for text in chosen["stop"]]
+    chosen = _chosen(values)
     _check_sampling(chosen, form, num_samples)
     _check_state(form, state, interactive, prompt, num_samples)
     text = read_prompt(prompt, prompt_file, model, encoding)
@@ -346,23 +344,42 @@ def _check_state(form: Form, state: str | None, interactive: bool, prompt: str |
         raise UsageError(f"--interactive and {excluded} exclude each other.")
 
 
+def _chosen(values: dict[str, Any]) -> dict[str, Any]:
+    """The sampling options that are given; a grammar and a schema are read from their files."""
+    chosen = given(SampleOptions, values)
+    for name in set(chosen) & {"grammar", "json_schema"}:
+        chosen[name] = _content(chosen[name], flag(name))
+    if "stop" in chosen:
+        chosen["stop"] = [unescape(text) for text in chosen["stop"]]
+    return chosen
+
+
+def _content(path: str, option: str) -> str:
+    """The text of a file that an option names. Raises UsageError if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"{option} {path!r} cannot be read: {reason}.") from None
+
+
 def _session(loaded: LanguageModel, text: str, options: SampleOptions, load_state: str | None) -> tuple[Session, str]:
     """The session to continue, and the prompt to show, preceded by any text that a loaded state held back."""
-    from textgen.generation.generate import REMEMBERED
+    from textgen.generation.generate import REMEMBERED, heals
     from textgen.generation.session import Session
 
     if options.num_beams is not None:
         raise UsageError(f"--num-beams {options.num_beams} keeps no state and continues from none.")
     remember = max(REMEMBERED, options.repeat_last_n, options.max_copy or 0)
     if load_state is None:
-        return Session.begin(loaded, text, options.seed, remember, options.heal), text
+        return Session.begin(loaded, text, options.seed, remember, heals(options)), text
     session = Session.load(loaded, load_state)
     session = replace(session, remember=max(remember, session.remember))
     if options.seed is not None:
         session = session.fork(options.seed)
     if loaded.prompt_end and text:
         return session.ask(text), text
-    return session.read(text, options.heal), session.rest + text if text else ""
+    return session.read(text, heals(options)), session.rest + text if text else ""
 
 
 def _warn_of_unknown(loaded: LanguageModel, text: str) -> None:

@@ -19,6 +19,9 @@ DRAWING = (
 )
 """Options of drawing a token: beam search draws none and excludes them all."""
 
+CONSTRAINTS = ("regex", "grammar", "json_schema")
+"""Options that say what a text must match: at most one of them, and no beam search."""
+
 
 @dataclass(frozen=True)
 class SampleOptions:
@@ -76,6 +79,15 @@ class SampleOptions:
         high=1_000_000,
         default_text="off",
     )
+    regex: str | None = option(
+        None, "Write a text that matches this regular expression.", metavar="REGEX", default_text="off"
+    )
+    grammar: str | None = option(
+        None, "Write a text of the Lark grammar in this file.", metavar="FILE", default_text="off"
+    )
+    json_schema: str | None = option(
+        None, "Write JSON that follows the schema in this file.", metavar="FILE", default_text="off"
+    )
     stop: list[str] = option([], r"Stop before this text; \n means a line end; may be repeated.", metavar="TEXT")
     lines: bool = option(False, "Write items of one line: each ends at its line end, and none is blank.")
     heal: bool = option(True, "Continue the last word of a prompt, even if it is not finished.")
@@ -116,6 +128,10 @@ def check_sampling(options: SampleOptions) -> None:
         if not isinstance(token, str) and type(token) is not int:
             raise UsageError(f"{named('logit_bias')} must name a token by its text or its id, not by {token!r}.")
         check_value(f"{named('logit_bias')} {token!r}", bias, float, _BIAS)
+    constrained = [name for name in CONSTRAINTS if getattr(options, name) is not None]
+    if len(constrained) + (options.num_beams is not None) > 1:
+        first, second = [*map(named, constrained), named("num_beams")][:2]
+        raise UsageError(f"{first} and {second} exclude each other.")
     if options.num_beams is not None:
         changed = [f.name for f, _ in declared(SampleOptions) if getattr(options, f.name) != default(f)]
         check_beams(options.num_beams, changed)

@@ -8,6 +8,7 @@ never splits a character and never shows a stop string.
 from __future__ import annotations
 
 import builtins
+import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from textgen.data.tokenizers.base import Ids
 from textgen.errors import UsageError
 from textgen.generation import SampleOptions, check_sampling, defaults_beside
 from textgen.generation.beam import search
+from textgen.generation.constraints import Constraint
+from textgen.generation.constraints import given as constraint_of
 from textgen.generation.sampling import (
     Choice,
     Sampler,
@@ -137,6 +140,7 @@ class CompletionBuilder:
         self._typed = len((open.bytes + self.left).decode()) if open is not None and self.left else 0
         self._blank = options.lines and (bool(model.prompt_end) or not LINE_END.split(self._tail)[-1].strip())
         unsampled = model.unsampled if not options.ignore_eos else (*model.unsampled, self._boundary)
+        self._constraint = constraint_on(model, options)
         self._guard = None if options.max_copy is None else model.copy_guard(options.max_copy)
         self.sampler = Sampler(options, completion.seed, unsampled, self._steered)
         self._ready = ""
@@ -159,6 +163,8 @@ class CompletionBuilder:
         """The logits without the tokens that would end an empty text or line, split a character or copy too much."""
         if self.ended:  # drawn from only because other rows of the batch continue
             return logits
+        if self._constraint is not None:
+            logits = self._constraint.mask(logits)
         if self.left:
             logits = self._model.healing.mask(logits, self.left)
         fit = without(logits, self.unfit)
@@ -194,9 +200,13 @@ class CompletionBuilder:
             self.left = self._model.healing.left(self.left, choice.id)
         self.completion.tokens += 1
         self.completion.choices.append(choice)
+        if self._constraint is not None:
+            self._constraint.take(choice.id)
         piece = self._scanner.feed(self._read(self._decoder.add(choice.id)))
         if self._scanner.stopped:
             self.completion.finish_reason = "stop"
+        elif self._constraint is not None and self._constraint.complete:
+            return self._grow(piece) + self.end("stop")
         elif self.completion.tokens == self._options.max_new_tokens:
             self.completion.finish_reason = "length"
             return self._grow(piece) + ("" if self._keep_open else self.end("length"))
@@ -236,6 +246,11 @@ def search_rows(
             yield number, row.take(choice)
             if row.completion.finish_reason is not None:
                 break
+
+
+def heals(options: SampleOptions) -> bool:
+    """Whether a prompt is healed: a constraint is on the text after it, which then begins where it ends."""
+    return options.heal and constraint_of(options) is None
 
 
 def beginning(
@@ -310,7 +325,7 @@ def stream_rows(
         for completion in completions:
             completion.finish_reason = "length"
         return
-    begun = [beginning(model, prompt, options.heal) for prompt in prompts]
+    begun = [beginning(model, prompt, heals(options)) for prompt in prompts]
     encoded = [ids for ids, _ in begun]
     rows = [
         CompletionBuilder(model, completion, options, opened)
@@ -366,6 +381,12 @@ def generate(model: LanguageModel, prompt: str = "", **sampling: Any) -> str:
     return complete(model, [prompt], sampling_options(model, sampling))[0].text
 
 
+def constraint_on(model: LanguageModel, options: SampleOptions) -> Constraint | None:
+    """The constraint on a text that begins here, if there is one. Raises UsageError for one that cannot be read."""
+    found = constraint_of(options)
+    return None if found is None else Constraint(model.vocabulary, *found)
+
+
 def sampling_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOptions:
     """The given options, completed by the model's defaults. Raises UsageError for an invalid option.
 
@@ -375,6 +396,8 @@ def sampling_options(model: LanguageModel, given: Mapping[str, Any]) -> SampleOp
     defaults = defaults_beside(model.defaults, given)
     if isinstance(given.get("stop"), str):
         given = {**given, "stop": [given["stop"]]}
+    if isinstance(given.get("json_schema"), Mapping):
+        given = {**given, "json_schema": json.dumps(given["json_schema"])}
     options: SampleOptions = from_mapping(SampleOptions, {**defaults, **given})
     check_sampling(options)
     return replace(options, logit_bias=bias_of_ids(options.logit_bias, model.tokenizer))

@@ -21,6 +21,7 @@ from textgen.data.recipes import TRAIN
 from textgen.data.store import TokenStore, tokenizer_of
 from textgen.data.tokenizers.base import Ids, TextDecoder, Tokenizer
 from textgen.errors import TextgenError, require
+from textgen.generation.constraints import Vocabulary
 from textgen.generation.copies import CopyGuard, CopyIndex, index_of
 from textgen.generation.healing import Healing, given_back
 from textgen.generation.sampling import CharacterGuard, character_guard
@@ -70,6 +71,11 @@ class LanguageModel:
         if self.raw_bytes:
             return None
         return character_guard(self.tokenizer, frozenset(self.unsampled), self.config.vocab_size)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens for constraints. Raises TextgenError without llguidance."""
+        return Vocabulary(self.tokenizer, frozenset(self.unsampled), self.config.vocab_size)
 
     @cached_property
     def healing(self) -> Healing:

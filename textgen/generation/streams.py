@@ -17,7 +17,7 @@ import numpy as np
 from textgen import options as arguments
 from textgen.data.tokenizers.base import Ids
 from textgen.errors import TextgenError
-from textgen.generation.generate import Completion, CompletionBuilder, choose_seed, read_on, streaming_options
+from textgen.generation.generate import Completion, CompletionBuilder, choose_seed, heals, read_on, streaming_options
 from textgen.generation.sampling import choice_of
 from textgen.generation.session import Session
 from textgen.model.stepper import Logits
@@ -120,7 +120,7 @@ class Streams:
         of the likeliest tokens in its place. Raises UsageError for an invalid option.
         """
         options = streaming_options(self._model, sampling)
-        heal = options.heal and scored is None and (keep or options.max_new_tokens != 0)
+        heal = heals(options) and scored is None and (keep or options.max_new_tokens != 0)
         if session is None:
             start, ids = Session.unread(self._model, prompt, choose_seed(options), heal=heal)
         else:

@@ -75,8 +75,18 @@ def sampling() -> dict[str, Any]:
     stop = {"type": "string", "minLength": 1, "maxLength": LONGEST_STOP}
     found["stop"] = optional({"anyOf": [stop, listed(stop, maxItems=MOST_STOPS)]})
     bias = {"type": "number", "minimum": -100, "maximum": 100}
+    found["json_schema"] = optional({"anyOf": [TEXT, OBJECT], "description": "Write JSON that follows this schema."})
     found["logit_bias"] = optional({"type": "object", "additionalProperties": bias})
     return found
+
+
+def response_format() -> dict[str, Any]:
+    """OpenAI's field for constrained texts."""
+    schema = record({"name": TEXT, "schema": OBJECT, "strict": optional(FLAG)}, ("schema",), closed=False)
+    plain = record({"type": {"enum": ["text", "json_object"]}}, ("type",))
+    return {
+        "anyOf": [plain, record({"type": {"const": "json_schema"}, "json_schema": schema}, ("type", "json_schema"))]
+    }
 
 
 def common() -> dict[str, Any]:
@@ -89,6 +99,7 @@ def common() -> dict[str, Any]:
         "stream": optional(FLAG),
         "stream_options": optional(record({"include_usage": optional(FLAG)})),
         "user": optional(TEXT),
+        "response_format": optional(response_format()),
         "state": optional({"type": "string", "description": "Continue from the state of this id."}),
         "return_state": optional({**FLAG, "description": "Leave a state behind, whose id the response names."}),
         **sampling(),

@@ -11,7 +11,7 @@ import numpy as np
 
 from textgen import storage
 from textgen.errors import TextgenError, did_you_mean
-from textgen.generation import SampleOptions
+from textgen.generation import CONSTRAINTS, SampleOptions
 from textgen.generation.generate import Completion
 from textgen.generation.language_model import LanguageModel
 from textgen.generation.sampling import Choice
@@ -26,7 +26,7 @@ MOST_LOGPROBS = 100
 SAMPLING = {f.name for f in fields(SampleOptions)} - {"num_beams", "logprobs", "max_new_tokens"}
 COMMON = {
     *("model", "max_tokens", "max_new_tokens", "n", "stream", "stream_options", "user", "state", "return_state"),
-    *SAMPLING,
+    *("response_format", *SAMPLING),
 }
 COMPLETION = COMMON | {"prompt", "best_of", "echo", "logprobs"}
 CHAT = COMMON | {"messages", "max_completion_tokens", "logprobs", "top_logprobs"}
@@ -159,12 +159,39 @@ def _sampling(given: Mapping[str, Any], length: str) -> dict[str, Any]:
     if any(len(each) > LONGEST_STOP for each in stops):
         raise RequestError(f"a stop text may have {LONGEST_STOP:,} characters at most.", "stop")
     options["stop"] = stops
+    for name, text in {**_format(given.get("response_format", {})), **_constraints(options)}.items():
+        options[name] = text
     biases = options.get("logit_bias", {})
     if not isinstance(biases, dict):
         raise RequestError("logit_bias must be an object from token ids to numbers.", "logit_bias")
     are_ids = {key: key.isascii() and key.isdecimal() and len(key) < 10 for key in biases}
     options["logit_bias"] = {int(key) if are_ids[key] else key: bias for key, bias in biases.items()}
     return options
+
+
+def _format(given: Any) -> dict[str, str]:
+    """The constraint that a response format stands for, empty for plain text. Raises RequestError."""
+    kind = given.get("type", "text") if isinstance(given, dict) else None
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"json_schema": '{"type": "object"}'}
+    schema = given.get("json_schema") if kind == "json_schema" else None
+    if not isinstance(schema, dict) or not isinstance(schema.get("schema"), dict):
+        why = "its type must be text, json_object, or json_schema with json_schema.schema."
+        raise RequestError(f"response_format cannot be used: {why}", "response_format")
+    return {"json_schema": json.dumps(schema["schema"])}
+
+
+def _constraints(options: Mapping[str, Any]) -> dict[str, str]:
+    """The constraints of a request as texts; a schema may also be an object."""
+    given = {name: options[name] for name in CONSTRAINTS if name in options}
+    if isinstance(given.get("json_schema"), dict):
+        given["json_schema"] = json.dumps(given["json_schema"])
+    wrong = next((name for name, text in given.items() if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise RequestError(f"{wrong} must be a text.", wrong)
+    return given
 
 
 def _prompts(prompt: Any) -> list[str | Sequence[int]]:
