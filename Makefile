@@ -7,7 +7,7 @@ DEMO_MINUTES ?= 1.5
 # Tiny Shakespeare: a file, or the name of the corpus, which is then downloaded.
 CORPUS ?= tiny-shakespeare
 
-.PHONY: demo test test-slow test-machines test-everywhere bench torture torture-ci mutate lint clean
+.PHONY: demo test test-slow test-serve test-machines test-everywhere bench torture torture-ci mutate lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,11 @@ test: $(VENV)/worked
 
 test-slow: $(VENV)/ready
 	$(BIN)/pytest -n 2 -q -m slow
+
+# The server with other people's clients: OpenAI's, Schemathesis, and Chromium where it is installed.
+test-serve: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test-serve]' -c constraints.txt
+	$(BIN)/pytest -q -m "slow or not slow" tests/test_page.py tests/test_openai_client.py tests/test_schema.py
 
 # Numeric tests under other BLAS kernels, instruction sets, threads, locales and time zones (tests/machines.py).
 test-machines: $(VENV)/worked

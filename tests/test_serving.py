@@ -157,7 +157,9 @@ def test_the_last_word_of_a_prompt_is_finished(client, folders):
     pieces = textgen.load(folders["pieces"])
     for seed in range(4):
         for prompt in ("the fo", "the fox ra", "and th"):
-            wanted = {heal: textgen.generate(pieces, prompt, seed=seed, max_new_tokens=9, heal=heal) for heal in (False, True)}
+            wanted = {
+                heal: textgen.generate(pieces, prompt, seed=seed, max_new_tokens=9, heal=heal) for heal in (False, True)
+            }
             asked = {"model": "pieces", "prompt": prompt, "seed": seed, "max_tokens": 9}
             assert text_of(completed(client, **asked)) == wanted[True]
             assert text_of(completed(client, **asked, heal=False)) == wanted[False]

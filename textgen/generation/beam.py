@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from textgen.data.tokenizers.base import Ids
 from textgen.generation import SampleOptions
-from textgen.generation.healing import Healing
+from textgen.generation.healing import MOST_TOKENS, Healing
 from textgen.generation.sampling import (
     BETWEEN,
     OUT,
@@ -84,7 +84,7 @@ def search(
     ids = prompt[-1:].astype(np.int32)
     biases, live = biases_by_id(options), [Beam(left=left)]
     ended: Beam | None = None
-    for length in range(options.max_new_tokens):
+    for length in range(options.max_new_tokens + (MOST_TOKENS if left else 0)):
         stepped, state = model.step(ids, state)
         logits = stepped.astype(np.float64)
         barred = _barred(live, logits.shape[1], barred_first if length == 0 else unsampled, characters, healing)

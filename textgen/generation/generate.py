@@ -192,14 +192,15 @@ class CompletionBuilder:
         return self._grow(piece)
 
     def take(self, choice: Choice) -> str:
-        """Add a token and return the text that it makes certain; sets `finish_reason` when the text ends."""
+        """Add a token and return the text that it makes certain; sets `finish_reason` when the text ends. A token that
+        only spells what a prompt gave back is not counted."""
         if choice.id == self._boundary and not self._options.ignore_eos:
             return self.end("stop")
         self.empty = False
-        if self.left:
-            self.left = self._model.healing.left(self.left, choice.id)
-        self.completion.tokens += 1
-        self.completion.choices.append(choice)
+        before, self.left = self.left, self._model.healing.left(self.left, choice.id) if self.left else b""
+        if not before or self._model.healing.adds(before, choice.id):
+            self.completion.tokens += 1
+            self.completion.choices.append(choice)
         if self._constraint is not None:
             self._constraint.take(choice.id)
         piece = self._scanner.feed(self._read(self._decoder.add(choice.id)))
@@ -258,16 +259,18 @@ def beginning(
 ) -> tuple[Ids, OpenEnd]:
     """The ids (T,), T >= 1, that a model reads before it writes, and the open end of a prompt, which is text or ids.
 
-    With `heal`, the last token of a text may be given back, if there is one before it.
+    With `heal`, tokens of the last word may be given back, if there is one before them.
     """
+    number, returned = 0, b""
     if isinstance(prompt, str):
         ids, text = model.encode_prompt(prompt), prompt
-        returned = model.given_back(ids[len(model.begin) :].tolist()) if heal and len(ids) > 1 else b""
+        if heal:
+            number, returned = model.given_back(ids[max(1, len(model.begin)) :].tolist())
     else:
-        ids, text, returned = model.framed(prompt), model.tokenizer.decode(prompt), b""
+        ids, text = model.framed(prompt), model.tokenizer.decode(prompt)
     tail = text.removesuffix(returned.decode())
     end = OpenEnd(tail[-remember:] if remember else tail, model.decoder(tail).held, given_back=returned)
-    return (ids[:-1] if returned else ids), end
+    return ids[: len(ids) - number], end
 
 
 def read_on(model: TokenStepper, ids: Ids, state: Any) -> Any:

@@ -1,8 +1,9 @@
 """Token healing: a prompt that ends inside a word is continued from there.
 
-"the kitch" is read as the tokens of " kit" and "ch", as a model never read "kitchen" while it learned. So the last
-token of a prompt is given back: the model does not read it, and the text is made to begin with its bytes. It may begin
-with the same token or with any other that agrees, such as the one of "chen". What was typed is not written again.
+"the kitch" is read as the tokens of " kit" and "ch", as a model never read "kitchen" while it learned. So the tokens of
+the last word of a prompt are given back: the model does not read them, and the text is made to begin with their bytes.
+It may begin with the same tokens or with any others that agree, such as the one of " kitchen". What was typed is not
+written again.
 """
 
 from __future__ import annotations
@@ -14,35 +15,38 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.data import SIZED
+from textgen.data.encodings import is_utf8
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.generation.sampling import OUT
 from textgen.model.stepper import Logits
 
-
-def given_back(tokenizer: Tokenizer, ids: Sequence[int], unsampled: Collection[int]) -> bytes:
-    """The bytes of the last token of a prompt, if it is to be given back; none if that would change nothing.
-
-    Tokens that are characters, bytes or words have no other beginning. A token that is not text, or that is never
-    drawn, stays.
-    """
-    if not ids or tokenizer.kind not in SIZED or ids[-1] in unsampled:
-        return b""
-    last = tokenizer.decode_bytes([ids[-1]])
-    try:
-        last.decode()
-    except UnicodeDecodeError:
-        return b""
-    return last
+MOST_TOKENS = 12
+"""Tokens that are given back at most; a longer word is cut."""
 
 
 class Healing:
-    """Which tokens begin a text with given bytes."""
+    """Which tokens of a prompt are given back, and which tokens begin a text with their bytes."""
 
     def __init__(self, tokenizer: Tokenizer, unsampled: Collection[int], vocab_size: int) -> None:
         """Of a model with `vocab_size` tokens that never draws those in `unsampled`."""
+        self._tokenizer = tokenizer
         tokens = [*tokenizer.token_bytes, *[b""] * (vocab_size - tokenizer.vocab_size)]
         self._tokens = [b"" if id in unsampled else token for id, token in enumerate(tokens)]
         self.fitting = cache(self._fitting)
+
+    def given_back(self, ids: Sequence[int]) -> tuple[int, bytes]:
+        """How many tokens at the end of a prompt are given back, and their bytes: those of its last word.
+
+        None if that would change nothing, as for tokens that are characters, bytes or words; and none if they are not
+        text, or if no tokens that are drawn spell them.
+        """
+        if self._tokenizer.kind not in SIZED:
+            return 0, b""
+        number, returned = 0, b""
+        while number < min(MOST_TOKENS, len(ids)) and not returned[:1].isspace():
+            number += 1
+            returned = self._tokenizer.token_bytes[ids[-number]] + returned
+        return (number, returned) if is_utf8(returned) and self.fitting(returned).any() and returned else (0, b"")
 
     def _fitting(self, left: bytes) -> npt.NDArray[np.bool_]:
         """Which tokens (V,) can come next where the text still has to spell `left`: those that begin with it, and those
@@ -58,6 +62,10 @@ class Healing:
     def left(self, before: bytes, id: int) -> bytes:
         """What is left to spell after one more token."""
         return before[len(self._tokens[id]) :]
+
+    def adds(self, left: bytes, id: int) -> bool:
+        """Whether a token spells more than what is left."""
+        return len(self._tokens[id]) > len(left)
 
     def mask(self, logits: Logits, left: bytes) -> Logits:
         """Logits (V,) without the tokens that do not fit."""

@@ -23,7 +23,7 @@ from textgen.data.tokenizers.base import Ids, TextDecoder, Tokenizer
 from textgen.errors import TextgenError, require
 from textgen.generation.constraints import Vocabulary
 from textgen.generation.copies import CopyGuard, CopyIndex, index_of
-from textgen.generation.healing import Healing, given_back
+from textgen.generation.healing import Healing
 from textgen.generation.sampling import CharacterGuard, character_guard
 from textgen.model import BACKENDS, CARD, GENERATION, STEP, ModelConfig, read_config, require_model, require_weights
 from textgen.model.stepper import TokenStepper
@@ -82,9 +82,10 @@ class LanguageModel:
         """Makes a text begin with the token that a prompt gave back."""
         return Healing(self.tokenizer, frozenset(self.unsampled), self.config.vocab_size)
 
-    def given_back(self, ids: Sequence[int]) -> bytes:
-        """The bytes of the last token of a prompt if the text may replace it; none if this model completes prompts."""
-        return b"" if self.prompt_end else given_back(self.tokenizer, ids, self.unsampled)
+    def given_back(self, ids: Sequence[int]) -> tuple[int, bytes]:
+        """How many tokens of the last word of a prompt the text may replace, and their bytes; none if this model
+        completes prompts."""
+        return (0, b"") if self.prompt_end else self.healing.given_back(ids)
 
     @cached_property
     def blank_ends(self) -> tuple[int, ...]:

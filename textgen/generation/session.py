@@ -84,7 +84,7 @@ class Session:
         """A session that has read a prompt; without a seed it takes a random one.
 
         `remember` is how many tokens and characters to keep: at least as many as `repeat_last_n` and `max_copy` need.
-        With `heal` the last token is left unread, so that the text may end the prompt's last word.
+        With `heal` the last word is left unread, so that the text may finish it.
         """
         session, ids = cls.unread(model, prompt, seed, remember, heal)
         return session._fed(ids)
@@ -129,24 +129,25 @@ class Session:
 
     def read(self, text: str, heal: bool = False) -> Session:
         """The session after a text that someone else wrote; `rest` becomes part of the text before it. With `heal` its
-        last token is left unread."""
+        last word is left unread."""
         session, ids = self.reading(text, heal)
         return session._fed(ids)
 
     def reading(self, text: str | Ids, heal: bool = False) -> tuple[Session, list[int]]:
         """What `read` returns, before it has read the text, and its tokens; the text may also be token ids (T,)."""
         tokenizer, unread, returned = self.model.tokenizer, self.open.given_back.decode("utf-8", "replace"), b""
+        number = 0
         if isinstance(text, np.ndarray):
             ids, read = [*tokenizer.encode(unread).tolist(), *text.tolist()], unread + tokenizer.decode(text)
         else:
             read = unread + arguments.text("text", text)
             ids = tokenizer.model_ids(tokenizer.encode(read)).tolist() if text else []
-            returned = self.model.given_back(ids) if heal else b""
+            number, returned = self.model.given_back(ids) if heal else (0, b"")
         if not ids:
             return self, []
         tail = (self.open.tail + self._begun() + read.removesuffix(returned.decode()))[-self.remember :]
         opened = OpenEnd(tail, tokenizer.decoder(read).held, "", self.open.noise, returned)
-        return replace(self, open=opened), ids[:-1] if returned else ids
+        return replace(self, open=opened), ids[: len(ids) - number]
 
     def ask(self, prompt: str) -> Session:
         """The session after a new prompt alone, for a model that completes prompts; only the noise continues."""

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from textgen.serve import metrics
+from textgen.serve import metrics, page
 from textgen.serve.access import Keys
 from textgen.serve.guard import Guard
 from textgen.serve.models import Models
@@ -51,6 +51,7 @@ class Api:
             Route("/health", self.health),
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.document),
+            Route("/", self.page),
         ]
 
     async def _body(self, request: Request, *known: str) -> Mapping[str, Any]:
@@ -117,6 +118,10 @@ class Api:
     async def document(self, request: Request) -> Response:
         """The OpenAPI document."""
         return JSONResponse(document())
+
+    async def page(self, request: Request) -> Response:
+        """The page for co-writing."""
+        return Response(page.content(), headers=page.headers(), media_type="text/html")
 
     def _reference(self, stored: StoredState) -> dict[str, Any]:
         return {
