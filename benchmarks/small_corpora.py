@@ -9,7 +9,9 @@ is half a minute to five minutes with seed 1 on all corpora (about 70 minutes), 
 minutes on two, and Tiny Shakespeare by characters: about 165 minutes. --corpora keeps only these of it; --minutes and
 --seeds run every combination instead; --quick takes five minutes. Every finished run is appended to the results file at
 once, and a second start skips it. --train adds options of `textgen train`. Results with other options, or of another
-version of the code, do not mix; --any-commit accepts those of any version.
+version of the code, do not mix; --any-commit accepts those of any version. Training starts from new weights unless
+--train
+says otherwise; results of --train "--init-from base-en" are a column of the report.
 
 The split belongs to seed 1, whatever the seed of the training: where another seed would hold out other documents, the
 run reads tokens that were stored with the split of seed 1. PPMd (order 8, 64 MiB), a statistical compressor, reads the
@@ -26,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import date
 from functools import cache
@@ -43,7 +45,9 @@ from textgen.data.corpus import Corpus, scan_corpus, write_store
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.store import no_progress
 from textgen.errors import TextgenError
+from textgen.model import find_model
 from textgen.options import from_mapping
+from textgen.training.pretrained import NONE
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = {
@@ -58,6 +62,9 @@ PATHS = {
     CHARACTERS: "tinyshakespeare/input.txt",
 }
 """Each corpus in the data folder."""
+
+BASE = "--init-from base-en"
+"""The options of runs that start from the base, which the report shows beside the others."""
 
 OWN_OPTIONS = {CHARACTERS: ["--tokenizer", "char"]}
 CORPORA = [name for name in TITLES if name != CHARACTERS]
@@ -114,6 +121,11 @@ def apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
     return reading, others
 
 
+def base_of(options: Sequence[str]) -> str:
+    """The model that training starts from; the benchmark starts from none unless it is named."""
+    return options[options.index("--init-from") + 1] if "--init-from" in options else NONE
+
+
 @cache
 def scanned(source: str, reading: tuple[str, ...], seed: int) -> Corpus:
     """A corpus with the split of this seed, as `textgen train` reads it."""
@@ -142,7 +154,10 @@ def ppmd(source: str, reading: tuple[str, ...]) -> tuple[float, int, int]:
 def measure(case: Case, source: str, options: str, code: str) -> Run:
     """Train in a new process and folder. Raises CalledProcessError if that fails."""
     reading, others = apart([*OWN_OPTIONS.get(case.corpus, []), *shlex.split(options)])
-    corpus, own = (scanned(source, tuple(reading), seed) for seed in (SPLIT_SEED, case.seed))
+    base = base_of(others)
+    known = [] if base == NONE else ["--tokenizer", str(find_model(base))]
+    corpus, own = (scanned(source, (*reading, *known), seed) for seed in (SPLIT_SEED, case.seed))
+    others += [] if "--init-from" in others else ["--init-from", NONE]
     bits_of_ppmd, held_out_bytes, corpus_bytes = ppmd(source, tuple(reading))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
@@ -263,12 +278,14 @@ def main() -> None:
         quick = (["blake", "alice", "stories"], [1.0, 0.5], [1])
         chosen = quick if asked.quick else (asked.corpora, asked.minutes, asked.seeds)
         sys.exit(1 if run_all(grid(*chosen), asked, options) else 0)
-    runs = [run for run in read_runs(asked.results) if run.options == options]
+    everything = read_runs(asked.results)
+    runs = [run for run in everything if run.options == options]
     cells = Cells(run for run in runs if asked.any_commit or run.commit == runs[-1].commit)
+    base = Cells(run for run in everything if run.options == BASE)
     if not runs:
         sys.exit(f"there are no results with these options in {asked.results}")
     if asked.report:
-        text = report(cells)
+        text = report(cells, base)
         asked.results.with_suffix(".txt").write_text(text + "\n")
         print(text)
     if asked.plot:

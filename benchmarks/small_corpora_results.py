@@ -139,8 +139,8 @@ def mean(cell: Sequence[Run]) -> float:
     return statistics.fmean(run.loss for run in cell)
 
 
-def report(cells: Cells) -> str:
-    """Tables of all cells, then the targets."""
+def report(cells: Cells, base: Cells) -> str:
+    """Tables of all cells, beside those that start from the base, then the targets."""
     runs = cells.runs
     threads, processors = (sorted({str(getattr(run, name)) for run in runs}) for name in ("threads", "processor"))
     small = [name for name in cells.corpora if name != CHARACTERS]
@@ -152,7 +152,7 @@ def report(cells: Cells) -> str:
     return "\n\n".join(
         [
             head + "".join(f"; {options}" for options in {run.options for run in runs} if options),
-            "Bits per byte of the held-out part, mean ± standard error over seeds\n" + _bits(cells, small),
+            "Bits per byte of the held-out part, mean ± standard error over seeds\n" + _bits(cells, small, base),
             *(f"{title}\n" + _by_minutes(cells, cells.corpora, text) for title, text in DETAILS.items()),
             "\n".join(_targets(cells)),
         ]
@@ -181,16 +181,28 @@ def _early(cell: Sequence[Run]) -> str:
     return "*" if any(run.ended_early for run in cell) else ""
 
 
-def _bits(cells: Cells, corpora: Sequence[str]) -> str:
-    """The losses of all corpora, with PPMd; those in nats per character in a table of their own below."""
+def _bits(cells: Cells, corpora: Sequence[str], base: Cells) -> str:
+    """The losses of all corpora, with PPMd and those from the base; those in nats per character in a table of their own
+    below."""
     minutes = cells.minutes(*corpora)
     rows = [["", "bytes", *(f"{each:g} min" for each in minutes), "PPMd", "5 min / PPMd"]]
+    of_base = base.minutes(*corpora)
+    rows[0] += [f"base, {each:g} min" for each in of_base] + ["base / PPMd"] * bool(of_base)
     for name in corpora:
         found = [cells.of(name, each) for each in minutes]
         any_run, five = next(cell for cell in found if cell)[0], cells.of(name, 5)
         ratio = f"{mean(five) / any_run.ppmd_bits_per_byte:.3f}" if five else ""
         losses = [_loss(cell, cells.error(cell)) if cell else "" for cell in found]
-        rows.append([name, short(any_run.corpus_bytes), *losses, f"{any_run.ppmd_bits_per_byte:.4f}", ratio])
+        ppmd = any_run.ppmd_bits_per_byte
+        started = [base.of(name, each) for each in of_base]
+        best = min((mean(cell) for cell in started if cell), default=None)
+        rows.append(
+            [
+                *(name, short(any_run.corpus_bytes), *losses, f"{ppmd:.4f}", ratio),
+                *(_loss(cell, base.error(cell)) if cell else "" for cell in started),
+                *(["" if best is None else f"{best / ppmd:.3f}"] if of_base else []),
+            ]
+        )
     nats = [f"{CHARACTERS}, {minutes:g} min: {_loss(cell, cells.error(cell))} nats per character"
             for minutes in cells.minutes(CHARACTERS) if (cell := cells.of(CHARACTERS, minutes))]  # fmt: skip
     return "\n".join([_aligned(rows) if corpora else "", *nats]).strip("\n")

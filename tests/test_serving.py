@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -602,6 +603,33 @@ def test_states_outlive_a_kill_of_the_server(folders, model, tmp_path):
             f"{url}/v1/completions", trust_env=False, json={"state": first["state"]["id"], "max_tokens": 40}
         )
         assert text_of(first) + text_of(after.json()) == whole
+
+
+def test_a_full_disk_is_said_and_forgets_nothing(folders, tmp_path):
+    app = create_app(folders["notes"], states_dir=str(tmp_path))
+    base = app.state.server.store._base
+    with served(app) as client:
+        kept = client.post("/v1/states", json={"prompt": "the "}).json()["id"]
+        before = app.state.server.store.size
+        base.execute(f"PRAGMA max_page_count = {base.execute('PRAGMA page_count').fetchone()[0]}")
+        for _ in range(40):
+            answer = client.post("/v1/states", json={"prompt": "the "})
+            if answer.status_code != 200:
+                break
+        assert answer.status_code == 503 and "cannot be stored" in answer.json()["error"]["message"]
+        base.execute("PRAGMA max_page_count = 1000000")
+        assert client.post("/v1/states", json={"prompt": "the "}).status_code == 200
+        assert client.get(f"/v1/states/{kept}").status_code == 200
+        number, size = app.state.server.store.size
+        assert number > before[0] and size == base.execute("SELECT sum(size) FROM states").fetchone()[0]
+
+
+def test_an_address_that_is_taken_is_said(folders, capfd):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(folders["notes"]), "--port", str(port)]) == 1
+    assert f"Error: the server cannot listen at 127.0.0.1 port {port}: " in capfd.readouterr().err
+    assert main(["serve", str(folders["notes"]), "--host", "nowhere.invalid", "--api-key-file", "/dev/null"]) != 0
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])

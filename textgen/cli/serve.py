@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import click
 
 from textgen.cli.model_folders import model_folder
 from textgen.cli.params import backend_option, given, options_of, threads_option
-from textgen.errors import UsageError
+from textgen.errors import TextgenError, UsageError
 from textgen.options import from_mapping, named
 from textgen.screen import Output, say
 from textgen.serve import with_model_names
@@ -90,8 +92,17 @@ def _run(app: Starlette, settings: Settings) -> int:
         server_header=False,
     )
     server = Server(config)
-    try:
-        asyncio.run(server.serve())
-    except SystemExit:  # the address is taken; uvicorn has said so
-        return 1
+    with _listening(settings.host, settings.port) as sock:
+        asyncio.run(server.serve([sock]))
     return 0 if server.started else 1
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address. Raises TextgenError if it cannot."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        hint = f"{named('port', 0)} takes any free one." if getattr(error, "errno", 0) == errno.EADDRINUSE else None
+        reason = getattr(error, "strerror", None) or error
+        raise TextgenError(f"the server cannot listen at {host} port {port}: {reason}.", hint=hint) from None

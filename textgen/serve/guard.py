@@ -14,7 +14,7 @@ from textgen.serve.metrics import Metrics
 from textgen.serve.protocol import RequestError
 from textgen.serve.scheduler import BusyError
 from textgen.serve.settings import Settings
-from textgen.serve.states import NoStateError
+from textgen.serve.states import NoStateError, StoreError
 
 LOG = logging.getLogger("textgen.serve")
 RETRY_SECONDS = 1
@@ -26,6 +26,8 @@ def as_request_error(error: Exception) -> RequestError:
         return error
     if isinstance(error, BusyError):
         return RequestError(str(error), status=503, code="overloaded", type="server_error")
+    if isinstance(error, StoreError):
+        return RequestError(str(error), status=503, code="states_not_stored", type="server_error")
     if isinstance(error, NoStateError):
         return RequestError(str(error), "state", 404, "state_not_found")
     if isinstance(error, TextgenError):

@@ -20,7 +20,7 @@ from textgen.serve.models import Models, Served
 from textgen.serve.protocol import CompletionRequest, RequestError, ids_of
 from textgen.serve.scheduler import Scheduler
 from textgen.serve.settings import Settings
-from textgen.serve.states import NoStateError, StateStore
+from textgen.serve.states import StateStore
 
 Result = TypeVar("Result")
 
@@ -32,13 +32,10 @@ class Server:
         self.models, self.settings, self.keys = models, settings, keys
         folder = None if settings.states_dir is None else Path(settings.states_dir)
         self.store = StateStore(folder, settings.states_bytes)
-        self.scheduler = Scheduler(settings.max_streams, settings.max_queue, self._stepped)
+        self.scheduler = Scheduler(settings.max_streams, settings.max_queue, lambda *step: self.metrics.stepped(*step))
         self.metrics = Metrics(lambda: self.scheduler.queued, lambda: self.scheduler.running, lambda: self.store.size)
         self._threads = ThreadPoolExecutor(2, "textgen requests")
         self.stopping = False
-
-    def _stepped(self, rows: int, seconds: float) -> None:
-        self.metrics.stepped(rows, seconds)
 
     def close(self, grace: float | None = None) -> None:
         """Finish running requests within `grace` seconds, and stop."""
@@ -93,11 +90,9 @@ class Server:
         return texts
 
     async def session(self, id: str, owner: str, served: Served) -> Session:
-        """The session of a stored state. Raises RequestError: 404 if there is none, 409 if it is another model's."""
-        try:
-            stored = await self.aside(self.store.get, id, owner)
-        except NoStateError as error:
-            raise RequestError(str(error), "state", 404, "state_not_found") from None
+        """The session of a stored state. Raises NoStateError if there is none, RequestError (409) if it is
+        another model's."""
+        stored = await self.aside(self.store.get, id, owner)
         if stored.model != served.writer.model.digest:
             why = f"the state {id!r} belongs to another model, or to this one before it changed."
             raise RequestError(why, "state", 409, "state_of_another_model")

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ CREATE TABLE IF NOT EXISTS evicted (number INTEGER PRIMARY KEY AUTOINCREMENT, id
 
 class NoStateError(TextgenError):
     """There is no such state, or it belongs to another key."""
+
+
+class StoreError(TextgenError):
+    """The states cannot be written, for example because the disk is full."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,20 @@ class StateStore:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """The database, within a transaction."""
+        """The database, within a transaction. Raises StoreError if it cannot be written."""
         with self._lock:
-            self._base.execute("BEGIN IMMEDIATE")
+            before = self._total
             try:
+                self._base.execute("BEGIN IMMEDIATE")
                 yield self._base
-            except BaseException:
-                self._base.execute("ROLLBACK")
+                self._base.execute("COMMIT")
+            except BaseException as error:
+                self._total = before
+                with suppress(sqlite3.Error):  # there is nothing to roll back if the beginning failed
+                    self._base.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise StoreError(f"the states cannot be stored: {error}.") from error
                 raise
-            self._base.execute("COMMIT")
 
     def put(self, content: bytes, owner: str, model: str, id: str | None = None) -> str:
         """Store a state; returns its id, a new one unless one is given, whose state it then replaces. Raises
