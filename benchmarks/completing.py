@@ -1,13 +1,15 @@
 """Completing prompts: three data sets, every cell, compared with a look-up of the most similar training prompt.
 
     python benchmarks/completing.py DATA_FOLDER [--sets conala,pystdlib,stories] [--cells rnn,lstm,gru]
+        [--init-from MODEL]
 
 DATA_FOLDER contains code/conala (CoNaLa: from a question to a line of Python, with rewritten questions where available;
 the last 200 training pairs are held out), code/pystdlib (from the first paragraph of a docstring to the function, in
 Python's standard library; functions of at most 240 characters, split by module) and stories (TinyStories: from the
 first sentence to the rest of the story; a tenth for testing, a tenth held out). Models are trained on the training
 part, weights are selected on the held-out part, and the table shows results on the test part alone. BLEU and exact
-matches are those of `textgen evaluate`. Models have one layer of 256 units. --passes 0.1 trains for a tenth of the
+matches are those of `textgen evaluate`. Models have one layer of 256 units; with --init-from they start from
+this model, and have its cell and size. --passes 0.1 trains for a tenth of the
 epochs in `OPTIONS`, to try the script.
 """
 
@@ -111,10 +113,9 @@ def measured(name, cell, parts, folder, passes, options):
     began = time.process_time()
     made = textgen.train(
         written_to(folder, f"{name}-train", train),
-        cell=cell,
         validation_file=str(written_to(folder, f"{name}-held-out", held)),
         output_dir=str(folder / f"{name}-{cell}"),
-        hidden_size=256,
+        **({} if "init_from" in options else {"cell": cell, "hidden_size": 256}),
         **COLUMNS,
         **{**OPTIONS[name], "epochs": passes * OPTIONS[name]["epochs"], **options},
     )
@@ -142,10 +143,13 @@ def main():
     parser.add_argument("--cells", default="rnn,lstm,gru")
     parser.add_argument("--passes", type=float, default=1.0)
     parser.add_argument("--prompt-loss-weight", type=float, help="instead of that of OPTIONS")
+    parser.add_argument("--init-from", help="start from this model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     options = {"threads": asked.threads, "seed": asked.seed}
+    if asked.init_from is not None:
+        options["init_from"] = asked.init_from
     if asked.prompt_loss_weight is not None:
         options["prompt_loss_weight"] = asked.prompt_loss_weight
     print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {options}")

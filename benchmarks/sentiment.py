@@ -1,7 +1,7 @@
 """Sentiment classification on standard data sets, without pretrained vectors, next to published accuracies.
 
     python benchmarks/sentiment.py DATA_FOLDER [--sets sst2,sst3,rt,cr,fpb] [--cells rnn,lstm,gru] [--folds 3]
-        [--seed 1] [--with NAME=VALUE]... [--natural] [--pretrain] [--plot FILE]
+        [--seed 1] [--with NAME=VALUE]... [--natural] [--pretrain | --init-from MODEL] [--plot FILE]
 
 DATA_FOLDER contains `sst/` (trees `train.txt`; sentences `stsa.fine.dev`, `stsa.fine.test`), `rt-polarity/`
 (`rt-polarity.neg`, `rt-polarity.pos`), `customer-reviews/custrev.all` and `financial-phrasebank/Sentences_50Agree.txt`.
@@ -9,9 +9,9 @@ SST models are trained on every distinct phrase of the training trees, as in the
 selected on its dev sentences. The other sets have no test part: they are split into ten stratified folds with seed 0,
 and the first `--folds` are tested in turn; a tenth of the other nine is held out to select the weights. Nothing is ever
 selected on a test part. Seconds are CPU seconds of training and testing together. With --pretrain, a language model is
-first trained on the training texts without their labels, and the classifier starts from it. --with changes a training
-option. With --natural, punctuation is attached to words, as people write it. --plot draws the confusion matrix of the
-last model.
+first trained on the training texts without their labels, and the classifier starts from it; with --init-from it starts
+from this model. --with changes a training option. With --natural, punctuation is attached to words, as people write it.
+--plot draws the confusion matrix of the last model.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def write(path, rows):
     return str(path)
 
 
-def figures(fold, cell, options, seed, pretrain):
+def figures(fold, cell, options, seed, pretrain, init_from):
     """The figures on the test part of a model that learned from the others."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -160,8 +160,10 @@ def figures(fold, cell, options, seed, pretrain):
         if pretrain:
             language = root / "language"
             textgen.train(train, text_column="text", cell=cell, output_dir=str(language), **PRETRAINED, **shared)
+            init_from = str(language)
+        if init_from:
             given = {k: v for k, v in given.items() if k not in ("hidden_size", "embedding_size")}
-            given |= {"init_from": str(language)}
+            given |= {"init_from": init_from}
         else:
             given["cell"] = cell
         model = textgen.load(textgen.train(train, output_dir=str(root / "run"), **given))
@@ -177,7 +179,7 @@ def measured(name, cell, given):
     parts = prepare(Path(given.data), given.folds)
     if given.natural:
         parts = [Fold(*([(natural(text), label) for text, label in rows] for rows in astuple(part))) for part in parts]
-    found = [figures(fold, cell, options, given.seed, given.pretrain) for fold in parts]
+    found = [figures(fold, cell, options, given.seed, given.pretrain, given.init_from) for fold in parts]
     if given.plot:
         plot_confusion(found[-1], Path(given.plot))
     right = [100 * each.accuracy for each in found]
@@ -196,6 +198,7 @@ def main():
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pretrain", action="store_true")
+    parser.add_argument("--init-from")
     parser.add_argument("--with", dest="changed", type=changed, action="append", default=[])
     parser.add_argument("--natural", action="store_true")
     parser.add_argument("--plot")
@@ -203,6 +206,7 @@ def main():
     cells = given.cells.split(",")
     print(f"{date.today()}, {platform.machine()}, one thread, torch {torch.__version__}, seed {given.seed}, "
           f"{given.folds} of {PARTS} folds{', from a language model of the texts' if given.pretrain else ''}"
+          f"{f', from {given.init_from}' if given.init_from else ''}"
           f"{', natural punctuation' if given.natural else ''}{''.join(f', {k} {v}' for k, v in given.changed)}: "
           "test accuracy in percent (macro F1, calibration error, seconds of one processor)\n")  # fmt: skip
     print(f"| set | published, without (CNN) or with pretrained vectors | {' | '.join(cells)} |")

@@ -10,8 +10,7 @@ minutes on two, and Tiny Shakespeare by characters: about 165 minutes. --corpora
 --seeds run every combination instead; --quick takes five minutes. Every finished run is appended to the results file at
 once, and a second start skips it. --train adds options of `textgen train`. Results with other options, or of another
 version of the code, do not mix; --any-commit accepts those of any version. Training starts from new weights unless
---train
-says otherwise; results of --train "--init-from base-en" are a column of the report.
+--train names a model; results of --train "--init-from base-en" are a column of the report.
 
 The split belongs to seed 1, whatever the seed of the training: where another seed would hold out other documents, the
 run reads tokens that were stored with the split of seed 1. PPMd (order 8, 64 MiB), a statistical compressor, reads the
