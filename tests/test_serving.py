@@ -22,8 +22,9 @@ from textgen.cli import main
 from textgen.errors import TextgenError, UsageError
 from textgen.generation.generate import EXACT_ROWS
 from textgen.generation.session import Session
-from textgen.serve import Settings, by_name, create_app
+from textgen.serve import Settings, by_name, connections, create_app
 from textgen.serve.access import is_foreign, read_keys
+from textgen.serve.connections import Connection
 from textgen.serve.openapi import document
 from textgen.serve.states import NoStateError, StateStore
 
@@ -35,7 +36,7 @@ ANN, BOB = ({"authorization": f"Bearer {name}-{name}-{name}-{name}-{name}"} for 
 @contextmanager
 def served(app):
     """A client of an application that listens on a port of its own."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, http=Connection, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -494,6 +495,43 @@ def test_settings_are_checked(folders):
 
 
 # --- load ---
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/comp", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
+def test_a_head_that_does_not_arrive_is_not_awaited_for_ever(client, sent, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as connection:
+        connection.sendall(sent)
+        assert connection.recv(100) == b"", "the server closes the connection"
+
+
+def test_hostile_requests_are_refused_and_harm_nobody(client, model):
+    wanted = textgen.generate(model, "the ", seed=1, max_new_tokens=30)
+    deep = b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    for body in (
+        deep,
+        b"\xff\xfe",
+        b'{"prompt": "\xff"}',
+        b'{"temperature": NaN}',
+        b'{"temperature": 1e999}',
+        b"1" * 10_000,
+    ):
+        answer = client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 400, (body[:30], answer.text)
+    many = {"prompt": "a", "stop": [str(k) for k in range(10_000)]}
+    assert client.post("/v1/completions", json=many).status_code == 400
+    for prompt in ("\ud800", "a\udfff"):
+        body = json.dumps({"prompt": prompt}).encode()
+        assert client.post("/v1/completions", content=body).status_code == 400
+    for id in ("..", "../../etc/passwd", "%2e%2e%2f", "0" * 31, "g" * 32, "0" * 33):
+        assert client.get(f"/v1/states/{id}").status_code in (403, 404)
+        assert client.post("/v1/completions", json={"state": id}).status_code == 404
+    for port_of in range(3):  # half a request, and gone
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+            connection.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\n{" * (1 + port_of)
+            )
+    assert text_of(completed(client, prompt="the ", seed=1, max_tokens=30)) == wanted
 
 
 def test_a_client_that_leaves_frees_its_row_at_once(folders):

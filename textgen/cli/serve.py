@@ -64,6 +64,8 @@ def _app(models: tuple[str, ...], settings: Settings, backend: str, threads: int
 def _run(app: Starlette, settings: Settings) -> int:
     import uvicorn
 
+    from textgen.serve.connections import Connection
+
     class Server(uvicorn.Server):
         """Says where it listens, and stops at once on a second signal of any kind."""
 
@@ -83,8 +85,7 @@ def _run(app: Starlette, settings: Settings) -> int:
 
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
+        http=Connection,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.grace)),
