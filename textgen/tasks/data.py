@@ -154,8 +154,14 @@ class TaskData(ABC):
         """The largest model that a plan chooses if it has time for so many epochs."""
         return PARAMETERS_PER_CHARACTER * self.training_tokens * self.characters_per_token
 
-    def regularization(self, hidden_size: int, epochs: float) -> Regularization:
-        """How strongly a plan regularizes a model of this size that reads the corpus so many times."""
+    @property
+    def most_finetuning_epochs(self) -> float | None:
+        """The same when training starts from a model."""
+        return self.most_epochs
+
+    def regularization(self, hidden_size: int, epochs: float, finetuning: bool = False) -> Regularization:
+        """How strongly a plan regularizes a model of this size that reads the corpus so many times, and that starts
+        from a model or not."""
         return Regularization(dropout=0.0 if epochs < 3 else 0.1 if epochs < 6 else 0.25)
 
     @property

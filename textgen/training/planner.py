@@ -124,8 +124,9 @@ def plan(
     if steps is None:
         options, seconds, fault = _with_fastest_step(options, config, machine, deadline)
         steps = affordable = _steps_until(deadline, seconds, data, per_step)
-        if data.most_epochs is not None:
-            steps = min(steps, max(10, math.ceil(data.most_epochs * data.training_tokens / per_step)))
+        most = data.most_epochs if options.init_from is None else data.most_finetuning_epochs
+        if most is not None:
+            steps = min(steps, max(10, math.ceil(most * data.training_tokens / per_step)))
         enough = steps < affordable
     elif options.compile is None:
         tried = 6 * parameters * steps * per_step >= COMPILE_WORK and machine.can_compile(config)
@@ -194,7 +195,7 @@ def _hidden_size(options: TrainOptions, data: TaskData, machine: ThisMachine, de
 
 def regularized(options: TrainOptions, config: ModelConfig, data: TaskData, epochs: float) -> TrainOptions:
     """The options with the regularization that so many epochs need, where none is given."""
-    planned = data.regularization(config.hidden_size, epochs)
+    planned = data.regularization(config.hidden_size, epochs, options.init_from is not None)
     if getattr(plugins.cell(config.cell), "recurrent", None) is None:
         planned = replace(planned, weight_drop=0.0)
     filled: TrainOptions = planned.fill(options)

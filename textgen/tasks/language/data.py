@@ -103,8 +103,8 @@ and the wrong weights may look best."""
 DOCUMENT_BREAK = " \u23ce "
 """Marks the end of a document in a sample: the sign of the return key."""
 
-MOST_EPOCHS = 160.0
-"""The longest plan for a text: more would not help."""
+MOST_EPOCHS, MOST_FINETUNING_EPOCHS = 160.0, 6.0
+"""The longest plan for a text, and for one that a trained model reads: more would not help."""
 
 PARAMETERS_PER_CHARACTER, SMALL_MODEL, PARAMETERS_PER_ROOT = 6, 2.1e6, 5700
 """The largest model of a plan, by the number of characters; of a short text it is a model of `SMALL_MODEL` parameters,
@@ -117,6 +117,9 @@ LARGE_PER_ROOT = 9000
 LONG_TEXT, ALPHABET, ALPHABET_EMBEDDING = 500_000, 300, 64
 """From so many tokens of a vocabulary up to this size, embeddings are this narrow: a step with 512 units is a quarter
 faster, and as good. On a shorter text, dropout leaves too little of a narrow embedding."""
+
+FINETUNED = Regularization(dropout=0.2, embedding_dropout=0.05, weight_drop=0.1, weight_decay=0.02)
+"""The regularization of a model that starts from a trained one: as it learned without any, more would only disturb it."""
 
 SAMPLE_TOKENS = 80
 """The number of tokens in a sample during training."""
@@ -247,7 +250,13 @@ class LanguageData(TaskData):
         usual = max(PARAMETERS_PER_CHARACTER * characters, min(SMALL_MODEL, PARAMETERS_PER_ROOT * root))
         return usual if epochs < MOST_EPOCHS else max(usual, LARGE_PER_ROOT * root)
 
-    def regularization(self, hidden_size: int, epochs: float) -> Regularization:
+    @property
+    def most_finetuning_epochs(self) -> float:
+        return MOST_FINETUNING_EPOCHS
+
+    def regularization(self, hidden_size: int, epochs: float, finetuning: bool = False) -> Regularization:
+        if finetuning:
+            return FINETUNED
         characters = max(1.0, self.training_tokens * self.characters_per_token)
         weights = hidden_size * (8 * hidden_size + self.vocab_size)  # about those of an LSTM
         return of_text(hidden_size, epochs, weights / characters)
