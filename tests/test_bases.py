@@ -1,6 +1,7 @@
 """Installed models by name, half-precision weights, and what a model remembers of the one it started from."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,14 +14,20 @@ from safetensors.torch import load_file, save_file
 from test_runtime import made, saved
 
 import textgen
+from textgen import plugins
 from textgen.cli import group, main
 from textgen.errors import TextgenError
 from textgen.generation.language_model import load
-from textgen.model import CARD, WEIGHTS, find_model, read_config
+from textgen.model import CARD, WEIGHTS, ModelConfig, find_model, read_config
 from textgen.model.bases import listed, record_of, sentences
+from textgen.model.stack import build_model
 from textgen.model.weights import load_weights
 from textgen.runtime import quantize
 from textgen.storage import DamagedError, filesystem, read_manifest
+from textgen.tasks import TrainOptions, options_for
+from textgen.training import pretrained
+from textgen.training.optimization import make_optimizer
+from textgen.training.planner import FINETUNING_DECAY
 
 TEXT = "the fox ran to the den and the hen ran home\n" * 60
 TINY = ["--hidden-size", "4", "--max-steps", "2", "--sample-steps", "0", "--threads", "1"]
@@ -50,6 +57,7 @@ def folder(tmp_path_factory):
 def installed(tmp_path, monkeypatch):
     """A package that offers the model `base-fox`; returns the folder of the model."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TEXTGEN_LOAD_PLUGINS", "textgen-base")
     Path("notes.txt").write_text(TEXT)
     assert main(["train", "notes.txt", *TINY, "--tokenizer", "char", "--output-dir", "made"]) == 0
     with site(tmp_path / "site") as packages:
@@ -153,6 +161,83 @@ def test_a_card_is_read_as_it_is_written():
 
 def test_a_folder_is_remembered_by_its_name(folder):
     assert record_of(str(folder), folder)["name"] == "lstm" and not record_of(str(folder), folder)["package"]
+
+
+# --- a plan that starts from a base ---
+
+
+def chosen(monkeypatch, fitting=99.0, paths=("notes.txt",), **options):
+    """The name of the base that is chosen, or None, and the warnings."""
+    monkeypatch.setattr(pretrained, "FITTING", fitting)
+    found, warnings = pretrained.choose(paths, options_for({"minutes": 1.0, **options}))
+    return found and found.name, warnings
+
+
+def test_a_plan_starts_from_a_base_that_knows_the_text(installed, capfd, monkeypatch):
+    monkeypatch.setattr(pretrained, "FITTING", 99.0)
+    assert main(["train", "notes.txt", "--minutes", "0.03", "--threads", "1", "--output-dir", "one"]) == 0
+    said = {line.split()[0]: line for line in capfd.readouterr().err.splitlines() if line.strip()}
+    assert re.search(r"base-fox, which predicts this text at \d\.\d\d bits per byte; --init-from none", said["from"])
+    assert "--init-from base-fox" in said["again"] and "lstm 1 x 4" in said["model"]
+    assert read_config(Path("one")).base["name"] == "base-fox"
+    again = said["again"].split()[1:]
+    assert main(["train", "notes.txt", *again, "--output-dir", "two", "-q"]) == 0
+    assert Path("one", WEIGHTS).read_bytes() == Path("two", WEIGHTS).read_bytes(), "again repeats the run"
+    assert main(["train", "notes.txt", "--minutes", "0.03", "--init-from", "none", "--output-dir", "new"]) == 0
+    assert not read_config(Path("new")).base
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init_from": "none"}, {"init_from": "runs/x"}, {"cell": "gru"}, {"hidden_size": 8}, {"size": "small"},
+        {"num_layers": 2}, {"tokenizer": "char"}, {"vocab_size": 300}, {"tie_weights": True}, {"max_steps": 3},
+        {"epochs": 1.0}, {"cell_options": {"forget_bias": 0.0}}, {"embedding_size": 4}, {"task": "classify"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_base_is_not_chosen_against_what_is_given(installed, monkeypatch, options):
+    assert chosen(monkeypatch, **options) == (None, [])
+
+
+def test_a_base_is_chosen_only_for_texts_that_it_knows(installed, monkeypatch):
+    assert chosen(monkeypatch) == ("base-fox", [])
+    assert chosen(monkeypatch, seed=3, dropout=0.1, lines=False) == ("base-fox", [])
+    assert chosen(monkeypatch, fitting=0.01) == (None, [])
+    Path("many").mkdir()
+    for number in range(3):
+        Path("many", f"{number}.txt").write_text(TEXT)
+    assert chosen(monkeypatch, paths=("many",)) == ("base-fox", [])
+    assert main(["tokenize", "notes.txt", "--tokenizer", "char", "--output-dir", "tokens"]) == 0
+    assert chosen(monkeypatch, paths=("tokens",)) == (None, []), "its tokens are decided"
+    assert chosen(monkeypatch, paths=("hub:somebody/texts",)) == (None, [])
+
+
+def test_a_base_that_does_not_work_is_named_and_training_goes_on(installed, monkeypatch, capfd):
+    (installed / WEIGHTS).write_bytes(b"")
+    found, (warning,) = chosen(monkeypatch)
+    assert found is None and warning.startswith("base-fox is not used: ") and WEIGHTS in warning
+    assert main(["train", "notes.txt", "--minutes", "0.03", "--output-dir", "one"]) == 0
+    assert "base-fox is not used" in capfd.readouterr().err
+
+
+def test_lower_layers_learn_more_slowly_when_training_starts_from_a_model(installed):
+    assert main(["train", "notes.txt", "--init-from", "base-fox", *TINY[2:], "--output-dir", "one"]) == 0
+    assert main(["train", "notes.txt", *TINY, "--tokenizer", "char", "--output-dir", "new"]) == 0
+    decay = {name: json.loads(Path(name, "training_args.json").read_text())["options"]["layer_decay"]
+             for name in ("one", "new")}  # fmt: skip
+    assert decay == {"one": FINETUNING_DECAY, "new": 1.0}
+    model = build_model(ModelConfig(7, hidden_size=6, num_layers=2), plugins.cell("lstm"))
+    optimizer = make_optimizer(model, TrainOptions(layer_decay=0.5))
+    rates = {id(p): group["rate"] for group in optimizer.param_groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in model.named_parameters()}
+    assert all(rate == 0.125 for name, rate in named.items() if name.startswith("encoder."))
+    assert all(rate == 1.0 for name, rate in named.items() if name.startswith("readout."))
+    assert {rate for name, rate in named.items() if name.startswith("stack.")} == {0.25, 0.5}
+    tied = build_model(ModelConfig(7, embedding_size=5, hidden_size=6, tie_word_embeddings=True), plugins.cell("lstm"))
+    (rate,) = {group["rate"] for group in make_optimizer(tied, TrainOptions(layer_decay=0.5)).param_groups
+               if any(p is tied.encoder.weight for p in group["params"])}  # fmt: skip
+    assert rate == 1.0, "embeddings that are also the readout learn like it"
 
 
 # --- half precision ---

@@ -44,11 +44,13 @@ FASTEST = 2e-2
 RATE_BY_DROPOUT = 2.0
 """By how much the learning rate grows with dropout (fitted at rates of 0.1 and 0.5)."""
 
-FINETUNING_RATE = 0.3
-"""The learning rate when starting from a trained model, relative to that of a new one."""
+FINETUNING_RATE = 0.12
+"""The learning rate when starting from a trained model, relative to that of a new one (Alice from base-en, 8 epochs:
+0.27 of it gives 1.389 bits per byte, 0.13 and 0.07 give 1.383 and 1.376)."""
 
 FINETUNING_DECAY = 0.4
-"""The learning rate of each layer relative to the one above it when starting from a trained model."""
+"""The learning rate of each layer relative to the one above it when starting from a trained model. With one layer it
+makes no difference (Alice: 1.376 bits per byte, 1.375 without)."""
 
 TYPICAL_EPOCHS = 10
 """Steps are measured with the regularization of a run of this length."""

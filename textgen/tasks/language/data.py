@@ -103,7 +103,7 @@ and the wrong weights may look best."""
 DOCUMENT_BREAK = " \u23ce "
 """Marks the end of a document in a sample: the sign of the return key."""
 
-MOST_EPOCHS, MOST_FINETUNING_EPOCHS = 160.0, 6.0
+MOST_EPOCHS, MOST_FINETUNING_EPOCHS = 160.0, 8.0
 """The longest plan for a text, and for one that a trained model reads: more would not help."""
 
 PARAMETERS_PER_CHARACTER, SMALL_MODEL, PARAMETERS_PER_ROOT = 6, 2.1e6, 5700
@@ -119,7 +119,7 @@ LONG_TEXT, ALPHABET, ALPHABET_EMBEDDING = 500_000, 300, 64
 faster, and as good. On a shorter text, dropout leaves too little of a narrow embedding."""
 
 FINETUNED = Regularization(dropout=0.2, embedding_dropout=0.05, weight_drop=0.1, weight_decay=0.02)
-"""The regularization of a model that starts from a trained one: as it learned without any, more would only disturb it."""
+"""The regularization of a model that starts from a trained one, which learned without any: more would disturb it."""
 
 SAMPLE_TOKENS = 80
 """The number of tokens in a sample during training."""
