@@ -35,7 +35,7 @@ SAMPLE_BYTES = 12_000
 """How much of the beginning of a corpus a base reads to see whether it knows such text."""
 
 FITTING = 4.0
-"""A base is used for texts that it predicts with at most this many bits per byte before any training. For base-en, prose
+"""A base is used for texts that it predicts with at most so many bits per byte before any training. For base-en, prose
 is at 1.3 to 2.9, modern titles are at 3.9, Python at 4.1, Swedish at 5.9 and names at 6.3."""
 
 INHERITED = ("hidden_size", "embedding_size", "num_layers", "residual", "layer_norm")
