@@ -9,9 +9,9 @@ CORPUS ?= tiny-shakespeare
 
 .PHONY: demo test test-slow test-serve test-machines test-everywhere bench torture torture-ci mutate lint clean
 
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt plugins/textgen-base-en/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]' -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]' -e plugins/textgen-base-en -c constraints.txt
 	touch $@
 
 demo: $(VENV)/ready

@@ -155,8 +155,14 @@ def test_streams_and_sessions_are_constrained_alike(model):
     while len(streams):
         pieces += streams.step()
     assert "".join(piece.text for piece in pieces) == text
-    written, _ = Session.begin(model, "the ", 4).write(regex=REGEX, max_new_tokens=40)
-    assert written == text
+    for heal in (True, False):
+        session = Session.begin(model, "the ", 4, heal=heal)
+        assert session.write(regex=REGEX, max_new_tokens=40)[0] == text
+        streams.add("", session, regex=REGEX, max_new_tokens=40)
+        pieces = []
+        while len(streams):
+            pieces += streams.step()
+        assert "".join(piece.text for piece in pieces) == text
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_a_state_with_what_it_gave_back_is_checked(model, tmp_path):
     session = Session.begin(model, "the kitch", 1, heal=True)
     session.save(tmp_path / "s")
     assert Session.load(model, tmp_path / "s").open == session.open
-    old = Session.begin(model, "the kitch", 1)
+    old = Session.begin(model, "the kitch", 1, heal=False)
     old.save(tmp_path / "old")
     assert Session.load(model, tmp_path / "old").open == old.open
     content = (tmp_path / "s").read_bytes()

@@ -31,6 +31,7 @@ from textgen.generation.generate import (
     StopScanner,
     beginning,
     choose_seed,
+    heals,
     read_on,
     rollout,
     sampling_options,
@@ -79,12 +80,12 @@ class Session:
         prompt: str = "",
         seed: int | None = None,
         remember: int = REMEMBERED,
-        heal: bool = False,
+        heal: bool = True,
     ) -> Session:
         """A session that has read a prompt; without a seed it takes a random one.
 
         `remember` is how many tokens and characters to keep: at least as many as `repeat_last_n` and `max_copy` need.
-        With `heal` the last word is left unread, so that the text may finish it.
+        With `heal`, as in `generate`, the last word is left unread, so that the text may finish it.
         """
         session, ids = cls.unread(model, prompt, seed, remember, heal)
         return session._fed(ids)
@@ -96,7 +97,7 @@ class Session:
         prompt: str | Ids = "",
         seed: int | None = None,
         remember: int = REMEMBERED,
-        heal: bool = False,
+        heal: bool = True,
     ) -> tuple[Session, list[int]]:
         """What `begin` returns, before it has read anything but its first token, and the tokens left to read. The
         prompt may be text or token ids (T,)."""
@@ -127,13 +128,13 @@ class Session:
         decoder.restore(self.open.bytes)
         return self.model.last_text(decoder)
 
-    def read(self, text: str, heal: bool = False) -> Session:
+    def read(self, text: str, heal: bool = True) -> Session:
         """The session after a text that someone else wrote; `rest` becomes part of the text before it. With `heal` its
-        last word is left unread."""
+        last word is left unread; without, what was given back is read, too."""
         session, ids = self.reading(text, heal)
         return session._fed(ids)
 
-    def reading(self, text: str | Ids, heal: bool = False) -> tuple[Session, list[int]]:
+    def reading(self, text: str | Ids, heal: bool = True) -> tuple[Session, list[int]]:
         """What `read` returns, before it has read the text, and its tokens; the text may also be token ids (T,)."""
         tokenizer, unread, returned = self.model.tokenizer, self.open.given_back.decode("utf-8", "replace"), b""
         number = 0
@@ -141,7 +142,7 @@ class Session:
             ids, read = [*tokenizer.encode(unread).tolist(), *text.tolist()], unread + tokenizer.decode(text)
         else:
             read = unread + arguments.text("text", text)
-            ids = tokenizer.model_ids(tokenizer.encode(read)).tolist() if text else []
+            ids = tokenizer.model_ids(tokenizer.encode(read)).tolist() if text or not heal else []
             number, returned = self.model.given_back(ids) if heal else (0, b"")
         if not ids:
             return self, []
@@ -172,6 +173,9 @@ class Session:
         """
         if options.num_beams is not None:
             raise UsageError(f"{named('num_beams', options.num_beams)} starts from a prompt, not from a state.")
+        if self.open.given_back and not heals(options):
+            yield from self.read("", heal=False).pieces(options, completion, keep_open)
+            return
         row = CompletionBuilder(self.model, completion, options, self.open, keep_open, self.remember)
         row.sampler.see(self.recent)
         if completion.finish_reason is not None or options.max_new_tokens == 0:
