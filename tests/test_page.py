@@ -15,7 +15,7 @@ from textgen.serve.page import FILE, headers
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 TEXT = "The kitchen was warm, and the ducks came in. The hen sat by the fire, and the rain fell on the roof.\n" * 60
 SHOTS = os.environ.get("TEXTGEN_SHOTS")
-"""A folder for pictures of the page, if they are wanted."""
+"""A folder for pictures of the page, if they are wanted: docs/page.png is one of them."""
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script():
@@ -121,6 +121,7 @@ def test_a_text_is_written_with_suggestions(opened, folder):
         assert page.query_selector_all("#mirror .s3, #mirror .s4"), "surprising words are shaded"
         page.keyboard.press("Alt+ArrowUp")
         page.wait_for_selector("#token:not([hidden])")
+        shot(page, "page")
         assert "bits" in page.text_content("#token")
         page.hover("#mirror [data-span='1']", force=True)
         assert "bits" in page.text_content("#token")
