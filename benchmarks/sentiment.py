@@ -168,7 +168,7 @@ def figures(fold, cell, options, seed, pretrain, init_from):
             given["cell"] = cell
         model = textgen.load(textgen.train(train, output_dir=str(root / "run"), **given))
         test = find_labelled([write(root / "test.csv", fold.test)], None)
-        return model.figures(read_labelled(test, SourceOptions()))
+        return model.metrics(read_labelled(test, SourceOptions()))
 
 
 def measured(name, cell, given):
