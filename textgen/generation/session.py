@@ -136,14 +136,15 @@ class Session:
 
     def reading(self, text: str | Ids, heal: bool = True) -> tuple[Session, list[int]]:
         """What `read` returns, before it has read the text, and its tokens; the text may also be token ids (T,)."""
-        tokenizer, unread, returned = self.model.tokenizer, self.open.given_back.decode("utf-8", "replace"), b""
-        number = 0
+        tokenizer, unread = self.model.tokenizer, self.open.given_back.decode("utf-8", "replace")
+        number, returned = 0, b""
         if isinstance(text, np.ndarray):
             ids, read = [*tokenizer.encode(unread).tolist(), *text.tolist()], unread + tokenizer.decode(text)
         else:
             read = unread + arguments.text("text", text)
             ids = tokenizer.model_ids(tokenizer.encode(read)).tolist() if text or not heal else []
-            number, returned = self.model.given_back(ids) if heal else (0, b"")
+            if heal:
+                number, returned = self.model.given_back(ids)
         if not ids:
             return self, []
         tail = (self.open.tail + self._begun() + read.removesuffix(returned.decode()))[-self.remember :]

@@ -90,8 +90,8 @@ class Server:
         return texts
 
     async def session(self, id: str, owner: str, served: Served) -> Session:
-        """The session of a stored state. Raises NoStateError if there is none, RequestError (409) if it is
-        another model's."""
+        """The session of a stored state. Raises NoStateError if it does not exist, and RequestError (409) if
+        another model made it."""
         stored = await self.aside(self.store.get, id, owner)
         if stored.model != served.writer.model.digest:
             why = f"the state {id!r} belongs to another model, or to this one before it changed."

@@ -130,7 +130,7 @@ def _refuse_change(options: TrainOptions, config: ModelConfig) -> None:
 
 
 def folder_of(name: str) -> Path:
-    """The folder of a model to start from. Raises TextgenError if there is none, or if it is not a model."""
+    """The folder of the model that training starts from. Raises TextgenError if it does not exist or holds no model."""
     folder = find_model(name)
     if not folder.is_dir():
         offered = f"installed models: {', '.join(plugins.base_names())}." if plugins.base_names() else None

@@ -1,4 +1,4 @@
-"""base-en, a small LSTM that has read some two hundred English books: a start for models of short texts."""
+"""A small LSTM that knows English from 172 books and modern texts."""
 
 from collections.abc import Callable
 from pathlib import Path
