@@ -1,29 +1,17 @@
 """OpenAI's own Python client talks to the server: completions, streams, log-probabilities, models, errors."""
 
-import json
-
 import pytest
-from test_serving import served
+from served import served, trained
 
 import textgen
 from textgen.serve import create_app
 
 openai = pytest.importorskip("openai")  # pip install '.[test-serve]'
-TEXT = "the fox ran to the den, and the hen ran home; then it slept.\n" * 60
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("served")
-    (root / "notes.txt").write_text(TEXT)
-    pairs = [{"prompt": f"say {word}", "completion": f"{word}!"} for word in ("fox", "hen", "den") * 20]
-    (root / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    small = {"hidden_size": 16, "max_steps": 30, "threads": 1, "sample_steps": 0, "tokenizer": "char", "seed": 1}
-    columns = {"prompt_column": "prompt", "completion_column": "completion"}
-    return {
-        "notes": textgen.train(root / "notes.txt", output_dir=str(root / "notes"), **small),
-        "pairs": textgen.train(root / "pairs.jsonl", output_dir=str(root / "pairs"), **small, **columns),
-    }
+    return trained(tmp_path_factory.mktemp("served"), "notes", "pairs")
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,17 @@
 """The page for co-writing, driven in Chromium as a person would: by the keyboard, in the dark, and on a phone."""
 
-import os
 import re
-import shutil
-from pathlib import Path
 
 import pytest
-from test_serving import served
+from chromium import browser, opened, shot
+from served import served
 
 import textgen
 from textgen.serve import create_app
 from textgen.serve.page import FILE, headers
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+__all__ = ["browser", "opened"]  # fixtures
 TEXT = "The kitchen was warm, and the ducks came in. The hen sat by the fire, and the rain fell on the roof.\n" * 60
-SHOTS = os.environ.get("TEXTGEN_SHOTS")
-"""A folder for pictures of the page, if they are wanted: docs/page.png is one of them."""
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script():
@@ -33,51 +29,12 @@ def folder(tmp_path_factory):
     return textgen.train(root / "notes.txt", vocab_size=330, output_dir=str(root / "run"), **small)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here.")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def opened(browser, folder):
-    """Opens the page of a server of its own: the page, and what its console and its network saw."""
-    contexts = []
-
-    def open_page(url, **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page, seen = context.new_page(), {"errors": [], "hosts": set()}
-        page.on("console", lambda message: seen["errors"].append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: seen["errors"].append(str(error)))
-        page.on("request", lambda request: seen["hosts"].add(re.sub(r"^\w+://([^/]+).*", r"\1", request.url)))
-        page.goto(url)
-        return page, seen
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def shot(page, name):
-    if SHOTS:
-        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
-
-
-def suggestion(page, before=None):
+def suggestion(page):
     """Wait for a suggestion that has been written to its end."""
     page.wait_for_function(
-        "(before) => { const ghost = document.querySelector('.ghost');"
-        " return ghost && ghost.textContent !== before && document.querySelector('#stop').disabled; }",
-        arg=before,
-        timeout=20_000,
+        "() => document.querySelector('.ghost') && document.querySelector('#stop').disabled", timeout=20_000
     )
-    return page.text_content(".ghost")
+    return page.evaluate("[...document.querySelectorAll('.ghost')].map((each) => each.textContent).join('\\n')")
 
 
 def text_of(page):
@@ -155,21 +112,64 @@ def test_settings_are_used_and_kept(opened, folder):
         assert seen["errors"] == []
 
 
+def opened_with(opened, client, text):
+    """The page with a text that it kept, and the bodies of what it asks for from then on."""
+    page, seen = opened(str(client.base_url))
+    page.evaluate(
+        "(text) => addEventListener('pagehide', () => localStorage.setItem('textgen', JSON.stringify({ text })))", text
+    )
+    page.reload()
+    sent = []
+    page.on("request", lambda request: sent.append(request.post_data_json) if request.post_data else None)
+    return page, seen, sent
+
+
 @pytest.mark.slow
 def test_a_long_text_is_read_once(opened, folder):
     app = create_app(folder, max_prompt_bytes=10_000)
     with served(app) as client:
-        page, seen = opened(str(client.base_url))
-        page.evaluate("(text) => localStorage.setItem('textgen', JSON.stringify({ text }))", TEXT * 3)
-        page.reload()
+        page, seen, sent = opened_with(opened, client, TEXT * 3)
         suggestion(page)
-        sent = []
-        page.on("request", lambda request: sent.append(request.post_data_json) if request.post_data else None)
         page.click("#text")
         page.keyboard.press("Control+End")
+        sent.clear()
         page.keyboard.type("The hen sat")
         suggestion(page)
         assert sent and sum(len(body["prompt"]) for body in sent) < 200, "only what is new is read"
+        sent.clear()
+        page.reload()
+        suggestion(page)
+        assert sum(len(body["prompt"]) for body in sent) < 13_000, "a reload reads only the end, which is shaded"
+        assert seen["errors"] == []
+
+
+@pytest.mark.slow
+def test_typing_in_a_long_text_draws_only_the_line(opened, folder):
+    with served(create_app(folder)) as client:
+        page, seen, _ = opened_with(opened, client, TEXT * 90)
+        page.evaluate("for (const line of document.querySelectorAll('#mirror div')) line.old = true")
+        page.click("#text")
+        page.keyboard.press("Control+End")
+        page.keyboard.type("The hen sat")
+        made = page.evaluate("[...document.querySelectorAll('#mirror div')].filter((line) => !line.old).length")
+        assert 1 <= made <= 2, "of 5,401 lines"
+        page.keyboard.press("Control+Home")
+        page.keyboard.type("Once\n")
+        assert page.evaluate("[...document.querySelectorAll('#mirror div')].filter((line) => line.old).length") >= 5399
+        mirrored = "[...document.querySelectorAll('#mirror div')].map((line) => line.textContent).join('\\n')"
+        assert page.evaluate(mirrored) == text_of(page) == "Once\n" + TEXT * 90 + "The hen sat"
+        assert page.evaluate("document.querySelector('#mirror').scrollHeight") == page.evaluate(
+            "document.querySelector('#text').scrollHeight"
+        ), "the mirror is as high as the text"
+        assert seen["errors"] == []
+
+
+@pytest.mark.slow
+def test_a_text_without_spaces_is_read_in_parts(opened, folder):
+    with served(create_app(folder, max_prompt_bytes=20_000)) as client:
+        page, seen, sent = opened_with(opened, client, "kitchen" * 5000 + " the")
+        assert suggestion(page) is not None
+        assert "".join(body["prompt"] for body in sent if body.get("echo")) == "kitchen" * 5000
         assert seen["errors"] == []
 
 

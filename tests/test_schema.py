@@ -2,26 +2,17 @@
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from test_serving import served
+from served import served, trained
 
-import textgen
 from textgen.serve import create_app
 
 schemathesis = pytest.importorskip("schemathesis")  # pip install '.[test-serve]'
 pytestmark = pytest.mark.slow
-TEXT = "the fox ran to the den, and the hen ran home; then it slept.\n" * 60
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory):
-    root = tmp_path_factory.mktemp("schema")
-    (root / "notes.txt").write_text(TEXT)
-    (root / "labels.csv").write_text("text,label\n" + "a fine day,pos\na dull day,neg\n" * 20)
-    small = {"hidden_size": 16, "max_steps": 5, "threads": 1, "sample_steps": 0, "tokenizer": "char", "seed": 1}
-    folders = {
-        "notes": textgen.train(root / "notes.txt", output_dir=str(root / "notes"), **small),
-        "labels": textgen.train(root / "labels.csv", output_dir=str(root / "labels"), label_column="label", **small),
-    }
+    folders = trained(tmp_path_factory.mktemp("schema"), "notes", "labels")
     with served(create_app(folders, request_timeout=20.0)) as client:
         yield schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
 

@@ -160,8 +160,9 @@ def min_p(logits: Logits, share: float) -> Logits:
 
 
 def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
-    """One token of logits (V,): the likeliest at temperature 0, else by probability (Gumbel's maximum)."""
-    if temperature == 0:
+    """One token of logits (V,): the likeliest at temperature 0, else by probability (Gumbel's maximum). The only token
+    that is left needs no noise, so that text which must be as it is does not change what is drawn after it."""
+    if temperature == 0 or np.count_nonzero(logits != OUT) == 1:
         return int(logits.argmax())
     uniform = rng.random((logits.shape[-1],), dtype=np.float32)
     with np.errstate(over="ignore"):  # a temperature near 0 puts all but the likeliest at -inf
