@@ -84,6 +84,13 @@ def test_any_prompt_is_healed(prompt, seed):
         assert whole.startswith(prompt.encode())
 
 
+@pytest.mark.parametrize("prompt", ["the kitchen", "the kitchen ", "the\n", "the"])
+def test_a_word_that_is_a_token_needs_no_healing(prompt):
+    model = made(train_tokenizer("word", [[TEXT.encode()]], 260), seed=3)
+    options = {"max_new_tokens": 8, "temperature": 0}
+    assert textgen.generate(model, prompt, **options) == textgen.generate(model, prompt, heal=False, **options)
+
+
 def test_a_token_that_ends_the_word_is_drawn(model):
     """All tokens that agree have the probabilities that the model gives them, compared with each other alone."""
     prompt = "the kitten kissed the kitch"

@@ -14,7 +14,6 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from textgen.data import SIZED
 from textgen.data.encodings import is_utf8
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.generation.sampling import OUT
@@ -40,7 +39,7 @@ class Healing:
         None if that would change nothing, as for tokens that are characters, bytes or words; and none if they are not
         text, or if no tokens that are drawn spell them.
         """
-        if self._tokenizer.kind not in SIZED:
+        if not self._tokenizer.divides_words:
             return 0, b""
         number, returned = 0, b""
         while number < min(MOST_TOKENS, len(ids)) and not returned[:1].isspace():

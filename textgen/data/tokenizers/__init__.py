@@ -116,7 +116,7 @@ class SubwordTokenizer(Tokenizer):
     `kind` is sentencepiece's name for the algorithm that learns them.
     """
 
-    in_bulk = True
+    in_bulk = divides_words = True
 
     def __init__(self, model: bytes) -> None:
         """`model`: what sentencepiece wrote. Raises TextgenError if it is invalid or not lossless."""

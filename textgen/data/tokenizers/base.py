@@ -54,6 +54,7 @@ class Tokenizer(ABC):
     Attributes:
         kind: the tokenizer kind, a name in `textgen.data.TOKENIZER_KINDS`.
         in_bulk: whether encoding is slow enough to pay for several processes; `cut` then says where to split a text.
+        divides_words: whether a token may be a part of a word, so that a word can be spelled in several ways.
         unit: the unit of text that may be unknown: a character, or a word.
         escape: the id for unseen units, which a model has to learn from replacements; None if nothing can be unseen.
         symbols: the bytes of each token; empty for the boundary and for `unsampled` tokens, except that the unknown
@@ -65,6 +66,7 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     in_bulk: ClassVar[bool] = False
+    divides_words: ClassVar[bool] = False
     unit: ClassVar[str] = "character"
     escape: ClassVar[int | None] = None
     raw_tokens: ClassVar[int] = 0
