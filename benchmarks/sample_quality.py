@@ -17,7 +17,7 @@ from pathlib import Path
 
 import textgen
 from textgen.generation.generate import complete, sampling_options
-from textgen.training.runs import Run, data_of
+from textgen.training.stored_data import data_of
 
 WORD = re.compile(r"[^\W\d_]+")
 PROMPTS = ["", "\n", "\n\n", "Dear", "The end.\n", "The end.\n\n"]
@@ -41,7 +41,7 @@ def new_words(text, known):
 
 
 def training_text(folder):
-    data = data_of(Run(Path(folder)))
+    data = data_of(Path(folder))
     return data.tokenizer.decode(data.written()[:1_000_000])
 
 

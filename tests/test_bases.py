@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ from textgen.model.weights import load_weights
 from textgen.runtime import quantize
 from textgen.storage import DamagedError, filesystem, read_manifest
 from textgen.tasks import TrainOptions, options_for
-from textgen.training import pretrained
+from textgen.training import Saved, pretrained
 from textgen.training.optimization import make_optimizer
 from textgen.training.planner import FINETUNING_DECAY
+from textgen.training.start import resume, start
 
 TEXT = "the fox ran to the den and the hen ran home\n" * 60
 TINY = ["--hidden-size", "4", "--max-steps", "2", "--sample-steps", "0", "--threads", "1"]
@@ -241,6 +243,25 @@ def test_lower_layers_learn_more_slowly_when_training_starts_from_a_model(instal
 
 
 # --- half precision ---
+
+
+def test_a_finetuned_run_resumes_with_the_same_bits(installed):
+    """Also without the base, whose weights are needed only once."""
+    options = {"init_from": "base-fox", "max_steps": 9, "eval_steps": 4, "sample_steps": 0, "threads": 1, "seed": 3}
+    whole, cut = (start(["notes.txt"], options_for({**options, "output_dir": name}), time.monotonic())
+                  for name in ("whole", "cut"))  # fmt: skip
+    for _ in whole.events():
+        pass
+    for event in cut.events():
+        if isinstance(event, Saved) and event.step == 4:
+            break
+    installed.rename(installed.with_name("gone"))
+    again = resume(cut.run.folder, {})
+    assert again.trainer.progress.step == 4
+    for _ in again.events():
+        pass
+    expected, found = whole.trainer.model.state_dict(), again.trainer.model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_half_precision_is_read_alike_by_both_backends(folder, tmp_path):

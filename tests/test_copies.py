@@ -18,7 +18,7 @@ from textgen.generation import SampleOptions, copies
 from textgen.generation.copies import BREAK, Copy, CopyIndex, index_of, sorted_places
 from textgen.generation.generate import complete, sampling_options
 from textgen.generation.session import Session
-from textgen.training.runs import training_ids_of
+from textgen.training.stored_data import training_ids_of
 
 law = settings(deadline=None)
 DOCUMENTS = st.lists(st.text("abé", max_size=12), min_size=1, max_size=4)

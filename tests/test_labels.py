@@ -33,8 +33,8 @@ from textgen.model import ModelConfig
 from textgen.model.stack import build_model
 from textgen.storage import filesystem
 from textgen.tasks import options_for
-from textgen.tasks.classification.data import ClassificationObjective, class_weights, pooled
 from textgen.tasks.classification.model import Classifier, Pool, log_probabilities
+from textgen.tasks.classification.objective import ClassificationObjective, class_weights, pooled
 from textgen.tasks.classification.options import POOLINGS
 from textgen.tasks.classification.reading import (
     chosen_columns,

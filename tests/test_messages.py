@@ -23,7 +23,7 @@ from textgen.data import archives, encodings
 from textgen.errors import TextgenError
 from textgen.generation import SampleOptions
 from textgen.options import declared, flag
-from textgen.tasks.language.data import DOCUMENT_BREAK
+from textgen.tasks.language.objective import DOCUMENT_BREAK
 
 NAMES = (
     "".join(f"{first}{last}\n" for first in ("An", "Bel", "Cor", "Dor") for last in ("na", "la", "do", "ra", "vin")) * 6

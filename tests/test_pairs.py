@@ -29,8 +29,9 @@ from textgen.model.stack import build_model
 from textgen.model.weights import TorchStepper
 from textgen.storage import filesystem
 from textgen.tasks import options_for
-from textgen.tasks.completion.data import JITTER, CompletionData, CompletionObjective, score_examples
+from textgen.tasks.completion.data import CompletionData
 from textgen.tasks.completion.evaluate import evaluate_pairs, exact_matches, write_completions
+from textgen.tasks.completion.objective import JITTER, CompletionObjective
 from textgen.tasks.completion.options import CompletionOptions, columns_of
 from textgen.tasks.completion.reading import (
     Pair,
@@ -39,11 +40,13 @@ from textgen.tasks.completion.reading import (
     padded_batches,
     read_pairs,
     scan_pairs,
+    score_examples,
 )
 from textgen.tasks.data import IGNORED, write_examples
 from textgen.tasks.objective import Batches
-from textgen.training.runs import METRICS, OPTIMIZER, STATE, Run, data_of
+from textgen.training.runs import METRICS, OPTIMIZER, STATE
 from textgen.training.start import resume, start
+from textgen.training.stored_data import data_of
 
 COLUMNS = ("intent", "snippet")
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
@@ -526,11 +529,11 @@ def test_what_is_copied_is_looked_for_in_the_completions(trained):
 
 def test_a_store_is_kept_and_made_again(trained, tmp_path):
     folder = shutil.copytree(trained.parent, tmp_path / "copy")
-    data = data_of(Run(folder / "run"))
+    data = data_of(folder / "run")
     assert [pair for pair in data.held_out_pairs() if pair not in REVERSING] == [] and len(data.held_out_pairs()) == 2
     assert len(data.training) == 23 and data.training_tokens == data.training.tokens
     shutil.rmtree(data.folder)
-    assert data_of(Run(trained)).digests() == data.digests()
+    assert data_of(trained).digests() == data.digests()
     ids = data.text_ids()
     assert (ids == data.tokenizer.boundary).sum() == 23 and len(ids) == 3 * 23
 
@@ -551,7 +554,7 @@ def test_a_store_is_kept_and_made_again(trained, tmp_path):
     ],
 )
 def test_a_store_that_contradicts_itself_is_refused(trained, tmp_path, part, name, wrong):
-    store = data_of(Run(trained)).store
+    store = data_of(trained).store
     tables = {**{key: dict(arrays) for key, arrays in store.parts.items()}, "about": dict(store.about)}
     tables[part][name] = wrong(tables[part].get(name))
     about = {key: tables["about"][key] for key in store.parts}

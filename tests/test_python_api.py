@@ -112,7 +112,7 @@ def cases():
     add(lambda m, path: Session.load(m.writer, path), "path", PATHS)
     add(lambda m, folder: textgen.load(folder), "folder", PATHS)
     add(lambda m, backend: textgen.load(m.folders["writer"], backend), "backend", [None, 1, "cuda", b"torch", object()])
-    add(lambda m, backend: textgen.load(m.folders["forecaster"], backend), "backend", ["numpy", 1, "x"])
+    add(lambda m, backend: textgen.load(m.folders["forecaster"], backend), "backend", [1, "x"])
     for train in (textgen.train, compare):
         add(lambda m, corpus, train=train: train(corpus), "corpus", CORPORA)
         call = lambda m, train=train, **o: train(m.place / "a.txt", **o)  # noqa: E731
@@ -272,6 +272,18 @@ def test_a_table_in_memory_is_forecast_like_a_file(models, kind):
     found = models.forecaster.predict(frame(models, kind), horizon=2, number=20, seed=1)[0]
     assert found.columns() == wanted.columns() and found.history.start == wanted.history.start
     assert [np.datetime64(time) for time in found.times] == [np.datetime64(time) for time in wanted.times]
+
+
+def test_training_is_logged_and_prints_nothing(tmp_path, caplog, capfd):
+    (tmp_path / "notes.txt").write_text("the fox ran to the den\n" * 60)
+    with caplog.at_level("INFO", logger="textgen"):
+        folder = textgen.train(
+            tmp_path / "notes.txt", output_dir=str(tmp_path / "run"), max_steps=4, hidden_size=8, threads=1,
+            tokenizer="char", init_from="none",
+        )  # fmt: skip
+    said = [record.getMessage() for record in caplog.records if record.name == "textgen"]
+    assert str(folder) in said[0] and any(line.startswith("step 4 of 4: held-out loss") for line in said)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("kind", ["frame", "datasets"])

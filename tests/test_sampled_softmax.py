@@ -13,7 +13,7 @@ from textgen.model import ModelConfig
 from textgen.model.stack import Candidates
 from textgen.model.weights import make_model
 from textgen.tasks import options_for
-from textgen.tasks.language.data import SampledSoftmax, inclusion
+from textgen.tasks.language.objective import SampledSoftmax, inclusion
 from textgen.training import Evaluated, Saved
 from textgen.training.start import resume, start
 

@@ -20,8 +20,9 @@ from textgen.model.stack import build_model
 from textgen.model.weights import model_tensors
 from textgen.storage import filesystem, to_json
 from textgen.tasks import options_for
-from textgen.tasks.forecasting.data import SeriesData, TorchForecastStepper, negative_log_likelihood
+from textgen.tasks.forecasting.data import SeriesData
 from textgen.tasks.forecasting.design import DESIGN_FILE, Design, prepare_series
+from textgen.tasks.forecasting.objective import TorchForecastStepper, negative_log_likelihood
 from textgen.tasks.forecasting.reading import Series
 from textgen.tasks.forecasting.rolling import (
     MODEL,
@@ -31,8 +32,9 @@ from textgen.tasks.forecasting.rolling import (
     student_t,
 )
 from textgen.tasks.forecasting.scaling import CHANGE, LAST, SEASONAL, fit
-from textgen.training.runs import Run, data_of
+from textgen.training.runs import Run
 from textgen.training.start import start
+from textgen.training.stored_data import data_of
 from textgen.training.trainer import Trainer
 
 SIZES = {
@@ -578,4 +580,4 @@ def test_a_forecaster_whose_data_is_gone_reads_its_tables_again(tmp_path):
     for _ in session.events():
         pass
     shutil.rmtree(session.data.folder)
-    assert data_of(Run(tmp_path / "run")).digests() == session.data.digests()
+    assert data_of(tmp_path / "run").digests() == session.data.digests()

@@ -21,9 +21,9 @@ from textgen.formatting import aligned
 from textgen.storage import filesystem
 from textgen.tasks import options_for
 from textgen.tasks.forecasting import data as history
-from textgen.tasks.forecasting.data import TorchForecastStepper
 from textgen.tasks.forecasting.design import prepare_series
 from textgen.tasks.forecasting.forecaster import Forecaster
+from textgen.tasks.forecasting.objective import TorchForecastStepper
 from textgen.tasks.forecasting.rolling import MODEL, Errors, ForecastRequest, SeriesLoop
 from textgen.tasks.forecasting.scaling import fit, rounded
 

@@ -32,6 +32,7 @@ from textgen.options import declared, value_type
 from textgen.storage import TOKENS, filesystem
 from textgen.tasks import TrainOptions, options_for
 from textgen.tasks.language import data as tasks
+from textgen.tasks.language import objective
 from textgen.tasks.objective import Objective
 from textgen.training import CHANGEABLE, LENGTHS, Ended, Evaluated, Logged, Saved, Tick
 from textgen.training.optimization import Part, named_optimizer_state
@@ -756,7 +757,7 @@ def test_what_is_held_out_is_scored_whole_and_by_a_quick_look(monkeypatch, text)
     score = task.evaluate(model, quick=False)
     assert (score.bytes, score.characters) == (about["bytes"]["validation"], about["characters"]["validation"])
     assert math.isclose(score.nats, score.tokens * nats + raw * 8 * math.log(2), rel_tol=1e-6)
-    monkeypatch.setattr(tasks, "QUICK_LOOK", score.tokens // 3)
+    monkeypatch.setattr(objective, "QUICK_LOOK", score.tokens // 3)
     look = task.evaluate(model, quick=True)
     assert score.tokens / 4 < look.tokens < score.tokens / 2
     assert math.isclose(look.bits_per_byte, score.bits_per_byte, rel_tol=0.05)

@@ -48,7 +48,7 @@ def _with_training_text(model: LanguageModel, folder: Path) -> LanguageModel:
     """The model with access to its training text, which is read only when needed."""
 
     def training_ids() -> npt.NDArray[np.integer]:
-        from textgen.training.runs import training_ids_of
+        from textgen.training.stored_data import training_ids_of
 
         return training_ids_of(folder)
 

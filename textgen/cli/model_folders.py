@@ -140,8 +140,8 @@ def _outputs(options: Any, read: tuple[str | Path, ...], overwrite: bool) -> dic
 
 def _opener(folder: Path) -> Callable[[], Any]:
     def open_data() -> Any:
-        from textgen.training.runs import Run, data_of
+        from textgen.training.stored_data import data_of
 
-        return data_of(Run(folder))
+        return data_of(folder)
 
     return open_data

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from textgen.generation.sampling import CharacterGuard, character_guard
 from textgen.model import BACKENDS, CARD, GENERATION, STEP, ModelConfig, read_config, require_model, require_weights
 from textgen.model.stepper import TokenStepper
 from textgen.options import named
+
+if TYPE_CHECKING:
+    from textgen.runtime import NumpyStepper
 
 _NO_PART = (CARD, "training_args.json")
 """Files of a model folder that do not affect its predictions."""
@@ -208,13 +211,22 @@ def tokenizer_for(path: Path, config: ModelConfig, more: object = ()) -> Tokeniz
 
 def stepper_of(path: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> TokenStepper:
     """Runs the model of a folder: by its stored step, or by torch. Raises TextgenError if the backend cannot."""
+    stored = stored_stepper(path, manifest, config, backend)
+    if stored is not None:
+        return stored
+    from textgen.model.weights import TorchStepper, load_weights
+
+    return TorchStepper(load_weights(path, manifest, config))
+
+
+def stored_stepper(path: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str) -> NumpyStepper | None:
+    """Runs the stored step of a model folder; None where torch, which is then installed, is to run the model. Raises
+    TextgenError if the backend cannot."""
     require_weights(path, manifest)
     stored = STEP in manifest["files"]
     if backend == "torch" or (backend == "auto" and not stored):
         require("torch", "running a model without its stored step")
-        from textgen.model.weights import TorchStepper, load_weights
-
-        return TorchStepper(load_weights(path, manifest, config))
+        return None
     if not stored:
         raise TextgenError(
             f"{str(path)!r} holds no {STEP}, without which {backend} cannot run it.",
@@ -222,7 +234,7 @@ def stepper_of(path: Path, manifest: Mapping[str, Any], config: ModelConfig, bac
         )
     from textgen.runtime import read_stepper
 
-    return read_stepper(path, manifest, config.output_size, backend)
+    return read_stepper(path, manifest, config, backend)
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:

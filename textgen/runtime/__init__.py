@@ -19,8 +19,17 @@ import numpy.typing as npt
 
 from textgen import options, storage, threads
 from textgen.errors import TextgenError
-from textgen.model import LARGEST_HEADER, STEP, STORED_TYPES, WEIGHTS, read_config, require_model, require_weights
-from textgen.runtime.graph import IDS, StepGraph, TensorSpec
+from textgen.model import (
+    LARGEST_HEADER,
+    STEP,
+    STORED_TYPES,
+    WEIGHTS,
+    ModelConfig,
+    read_config,
+    require_model,
+    require_weights,
+)
+from textgen.runtime.graph import TOKENS, StepGraph, TensorSpec
 from textgen.runtime.int8 import SCALE, Int8Rows, in_int8, suits
 from textgen.runtime.ops import DTYPES, Array
 from textgen.runtime.plan import Execution, lower
@@ -39,7 +48,8 @@ LEFT_OUT = (WEIGHTS, "training_args.json")
 
 
 class NumpyStepper:
-    """A `textgen.model.stepper.TokenStepper` that runs a stored step with numpy.
+    """A `textgen.model.stepper.TokenStepper` that runs a stored step with numpy. Of a model that reads numbers, inputs
+    (B, features) and (B, T, features) take the place of ids (B,) and (B, T).
 
     A state is a tuple of arrays, (B, ...) each, that are never changed in place. Several threads may step at once.
     """
@@ -50,13 +60,13 @@ class NumpyStepper:
         int8 = {name: weight for name, weight in weights.items() if isinstance(weight, Int8Rows)}
         with np.errstate(all="ignore"):  # NaN and infinity are detected in the logits
             arrays = {f"weight.{name}": w.floats if isinstance(w, Int8Rows) else w for name, w in weights.items()}
-        inputs = {IDS: TensorSpec("int64", (-1,)), **{f"state.{k}": spec for k, spec in enumerate(graph.state)}}
+        inputs = {graph.input_name: graph.input, **{f"state.{k}": spec for k, spec in enumerate(graph.state)}}
         initial = lower(graph.initial, arrays, {})
         step = lower(graph.step, arrays, inputs, True, in_int8(int8) if backend == "int8" else None)
         self._vocab_size = graph.logits.shape[1]
         self._initial, self._initial_places = Execution(initial, initial.calls), initial.outputs
         self._step, self._inputs, self._outputs = Execution(step, step.calls), [*step.inputs.values()], step.outputs
-        self._sequence = SequencePlan(step, len(graph.state))
+        self._sequence = SequencePlan(step)
 
     def initial_state(self, batch_size: int) -> State:
         """The state (B, ...) before the first token."""
@@ -90,7 +100,7 @@ class NumpyStepper:
             with threads.few_rows(len(ids)), np.errstate(all="ignore"):
                 return self._sequence.run(ids, state, all_logits)
         steps: list[Array] = []
-        for column in ids.T:
+        for column in np.swapaxes(ids, 0, 1):
             logits, state = self.step(column, state)
             if not all_logits:
                 steps.clear()
@@ -137,12 +147,12 @@ def _logprobs(logits: Array, ids: Array) -> npt.NDArray[np.float64]:
     return result
 
 
-def read_stepper(folder: Path, manifest: Mapping[str, Any], outputs: int, backend: str = "auto") -> NumpyStepper:
+def read_stepper(folder: Path, manifest: Mapping[str, Any], config: ModelConfig, backend: str = "auto") -> NumpyStepper:
     """A stepper for a committed model folder: 'numpy' computes in float32, 'int8' in int8, 'auto' as stored.
 
     Raises DamagedError naming the file.
     """
-    graph, weights = read_step(folder, manifest, outputs)
+    graph, weights = read_step(folder, manifest, config)
     int8 = backend == "int8" or (backend == "auto" and bool(graph.int8))
     if int8 and not graph.int8:
         weights = {
@@ -152,14 +162,17 @@ def read_stepper(folder: Path, manifest: Mapping[str, Any], outputs: int, backen
     return NumpyStepper(graph, weights, "int8" if int8 else "numpy")
 
 
-def read_step(folder: Path, manifest: Mapping[str, Any], outputs: int) -> tuple[StepGraph, Weights]:
+def read_step(folder: Path, manifest: Mapping[str, Any], config: ModelConfig) -> tuple[StepGraph, Weights]:
     """The stored step and weights of a committed model folder. Raises as `read_stepper`."""
     path = folder / STEP
     graph = StepGraph.from_json(
         storage.parse_json(storage.verified(folder, STEP, manifest, LARGEST_STEP), str(path)), str(path)
     )
+    outputs, numbers = config.output_size, TensorSpec("float32", (-1, config.features))
     if graph.logits.shape[1] != outputs:
         raise storage.DamagedError(f"{path} is damaged: it computes {graph.logits.shape[1]:,} logits, not {outputs:,}.")
+    if graph.input != (numbers if config.features else TOKENS):
+        raise storage.DamagedError(f"{path} is damaged: it reads other inputs than the model.")
     weights_path, specs = str(folder / WEIGHTS), _stored_specs(graph)
     read = read_weights(storage.verified(folder, WEIGHTS, manifest, largest_file(specs)), weights_path, specs)
     int8 = {name: Int8Rows.read(read[name], read.pop(name + SCALE), f"{weights_path}: {name!r}") for name in graph.int8}
@@ -239,7 +252,7 @@ def quantize(folder: Path, output: Path, replace_output: bool = False, dtype: st
     require_weights(folder, manifest)
     if STEP not in manifest["files"]:
         raise TextgenError(f"{str(folder)!r} holds no {STEP}; only torch can run it.")
-    graph, weights = read_step(folder, manifest, read_config(folder, manifest).output_size)
+    graph, weights = read_step(folder, manifest, read_config(folder, manifest))
     if graph.int8:
         raise TextgenError(f"{str(folder)!r} already has int8 weights.")
     tensors = {name: np.asarray(weight) for name, weight in weights.items()}

@@ -30,7 +30,6 @@ from textgen.runtime.ops import (
 from textgen.storage import FORMAT_VERSION, DamagedError, check_version
 
 FORMAT = "textgen step"
-IDS = "ids"
 BATCHES = (2, 3)
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 LARGEST_VALUE = 1 << 24
@@ -78,9 +77,19 @@ class TensorSpec:
         return self.shape[:1] == (-1,) and min(self.shape[1:], default=0) >= 0
 
 
+TOKENS = TensorSpec("int64", (-1,))
+"""The input of a model of tokens: ids (B,)."""
+
+
+def input_name(spec: TensorSpec) -> str:
+    """What a program calls the input of a step."""
+    return "ids" if spec == TOKENS else "inputs"
+
+
 @dataclass(frozen=True)
 class Node:
-    """One operation. Inputs are numbers or names: 'node.3', 'weight.encoder.weight', 'constant.0', 'state.1', 'ids'."""
+    """One operation. Inputs are numbers or names: 'node.3', 'weight.encoder.weight', 'constant.0', 'state.1', and 'ids'
+    or 'inputs'."""
 
     op: str
     inputs: tuple[str | Number, ...]
@@ -255,8 +264,8 @@ class Program:
 
 @dataclass(frozen=True)
 class StepGraph:
-    """The content of `step.json`. `logits` (B, V) is the first output of the step; `int8` names the weights that are
-    stored as int8."""
+    """The content of `step.json`. `logits` (B, V) is the first output of the step; `input` is what it reads, ids (B,)
+    or numbers (B, features); `int8` names the weights that are stored as int8."""
 
     weights: dict[str, TensorSpec]
     state: tuple[TensorSpec, ...]
@@ -264,6 +273,12 @@ class StepGraph:
     initial: Program
     step: Program
     int8: tuple[str, ...] = ()
+    input: TensorSpec = TOKENS
+
+    @property
+    def input_name(self) -> str:
+        """What the step's program calls its input."""
+        return input_name(self.input)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `step.json`."""
@@ -271,6 +286,7 @@ class StepGraph:
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "weights": {name: spec.to_json() for name, spec in self.weights.items()},
+            **({} if self.input == TOKENS else {"input": self.input.to_json()}),
             "state": [spec.to_json() for spec in self.state],
             "logits": self.logits.to_json(),
             "initial": self.initial.to_json(),
@@ -301,9 +317,12 @@ class StepGraph:
             raise ValueError("its logits and states do not have one row for each row of the batch")
         known = {f"weight.{name}": spec for name, spec in weights.items()}
         initial = Program.from_json("initial", content.get("initial"), known, state)
-        known |= {IDS: TensorSpec("int64", (-1,)), **{f"state.{place}": spec for place, spec in enumerate(state)}}
+        read = TensorSpec.from_json(content.get("input", TOKENS.to_json()))
+        if read != TOKENS and not (read.dtype == "float32" and read.is_batched and len(read.shape) == 2):
+            raise ValueError("its input is neither ids nor numbers of each row")
+        known |= {input_name(read): read, **{f"state.{place}": spec for place, spec in enumerate(state)}}
         step = Program.from_json("step", content.get("step"), known, [logits, *state])
-        return cls(weights, state, logits, initial, step, _parse_int8(content.get("int8", []), weights))
+        return cls(weights, state, logits, initial, step, _parse_int8(content.get("int8", []), weights), read)
 
 
 def _parse_int8(stored: Any, weights: Mapping[str, TensorSpec]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from textgen.runtime.graph import BATCHES, IDS, Program, TensorSpec
+from textgen.runtime.graph import BATCHES, Program, TensorSpec
 from textgen.runtime.ops import DTYPES, OPERATIONS, Array, at_batch, part_of, product
 
 MAX_TABLE_ROWS, LARGEST_TABLE = 1024, 1 << 22
@@ -54,7 +54,8 @@ class Call:
 
 @dataclass
 class Plan:
-    """Calls in order; `constants` are values known in advance; `inputs` and `outputs` are places."""
+    """Calls in order; `constants` are values known in advance; `inputs` and `outputs` are places. The first input is
+    what a step reads, the others are its state."""
 
     calls: list[Call]
     constants: dict[int, Array]
@@ -168,7 +169,7 @@ def _leave_unexpanded(plan: Plan) -> None:
 def _join_constants(plan: Plan) -> None:
     """(x + b) + (y + c) -> (x + y) + (b + c), and x + (y + c) -> (x + c) + y where x depends on the token alone."""
     reads = Counter([*plan.outputs, *(source for call in plan.calls for source in call.sources)])
-    by_state = plan.dependents({place for name, place in plan.inputs.items() if name != IDS})
+    by_state = plan.dependents({*[*plan.inputs.values()][1:]})
     sums: dict[int, tuple[int, int]] = {}
     calls = []
     for call in plan.calls:
@@ -215,8 +216,8 @@ def _slice_later(plan: Plan) -> None:
 
 def _tabulate(plan: Plan) -> None:
     """Replace what depends on the token alone by a lookup in a table with one row per token."""
-    ids, others = plan.inputs[IDS], {place for name, place in plan.inputs.items() if name != IDS}
-    by_id, by_state = plan.dependents({ids}), plan.dependents(others)
+    ids, *others = plan.inputs.values()
+    by_id, by_state = plan.dependents({ids}), plan.dependents({*others})
     chain = [call for call in plan.calls if call.target not in by_state]
     read = {source for call in plan.calls if call.target in by_state for source in call.sources} | set(plan.outputs)
     made = [call for call in chain if call.target in read & by_id]

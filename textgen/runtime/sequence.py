@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from textgen.runtime.graph import IDS
 from textgen.runtime.ops import DTYPES, Array
 from textgen.runtime.plan import Call, Execution, Plan
 
@@ -42,7 +41,7 @@ def arrange(plan: Plan, before: Sequence[int], after: Sequence[int]) -> tuple[li
     `before` and `after` are the places of the states before and after a step.
     """
     depends, feeds = _dependencies(plan, before), _contributions(plan, after)
-    known = {plan.inputs[IDS], *plan.constants}
+    known = {next(iter(plan.inputs.values())), *plan.constants}
     waiting = [call for call in plan.calls if feeds[call.target]]
     segments = []
     for component in strongly_connected_components([depends[place] for place in after]):
@@ -169,8 +168,8 @@ class Delay:
 class SequencePlan:
     """A step's plan arranged for sequences. If `possible` is false, it can only run step by step."""
 
-    def __init__(self, plan: Plan, states: int) -> None:
-        before, self._ids = [plan.inputs[f"state.{number}"] for number in range(states)], plan.inputs[IDS]
+    def __init__(self, plan: Plan) -> None:
+        self._input, *before = plan.inputs.values()
         self._logits, *after = plan.outputs
         segments, readout = arrange(plan, before, after)
         self._stages: list[Batched | Loop | Delay] = []
@@ -191,7 +190,8 @@ class SequencePlan:
         self._width = 1 + sum(call.spec.elements for call in plan.calls)
 
     def run(self, ids: Array, state: State, all_logits: bool) -> tuple[Array, State]:
-        """Read ids (B, T), T >= 1. The logits of all steps, (T * B, V) step by step, or of the last, (B, V)."""
+        """Read ids (B, T) or inputs (B, T, features), T >= 1. The logits of all steps, (T * B, V) step by step, or of
+        the last, (B, V)."""
         most = max(1, max(MIN_ROWS, MAX_CHUNK_ELEMENTS // self._width) // len(ids))
         chunks = []
         for start in range(0, ids.shape[1], most):
@@ -200,9 +200,9 @@ class SequencePlan:
         return np.concatenate(chunks) if all_logits else chunks[-1], state
 
     def _chunk(self, ids: Array, state: State, all_logits: bool) -> tuple[Array, State]:
-        batch, length = ids.shape
+        batch, length = ids.shape[:2]
         chunk = Chunk(batch, length, self._readout.new_values(), state, list(state))
-        chunk.values[self._ids] = ids.T.reshape(-1)
+        chunk.values[self._input] = np.swapaxes(ids, 0, 1).reshape(-1, *ids.shape[2:])
         for stage in self._stages:
             stage.run(chunk)
         values = chunk.values

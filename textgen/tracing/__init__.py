@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -26,8 +26,17 @@ from textgen.model.stack import Model
 from textgen.model.weights import model_tensors
 from textgen.plugins import PluginError
 from textgen.runtime import NumpyStepper
-from textgen.runtime.graph import FORMAT, IDS, MOST_CONSTANTS, StepGraph, stored_constant, stored_number
-from textgen.runtime.ops import stored_shape
+from textgen.runtime.graph import (
+    FORMAT,
+    MOST_CONSTANTS,
+    TOKENS,
+    StepGraph,
+    TensorSpec,
+    input_name,
+    stored_constant,
+    stored_number,
+)
+from textgen.runtime.ops import at_batch, stored_shape
 from textgen.storage import FORMAT_VERSION
 from textgen.tracing import operations, windows
 from textgen.tracing.operations import DTYPES, NEW, Given, GraphBuilder, RecordedOp, Untraceable
@@ -168,6 +177,7 @@ def _traced(model: Model) -> dict[str, Any]:
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "weights": {name: _spec(_dtype(t), t.shape) for name, t in model_tensors(model).items()},
+        **({} if (reads := _input(model)) == TOKENS else {"input": reads.to_json()}),
         "state": specs,
         "logits": _spec("float32", (-1, model.output_size)),
         "initial": _merged(*[_recorded(model, partial(model.initial_state, batch), {}) for batch in BATCHES]),
@@ -192,15 +202,22 @@ def _recorded(model: Model, function: Callable[..., Sequence[Tensor]], inputs: M
 
 
 def _record_step(model: Model, batch: int) -> GraphBuilder:
-    def step(ids: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        logits, after = model.step(ids, state)
+    def step(given: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, after = model.step(given, state)
         return (logits, *after)
 
     with torch.no_grad():
         state = [tensor.detach().clone() for tensor in model.initial_state(batch)]
-    ids = torch.zeros(batch, dtype=torch.int64, device=model.readout.linear.weight.device)
-    inputs = {IDS: ids, **{f"state.{number}": tensor for number, tensor in enumerate(state)}}
+    reads = _input(model)
+    dtype = torch.int64 if reads == TOKENS else torch.float32
+    given = torch.zeros(at_batch(reads.shape, batch), dtype=dtype, device=model.readout.linear.weight.device)
+    inputs = {input_name(reads): given, **{f"state.{number}": tensor for number, tensor in enumerate(state)}}
     return _recorded(model, step, inputs)
+
+
+def _input(model: Model) -> TensorSpec:
+    """What a step of the model reads."""
+    return TOKENS if isinstance(model.encoder, nn.Embedding) else TensorSpec("float32", (-1, model.input_size))
 
 
 def _merged(one: GraphBuilder, other: GraphBuilder) -> dict[str, Any]:
@@ -260,16 +277,18 @@ def _verify(graph: StepGraph, model: Model) -> None:
     stepper = NumpyStepper(graph, weights)
     rng = np.random.default_rng(0)
     for batch in VERIFIED_BATCHES:
-        ids = rng.integers(0, model.input_size, (batch, VERIFIED_STEPS))
+        shape = (VERIFIED_STEPS, *at_batch(graph.input.shape, batch))
+        tokens = graph.input == TOKENS
+        given = rng.integers(0, model.input_size, shape) if tokens else rng.standard_normal(shape, np.float32)
         with torch.inference_mode():
             state, logits = model.initial_state(batch), torch.empty(0)
-            for column in torch.from_numpy(ids.T.copy()).to(model.readout.linear.weight.device):
+            for column in torch.from_numpy(given).to(model.readout.linear.weight.device):
                 logits, state = model.step(column, state)
         wanted = [tensor.float().cpu().numpy() for tensor in (logits, *state)]
         found = stepper.initial_state(batch)
-        for column in ids.T:
+        for column in given:
             last, found = stepper.step(column, found)
-        whole, after = stepper.forward(ids, stepper.initial_state(batch))
+        whole, after = stepper.forward(np.swapaxes(given, 0, 1), stepper.initial_state(batch))
         for ours, theirs in zip([last, *found, whole, *after], wanted * 2, strict=True):
             if np.abs(ours - theirs).max(initial=0) > TOLERANCE * np.abs(theirs).max(initial=1e-2):
                 raise Untraceable("the numpy runtime computes something else.")

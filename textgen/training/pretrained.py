@@ -31,7 +31,7 @@ from textgen.tasks.language.options import LanguageOptions
 NONE = "none"
 """Given as the model to start from: start from new weights, whatever is installed."""
 
-SAMPLE_BYTES = 12_000
+SAMPLE_BYTES = 6_000
 """How much of the beginning of a corpus a base reads to see whether it knows such text."""
 
 FITTING = 4.0

@@ -17,26 +17,22 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from textgen import __version__, plugins, storage
 from textgen.cells.engine import State, compiler, compiler_version
-from textgen.data.encodings import choosing
-from textgen.data.recipes import Progress
-from textgen.data.sources import gone, lasting
-from textgen.data.store import no_progress
+from textgen.data.sources import lasting
 from textgen.errors import TextgenError
 from textgen.model import CARD, CONFIG, WEIGHTS, ModelConfig
 from textgen.model.weights import model_tensors, pack, unpack
 from textgen.options import changed, named
-from textgen.storage import ARGUMENTS, METRICS, TOKENS, filesystem, log_lines
+from textgen.storage import ARGUMENTS, METRICS, filesystem, log_lines
 from textgen.storage.filesystem import UNFINISHED
-from textgen.tasks import LANGUAGE, TrainOptions, options_for, task_of
+from textgen.tasks import LANGUAGE, TrainOptions
 from textgen.tasks.data import TaskData
 from textgen.training.planner import Estimate
+from textgen.training.stored_data import arguments_in
 
 STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -83,7 +79,7 @@ class Run:
 
     def arguments(self) -> dict[str, Any]:
         """The content of training_args.json, verified against its checksum."""
-        return storage.parse_json(storage.verified(self.folder, ARGUMENTS), str(self.folder / ARGUMENTS))
+        return arguments_in(self.folder)
 
     def commit_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Replace the content of training_args.json atomically."""
@@ -293,42 +289,6 @@ def next_folder(root: Path, cell: str, path: str) -> Path:
 def _first_free(root: Path, stem: str) -> Path:
     folders = (root / f"{stem}-{number}" for number in count(1))
     return next(folder for folder in folders if not folder.exists())
-
-
-def data_of(run: Run, progress: Progress = no_progress) -> TaskData:
-    """The data of a run, created again from its corpus if it is missing. Raises TextgenError if the corpus has
-    changed."""
-    arguments, cache = run.arguments(), run.folder.parent / TOKENS
-    key, paths = arguments["store"], arguments["corpus"]
-    options = options_for(arguments["asked"])  # planned values must not change how the corpus is read
-    kind = task_of(options).data()
-    if (cache / key).is_dir():
-        try:
-            return kind.open(cache / key)
-        except storage.DamagedError:
-            if gone(paths):
-                raise
-    elif lost := gone(paths):
-        raise TextgenError(f"the tokens of this run are missing from {str(cache / key)!r}, and its corpus came {lost}.")
-    with choosing(arguments.get("encodings")):
-        data = kind.prepare(paths, options, cache, progress)
-    if data.key != key:
-        raise TextgenError(
-            f"the corpus has changed since this run began ({', '.join(paths)}).", hint="train a new run."
-        )
-    return data
-
-
-def training_ids_of(folder: Path) -> npt.NDArray[np.integer]:
-    """The token ids of the training text of a run, a boundary before each document. Raises TextgenError if they are
-    missing, or if the model was not trained on text."""
-    try:
-        ids = data_of(Run(folder)).text_ids()
-    except TextgenError as error:
-        raise TextgenError(f"the training text of {str(folder)!r} is not available: {error}") from error
-    if not len(ids):
-        raise TextgenError(f"{str(folder)!r} was not trained on text.")
-    return ids
 
 
 def made_with(options: TrainOptions) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +29,7 @@ from textgen.tasks import DEFAULT_MINUTES, TrainOptions, options_for, task_of
 from textgen.tasks.data import TaskData
 from textgen.threads import usable_cores
 from textgen.tracing import stored_step
-from textgen.training import CHANGEABLE, LENGTHS, Event, check_training, reporters
+from textgen.training import CHANGEABLE, LENGTHS, Evaluated, Event, check_training, reporters
 from textgen.training.guards import refuse_small_disk
 from textgen.training.optimization import Part, next_part, parts_of
 from textgen.training.planner import (
@@ -49,13 +50,15 @@ from textgen.training.runs import (
     arguments_of,
     changes,
     create_run,
-    data_of,
     made_with,
     next_folder,
     refuse_occupied,
     refuse_other_data,
 )
+from textgen.training.stored_data import data_of
 from textgen.training.trainer import Trainer
+
+LOG = logging.getLogger("textgen")
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ def train(corpus: Any, **options: Any) -> Path:
     `minutes` (default 5). Raises TextgenError in one sentence that names the parameter; PluginError, its cause the
     original exception, where the code of a plugin's cell fails.
 
+    Nothing is printed; the logger "textgen" gets the data, warnings and held-out metrics.
+
     Example:
         >>> folder = train("notes.txt", cell="gru", minutes=10)          # doctest: +SKIP
     """
@@ -125,8 +130,13 @@ def train(corpus: Any, **options: Any) -> Path:
     asked = options_for({**options, "validation_file": None} if held_out else options)
     asked = replace(asked, validation_file=held_out) if held_out else asked
     session = start(corpora("corpus", corpus), asked, began)
-    for _ in session.events():
-        pass
+    for warning in session.warnings:
+        LOG.warning(warning)
+    LOG.info("%s: %s", session.run.folder, " · ".join([*session.data.described(), *session.notes]))
+    for event in session.events():
+        if isinstance(event, Evaluated):
+            metrics = ", ".join(f"{name} {value}" for name, value in event.score.shown().items())
+            LOG.info("step %d of %d: held-out %s", event.step, session.options.max_steps, metrics)
     return session.run.folder
 
 
@@ -160,8 +170,7 @@ def start(
     folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
     model, match = initial_model(config, data.tokenizer, options)
     refuse_small_disk(folder, model, options, kept=0)
-    stored = data.tokenizer is not None and not dry_run
-    step, warnings = stored_step(model, config.cell) if stored else ({}, [])
+    step, warnings = ({}, []) if dry_run else stored_step(model, config.cell)
     run = Run(folder)
     if not dry_run:
         arguments = arguments_of(paths, asked, options, estimate, data, encodings.lasting())
@@ -234,7 +243,7 @@ def resume(
     options = _resumed_options(arguments["options"], {n: v for n, v in given.items() if not length or n != length[0]})
     device = choose_device(options.device)
     torch.set_num_threads(options.threads or usable_cores())
-    data = data_of(run, progress)
+    data = data_of(run.folder, progress)
     refuse_other_data(arguments.get("digests", {}), data.digests())
     config = read_config(folder)
     checkpoint, wrong = run.latest()

@@ -32,8 +32,7 @@ from textgen.generation.language_model import load as load
 from textgen.model import CONFIG
 from textgen.screen import Output, ReadingProgress
 from textgen.tasks import Request
-from textgen.tasks.completion.data import score_examples
-from textgen.tasks.completion.reading import Pair, encode_pairs, read_pairs, sources_of
+from textgen.tasks.completion.reading import Pair, encode_pairs, read_pairs, score_examples, sources_of
 
 ORDER = 4
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")

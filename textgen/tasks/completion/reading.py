@@ -8,6 +8,7 @@ predictions from the separator on count: the completion and the boundary that en
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,10 +30,14 @@ from textgen.data.tokenization import count_characters
 from textgen.data.tokenizers import train_tokenizer
 from textgen.data.tokenizers.base import Ids, Tokenizer
 from textgen.errors import TextgenError
+from textgen.evaluation import Score
+from textgen.model.stepper import TokenStepper
 from textgen.tasks.completion.options import CompletionOptions, columns_of
 from textgen.tasks.data import IGNORED, Arrays, Encoded, ExampleStore, open_examples
 
 _BATCH = 1 << 16
+AT_ONCE = 4096
+"""Tokens per batch of an evaluation, padding included."""
 
 
 class Pair(NamedTuple):
@@ -324,3 +329,29 @@ def _is_consistent(store: ExampleStore, part: str, vocab_size: int) -> bool:
         int(arrays[sizes].sum()) == len(arrays[name]) for name, sizes in zip(names[::2], names[1::2], strict=True)
     )
     return filled and not (arrays["ids"] >= vocab_size).any() and len({len(arrays[name]) for name in names[1::2]}) == 1
+
+
+def score_examples(stepper: TokenStepper, examples: Examples, most: int | None = None) -> Score:
+    """The score of the completions, each read after its prompt from the initial state; every end counts as a token.
+
+    With `most`, only the first pairs are scored, about so many tokens in total.
+    """
+    rows = np.arange(len(examples))
+    if most is not None:
+        rows = rows[: max(1, int(np.searchsorted(np.cumsum(examples.read), most, side="right")))]
+    nats, counted = 0.0, 0
+    for group in padded_batches(examples.read, rows, AT_ONCE):
+        inputs, targets, _ = examples.batch(group.tolist())
+        counts = targets != IGNORED
+        wanted = np.where(counts, targets, 0).astype(np.int32)
+        logprobs, _ = stepper.score(inputs.T, wanted.T, stepper.initial_state(len(group)))
+        nats -= math.fsum(logprobs[counts.T])
+        counted += int(counts.sum())
+    share = counted / max(1, examples.counted)
+    return Score(
+        nats + examples.raw * 8 * math.log(2) * share,
+        counted,
+        max(1, round(examples.characters * share)),
+        max(1, round(examples.bytes * share)),
+        None if examples.unknown is None else round(examples.unknown * share),
+    )

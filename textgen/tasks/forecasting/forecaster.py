@@ -14,10 +14,10 @@ from textgen import storage
 from textgen.data import Reading
 from textgen.data.parquet_table import corpora
 from textgen.data.sources import find_sources
-from textgen.errors import TextgenError, UsageError, require
-from textgen.model import BACKENDS, ModelConfig, read_config, require_model, require_weights
+from textgen.errors import TextgenError, UsageError
+from textgen.generation.language_model import opened, stored_stepper
+from textgen.model import ModelConfig
 from textgen.model.stepper import Stepper
-from textgen.options import named
 from textgen.tasks.forecasting import data
 from textgen.tasks.forecasting.data import continued
 from textgen.tasks.forecasting.design import DESIGN_FILE, LARGEST, Design, PreparedSeries, prepare_series
@@ -219,18 +219,10 @@ class Forecaster:
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
-    """Open a model folder of the forecast task with torch. Runs no code from it. Raises TextgenError for a missing or
-    damaged folder, naming the file, UsageError for another backend."""
-    require("torch", "running a forecaster")
-    from textgen.model.weights import load_weights
-    from textgen.tasks.forecasting.data import TorchForecastStepper
-
+    """Open a model folder of the forecast task. Runs no code from it. Raises as
+    `textgen.generation.language_model.load`."""
     path = arguments.path("folder", folder)
-    if arguments.choice("backend", backend, BACKENDS) not in ("auto", "torch"):
-        raise UsageError(f"{named('backend')} must be auto or torch for a forecaster, not {backend!r}.")
-    require_model(path)
-    manifest = storage.read_manifest(path)
-    config = read_config(path, manifest)
+    manifest, config = opened(path, backend)
     if config.task != "forecast":
         raise TextgenError(f"the model in {str(path)!r} is not a forecaster.")
     content = storage.parse_json(
@@ -239,6 +231,11 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     design = Design.from_json(content, str(path / DESIGN_FILE))
     if config.features != design.width:
         raise storage.DamagedError(f"{path / DESIGN_FILE} is damaged: its inputs are not those of the model.")
-    require_weights(path, manifest)
+    stepper = stored_stepper(path, manifest, config, backend)
     kept = data.from_bytes(storage.verified(path, data.HISTORY_FILE, manifest), design, str(path / data.HISTORY_FILE))
-    return Forecaster(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)
+    if stepper is None:
+        from textgen.model.weights import load_weights
+        from textgen.tasks.forecasting.objective import TorchForecastStepper
+
+        return Forecaster(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)
+    return Forecaster(config, design, stepper, kept)

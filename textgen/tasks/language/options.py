@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from textgen.data import CorpusOptions, LineOptions, ReadingOptions
+from textgen.errors import UsageError
 from textgen.model import BACKENDS
-from textgen.options import option
+from textgen.options import named, option
 from textgen.tasks import TrainOptions
 
 
@@ -43,3 +44,12 @@ class LanguageEvaluation(LineOptions, ReadingOptions):
         choices=BACKENDS,
         metavar="NAME",
     )
+
+
+def refuse_few_tokens(count: int, tokens: int) -> None:
+    """Raise UsageError unless the number of candidates is less than the number of tokens."""
+    if count >= tokens:
+        raise UsageError(
+            f"{named('sampled_softmax', f'{count:,}')} must be less than the vocabulary size ({tokens:,}).",
+            hint="omit it; it only pays for vocabularies above about ten thousand tokens.",
+        )
