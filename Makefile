@@ -29,10 +29,10 @@ test: $(VENV)/worked
 test-slow: $(VENV)/ready
 	$(BIN)/pytest -n 2 -q -m slow
 
-# The server with other people's clients: OpenAI's, Schemathesis, and Chromium where it is installed.
+# The server with other people's clients, OpenAI's and Schemathesis, and pages in Chromium where it is installed.
 test-serve: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test-serve]' -c constraints.txt
-	$(BIN)/pytest -q -m "slow or not slow" tests/test_page.py tests/test_openai_client.py tests/test_schema.py
+	$(BIN)/pytest -q -m "slow or not slow" tests/test_page.py tests/test_openai_client.py tests/test_schema.py tests/test_export_page.py
 
 # Numeric tests under other BLAS kernels, instruction sets, threads, locales and time zones (tests/machines.py).
 test-machines: $(VENV)/worked

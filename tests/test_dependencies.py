@@ -15,7 +15,7 @@ from importlib.abc import MetaPathFinder
 
 class Gone(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == sys.argv[1]:
+        if name.split(".")[0] in sys.argv[1].split(","):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Gone())
@@ -26,10 +26,10 @@ for arguments in sys.argv[2].split("|"):
 TINY = "--max-steps 2 --hidden-size 4 --embedding-size 4 --threads 1 --tokenizer char --batch-size 2 --seq-length 8"
 
 
-def without(package, *commands):
-    """The lines of standard error for each command, its exit code last, where a package is not installed."""
+def without(packages, *commands):
+    """The lines of standard error for each command, its exit code last, where some packages are not installed."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, package, "|".join(commands)],
+        [sys.executable, "-c", PROGRAM, packages, "|".join(commands)],
         capture_output=True, text=True, check=True, env={**os.environ, "TEXTGEN_LOAD_PLUGINS": ""},
     )  # fmt: skip
     parts, lines = [], []
@@ -66,12 +66,46 @@ def test_without_torch_a_sentence_says_what_is_missing(desk):
     }
     for (lines, code), purpose in zip(without("torch", *wanted), wanted.values(), strict=True):
         assert code == 1
-        assert lines == [f"Error: {purpose} needs torch, which is not installed.", "Hint: pip install torch"]
+        assert lines == [
+            f"Error: {purpose} needs torch, which is not installed.",
+            "Hint: pip install 'textgen-lm[train]'",
+        ]
 
 
 def test_without_torch_everything_else_works(desk):
     commands = ["cells", "--help", "runs", "sample -n 3 --seed 1", "evaluate notes.txt", "env", "train --help"]
     assert [code for _, code in without("torch", *commands)] == [0] * len(commands)
+
+
+TRAINING = "torch,datasets,pyarrow,pandas,huggingface_hub,fsspec,httpx,requests,matplotlib,onnxruntime"
+"""What the light install does not bring."""
+
+
+def test_the_light_install_runs_models_of_every_task(desk):
+    from textgen.cli import main
+
+    Path("pairs.csv").write_text("prompt,completion\n" + "say fox,fox!\nsay hen,hen!\nsay den,den!\n" * 20)
+    Path("labels.csv").write_text("text,label\n" + "a fine day,pos\na dull day,neg\n" * 20)
+    days = [f"2026-{m:02}-{d:02},{d + m}\n" for m in (1, 3, 5, 7, 8) for d in range(1, 32)]
+    Path("sales.csv").write_text("day,sales\n" + "".join(days[:124]))
+    Path("more.csv").write_text("day,sales\n" + "".join(days))
+    tiny = "--max-steps 2 --hidden-size 4 --embedding-size 4 --threads 1"
+    columns = {
+        "pairs": "--prompt-column prompt --completion-column completion --tokenizer char",
+        "labels": "--label-column label",
+        "sales": "--target-column sales --horizon 3",
+    }
+    for name, options in columns.items():
+        assert main(f"train {name}.csv {options} {tiny} --output-dir runs/{name}".split()) == 0
+    commands = [
+        *("sample -m runs/pairs -p say", "evaluate -m runs/pairs", "evaluate -m runs/pairs pairs.csv"),
+        *("predict -m runs/labels labels.csv", "evaluate -m runs/labels", "evaluate -m runs/labels labels.csv"),
+        *("predict -m runs/sales sales.csv", "evaluate -m runs/sales", "evaluate -m runs/sales more.csv"),
+        *("sample -m runs/lstm-notes-1 -n 3", "evaluate -m runs/lstm-notes-1", "runs show pairs"),
+        "compress notes.txt -m runs/lstm-notes-1",
+    ]
+    for command, (lines, code) in zip(commands, without(TRAINING, *commands), strict=True):
+        assert code == 0, (command, lines)
 
 
 @pytest.mark.parametrize(
@@ -80,10 +114,10 @@ def test_without_torch_everything_else_works(desk):
         ("sentencepiece", f"train notes.txt {TINY.replace('char', 'bpe')} --vocab-size 300",
          "a subword tokenizer needs sentencepiece, which is not installed.", "pip install sentencepiece"),
         ("datasets", "train hub:someone/something",
-         "reading data sets from the Hub needs datasets, which is not installed.", "pip install datasets"),
+         "reading data sets from the Hub needs datasets, which is not installed.", "pip install 'textgen-lm[train]'"),
         ("pyarrow", "train table.parquet",
-         "reading parquet files needs pyarrow, which is not installed.", "pip install pyarrow"),
-        ("safetensors", "sample -n 3 --backend torch",
+         "reading parquet files needs pyarrow, which is not installed.", "pip install 'textgen-lm[train]'"),
+        ("safetensors", "sample -m runs/lstm-notes-1 -n 3 --backend torch",
          "reading and writing weights needs safetensors, which is not installed.", "pip install safetensors"),
     ],
 )  # fmt: skip

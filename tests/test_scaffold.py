@@ -127,7 +127,7 @@ def test_the_metadata_is_what_indexes_and_installers_read(kind, license):
     project = tomllib.loads(written["pyproject.toml"])["project"]
     assert project["name"] == "textgen-fast-weights" and project["version"]
     assert project["authors"] == [{"name": 'Ada "A" Løvelace', "email": "ada@example.org"}]
-    assert project["dependencies"] == [f"textgen-lm>={metadata.version('textgen-lm')}"]
+    assert project["dependencies"] == [f"textgen-lm[train]>={metadata.version('textgen-lm')}"]
     assert project["entry-points"] == {"textgen": {"fast-weights": "textgen_fast_weights"}}
     assert project.get("license", "") == LICENSES[license] and ("LICENSE" in written) == bool(LICENSES[license])
     assert HEADINGS[license] in written.get("LICENSE", "")

@@ -184,6 +184,7 @@ _NEEDED_FOR = {
     "numpy": "running a model",
     "rich": "showing progress",
     "llguidance": "a constraint on texts",
+    "onnx": "exporting to ONNX",
     "packaging": "comparing versions",
     "threadpoolctl": "setting the number of threads",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serving"),
@@ -194,6 +195,9 @@ _EXTRAS = {
     "onnxruntime": "int8",
     "tensorboard": "tensorboard",
     "llguidance": "constrained",
+    "onnx": "onnx",
+    **dict.fromkeys(("torch", "datasets", "pyarrow"), "train"),
+    "huggingface_hub": "hub",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }
 """Our extra that installs a package; others are installed by their own name."""
