@@ -12,10 +12,10 @@ MODULES = {
     for path in sorted((ROOT / "textgen").rglob("*.py"))
 }
 LAYERS = [  # of packages and modules below `textgen`; each may import its own layer and those above it in this list
-    "errors formatting options signals threads",
+    "errors formatting options policy signals threads",
     "storage",
     "cells",
-    "hookspecs plugin_metadata plugins",
+    "hookspecs plugin_metadata plugins hub",
     "data",
     "screen",
     "model",
@@ -26,7 +26,7 @@ LAYERS = [  # of packages and modules below `textgen`; each may import its own l
     "training loading",
     "compare",
     "scaffold testing",
-    "serve",
+    "export serve",
     "cli __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}

@@ -40,6 +40,9 @@ COMMANDS = {
     "serve": "Serve models over HTTP, as OpenAI's API does, with their states.",
     "compare": "Compare cells on your text with equal size and budget.",
     "quantize": "Store the weights of a model in fewer bits: a quarter or half of the size.",
+    "export": "Write a model as a web page, a JavaScript module or an ONNX graph.",
+    "pull": "Download a model from the Hugging Face Hub.",
+    "push": "Upload a model to the Hugging Face Hub.",
     "compress": "Compress a file with the predictions of a model.",
     "decompress": "Restore a compressed file.",
     "runs": "List training runs with their progress and losses.",
@@ -50,7 +53,11 @@ COMMANDS = {
     "completion": "Print a script that completes commands in your shell.",
 }
 
-SHARED = {"decompress": ("textgen.cli.compress", "decompress_command")}
+SHARED = {
+    "decompress": ("textgen.cli.compress", "decompress_command"),
+    "pull": ("textgen.cli.hub", "pull_command"),
+    "push": ("textgen.cli.hub", "push_command"),
+}
 """The commands that share a module with another."""
 
 A_COMMAND = "a click.Command"

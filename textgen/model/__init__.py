@@ -127,8 +127,13 @@ def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> Mode
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
-    """A model folder by its path, by the name of a run in `runs`, or by the name under which an installed package
-    offers it. The path unchanged if there is none. Raises PluginError for a broken package."""
+    """A model folder by its path, by the name of a run in `runs`, by the name under which an installed package offers
+    it, or on the Hub by `hub:owner/name`. The path unchanged if there is none. Raises PluginError for a broken package,
+    TextgenError for a model that cannot be downloaded."""
+    if os.fspath(name).startswith("hub:"):
+        from textgen import hub
+
+        return hub.cached(os.fspath(name))
     places = (Path(name), Path("runs") / name)
     found = next((place for place in places if place.is_dir()), None)
     return found or plugins.find(os.fspath(name)) or Path(name)

@@ -162,6 +162,11 @@ class SubwordTokenizer(Tokenizer):
             raise TextgenError(f"{MODEL_FILE} is not the file that {CONFIG_FILE} was written for (SHA-256 differs).")
         return cls(model)
 
+    @property
+    def scores(self) -> list[float]:
+        """The score of each learned piece, by which sentencepiece chooses among them."""
+        return [self._processor.get_score(number) for number in range(SPECIALS, self._processor.get_piece_size())]
+
     def files(self) -> dict[str, bytes]:
         return {**super().files(), MODEL_FILE: self._model}
 
