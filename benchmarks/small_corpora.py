@@ -6,11 +6,12 @@
 
 Each run is `textgen train CORPUS --minutes M --seed S` in a process of its own, with no other choices. The default grid
 is half a minute to five minutes with seed 1 on all corpora (about 70 minutes), two more seeds on three of them, 15
-minutes on two, and Tiny Shakespeare by characters: about 165 minutes. --corpora keeps only these of it; --minutes and
---seeds run every combination instead; --quick takes five minutes. Every finished run is appended to the results file at
-once, and a second start skips it. --train adds options of `textgen train`. Results with other options, or of another
-version of the code, do not mix; --any-commit accepts those of any version. Training starts from new weights unless
---train names a model; results of --train "--init-from base-en" are a column of the report.
+minutes on two, and Tiny Shakespeare by characters: about 165 minutes. --corpora keeps only these of it, and may add
+`notes`, a folder of product reviews; --minutes and --seeds run every combination instead; --quick takes five minutes.
+Every finished run is appended to the results file at once, and a second start skips it. --train adds options of
+`textgen train`. Results with other options, or of another version of the code, do not mix; --any-commit accepts those
+of any version. Training starts from new weights unless --train names a model; results of --train "--init-from base-en"
+are a column of the report.
 
 The split belongs to seed 1, whatever the seed of the training: where another seed would hold out other documents, the
 run reads tokens that were stored with the split of seed 1. PPMd (order 8, 64 MiB), a statistical compressor, reads the
@@ -19,10 +20,12 @@ counts as a byte, for both.
 """
 
 import argparse
+import atexit
 import json
 import math
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,7 +38,8 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from small_corpora_results import CHARACTERS, TITLES, Cells, Run, draw, read_runs, report
+from notes import ARCHIVE, write_notes
+from small_corpora_results import CHARACTERS, NOTES, TITLES, Cells, Run, draw, read_runs, report
 
 from textgen.cli import tokenize
 from textgen.cli.params import given
@@ -59,14 +63,15 @@ PATHS = {
     "grimm": "stories/grimm.txt",
     "shakespeare": "tinyshakespeare/input.txt",
     CHARACTERS: "tinyshakespeare/input.txt",
+    NOTES: ARCHIVE,
 }
-"""Each corpus in the data folder."""
+"""Each corpus in the data folder; the notes are unpacked from there."""
 
 BASE = "--init-from base-en"
 """The options of runs that start from the base, which the report shows beside the others."""
 
 OWN_OPTIONS = {CHARACTERS: ["--tokenizer", "char"]}
-CORPORA = [name for name in TITLES if name != CHARACTERS]
+CORPORA = [name for name in TITLES if name not in (CHARACTERS, NOTES)]
 SEVERAL = ("alice", "stories", "titles")
 BUDGETS = (1.0, 5.0, 2.0, 0.5)
 """Minutes, the most informative first."""
@@ -123,6 +128,16 @@ def apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
 def base_of(options: Sequence[str]) -> str:
     """The model that training starts from; the benchmark starts from none unless it is named."""
     return options[options.index("--init-from") + 1] if "--init-from" in options else NONE
+
+
+@cache
+def source_of(name: str, data: Path) -> str:
+    """The file or folder of a corpus."""
+    if name == NOTES:
+        scratch = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        return str(write_notes(data, Path(scratch) / NOTES))
+    return str((data / PATHS[name]).resolve())
 
 
 @cache
@@ -245,7 +260,7 @@ def run_all(cases: list[Case], asked: argparse.Namespace, options: str) -> int:
             print(f"{case.corpus} is left out: there is no {source} (--data names the folder).", flush=True)
             continue
         try:
-            run = measure(case, str(source.resolve()), options, code)
+            run = measure(case, source_of(case.corpus, asked.data), options, code)
         except (subprocess.CalledProcessError, TextgenError) as error:
             failed += 1
             said = getattr(error, "stderr", str(error)).splitlines()[-5:]

@@ -20,7 +20,7 @@ from textgen.storage.outputs import to_png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CHARACTERS = "shakespeare-char"
+CHARACTERS, NOTES = "shakespeare-char", "notes"
 TITLES = {
     "blake": "Poems by Blake",
     "titles": "Hacker News titles",
@@ -31,6 +31,7 @@ TITLES = {
     "grimm": "Grimms' tales",
     "shakespeare": "Tiny Shakespeare",
     CHARACTERS: "Tiny Shakespeare, characters",
+    NOTES: "A folder of product reviews",
 }
 """All corpora, by size."""
 
