@@ -30,7 +30,7 @@ def place(tmp_path_factory):
 
 
 def ready(page):
-    page.wait_for_function("!document.querySelector('#write').disabled", timeout=20_000)
+    page.wait_for_function("() => !document.querySelector('#write').disabled", timeout=20_000)
 
 
 def offline(opened, path, **options):
@@ -54,7 +54,7 @@ def test_a_text_is_written_by_the_keyboard(opened, place):
     page.fill("#max_new_tokens", "60")
     page.focus("#prompt")
     page.keyboard.press("Control+Enter")
-    page.wait_for_function("document.querySelector('#text').textContent.length > 20")
+    page.wait_for_function("() => document.querySelector('#text').textContent.length > 20")
     ready(page)
     assert page.text_content("#text") == "The kitch" + wanted, "the text is the one that Python writes"
     assert "seed 5" in page.text_content("#status")
@@ -70,7 +70,7 @@ def test_a_long_text_can_be_stopped(opened, place):
     page.evaluate("document.querySelector('#max_new_tokens').value = 100000")
     page.focus("#write")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('#text').textContent.length > 200")
+    page.wait_for_function("() => document.querySelector('#text').textContent.length > 200")
     page.keyboard.press("Escape")
     ready(page)
     assert len(page.text_content("#text")) < 100_000
@@ -83,7 +83,7 @@ def test_a_completion_and_a_label(opened, place):
     page.fill("#prompt", "say hen")
     page.fill("#seed", "1") if page.is_visible("#seed") else page.evaluate("document.querySelector('#seed').value = 1")
     page.click("#write")
-    page.wait_for_function("document.querySelector('#status').textContent.includes('seed 1')")
+    page.wait_for_function("() => document.querySelector('#status').textContent.includes('seed 1')")
     ready(page)
     assert page.text_content("#text") == textgen.generate(textgen.load(place / "pairs"), "say hen", seed=1)
     checked(seen)
@@ -96,7 +96,7 @@ def test_a_completion_and_a_label(opened, place):
     shot(page, "export-labels")
     page.fill("#prompt", " ")
     page.click("#write")
-    page.wait_for_function("document.querySelector('#status').textContent === 'the text is empty.'")
+    page.wait_for_function("() => document.querySelector('#status').textContent === 'the text is empty.'")
     checked(seen)
 
 
@@ -113,14 +113,14 @@ def test_a_forecast_is_drawn(opened, place):
     assert page.query_selector_all("#plot tr")[1].inner_text().startswith("2026-01-31")
     page.fill("#prompt", "26,5 29,5")
     page.click("#write")
-    page.wait_for_function("document.querySelectorAll('#plot tr')[1].innerText.startsWith('2026-02-02')")
+    page.wait_for_function("() => document.querySelectorAll('#plot tr')[1].innerText.startsWith('2026-02-02')")
     shot(page, "export-forecast")
     with page.expect_download() as download:
         page.click("#save")
     assert download.value.suggested_filename == "sales.csv"
     page.fill("#prompt", "1 two")
     page.click("#write")
-    page.wait_for_function("document.querySelector('#status').textContent === 'two is not a number.'")
+    page.wait_for_function("() => document.querySelector('#status').textContent === 'two is not a number.'")
     checked(seen)
 
 
@@ -128,7 +128,7 @@ def test_it_fits_a_phone_and_the_dark(opened, place):
     page, seen = offline(opened, place / "notes.html", color_scheme="dark", viewport={"width": 360, "height": 740})
     page.click("#settings summary")
     page.click("#write")
-    page.wait_for_function("document.querySelector('#text').textContent.length > 20")
+    page.wait_for_function("() => document.querySelector('#text').textContent.length > 20")
     ready(page)
     page.click("footer summary")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than a phone"
@@ -156,7 +156,7 @@ def test_a_mistake_is_a_sentence(opened, place):
     page, seen = offline(opened, place / "notes.html")
     page.evaluate("document.querySelector('#temperature').value = -1")
     page.click("#write")
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('temperature must be a number')")
+    page.wait_for_function("() => document.querySelector('#status').textContent.startsWith('temperature must be a number')")
     checked(seen)
 
 

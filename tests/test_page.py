@@ -112,11 +112,11 @@ def test_settings_are_used_and_kept(opened, folder):
         assert seen["errors"] == []
 
 
-def opened_with(opened, client, text):
+def opened_with(opened, client, **kept):
     """The page with a text that it kept, and the bodies of what it asks for from then on."""
     page, seen = opened(str(client.base_url))
     page.evaluate(
-        "(text) => addEventListener('pagehide', () => localStorage.setItem('textgen', JSON.stringify({ text })))", text
+        "(kept) => addEventListener('pagehide', () => localStorage.setItem('textgen', JSON.stringify(kept)))", kept
     )
     page.reload()
     sent = []
@@ -128,7 +128,7 @@ def opened_with(opened, client, text):
 def test_a_long_text_is_read_once(opened, folder):
     app = create_app(folder, max_prompt_bytes=10_000)
     with served(app) as client:
-        page, seen, sent = opened_with(opened, client, TEXT * 3)
+        page, seen, sent = opened_with(opened, client, text=TEXT * 3)
         suggestion(page)
         page.click("#text")
         page.keyboard.press("Control+End")
@@ -146,7 +146,7 @@ def test_a_long_text_is_read_once(opened, folder):
 @pytest.mark.slow
 def test_typing_in_a_long_text_draws_only_the_line(opened, folder):
     with served(create_app(folder)) as client:
-        page, seen, _ = opened_with(opened, client, TEXT * 90)
+        page, seen, _ = opened_with(opened, client, text=TEXT * 90, shade=False)
         page.evaluate("for (const line of document.querySelectorAll('#mirror div')) line.old = true")
         page.click("#text")
         page.keyboard.press("Control+End")
@@ -167,7 +167,7 @@ def test_typing_in_a_long_text_draws_only_the_line(opened, folder):
 @pytest.mark.slow
 def test_a_text_without_spaces_is_read_in_parts(opened, folder):
     with served(create_app(folder, max_prompt_bytes=20_000)) as client:
-        page, seen, sent = opened_with(opened, client, "kitchen" * 5000 + " the")
+        page, seen, sent = opened_with(opened, client, text="kitchen" * 5000 + " the")
         assert suggestion(page) is not None
         assert "".join(body["prompt"] for body in sent if body.get("echo")) == "kitchen" * 5000
         assert seen["errors"] == []
