@@ -156,7 +156,9 @@ def test_a_mistake_is_a_sentence(opened, place):
     page, seen = offline(opened, place / "notes.html")
     page.evaluate("document.querySelector('#temperature').value = -1")
     page.click("#write")
-    page.wait_for_function("() => document.querySelector('#status').textContent.startsWith('temperature must be a number')")
+    page.wait_for_function(
+        "() => document.querySelector('#status').textContent.startsWith('temperature must be a number')"
+    )
     checked(seen)
 
 
