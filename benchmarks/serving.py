@@ -53,7 +53,7 @@ SHARES = {1: 0.8, 8: 0.8, 64: 0.7, 256: 0.6}
 
 def made(folder, units, layers):
     """The folder of an untrained LSTM over characters."""
-    tokenizer = CharTokenizer(LETTERS)
+    tokenizer = CharTokenizer("".join(sorted(LETTERS)))
     config = ModelConfig(tokenizer.vocab_size, cell="lstm", embedding_size=256, hidden_size=units, num_layers=layers)
     torch.manual_seed(1)
     model = build_model(config, plugins.cell("lstm"))

@@ -41,11 +41,13 @@ def trained(root, *names):
 
 
 @contextmanager
-def served(app):
-    """A client of an application that listens on a port of its own."""
+def served(app, listening=None, seen=None):
+    """A client of an application that listens on a port of its own, or on a socket. `seen` gets the server."""
     server = uvicorn.Server(uvicorn.Config(app, http=Connection, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": listening and [listening]})
     thread.start()
+    if seen is not None:
+        seen.append(server)
     try:
         while not server.started:
             time.sleep(0.01)

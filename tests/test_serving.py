@@ -459,6 +459,16 @@ def test_settings_are_checked(folders):
 # --- load ---
 
 
+def test_answers_are_sent_at_once(folders):
+    """Also on a socket that the server was given, as the command gives it one."""
+    seen = []
+    with served(create_app(folders["notes"]), socket.create_server(("127.0.0.1", 0)), seen) as client:
+        assert client.get("/health").status_code == 200
+        (connection,) = seen[0].server_state.connections
+        own = connection.transport.get_extra_info("socket")
+        assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/comp", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
 def test_a_head_that_does_not_arrive_is_not_awaited_for_ever(client, sent, monkeypatch):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
