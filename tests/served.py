@@ -43,7 +43,8 @@ def trained(root, *names):
 @contextmanager
 def served(app, listening=None, seen=None):
     """A client of an application that listens on a port of its own, or on a socket. `seen` gets the server."""
-    server = uvicorn.Server(uvicorn.Config(app, http=Connection, port=0, log_level="warning"))
+    loop = "auto" if listening is None else "asyncio"  # uvloop treats both kinds of sockets alike
+    server = uvicorn.Server(uvicorn.Config(app, http=Connection, port=0, loop=loop, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": listening and [listening]})
     thread.start()
     if seen is not None:

@@ -94,7 +94,8 @@ def _run(app: Starlette, settings: Settings) -> int:
     )
     server = Server(config)
     with _listening(settings.host, settings.port) as sock:
-        asyncio.run(server.serve([sock]))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:  # uvloop, where it is installed
+            runner.run(server.serve([sock]))
     return 0 if server.started else 1
 
 
