@@ -5,7 +5,8 @@
 `textgen serve` runs in one process and all clients in another, on the same cores. The model is an untrained LSTM of two
 layers of 512 units over characters. `Streams` alone and the server take turns; each figure is the median of the rounds.
 
-- Tokens per second of so many clients, as a share of `Streams` alone with as many texts.
+- Tokens per second of so many clients, as a share of `Streams` alone with as many texts: computed one by one up to
+  eight of them, as the server does to be exact, and in one batch beyond. The batch of up to eight is shown, too.
 - A client with a prompt of 20 characters joins 63 that are writing: how many of their steps until its first token.
 - A client that does not read what it asked for: how much slower the others are.
 - A conversation of 200 turns: seconds of the last turn, through states and by sending the text again.
@@ -38,6 +39,7 @@ from targets import Results
 import textgen
 from textgen import plugins
 from textgen.data.tokenizers import CharTokenizer
+from textgen.generation.generate import EXACT_ROWS
 from textgen.generation.streams import Streams
 from textgen.model import CONFIG, GENERATION, ModelConfig
 from textgen.model.stack import build_model
@@ -158,9 +160,9 @@ def clients(url, number, seconds, stalled=0, late=0):
 # --- measurements ---
 
 
-def alone(model, number, seconds):
+def alone(model, number, seconds, exact_rows=EXACT_ROWS):
     """Tokens per second of `Streams` with so many texts."""
-    streams = Streams(model)
+    streams = Streams(model, exact_rows=exact_rows)
     for seed in range(number):
         streams.add("a", seed=seed, temperature=0.8, ignore_eos=True, max_new_tokens=-1)
     for _ in range(3):
@@ -181,7 +183,8 @@ def measure_load(results, folder, model, asked):
             ]
             share = statistics.median(served / by_itself for by_itself, served in rates)
             middle = [statistics.median(each) for each in zip(*rates, strict=True)]
-            print(f"{number:4} clients: Streams {middle[0]:8.0f}, served {middle[1]:8.0f} tokens/s", flush=True)
+            batch = f", in a batch {alone(model, number, asked.seconds, 0):8.0f}" if 1 < number <= EXACT_ROWS else ""
+            print(f"{number:4} clients: Streams {middle[0]:8.0f}, served {middle[1]:8.0f} tokens/s{batch}", flush=True)
             results.add(f"{number} clients: tokens per second / Streams alone", share, at_least=SHARES.get(number, 0.6))
         waits = [wait for _ in range(asked.rounds) for wait in clients(url, 63, asked.seconds, late=10)["waits"]]
         results.add("first token of a client that joins 63, in their steps", statistics.median(waits), at_most=10)

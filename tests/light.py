@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 MOST_MB = 90
+TOOLS = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
 TINY = ["--max-steps", "4", "--hidden-size", "16", "--threads", "1", "--seed", "1", "--sample-steps", "0"]
 DAYS = [f"2026-{m:02}-{d:02},{d + m}\n" for m in (1, 3, 5, 7, 8) for d in range(1, 32)]
 FILES = {
@@ -33,21 +34,25 @@ COMMANDS = [
     *("evaluate -m notes notes.txt", "evaluate -m notes", "evaluate -m pairs pairs.csv", "evaluate -m pairs"),
     *("predict -m labels labels.csv", "evaluate -m labels labels.csv", "evaluate -m labels"),
     *("predict -m sales sales.csv", "evaluate -m sales more.csv", "evaluate -m sales"),
-    *("compress notes.txt -m notes", "export other page.html", "quantize notes small --dtype float16", "runs", "cells"),
+    *("compress notes.txt -m notes", "export other page.html", "quantize notes small --dtype float16", "cells"),
 ]
 
 
-def size_of(environment):
-    """The installed packages in MB, without pip."""
+def sizes_of(environment):
+    """The installed packages in MB, without those of the empty environment: their files, and all with bytecode."""
     (packages,) = environment.glob("lib/python*/site-packages")
-    parts = (path for path in packages.iterdir() if not path.name.startswith("pip"))
-    return sum(file.stat().st_size for part in parts for file in [part, *part.rglob("*")] if file.is_file()) / 1e6
+    parts = [path for path in packages.iterdir() if not path.name.startswith(TOOLS)]
+    files = [file for part in parts for file in [part, *part.rglob("*")] if file.is_file()]
+    return (
+        sum(file.stat().st_size for file in files if file.suffix != ".pyc") / 1e6,
+        sum(file.stat().st_size for file in files) / 1e6,
+    )
 
 
 def main(environment):
     command, python = environment / "bin" / "textgen", environment / "bin" / "python"
-    size = size_of(environment)
-    print(f"{size:.1f} MB installed (at most {MOST_MB})", flush=True)
+    size, compiled = sizes_of(environment)
+    print(f"{size:.1f} MB installed (at most {MOST_MB}), {compiled:.1f} MB with bytecode", flush=True)
     assert size <= MOST_MB
     assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode != 0, "torch is installed"
     with tempfile.TemporaryDirectory() as scratch:
