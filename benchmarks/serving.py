@@ -8,7 +8,7 @@ layers of 512 units over characters. `Streams` alone and the server take turns; 
 - Tokens per second of so many clients, as a share of `Streams` alone with as many texts: computed one by one up to
   eight of them, as the server does to be exact, and in one batch beyond. The batch of up to eight is shown, too.
 - A client with a prompt of 20 characters joins 63 that are writing: how many of their steps until its first token.
-- A client that does not read what it asked for: how much slower the others are.
+- A client that does not read what it asked for: how much slower the others are, once its buffers are full.
 - A conversation of 200 turns: seconds of the last turn, through states and by sending the text again.
 - States: so many are stored, the server is killed and started again, and 1,000 of them continue; memory.
 - With --soak, 64 clients come and go: memory, and whether every text is what it is alone.
@@ -50,6 +50,8 @@ from textgen.training.runs import Run
 LETTERS = "abcdefghijklmnopqrstuvwxyz ,.;:!?ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BODY = {"temperature": 0.8, "ignore_eos": True, "max_tokens": 1_000_000}
 PROMPT = "a prompt of 20 chars"
+FILLING = 10
+"""Seconds until the buffers of a client that does not read are full."""
 SHARES = {1: 0.8, 8: 0.8, 64: 0.7, 256: 0.6}
 
 
@@ -124,10 +126,12 @@ async def load(port, number, seconds, stalled, late):
     for seed, client in enumerate(clients):
         await client.ask({**BODY, "prompt": "a", "seed": seed, "stream": True})
     tasks = [asyncio.ensure_future(client.listen()) for client in clients]
-    for seed in range(stalled):
-        await Client(port).ask({**BODY, "prompt": "a", "seed": seed, "stream": True})
+    unread = [Client(port) for _ in range(stalled)]
+    for seed, client in enumerate(unread):
+        await client.ask({**BODY, "prompt": "a", "seed": seed, "stream": True})
     while not all(client.first for client in clients):
         await asyncio.sleep(0.01)
+    await asyncio.sleep(FILLING if stalled else 0)
     before, began = sum(client.tokens for client in clients), time.perf_counter()
     waits = []
     for seed in range(late):

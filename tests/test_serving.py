@@ -21,7 +21,7 @@ from textgen.cli import main
 from textgen.errors import TextgenError, UsageError
 from textgen.generation.generate import EXACT_ROWS
 from textgen.generation.session import Session
-from textgen.serve import Settings, by_name, connections, create_app
+from textgen.serve import Settings, by_name, connections, create_app, scheduler
 from textgen.serve.access import is_foreign, read_keys
 from textgen.serve.openapi import document
 from textgen.serve.states import NoStateError, StateStore
@@ -520,6 +520,31 @@ def test_a_client_that_leaves_frees_its_row_at_once(folders):
         with pytest.raises(httpx.ReadTimeout):
             client.post("/v1/completions", json=body, timeout=0.3)
         assert text_of(completed(client, prompt="a", max_tokens=3))
+
+
+def test_a_client_that_does_not_read_waits_and_others_do_not(folders, model, monkeypatch):
+    monkeypatch.setattr(scheduler, "MOST_UNREAD", 20)
+    app, number = create_app(folders["notes"]), 60_000
+    wanted = textgen.generate(model, "the ", seed=1, max_new_tokens=30)
+    body = json.dumps({"prompt": "a", "max_tokens": number, "ignore_eos": True, "stream": True, "seed": 5}).encode()
+    with served(app) as client, socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        stalled.connect((client.base_url.host, client.base_url.port))
+        stalled.settimeout(60)
+        head = ("POST /v1/completions HTTP/1.1", "Host: 127.0.0.1", "Connection: close", f"Content-Length: {len(body)}")
+        stalled.sendall("\r\n".join([*head, "", ""]).encode() + body)
+        deadline = time.monotonic() + 60
+        while not any(each.streams.paused for each in app.state.server.scheduler._active):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for _ in range(3):
+            assert text_of(completed(client, prompt="the ", seed=1, max_tokens=30)) == wanted
+        received = b""
+        while part := stalled.recv(1 << 16):
+            received += part
+    events = re.findall(rb"data: (\{.*?\})\r?\n", received)
+    text = "".join(choice["text"] for event in events for choice in json.loads(event)["choices"])
+    assert text == textgen.generate(model, "a", seed=5, max_new_tokens=number, ignore_eos=True), "nothing is lost"
 
 
 def test_a_full_queue_is_refused_with_when_to_come_back(folders):

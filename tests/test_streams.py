@@ -1,5 +1,7 @@
 """Laws of `Streams`: chunks, sessions that continue and are left behind, scores of prompts, few texts exactly."""
 
+import random
+
 import numpy as np
 import pytest
 from test_runtime import made, saved
@@ -47,6 +49,26 @@ def test_texts_are_those_that_each_prompt_gives_alone(model, chunk, rows):
     for key, text in texts_of(streams)[0].items():
         texts[key] = texts.get(key, "") + text
     assert texts == wanted
+
+
+@pytest.mark.parametrize("rows", [{}, {"exact": True}, {"exact_rows": 3}])
+def test_pausing_changes_no_text(model, rows):
+    streams, wanted, texts, draw = Streams(model, chunk=7, **rows), {}, {}, random.Random(1)
+    for seed, prompt in enumerate(PROMPTS):
+        options = {"seed": seed, "max_new_tokens": 10 + 9 * (seed % 3)}
+        wanted[streams.add(prompt, **options)] = alone(model, prompt, **options)
+    open_, ended = set(wanted), set()
+    while len(streams):
+        for key in open_ - ended:
+            (streams.pause if draw.random() < 0.4 else streams.resume)(key)
+        paused = streams.paused
+        for piece in streams.step():
+            assert piece.key not in paused
+            texts[piece.key] = texts.get(piece.key, "") + piece.text
+            ended |= {piece.key} if piece.finish_reason else set()
+    assert texts == wanted and not streams.paused
+    with pytest.raises(KeyError):
+        streams.pause(0)
 
 
 def test_a_long_prompt_does_not_keep_the_others_waiting(model):

@@ -93,9 +93,9 @@ def _run(app: Starlette, settings: Settings) -> int:
         server_header=False,
     )
     server = Server(config)
-    with _listening(settings.host, settings.port) as sock:
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:  # uvloop, where it is installed
-            runner.run(server.serve([sock]))
+    fastest = config.get_loop_factory()  # uvloop, where it is installed
+    with _listening(settings.host, settings.port) as sock, asyncio.Runner(loop_factory=fastest) as runner:
+        runner.run(server.serve([sock]))
     return 0 if server.started else 1
 
 

@@ -91,6 +91,7 @@ class Streams:
         self._chunk = None if chunk is None else arguments.whole_number("chunk", chunk, 1, MOST_CHUNK)
         self._texts: dict[int, Text] = {}
         self._waiting: deque[int] = deque()
+        self._paused: set[int] = set()
         self._rows: list[int] = []
         self._state: Any = None
         self._added = 0
@@ -150,16 +151,33 @@ class Streams:
     def remove(self, key: int) -> None:
         """Drop a text. Raises KeyError for one that is not in progress."""
         del self._texts[key]
+        self._paused.discard(key)
+
+    def pause(self, key: int) -> None:
+        """Write no more of a text until `resume`. Raises KeyError for one that is not in progress."""
+        text = self._texts[key]
+        if key in self._rows:
+            text.state = self._model.stepper.select(self._state, np.array([self._rows.index(key)], np.intp))
+        self._paused.add(key)
+
+    def resume(self, key: int) -> None:
+        """Go on with a text that was paused."""
+        self._paused.discard(key)
+
+    @property
+    def paused(self) -> frozenset[int]:
+        """The texts that are paused."""
+        return frozenset(self._paused)
 
     def completion(self, key: int) -> Completion:
         """A text in progress, as it is now. Raises KeyError for any other."""
         return self._texts[key].completion
 
     def step(self) -> list[Piece]:
-        """Generate one token of every text whose prompt is read; returns what each gained, in the order in which they
-        were added. A text that has ended leaves."""
+        """Generate one token of every text that is not paused and whose prompt is read; returns what each gained, in
+        the order in which they were added. A text that has ended leaves."""
         self._read_waiting()
-        read = {key: text for key, text in self._texts.items() if not text.unread}
+        read = {key: text for key, text in self._texts.items() if not text.unread and key not in self._paused}
         going = {key: text for key, text in read.items() if not text.row.ended}
         gained = {key: text.row.ready() for key, text in read.items()}
         errors: dict[int, TextgenError] = {}

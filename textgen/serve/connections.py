@@ -11,6 +11,10 @@ HEAD_SECONDS = 20.0
 """How long the head of a request may take to arrive."""
 
 
+SEND_BUFFER = 1 << 16
+"""Bytes that the system holds for a client that does not read; then its text is paused."""
+
+
 def send_at_once(transport: asyncio.Transport) -> None:
     """Let the system send every piece of an answer at once. Event loops set this for sockets that they made, but not
     for those that they are given, where the end of an answer would wait 40 ms for the client to confirm its
@@ -18,6 +22,7 @@ def send_at_once(transport: asyncio.Transport) -> None:
     connection = transport.get_extra_info("socket")
     if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
 class Connection(HttpToolsProtocol):

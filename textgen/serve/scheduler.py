@@ -22,6 +22,10 @@ from textgen.generation.streams import Piece, Streams, Text
 
 CHUNK = 128
 """Tokens of waiting prompts that are read before each step."""
+MOST_UNREAD = 256
+"""A text is paused while so many of its updates wait for its client, who may not read at all."""
+PAUSE = 0.02
+"""Seconds between two looks at clients, if every text is paused."""
 
 
 class BusyError(TextgenError):
@@ -86,6 +90,15 @@ class ServedModel:
         self.name, self.model = name, model
         self.streams = Streams(model, exact_rows=EXACT_ROWS, chunk=CHUNK)
         self.owners: dict[int, tuple[Ticket, int]] = {}
+
+    def pace(self) -> bool:
+        """Pause the texts of clients that do not read, and resume those of clients that do; whether any goes on."""
+        slow = {key for key, (ticket, _) in self.owners.items() if len(ticket.updates) >= MOST_UNREAD}
+        for key in slow - self.streams.paused:
+            self.streams.pause(key)
+        for key in self.streams.paused - slow:
+            self.streams.resume(key)
+        return len(slow) < len(self.streams)
 
     def step(self) -> list[tuple[Ticket, list[Update]]]:
         """Advance every text by one step; what each ticket gained."""
@@ -168,8 +181,12 @@ class Scheduler:
                 self._arrived.clear()
             self._drop_cancelled()
             self._admit()
-            for served in self._active:
+            going = [served for served in self._active if served.pace()]
+            for served in going:
                 self._advance(served)
+            if self._active and not going:
+                with self._change:
+                    self._change.wait(PAUSE)
             self._active = [served for served in self._active if len(served.streams)]
 
     def _drop_cancelled(self) -> None:
