@@ -73,7 +73,7 @@ def main():
         "",
         f"Each model was trained for {asked.minutes:g} minutes or less, as its plan decided; seeds 1, 2 and 3, nothing",
         f"selected ({date.today()}, {platform.machine()}, `python benchmarks/base_samples.py`).",
-        "[Pretrained bases](bases.md) has the figures.",
+        "[Pretrained bases](bases.md) has more measurements.",
         "",
     ]
     with tempfile.TemporaryDirectory() as scratch:

@@ -524,11 +524,12 @@ def test_a_client_that_leaves_frees_its_row_at_once(folders):
 
 def test_a_client_that_does_not_read_waits_and_others_do_not(folders, model, monkeypatch):
     monkeypatch.setattr(scheduler, "MOST_UNREAD", 20)
-    app, number = create_app(folders["notes"]), 60_000
+    monkeypatch.setattr(connections, "SEND_BUFFER", 1 << 12)
+    app, number = create_app(folders["notes"]), 8_000
     wanted = textgen.generate(model, "the ", seed=1, max_new_tokens=30)
     body = json.dumps({"prompt": "a", "max_tokens": number, "ignore_eos": True, "stream": True, "seed": 5}).encode()
     with served(app) as client, socket.socket() as stalled:
-        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
         stalled.connect((client.base_url.host, client.base_url.port))
         stalled.settimeout(60)
         head = ("POST /v1/completions HTTP/1.1", "Host: 127.0.0.1", "Connection: close", f"Content-Length: {len(body)}")
