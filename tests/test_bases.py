@@ -304,3 +304,14 @@ def test_the_command_stores_half_precision(folder, tmp_path, capfd):
     assert main(["quantize", str(folder), str(tmp_path / "half"), "--dtype", "float16"]) == 0
     assert "MB (float16)" in capfd.readouterr().err
     assert run("quantize", folder, tmp_path / "half", "--dtype", "float8").exit_code == 2
+
+
+def test_the_last_run_is_called_latest_wherever_a_model_is_named(installed, capfd):
+    assert main(["train", "notes.txt", *TINY, "--tokenizer", "char", "--init-from", "none"]) == 0
+    run = Path("runs", Path("runs", "latest").read_text().strip())
+    for name in ("latest", "runs/latest", run.name):
+        assert find_model(name) == run
+        assert main(["sample", "-m", name, "-n", "3", "--seed", "1"]) == 0
+    assert textgen.load("latest").folder == run
+    Path("runs/latest").write_text("../elsewhere")
+    assert not find_model("latest").is_dir()

@@ -23,6 +23,8 @@ LARGEST_HEADER = 4 << 20
 """The largest header of a weights file, in bytes."""
 
 
+LONGEST_POINTER = 1024
+"""The maximum size of the file `latest`, in bytes: the name of a folder and a line end."""
 BACKENDS = ("auto", "numpy", "torch", "int8")
 """What runs a model: numpy (the stored step), torch (the model itself), or int8 (the stored step with int8 weights).
 `auto` is the stored step as it is stored, or torch if there is none."""
@@ -127,16 +129,24 @@ def read_config(folder: Path, manifest: Mapping[str, Any] | None = None) -> Mode
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
-    """A model folder by its path, by the name of a run in `runs`, by the name under which an installed package offers
-    it, or on the Hub by `hub:owner/name`. The path unchanged if there is none. Raises PluginError for a broken package,
-    TextgenError for a model that cannot be downloaded."""
+    """A model folder by its path, by the name of a run in `runs` (`latest` is the last one), by the name under which an
+    installed package offers it, or on the Hub by `hub:owner/name`. The path unchanged if there is none. Raises
+    PluginError for a broken package, TextgenError for a model that cannot be downloaded."""
     if os.fspath(name).startswith("hub:"):
         from textgen import hub
 
         return hub.cached(os.fspath(name))
     places = (Path(name), Path("runs") / name)
-    found = next((place for place in places if place.is_dir()), None)
+    found = next((place for place in map(_followed, places) if place.is_dir()), None)
     return found or plugins.find(os.fspath(name)) or Path(name)
+
+
+def _followed(place: Path) -> Path:
+    """The run that a file `latest` names; any other path unchanged."""
+    if place.name != "latest" or not place.is_file() or place.stat().st_size > LONGEST_POINTER:
+        return place
+    run = place.parent / place.read_text(errors="replace").strip()
+    return run if run.parent == place.parent else place
 
 
 def require_model(folder: Path) -> None:

@@ -24,7 +24,7 @@ from textgen import __version__, plugins, storage
 from textgen.cells.engine import State, compiler, compiler_version
 from textgen.data.sources import lasting
 from textgen.errors import TextgenError
-from textgen.model import CARD, CONFIG, WEIGHTS, ModelConfig
+from textgen.model import CARD, CONFIG, LONGEST_POINTER, WEIGHTS, ModelConfig
 from textgen.model.weights import model_tensors, pack, unpack
 from textgen.options import changed, named
 from textgen.storage import ARGUMENTS, METRICS, filesystem, log_lines
@@ -40,9 +40,6 @@ AVERAGE = "average/"
 
 RUNS = Path("runs")
 """The default parent folder of runs. In a folder of this name, the file `latest` names the most recent run."""
-
-LONGEST_NAME = 1024
-"""The maximum size of the file `latest`, in bytes: the name of a folder and a line end."""
 
 PACKAGES = ("torch", "numpy", "sentencepiece")
 """Packages whose versions are recorded for a run."""
@@ -252,7 +249,7 @@ def _point_to(folder: Path) -> None:
     """Write the name of a run to the file `latest` beside it, unless that path holds something else."""
     pointer = folder.parent / "latest"
     if os.path.lexists(pointer):
-        is_ours = pointer.is_file() and pointer.stat().st_size <= LONGEST_NAME
+        is_ours = pointer.is_file() and pointer.stat().st_size <= LONGEST_POINTER
         if not is_ours or not re.fullmatch(rb"[^/\n]*\n?", pointer.read_bytes()):
             return
     filesystem.write_file(pointer, (folder.name + "\n").encode())
