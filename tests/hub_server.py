@@ -14,6 +14,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self):
         self.repositories, self.private, self.asked, self.refuse = {}, set(), [], 0
+        self.refuse_files = False
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -61,6 +62,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, about, head)
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             data = hub.repositories.get(found[1], {}).get(found[3])
+            if hub.refuse_files:
+                return self.answer(500, b"", head)
             if data is None:
                 return self.answer(404, b"", head, X_Error_Code="EntryNotFound")
             etag = f'"{hashlib.sha256(data).hexdigest()}"'

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from installing import registering, site
+from resuming import same_bits_when_resumed
 from safetensors.torch import load_file, save_file
 from test_runtime import made, saved
 
@@ -26,10 +27,10 @@ from textgen.model.weights import load_weights
 from textgen.runtime import quantize
 from textgen.storage import DamagedError, filesystem, read_manifest
 from textgen.tasks import TrainOptions, options_for
-from textgen.training import Saved, pretrained
+from textgen.training import pretrained
 from textgen.training.optimization import make_optimizer
 from textgen.training.planner import FINETUNING_DECAY
-from textgen.training.start import resume, start
+from textgen.training.start import start
 
 TEXT = "the fox ran to the den and the hen ran home\n" * 60
 TINY = ["--hidden-size", "4", "--max-steps", "2", "--sample-steps", "0", "--threads", "1"]
@@ -251,18 +252,7 @@ def test_a_finetuned_run_resumes_with_the_same_bits(installed):
     options = {"init_from": "base-fox", "max_steps": 9, "eval_steps": 4, "sample_steps": 0, "threads": 1, "seed": 3}
     whole, cut = (start(["notes.txt"], options_for({**options, "output_dir": name}), time.monotonic())
                   for name in ("whole", "cut"))  # fmt: skip
-    for _ in whole.events():
-        pass
-    for event in cut.events():
-        if isinstance(event, Saved) and event.step == 4:
-            break
-    installed.rename(installed.with_name("gone"))
-    again = resume(cut.run.folder, {})
-    assert again.trainer.progress.step == 4
-    for _ in again.events():
-        pass
-    expected, found = whole.trainer.model.state_dict(), again.trainer.model.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    same_bits_when_resumed(whole, cut, 4, lambda: installed.rename(installed.with_name("gone")))
 
 
 def test_half_precision_is_read_alike_by_both_backends(folder, tmp_path):

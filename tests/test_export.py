@@ -358,6 +358,14 @@ def test_the_command_writes_what_the_ending_says(folders, place, capfd):
     assert main(["export", str(folders["char"]), str(place / "js"), "--format", "js", "--overwrite"]) == 0
 
 
+def test_a_second_file_replaces_nothing_that_is_not_an_export(folders, tmp_path, capfd):
+    pytest.importorskip("onnx")
+    (tmp_path / "model-sequence.onnx").write_text("mine")
+    assert main(["export", str(folders["char"]), str(tmp_path / "model.onnx"), "--sequence"]) == 1
+    assert "model-sequence.onnx" in capfd.readouterr().err and not (tmp_path / "model.onnx").exists()
+    assert (tmp_path / "model-sequence.onnx").read_text() == "mine"
+
+
 def test_mistakes_are_one_sentence(folders, place, tmp_path):
     with pytest.raises(UsageError, match=r"'page' does not say what to export"):
         export(folders["char"], tmp_path.__class__("page"))

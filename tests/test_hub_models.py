@@ -113,6 +113,21 @@ def test_a_downloaded_folder_is_not_trusted(there, folder):
     assert not [path for path in hub.cache_folder().iterdir() if path.name.startswith(".")], "nothing is left behind"
 
 
+def test_a_commit_is_no_path(there, folder, monkeypatch):
+    there.repositories["me/fox"] = held(folder)
+    monkeypatch.setattr(there.__class__, "commit", lambda self, name: "../../../evil")
+    with pytest.raises(HubError, match="names no commit"):
+        pull(NAME)
+
+
+def test_a_connection_that_ends_halfway_is_not_a_missing_model(there, folder, monkeypatch):
+    there.repositories["me/fox"] = held(folder)
+    there.refuse_files = True
+    with pytest.raises(HubError, match="hub:me/fox cannot be reached"):
+        pull(NAME)
+    assert not hub.cache_folder().exists() or not list(hub.cache_folder().iterdir())
+
+
 def test_a_run_is_pushed_without_what_is_private(there, tmp_path, capfd):
     (tmp_path / "notes.txt").write_text("the fox ran to the den\n" * 60)
     run = textgen.train(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from resuming import same_bits_when_resumed
 from torch.nn.functional import cross_entropy
 
 from textgen.errors import UsageError
@@ -14,8 +15,8 @@ from textgen.model.stack import Candidates
 from textgen.model.weights import make_model
 from textgen.tasks import options_for
 from textgen.tasks.language.objective import SampledSoftmax, inclusion
-from textgen.training import Evaluated, Saved
-from textgen.training.start import resume, start
+from textgen.training import Evaluated
+from textgen.training.start import start
 
 FREQUENCIES = np.array([5000, 900, 400, 90, 90, 30, 9, 3, 1, 0, 0, 60])
 SYMBOLS = len(FREQUENCIES)
@@ -119,18 +120,7 @@ def begin(text, **given):
 
 
 def test_a_resumed_run_has_the_same_bits(text):
-    whole, halved = begin(text), begin(text, seq_length=16)
-    for _ in whole.events():
-        pass
-    for event in halved.events():
-        if isinstance(event, Saved) and event.step == 6:
-            break
-    again = resume(halved.run.folder, {})
-    assert again.trainer.progress.step == 6
-    for _ in again.events():
-        pass
-    expected, found = whole.trainer.model.state_dict(), again.trainer.model.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    same_bits_when_resumed(begin(text), begin(text, seq_length=16), 6)
 
 
 def test_it_trains_and_what_is_held_out_is_scored_by_the_whole_softmax(text):

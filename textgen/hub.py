@@ -26,6 +26,7 @@ from textgen.storage import filesystem
 PREFIX = "hub:"
 MOST_BYTES = 4 << 30
 """The largest model that is downloaded."""
+_COMMIT = re.compile(r"[0-9a-f]{12,64}")
 _NAME = re.compile(r"hub:([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w./-]{1,200}))?", re.ASCII)
 
 
@@ -80,6 +81,8 @@ def pull(name: str, target: Path | None = None, most: int = MOST_BYTES) -> Pulle
     repository, revision = parse(name)
     with _explained(name) as hub:
         info = hub.HfApi(endpoint=_endpoint()).model_info(repository, revision=revision)
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise HubError(f"{name}: the Hub names no commit, but {info.sha!r}.")
     folder = target or cache_folder() / f"{_spelled(repository)}--{info.sha[:12]}"
     if target is None and (folder / storage.MANIFEST).is_file():
         folder.touch()
@@ -153,7 +156,7 @@ def _explained(name: str) -> Iterator[Any]:
         yield huggingface_hub
     except TextgenError:
         raise
-    except errors.EntryNotFoundError:
+    except errors.RemoteEntryNotFoundError:
         raise HubError(f"{name} holds no textgen model.", hint="its repository has no manifest.json.") from None
     except errors.RevisionNotFoundError:
         raise HubError(f"{name}: there is no such revision.") from None

@@ -40,8 +40,10 @@ def command(model: str, output: str, format: str | None, dtype: str | None, sequ
         check_folder(path, "OUTPUT", "an export", lambda manifest: SCRIPT in manifest["files"], [folder], overwrite)
     files = export(folder, path, form, dtype, sequence)
     if form in KINDS:
-        for name, content in files.items():
-            filesystem.write_output(path.with_name(name), content)
+        places = (str(path.with_name(name)) for name in files)
+        outputs = [output_file(place, "OUTPUT", KINDS[form], [folder], overwrite) for place in places]
+        for each, content in zip(outputs, files.values(), strict=True):
+            each.write(content)
     else:
         with filesystem.new_folder(path, overwrite) as new:
             for name, content in files.items():

@@ -15,7 +15,7 @@ import click
 from textgen.cli.params import STDOUT, Extra, given, output_file, refuse_of_another_task
 from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
-from textgen.model import find_model, remembered_reading
+from textgen.model import find_model, followed, remembered_reading
 from textgen.options import declared, flag
 from textgen.plugins import BUILT_IN_TASKS, base_names
 from textgen.storage.outputs import OutputFile, refuse_same
@@ -34,7 +34,7 @@ def find_run(name: str) -> Path:
     if name == "latest":
         pointer = Path("runs") / "latest"
         if pointer.is_file():
-            return Path("runs") / pointer.read_text().strip()
+            return followed(pointer)
         installed = "".join(f"; or use an installed model: -m {name}" for name in base_names()[:1])
         raise TextgenError("no run in runs/.", hint=f"train one: textgen train FILE{installed}")
     raise TextgenError(f"there is no run {name!r} here or in runs/.")

@@ -16,13 +16,13 @@ from textgen import storage
 from textgen.data.tokenizers import SubwordTokenizer
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError
-from textgen.export.stored import read_model
+from textgen.export.stored import in_dtype, read_model
 from textgen.generation.language_model import LanguageModel
 from textgen.loading import load
 from textgen.model import CARD, read_config
 from textgen.runtime import Weights
 from textgen.runtime.graph import StepGraph
-from textgen.runtime.int8 import Int8Rows, suits
+from textgen.runtime.int8 import Int8Rows
 from textgen.runtime.ops import Array
 from textgen.tasks.classification.model import Classifier
 from textgen.tasks.forecasting.design import prepare_series
@@ -34,7 +34,6 @@ MOST_SERIES, LATER = 50, 400
 """The series that an exported forecaster knows, and how many values can come after its training data."""
 ALIGNED = 8
 """Each array of the block begins at a multiple of so many bytes."""
-WRITTEN = {"float32": "<f4", "int64": "<i8", "bool": "u1", "float16": "<f2", "int8": "i1"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,6 @@ def _forecasting(model: Forecaster) -> dict[str, Any]:
     the calendar of the steps after it."""
     design = model.design
     return {
-        "season": design.season,
         "horizon": design.horizon,
         "reach": design.reach,
         "context": design.context,
@@ -141,24 +139,17 @@ def _block(graph: StepGraph, weights: Weights, dtype: str | None) -> tuple[list[
     """Where each weight is in the block, and the block."""
     block, entries = bytearray(), []
 
-    def place(array: Array, kind: str) -> int:
+    def place(array: Array) -> int:
         block.extend(bytes(-len(block) % ALIGNED))
         begin = len(block)
-        block.extend(np.ascontiguousarray(array).astype(WRITTEN[kind], copy=False).tobytes())
+        block.extend(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         return begin
 
     for name, spec in graph.weights.items():
-        weight = weights[name]
-        entry: dict[str, Any] = {"name": name, "shape": list(spec.shape)}
-        if isinstance(weight, Int8Rows) and dtype in (None, "int8"):
-            rows = weight
-        elif dtype == "int8" and suits(spec):
-            rows = Int8Rows.of(np.asarray(weight), name)
+        kept = in_dtype(weights[name], spec, name, dtype)
+        if isinstance(kept, Int8Rows):
+            entry = {"dtype": "int8", "offset": place(kept.codes), "scales": place(kept.scales)}
         else:
-            values = weight.floats if isinstance(weight, Int8Rows) else weight
-            kind = "float16" if dtype == "float16" and spec.dtype == "float32" else spec.dtype
-            entries.append({**entry, "dtype": kind, "offset": place(values, kind)})
-            continue
-        entries.append({**entry, "dtype": "int8", "offset": place(rows.codes, "int8"),
-                        "scales": place(rows.scales, "float32")})  # fmt: skip
+            entry = {"dtype": str(kept.dtype), "offset": place(kept)}
+        entries.append({"name": name, "shape": list(spec.shape), **entry})
     return entries, bytes(block)

@@ -24,9 +24,10 @@ import numpy as np
 
 from textgen import __version__
 from textgen.errors import needed
+from textgen.export.stored import in_dtype
 from textgen.runtime import NumpyStepper, Weights
 from textgen.runtime.graph import Node, Program, StepGraph, TensorSpec
-from textgen.runtime.int8 import Int8Rows, suits
+from textgen.runtime.int8 import Int8Rows
 from textgen.runtime.ops import DTYPES, Array, Shape
 
 OPSET, IR_VERSION = 18, 10
@@ -200,20 +201,15 @@ class _Builder:
 
     def _weight(self, name: str, weight: Array | Int8Rows, spec: TensorSpec, dtype: str | None, turned: bool) -> str:
         """A weight, stored as asked for, as (K, N) if `turned`; the name of its float32 value."""
-        if dtype == "int8" and not isinstance(weight, Int8Rows) and suits(spec):
-            weight = Int8Rows.of(weight, name)
-        if isinstance(weight, Int8Rows) and dtype in (None, "int8"):
+        kept = in_dtype(weight, spec, name, dtype)
+        if isinstance(kept, Int8Rows):
             # not DequantizeLinear, which onnxruntime fuses with the product, rounding what is multiplied, too
-            codes, scales = weight.codes, weight.scales[..., None]
+            codes, scales = kept.codes, kept.scales[..., None]
             codes, scales = (codes.T, scales.T) if turned else (codes, scales)
             floats = self._add("Cast", self._stored(name, codes), to=self._type("float32"))
             return self._add("Mul", floats, self._stored(f"{name}.scale", scales))
-        values = weight.floats if isinstance(weight, Int8Rows) else weight
-        values = values.T if turned else values
-        if dtype == "float16" and spec.dtype == "float32":
-            half = self._stored(name, values.astype(np.float16))
-            return self._add("Cast", half, to=self._type("float32"))
-        return self._stored(name, values)
+        stored = self._stored(name, kept.T if turned else kept)
+        return self._add("Cast", stored, to=self._type("float32")) if kept.dtype == np.float16 else stored
 
     def _input(self, node: Node, place: int) -> str:
         """The name of an input of a node; a number becomes a constant."""

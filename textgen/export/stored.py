@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from textgen import storage
 from textgen.errors import TextgenError
 from textgen.model import STEP, read_config, require_model, require_weights
 from textgen.runtime import Weights, read_step
-from textgen.runtime.graph import StepGraph
+from textgen.runtime.graph import StepGraph, TensorSpec
+from textgen.runtime.int8 import Int8Rows, suits
+from textgen.runtime.ops import Array
 
 
 def read_model(folder: Path) -> tuple[StepGraph, Weights]:
@@ -19,3 +23,15 @@ def read_model(folder: Path) -> tuple[StepGraph, Weights]:
     if STEP not in manifest["files"]:
         raise TextgenError(f"{str(folder)!r} holds no {STEP}, of which every export is made; only torch can run it.")
     return read_step(folder, manifest, read_config(folder, manifest))
+
+
+def in_dtype(weight: Array | Int8Rows, spec: TensorSpec, name: str, dtype: str | None) -> Array | Int8Rows:
+    """A weight as an export stores it: float32, float16 or int8 where that is asked for and it suits, by default as the
+    model has it. Integers stay as they are."""
+    if isinstance(weight, Int8Rows):
+        if dtype in (None, "int8"):
+            return weight
+        weight = weight.floats
+    if dtype == "int8" and suits(spec):
+        return Int8Rows.of(weight, name)
+    return weight.astype(np.float16) if dtype == "float16" and spec.dtype == "float32" else weight

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from textgen import plugins, storage
+from textgen import hub, plugins, storage
 from textgen.data import Reading
 from textgen.errors import TextgenError, did_you_mean
 from textgen.storage import FORMAT_VERSION, check_version
@@ -132,16 +132,14 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     """A model folder by its path, by the name of a run in `runs` (`latest` is the last one), by the name under which an
     installed package offers it, or on the Hub by `hub:owner/name`. The path unchanged if there is none. Raises
     PluginError for a broken package, TextgenError for a model that cannot be downloaded."""
-    if os.fspath(name).startswith("hub:"):
-        from textgen import hub
-
+    if os.fspath(name).startswith(hub.PREFIX):
         return hub.cached(os.fspath(name))
     places = (Path(name), Path("runs") / name)
-    found = next((place for place in map(_followed, places) if place.is_dir()), None)
+    found = next((place for place in map(followed, places) if place.is_dir()), None)
     return found or plugins.find(os.fspath(name)) or Path(name)
 
 
-def _followed(place: Path) -> Path:
+def followed(place: Path) -> Path:
     """The run that a file `latest` names; any other path unchanged."""
     if place.name != "latest" or not place.is_file() or place.stat().st_size > LONGEST_POINTER:
         return place

@@ -9,8 +9,8 @@ const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 class Series {
   // One series as a forecaster reads it: the end of its training data, and what came after.
   constructor(model, about, values) {
-    const { season, offsets, seasons, context } = model.description.facts;
-    Object.assign(this, { about, offsets, seasons, season, stepper: model.stepper });
+    const { offsets, seasons, context } = model.description.facts;
+    Object.assign(this, { about, offsets, seasons, stepper: model.stepper });
     const { transform, centre, spread } = about.scale, least = Math.exp(centre) * 1e-3;
     const scaled = values.map((value) => ((transform === "log" ? Math.log(Math.max(value, least)) : value) - centre) / spread);
     this.values = [...about.scaled, ...scaled];
