@@ -245,7 +245,7 @@ def test_other_versions_are_named(monkeypatch, whole):
     made = json.loads((whole / ARGUMENTS).read_text())["made_with"]
     assert resume(whole, {}).warnings == []
     for name in made:
-        monkeypatch.setattr(TRAIN, "made_with", lambda options, name=name: {**made, name: "another"})
+        monkeypatch.setattr(TRAIN, "made_with", lambda *_, name=name: {**made, name: "another"})
         (warning,) = resume(whole, {}).warnings
         assert name in warning and "another" in warning and str(made[name]) in warning
 

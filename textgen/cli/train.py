@@ -15,11 +15,12 @@ from textgen import plugins
 from textgen.cli.model_folders import find_latest, find_run, typed_value
 from textgen.cli.params import cell_options_of, check_corpus, given, is_typed, layered, options_of
 from textgen.data import TokenizerOptions
+from textgen.distributed import rank
 from textgen.errors import TextgenError, UsageError
 from textgen.formatting import count, duration, plural, short
 from textgen.options import flag
 from textgen.screen import ReadingProgress, hush_notes, say, warn
-from textgen.signals import INTERRUPTED, exit_code, stopping
+from textgen.signals import INTERRUPTED, TERMINATED, exit_code, stopping
 from textgen.tasks import DEFAULT_MINUTES, TrainOptions, built_in_tasks, options_for, planned, task, task_of
 from textgen.training import CHANGEABLE, LENGTHS, check_training
 
@@ -83,11 +84,12 @@ def command(
     if cell_options:
         chosen["cell_options"] = cell_options_of(cell_options)
     chosen = _settled(chosen, resume_from is not None)
+    quiet = quiet or rank() > 0  # rank 0 shows what happens
     style = "none" if quiet else progress
     reading = ReadingProgress(style in ("auto", "rich") and sys.stderr.isatty())
     session = _prepared(corpus, chosen, resume_from, dry_run, reading)
     reading.finish()
-    for warning in session.warnings:
+    for warning in session.warnings if rank() == 0 else ():
         warn(warning)
     if not quiet:
         show_plan(session, repeating_flags(session, corpus, chosen) if resume_from is None else None)
@@ -126,7 +128,7 @@ def _prepared(
             hint=f"textgen train {shlex.quote(corpus[0])} --init-from RUN starts a new run from the weights of RUN.",
         )
     else:
-        folder = find_run(resume_from)
+        folder = find_run(resume_from) if rank() == 0 else Path(resume_from)
 
     from textgen.cli import STARTED
     from textgen.training.planner import keep_memory
@@ -222,11 +224,13 @@ def follow(session: Training, style: str) -> int:
         say(f"\nStopped without saving; {session.run.folder} keeps its last checkpoint.")
         return INTERRUPTED
     end = ended[-1]
-    if style != "none" or end.reason in ("interrupted", "time"):
+    if style != "none" or (end.reason in ("interrupted", "time") and rank() == 0):
         _farewell(session, end)
     if style != "none" and end.reason not in ("interrupted", "time") and evaluated:
         _judge(session, evaluated[-1].score.criterion)
-    return exit_code(received[0]) if end.reason == "interrupted" else 0
+    if end.reason == "interrupted":
+        return exit_code(received[0]) if received else TERMINATED  # another process got the signal
+    return 0
 
 
 def _farewell(session: Training, end: Ended) -> None:

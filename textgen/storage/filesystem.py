@@ -305,18 +305,30 @@ def _remove_all(path: Path) -> None:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Lock a folder for writing. Raises TextgenError if another process holds it; the lock dies with its process."""
+def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Lock a folder for writing. Raises TextgenError if another process holds it, and does so for `patience` seconds;
+    the lock dies with its process."""
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _flock(handle, time.monotonic() + patience)
         except BlockingIOError:
             raise TextgenError(f"another process is training into {str(folder)!r}.") from None
         yield
     finally:
         os.close(handle)
+
+
+def _flock(handle: int, until: float) -> None:
+    """Lock an open file, trying again for some time. Raises BlockingIOError."""
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.1)
 
 
 def clean(folder: Path) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from textgen import plugins
 from textgen.data import SIZED, FileOptions, Reading, SplitOptions, TokenizerOptions, record_of
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
+from textgen.distributed import DEFAULT_TIMEOUT
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.formatting import listed
 from textgen.generation import SampleOptions as SampleOptions
@@ -320,6 +321,21 @@ class TrainOptions(FileOptions, SplitOptions):
     device: str = option("auto", "Device: cpu, cuda, or auto.", metavar="NAME", also=("--accel",))
     threads: int | None = option(None, "Number of CPU threads.", low=1, high=1024, default_text="all cores")
     seed: int = option(1337, "Random seed for weights, dropout and data order.", low=0, high=2**63 - 1)
+
+    ddp_timeout: float = option(
+        DEFAULT_TIMEOUT,
+        "Seconds to wait for another process before giving up, under torchrun.",
+        above=0,
+        high=1_000_000,
+        section="Several processes",
+    )
+    sync_every: int = option(
+        1,
+        "Average the weights of all processes once in N steps, instead of adding their gradients in every step: for "
+        "slow networks.",
+        low=1,
+        high=1_000_000,
+    )
 
     @property
     def window(self) -> tuple[int, int]:

@@ -59,11 +59,13 @@ class Objective(ABC):
         """The lanes, (B,) of bool, that start from the initial state in this step; None for all of them."""
         return None
 
-    def window_state(self, step: int, initial: State, before: State) -> State:
-        """The state at the start of a window: that after the previous one, and the initial state in fresh lanes."""
+    def window_state(self, step: int, initial: State, before: State, lanes: slice = slice(None)) -> State:
+        """The state of some lanes at the start of a window: that after the previous one, and the initial state in fresh
+        lanes."""
         fresh = self.fresh(step)
         if not before or fresh is None:
             return initial
+        fresh = fresh[lanes]
         if not fresh.any():
             return before
         wide = [fresh.to(old.device).view(-1, *[1] * (old.dim() - 1)) for old in before]

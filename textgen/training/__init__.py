@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LENGTHS = ("minutes", "epochs", "max_steps")
 """Options that set the length of a run; only one of them may be given."""
 
-CHANGEABLE = ("max_time", "save_total_limit", "early_stopping_patience")
+CHANGEABLE = ("max_time", "save_total_limit", "early_stopping_patience", "ddp_timeout")
 """Options that may change when a run is resumed."""
 
 

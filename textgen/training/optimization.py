@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from textgen.cells.engine import State
-from textgen.cells.matmul import reduced_precision
 from textgen.data.store import parts
+from textgen.distributed import ALONE, World
 from textgen.model.stack import DropoutRates, Model, seed_noise
 from textgen.model.weights import is_like, model_tensors
 from textgen.storage import DamagedError
@@ -21,6 +21,7 @@ from textgen.tasks import TrainOptions, planned
 from textgen.tasks.objective import Objective
 from textgen.tasks.regularization import Regularization
 from textgen.training import guards
+from textgen.training.distributed import WindowLoss, average, gathering, replicated
 
 
 @dataclass(frozen=True)
@@ -176,13 +177,32 @@ class NotFiniteError(ArithmeticError):
 
 class Update:
     """Everything that a training step changes: the model, the optimizer, the average of the weights, and the hidden
-    state carried from one window to the next."""
+    state carried from one window to the next.
 
-    def __init__(self, objective: Objective, model: Model, options: TrainOptions, device: str = "cpu") -> None:
+    In a job of several processes, `state` is that of the lanes of this one, and all other tensors are the same in all
+    of them: with `sync_every` above 1, only after `synchronize`. `votes` are numbers that each process adds to each
+    step, and `sums` their sums over all processes.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: Model,
+        options: TrainOptions,
+        device: str = "cpu",
+        world: World = ALONE,
+        votes: Callable[[], Sequence[float]] = tuple,
+    ) -> None:
         self.objective = objective
         self.options = options
+        self.world = world
         self.device = torch.device(device)
         self.model = model.to(self.device)
+        self.local_steps = options.sync_every if world.size > 1 else 1
+        loss = WindowLoss(objective, self.model, options.dtype or "float32")
+        self._loss = replicated(loss, world, self.device) if self.local_steps == 1 else loss
+        self._votes: Callable[[], Sequence[float]] = votes
+        self.sums = [0.0 for _ in votes()]
         self.optimizer = make_optimizer(self.model, options)
         self.rates = DropoutRates(options.dropout or 0.0, options.embedding_dropout or 0.0, options.weight_drop or 0.0)
         self.average = WeightAverage(self.model, options.average_weights) if options.average_weights else None
@@ -191,13 +211,18 @@ class Update:
 
     def take(self, step: int, learning_rate: float) -> tuple[float, float]:
         """Train on the window of a step. Returns the loss and the gradient norm before clipping. Raises NotFiniteError
-        without changing any weight."""
+        without changing any weight, TextgenError if another process does not take part."""
         seed_noise(self.device, self.options.seed, step)
         inputs, targets = (tensor.to(self.device) for tensor in self.objective.window(step))
-        self.state = self.objective.window_state(step, self.model.initial_state(inputs.shape[1]), self.state)
+        lanes = self.world.lanes(inputs.shape[1])
+        if lanes.start:  # lanes of other processes get other noise
+            seed_noise(self.device, self.options.seed, step, lanes.start)
+        initial = self.model.initial_state(lanes.stop - lanes.start)
+        self.state = self.objective.window_state(step, initial, self.state, lanes)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"]
-        loss, state = self._backward(step, inputs, targets)
+        with self.world.communicating(step + 1):
+            loss, state = self._backward(step, inputs, targets, lanes)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if fault := guards.not_finite(self.model, loss, norm):
@@ -209,29 +234,70 @@ class Update:
         self.state = state
         if self.average:
             self.average.update(self.model, step + 1)
+        if self.is_local and (step + 1) % self.local_steps == 0:
+            self.synchronize(step + 1)
         return loss.item(), norm.item()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether each process trains weights of its own between two averages."""
+        return self.local_steps > 1
+
+    def synchronize(self, step: int) -> None:
+        """Average everything that processes have changed on their own, so that it is the same in all of them."""
+        if not self.is_local:
+            return
+        lanes = self.world.lanes(planned(self.options.batch_size))
+        weight = (lanes.stop - lanes.start) / planned(self.options.batch_size)
+        with self.world.communicating(step):
+            average((each for each in self.tensors().values() if each.dim()), self.world, weight)
+            self.sums = self.world.total(torch.tensor(self._votes(), dtype=torch.float64))().tolist()
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that a step changes in place, by name."""
         average = {f"average/{name}": tensor for name, tensor in self.average.tensors.items()} if self.average else {}
         return model_tensors(self.model) | named_optimizer_state(self.model, self.optimizer) | average
 
-    def _backward(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
-        """The mean loss of a window and the state after it; adds the gradients to the parameters.
+    def _backward(self, step: int, inputs: Tensor, targets: Tensor, lanes: slice) -> tuple[Tensor, State]:
+        """The mean loss of a window, and the state of some lanes after it; adds the gradients to the parameters.
 
-        With gradient accumulation the lanes are computed in parts, one after another; the sum of their gradients is
-        that of the whole batch.
+        With gradient accumulation these lanes are computed in parts, one after another; the sum of their gradients is
+        that of all of them. With local steps the loss and the gradients are those of these lanes alone.
         """
-        batch, options = inputs.shape[1], self.options
+        options, own = self.options, range(inputs.shape[1])[lanes]
         candidates, targets = self.objective.candidates(step, targets)
+        whole = self.objective.share(targets, lanes) or 1.0 if self.is_local else 1.0
+        pieces = [(start, end) for start, end in parts(len(own), options.gradient_accumulation_steps) if end > start]
         losses, states = [], []
-        for start, end in parts(batch, options.gradient_accumulation_steps):
-            lanes = slice(start, end)
-            dropout = self.rates.window(options.seed, step, (batch, lanes))
-            with reduced_precision(self.device.type, options.dtype or "float32"):
-                outputs, state = self.model(inputs[:, lanes], tuple(t[lanes] for t in self.state), dropout, candidates)
-                loss = self.objective.loss(outputs, targets[:, lanes]) * self.objective.share(targets, lanes)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            states.append([t.detach().to(before.dtype) for t, before in zip(state, self.state, strict=True)])
-        return torch.stack(losses).sum(), tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+        total: Callable[[], Tensor] | None = None
+        for start, end in pieces:
+            part, last = slice(own.start + start, own.start + end), end == len(own)
+            dropout = self.rates.window(options.seed, step, (inputs.shape[1], part))
+            state = tuple(tensor[start:end] for tensor in self.state)
+            share = self.objective.share(targets, part) / whole
+            with gathering(self._loss, last):
+                loss, after = self._loss(inputs[:, part], targets[:, part], state, dropout, candidates, share)
+                losses.append(loss.detach())
+                total = self._summing(torch.stack(losses).sum()) if last else None
+                loss.backward()
+            states.append(after)
+        assert total is not None
+        return total(), tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+
+    def take_sums(self) -> list[float]:
+        """The sums of the votes since they were last taken."""
+        sums, self.sums = self.sums, [0.0 for _ in self.sums]
+        return sums
+
+    def _summing(self, loss: Tensor) -> Callable[[], Tensor]:
+        """Begin to sum the loss and the votes over all processes, while gradients are computed."""
+        if self.world.size == 1 or self.is_local:
+            return lambda: loss
+        total = self.world.total(torch.tensor([loss.item(), *self._votes()], dtype=torch.float64))
+
+        def summed() -> Tensor:
+            numbers = total()
+            self.sums = numbers[1:].tolist()
+            return numbers[0]
+
+        return summed

@@ -10,7 +10,7 @@ import ctypes
 import math
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,12 +19,13 @@ from textgen import plugins
 from textgen.cells import GatedCell
 from textgen.cells.engine import compiler
 from textgen.cells.matmul import has_bfloat16
+from textgen.distributed import ALONE, World
 from textgen.errors import CompilerError, TextgenError, UsageError
 from textgen.model import ModelConfig
 from textgen.model.stack import Model
 from textgen.model.weights import make_model
 from textgen.options import named
-from textgen.tasks import TrainOptions
+from textgen.tasks import TrainOptions, options_for
 from textgen.tasks.data import QUICK_LOOK, TaskData
 from textgen.training import check_training, refuse_empty_parts
 from textgen.training.guards import enough_memory
@@ -295,11 +296,18 @@ def _worth(compiled: bool, dtype: str) -> float:
 
 
 class ThisMachine:
-    """What the plan needs to know about this machine, measured on the data that will be trained on."""
+    """What the plan needs to know about this machine, measured on the data that will be trained on.
 
-    def __init__(self, data: TaskData, device: str) -> None:
+    In a job of several processes rank 0 plans, and the others `follow` it: each measurement is of a step that all of
+    them compute together.
+    """
+
+    def __init__(self, data: TaskData, device: str, world: World = ALONE) -> None:
         self._data = data
         self._device = device
+        self._world = world
+        able = world.exchange([compiler() is not None, has_bfloat16()])
+        self._compiles, self._rounds = (all(each) for each in zip(*able, strict=True))
 
     def parameters(self, config: ModelConfig) -> int:
         """The number of weights of a model."""
@@ -309,35 +317,72 @@ class ThisMachine:
     def can_compile(self, config: ModelConfig) -> bool:
         """Whether compilation might make this model faster here."""
         with torch.device("meta"):
-            return self._device == "cpu" and compiler() is not None and bool(compilable(make_model(config)))
+            return self._device == "cpu" and self._compiles and bool(compilable(make_model(config)))
 
     def can_round(self) -> bool:
         """Whether matrix products in bfloat16 might be faster here."""
-        return self._device == "cpu" and has_bfloat16()
+        return self._device == "cpu" and self._rounds
 
     def step_seconds(
         self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool = False, dtype: str = "float32"
     ) -> float:
-        """The seconds of one training step, measured for about `seconds`, without compile time."""
+        """The seconds of one training step, measured for about `seconds`, without compile time; with several processes,
+        communication included."""
+        how = {"seconds": seconds, "compiled": compiled, "dtype": dtype}
+        self._world.share(lambda: {**how, "config": config.to_json(), "options": asdict(options)})
+        return self._measured(config, options, seconds, compiled, dtype)
+
+    def plan(self, options: TrainOptions, deadline: float) -> tuple[TrainOptions, ModelConfig, Estimate]:
+        """The plan, as `plan` makes it, the same in all processes."""
+        if self._world.leads:
+            planned = plan(options, self._data, self, deadline)
+            self._world.share(lambda: {"plan": [asdict(planned[0]), planned[1].to_json(), asdict(planned[2])]})
+            return planned
+        asked, config, estimate = self._follow()["plan"]
+        return options_for(asked), ModelConfig.from_json(config), Estimate(**estimate)
+
+    def more_steps(self, options: TrainOptions, config: ModelConfig, deadline: float) -> tuple[int, float]:
+        """As `more_steps`, the same in all processes."""
+        if self._world.leads:
+            more = more_steps(options, config, self._data, self, deadline)
+            self._world.share(lambda: {"plan": more})
+            return more
+        steps, seconds = self._follow()["plan"]
+        return steps, seconds
+
+    def _follow(self) -> dict[str, Any]:
+        """Take part in the measurements that rank 0 asks for; returns what it says when it has finished."""
+        while "plan" not in (request := self._world.share(lambda: None)):
+            config, options = ModelConfig.from_json(request.pop("config")), options_for(request.pop("options"))
+            self._measured(config, options, **request)
+        found: dict[str, Any] = request
+        return found
+
+    def _measured(
+        self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool, dtype: str
+    ) -> float:
         options = regularized(replace(options, dtype=dtype), config, self._data, TYPICAL_EPOCHS)
         model = make_model(config)
         for cell in compilable(model):
             cell.compiled = compiled
-        update = Update(self._data.objective(options), model, options, self._device)
+        update = Update(self._data.objective(options), model, options, self._device, self._world)
         times: list[float] = []
         while len(times) < WARM_STEPS + 3 or sum(times) < seconds:
             began = time.perf_counter()
             with enough_memory(model, options):
                 update.take(len(times), learning_rate=0.0)
-            times.append(time.perf_counter() - began)
+            times.append(self._world.longest(time.perf_counter() - began))
         settled = times[WARM_STEPS:]
         return SUSTAINED * sum(settled) / len(settled)
 
 
-def choose_device(name: str) -> str:
-    """The torch device of that name. Raises TextgenError if it is not available, UsageError if it is unknown."""
+def choose_device(name: str, local_rank: int = 0) -> str:
+    """The torch device of that name, for one of several processes on this machine. Raises TextgenError if it is not
+    available, UsageError if it is unknown."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank and torch.cuda.is_available():
+        return f"cuda:{local_rank % torch.cuda.device_count()}"
     if name == "cpu":
         return name
     if name.partition(":")[0] != "cuda":

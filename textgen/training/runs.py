@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import count
@@ -55,6 +55,21 @@ class Checkpoint:
     hidden: State
     state: dict[str, Any]
     average: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def received(
+        cls,
+        broadcast: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
+        own: Checkpoint | None,
+        step: int,
+        state: dict[str, Any],
+    ) -> Checkpoint:
+        """The checkpoint of rank 0, whose tensors `broadcast` gives to every process; `own` is None in the others."""
+        weights = broadcast(own.weights if own else {})
+        optimizer = broadcast(own.optimizer if own else {})
+        hidden = broadcast({str(k): tensor for k, tensor in enumerate(own.hidden)} if own else {})
+        average = broadcast(own.average if own else {})
+        return cls(step, weights, optimizer, tuple(hidden[str(k)] for k in range(len(hidden))), state, average)
 
 
 class Run:
@@ -153,6 +168,22 @@ class Run:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         filesystem.append(self.folder / METRICS, json.dumps(metrics, allow_nan=False).encode() + b"\n")
+
+
+class FollowedRun(Run):
+    """The folder of a run that another process writes, and that this process may not even see."""
+
+    def publish(self, model: nn.Module) -> None:
+        """Leave it to rank 0."""
+
+    def save(self, checkpoint: Checkpoint, keep: int) -> Path:
+        return self.folder / f"checkpoint-{checkpoint.step}"
+
+    def latest(self) -> tuple[Checkpoint | None, list[TextgenError]]:
+        return None, []
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Leave it to rank 0."""
 
 
 def _is_metric_up_to(step: int, line: bytes) -> bool:
@@ -262,6 +293,7 @@ def arguments_of(
     estimate: Estimate,
     data: TaskData,
     encodings: Mapping[str, str],
+    processes: int = 1,
 ) -> dict[str, Any]:
     """The content of training_args.json: `asked` are the options before planning, `encodings` those that `--encoding
     auto` detected, by path."""
@@ -272,7 +304,7 @@ def arguments_of(
         "options": asdict(options),
         "estimate": asdict(estimate),
         "digests": data.digests(),
-        "made_with": made_with(options),
+        "made_with": made_with(options, processes),
         **({"encodings": dict(encodings)} if encodings else {}),
     }
 
@@ -288,13 +320,13 @@ def _first_free(root: Path, stem: str) -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
-def made_with(options: TrainOptions) -> dict[str, Any]:
+def made_with(options: TrainOptions, processes: int = 1) -> dict[str, Any]:
     """Everything recorded for a run with these options; the package of its task only if the task is not built in."""
     owners = {f"package of {options.cell}": plugins.owner(options.cell)}
     task = plugins.owner(options.task or LANGUAGE, "tasks")
     if task.distribution != plugins.OWN_DISTRIBUTION:
         owners[f"package of task {task.name}"] = task
-    return versions(options.threads or 1, owners) | compiled_with(options)
+    return versions(options.threads or 1, owners) | {"processes": processes} | compiled_with(options)
 
 
 def versions(threads: int, owners: Mapping[str, plugins.Entry] | None = None) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from textgen.data.parquet_table import corpora, is_table, spool
 from textgen.data.recipes import Progress
 from textgen.data.store import no_progress
 from textgen.data.tokenizers.base import Tokenizer
+from textgen.distributed import DEFAULT_TIMEOUT, World, world
 from textgen.errors import TextgenError, UsageError
 from textgen.model import ModelConfig, read_config
 from textgen.model.bases import record_of
 from textgen.model.stack import Model, keyed_seed
 from textgen.model.weights import make_model
-from textgen.options import named
+from textgen.options import changed, named
 from textgen.storage import ARGUMENTS, TOKENS, filesystem
-from textgen.tasks import DEFAULT_MINUTES, TrainOptions, options_for, task_of
+from textgen.tasks import DEFAULT_MINUTES, TrainOptions, options_for, planned, task_of
 from textgen.tasks.data import TaskData
 from textgen.threads import usable_cores
 from textgen.tracing import stored_step
@@ -38,14 +40,14 @@ from textgen.training.planner import (
     ThisMachine,
     choose_device,
     compilable,
-    more_steps,
-    plan,
     precision_missed,
     steps_of_epochs,
 )
 from textgen.training.pretrained import Match, adopt, choose, folder_of, inherited
 from textgen.training.runs import (
     RUNS,
+    Checkpoint,
+    FollowedRun,
     Run,
     arguments_of,
     changes,
@@ -55,10 +57,13 @@ from textgen.training.runs import (
     refuse_occupied,
     refuse_other_data,
 )
-from textgen.training.stored_data import data_of
+from textgen.training.stored_data import data_from
 from textgen.training.trainer import Trainer
 
 LOG = logging.getLogger("textgen")
+
+LOCK_SECONDS = 15.0
+"""How long a job of several processes waits for the lock of its run folder."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,31 @@ class Training:
     extension: Extension | None = None
 
     def events(self) -> Generator[Event, None, None]:
-        """Train while holding the lock of the run folder; yields events. Raises TextgenError if another process holds
-        it."""
-        with filesystem.lock(self.run.folder):
+        """Train while holding the lock of the run folder; yields events. Raises TextgenError if another job has it."""
+        job = self.trainer.world
+        with job.taking_part(), self._held(job):
+            job.exchange("ready")
+            tools = self.options.report_to if job.leads else []
+            with reporters(tools, self.run.folder) as report, plugins.blamed():
+                for event in self.trainer.run():
+                    report(event)
+                    yield event
+
+    @contextmanager
+    def _held(self, job: World) -> Iterator[None]:
+        """The run folder, locked and ready to continue; in rank 0 only. A job that has just lost its launcher may hold
+        it for a few seconds more."""
+        if not job.leads:
+            yield
+            return
+        with filesystem.lock(self.run.folder, patience=LOCK_SECONDS if job.size > 1 else 0.0):
             self._refuse_another()
             filesystem.clean(self.run.folder)
             self.run.go_back_to(self.trainer.progress.step)
             if self.extension:
                 self.run.commit_arguments(self.extension.arguments)
-            with reporters(self.options.report_to, self.run.folder) as report, plugins.blamed():
-                for event in self.trainer.run():
-                    report(event)
-                    yield event
+            job.remember(str(self.run.folder.absolute()))
+            yield
 
     def _refuse_another(self) -> None:
         """Raise TextgenError if another process has replaced the run in this folder."""
@@ -130,11 +148,12 @@ def train(corpus: Any, **options: Any) -> Path:
     asked = options_for({**options, "validation_file": None} if held_out else options)
     asked = replace(asked, validation_file=held_out) if held_out else asked
     session = start(corpora("corpus", corpus), asked, began)
-    for warning in session.warnings:
+    leads = session.trainer.world.leads
+    for warning in session.warnings if leads else ():
         LOG.warning(warning)
     LOG.info("%s: %s", session.run.folder, " · ".join([*session.data.described(), *session.notes]))
     for event in session.events():
-        if isinstance(event, Evaluated):
+        if isinstance(event, Evaluated) and leads:
             metrics = ", ".join(f"{name} {value}" for name, value in event.score.shown().items())
             LOG.info("step %d of %d: held-out %s", event.step, session.options.max_steps, metrics)
     return session.run.folder
@@ -148,38 +167,117 @@ def start(
     progress: Progress = no_progress,
     dry_run: bool = False,
 ) -> Training:
-    """Prepare a new run; `began` is when the command started, on the clock of `time.monotonic`.
+    """Prepare a new run; `began` is when the command started, on the clock of `time.monotonic`. Processes that torchrun
+    has restarted continue their run instead.
 
     A dry run plans but does not create the run's folder.
     """
     check_training(options)
-    choice, faults = choose(paths, options, progress)
-    options = replace(options, init_from=choice.name) if choice else options
+    job = world()
+    job.connect(options.ddp_timeout)
+    with job.taking_part():
+        if before := _run_before_restart(job):
+            return _resumed(job, Path(before), {}, progress, began)
+        job.require_same({"command": "train"})
+        return _started(job, paths, options, began, progress, dry_run)
+
+
+def _run_before_restart(job: World) -> str | None:
+    """The folder of the run that this job had begun before its processes were restarted."""
+
+    def found() -> str | None:
+        folder = job.remembered()
+        return folder if folder and (Path(folder) / ARGUMENTS).is_file() else None
+
+    before: str | None = job.share(found)
+    return before
+
+
+def _started(
+    job: World, paths: Sequence[str], options: TrainOptions, began: float, progress: Progress, dry_run: bool
+) -> Training:
+    choice, note, faults = job.share(lambda: _choice(paths, options, progress))
+    options = replace(options, init_from=choice) if choice else options
     asked = options = replace(_with_cell_options(inherited(options)), task=task_of(options).name)
-    device = choose_device(options.device)
-    torch.set_num_threads(threads := options.threads or usable_cores())
+    device = _device(job, options)
+    torch.set_num_threads(threads := options.threads or job.threads(usable_cores()))
     root = Path(options.output_dir).parent if options.output_dir else RUNS
-    refuse_occupied(options, paths)
+    job.share(lambda: refuse_occupied(options, paths))
     with choosing() as encodings:
-        data = task_of(options).data().prepare(list(paths), options, root / TOKENS, progress)
+        data = job.in_turn(lambda: task_of(options).data().prepare(list(paths), options, root / TOKENS, progress))
+    _require_same(job, asked, data)
     asked = data.decided(paths, asked)
     deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
-    options, config, estimate = plan(replace(options, threads=threads), data, ThisMachine(data, device), deadline)
+    options, config, estimate = ThisMachine(data, device, job).plan(replace(options, threads=threads), deadline)
+    _refuse_few_lanes(job, options)
     config = _with_origin(config, paths, asked)
     objective = data.objective(options)
-    folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
     model, match = initial_model(config, data.tokenizer, options)
-    refuse_small_disk(folder, model, options, kept=0)
-    step, warnings = ({}, []) if dry_run else stored_step(model, config.cell)
-    run = Run(folder)
-    if not dry_run:
-        arguments = arguments_of(paths, asked, options, estimate, data, encodings.lasting())
-        run = create_run(folder, paths, options, config, data, arguments, step)
-    trainer, made = Trainer(run, objective, model, options, device), made_with(options)
+    made = made_with(replace(options, threads=threads), job.size)
+    arguments = arguments_of(paths, asked, options, estimate, data, encodings.lasting(), job.size)
+    run, warnings = _new_run(job, root, paths, options, config, data, arguments, model, dry_run)
+    trainer = Trainer(run, objective, model, options, device, job)
     missed = precision_missed(options, device) + _compiler_missed(model, options.cell, estimate)
     warnings = [*faults, *warnings, *missed, *objective.warnings()]
-    notes = [str(choice)] if choice else [f"{options.init_from}: {match}"] if match else []
+    notes = [note] if choice else [f"{options.init_from}: {match}"] if match else []
     return Training(trainer, run, data, config, options, estimate, made, warnings, notes, encodings.described())
+
+
+def _choice(paths: Sequence[str], options: TrainOptions, progress: Progress) -> tuple[str | None, str, list[str]]:
+    """The name of the installed base to start from, if there is one that suits, a phrase about it, and warnings."""
+    choice, faults = choose(paths, options, progress)
+    return choice.name if choice else None, str(choice), faults
+
+
+def _device(job: World, options: TrainOptions) -> str:
+    """The device of this process, and its process group."""
+    device = choose_device(options.device, job.local_rank)
+    job.join(device)
+    return device
+
+
+def _require_same(job: World, options: TrainOptions, data: TaskData) -> None:
+    """Raise TextgenError, naming rank and value, if processes differ in versions, plugins, corpus or options."""
+    own = {name: value for name, value in made_with(options).items() if name not in ("processor", "threads")}
+    given = {named(name): value for name, value in changed(replace(options, threads=None)).items()}
+    job.require_same({**own, **given, "corpus": data.digests()})
+
+
+def _refuse_few_lanes(job: World, options: TrainOptions) -> None:
+    """Raise UsageError unless every process has a lane of each batch."""
+    if planned(options.batch_size) < job.size:
+        raise UsageError(
+            f"{job.size} processes divide the lanes of a batch, but it has {options.batch_size}.",
+            hint=f"start fewer processes, or give {named('batch_size', 8 * job.size)}.",
+        )
+
+
+def _new_run(
+    job: World,
+    root: Path,
+    paths: Sequence[str],
+    options: TrainOptions,
+    config: ModelConfig,
+    data: TaskData,
+    arguments: Mapping[str, Any],
+    model: Model,
+    dry_run: bool,
+) -> tuple[Run, list[str]]:
+    """The run folder, created by rank 0 unless this is a dry run, and warnings about the stored step."""
+    folder = Path(options.output_dir) if options.output_dir else next_folder(root, options.cell, paths[0])
+
+    def create() -> list[Any]:
+        refuse_small_disk(folder, model, options, kept=0)
+        if dry_run:
+            return [str(folder), []]
+        step, warnings = stored_step(model, config.cell)
+        job.remember(str(folder.absolute()))
+        run = create_run(folder, paths, options, config, data, arguments, step)
+        job.remember(str(run.folder.absolute()))
+        return [str(run.folder), warnings]
+
+    created, warnings = job.share(create)
+    return (Run if job.leads else FollowedRun)(Path(created)), warnings
 
 
 def _with_origin(config: ModelConfig, paths: Sequence[str], asked: TrainOptions) -> ModelConfig:
@@ -234,35 +332,66 @@ def resume(
     of `time.monotonic`. Raises UsageError for other options, TextgenError if the corpus has changed.
     """
     began = time.monotonic() if began is None else began
-    run = Run(folder)
-    if not (folder / ARGUMENTS).is_file():
-        raise TextgenError(f"there is no run to resume in {str(folder)!r}.", hint="train one: textgen train FILE")
-    arguments = run.arguments()
+    job = world()
+    job.connect(given.get("ddp_timeout", DEFAULT_TIMEOUT))
+    with job.taking_part():
+        if _run_before_restart(job):  # it was extended before the restart
+            given = {name: value for name, value in given.items() if name not in LENGTHS}
+        job.require_same({"command": "train --resume"})
+        return _resumed(job, folder, given, progress, began)
+
+
+def _resumed(job: World, folder: Path, given: Mapping[str, Any], progress: Progress, began: float) -> Training:
+    run = Run(folder) if job.leads else FollowedRun(folder)
+    where, arguments, stored = job.share(lambda: [str(folder), *_stored(run)])
+    folder, config = Path(where), ModelConfig.from_json(stored)
     given = _within(folder, given)
     length = _length_given(given, options_for(arguments["options"]))
     options = _resumed_options(arguments["options"], {n: v for n, v in given.items() if not length or n != length[0]})
-    device = choose_device(options.device)
-    torch.set_num_threads(options.threads or usable_cores())
-    data = data_of(run.folder, progress)
+    device = _device(job, options)
+    threads = _threads_again(job, options, arguments["made_with"])
+    torch.set_num_threads(threads)
+    data = job.in_turn(lambda: data_from(arguments, folder.parent / TOKENS, progress))
     refuse_other_data(arguments.get("digests", {}), data.digests())
-    config = read_config(folder)
-    checkpoint, wrong = run.latest()
+    _require_same(job, options, data)
+    _refuse_few_lanes(job, options)
+    checkpoint, wrong = _newest(job, run)
     begun_from = None if checkpoint else options.init_from  # a checkpoint has its own weights
     options_then = replace(options, init_from=begun_from)
     model, _ = initial_model(config, data.tokenizer, options_then)
-    trainer = Trainer(run, data.objective(options), model, options_then, device)
-    refuse_small_disk(folder, model, options, kept=len(run.checkpoints()))
+    trainer = Trainer(run, data.objective(options), model, options_then, device, job)
+    job.share(lambda: refuse_small_disk(folder, model, options, kept=len(run.checkpoints())))
     instead = "An older checkpoint is used." if checkpoint else "The run starts again from step 0."
     warnings = [f"{error} {instead}" for error in wrong]
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    now = made_with(options)
+    now = made_with(replace(options, threads=threads), job.size)
     warnings += precision_missed(options, device) + changes(arguments["made_with"], now)
     session = Training(trainer, run, data, config, options, Estimate(**arguments["estimate"]), now, warnings)
     trainer.follow(parts_of(options, arguments))
     if length is not None:
         _extend(session, arguments, length, began)
     return session
+
+
+def _stored(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments and the configuration of a run. Raises TextgenError if there is none."""
+    if not (run.folder / ARGUMENTS).is_file():
+        raise TextgenError(f"there is no run to resume in {str(run.folder)!r}.", hint="train one: textgen train FILE")
+    return run.arguments(), read_config(run.folder).to_json()
+
+
+def _threads_again(job: World, options: TrainOptions, made: Mapping[str, Any]) -> int:
+    """The threads of a resumed run: as many as before, unless the number of processes has changed."""
+    share = job.threads(usable_cores())
+    return options.threads or share if made.get("processes", 1) == job.size else share
+
+
+def _newest(job: World, run: Run) -> tuple[Checkpoint | None, list[TextgenError]]:
+    """The newest intact checkpoint, as rank 0 reads it, and the errors of newer ones."""
+    checkpoint, wrong = run.latest()
+    about = job.share(lambda: checkpoint and {"step": checkpoint.step, "state": checkpoint.state})
+    return about and Checkpoint.received(job.broadcast, checkpoint, **about), wrong
 
 
 def _within(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,8 +440,8 @@ def _extend(session: Training, arguments: Mapping[str, Any], length: tuple[str, 
     step, seconds = trainer.progress.step, None
     name, value = length
     if name == "minutes":
-        machine = ThisMachine(data, str(trainer.update.device))
-        more, seconds = more_steps(options, session.config, data, machine, began + 60 * value)
+        machine = ThisMachine(data, str(trainer.update.device), trainer.world)
+        more, seconds = machine.more_steps(options, session.config, began + 60 * value)
         end = step + more
     else:
         end = int(value) if name == "max_steps" else steps_of_epochs(value, data, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ def arguments_in(folder: Path) -> dict[str, Any]:
 def data_of(folder: Path, progress: Progress = no_progress) -> TaskData:
     """The data of a run, created again from its corpus if it is missing. Raises TextgenError if the corpus has
     changed."""
-    arguments, cache = arguments_in(folder), folder.parent / TOKENS
+    return data_from(arguments_in(folder), folder.parent / TOKENS, progress)
+
+
+def data_from(arguments: Mapping[str, Any], cache: Path, progress: Progress = no_progress) -> TaskData:
+    """As `data_of`, from the arguments of the run and the cache of tokens."""
     key, paths = arguments["store"], arguments["corpus"]
     options = options_for(arguments["asked"])  # planned values must not change how the corpus is read
     kind = task_of(options).data()

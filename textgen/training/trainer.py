@@ -2,6 +2,9 @@
 
 Each step is a function of the options, the step number, the weights and the hidden state, so a run that was stopped and
 resumed gives the same bits as one that was not.
+
+In a job of several processes all of them run the same loop. Rank 0 evaluates, writes every file and decides; the others
+get what it decided.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor
 
+from textgen.distributed import ALONE, World
 from textgen.errors import TextgenError
 from textgen.evaluation import Metrics
 from textgen.model import WEIGHTS
@@ -35,20 +40,44 @@ from textgen.training.optimization import (
 from textgen.training.runs import OPTIMIZER, Checkpoint, Run
 
 
+@dataclass(frozen=True)
+class SharedMetrics:
+    """What rank 0 tells the other processes about its metrics."""
+
+    loss: float
+    criterion: float
+
+    def to_json(self) -> dict[str, Any]:
+        """No metrics: rank 0 records them."""
+        return {}
+
+    def shown(self) -> dict[str, str]:
+        """No metrics: rank 0 shows them."""
+        return {}
+
+
 class Trainer:
     """Trains a model in a run folder. Set `stop` at any time to end and save the run after the current step."""
 
     def __init__(
-        self, run: Run, objective: Objective, model: Model, options: TrainOptions, device: str = "cpu"
+        self,
+        run: Run,
+        objective: Objective,
+        model: Model,
+        options: TrainOptions,
+        device: str = "cpu",
+        world: World = ALONE,
     ) -> None:
         self.run_folder = run
         self.objective = objective
         self.options = options
-        self.update = Update(objective, model, options, device)
+        self.world = world
+        self.stop = False
+        self._began = time.monotonic()
+        self.update = Update(objective, model, options, device, world, self._votes)
         self.model = self.update.model
         self.progress = Counters()
         self.parts: Sequence[Part] = parts_of(options)
-        self.stop = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Restore the state of a checkpoint."""
@@ -57,7 +86,8 @@ class Trainer:
         load_optimizer_state(self.model, self.update.optimizer, checkpoint.optimizer, f"{folder}/{OPTIMIZER}")
         if self.update.average:
             self.update.average.load(checkpoint.average, f"{folder}/{OPTIMIZER}")
-        self.update.state = tuple(tensor.to(self.update.device) for tensor in checkpoint.hidden)
+        lanes = self.world.lanes(len(checkpoint.hidden[0])) if checkpoint.hidden else slice(None)
+        self.update.state = tuple(tensor[lanes].to(self.update.device) for tensor in checkpoint.hidden)
         known = {name: checkpoint.state.get(name, default) for name, default in asdict(Counters()).items()}
         self.progress = Counters(**known)
 
@@ -78,7 +108,7 @@ class Trainer:
         options, progress, end = self.options, self.progress, self.parts[-1].end
         logging_steps, eval_steps = planned(options.logging_steps), planned(options.eval_steps)
         save_steps, began = planned(options.save_steps), time.monotonic()
-        busy, busy_steps = 0.0, 0
+        self._began, busy, busy_steps = began, 0.0, 0
         reason = "early stopping" if self._is_stopping_early() else ""
         while progress.step < end and not reason:
             step_began = time.monotonic()
@@ -93,10 +123,13 @@ class Trainer:
             if progress.step % logging_steps == 0 or last:
                 yield self._log(busy_steps / max(busy, 1e-9))
                 busy, busy_steps = 0.0, 0
-            if progress.step % eval_steps == 0 or last:
+            evaluates, saves = progress.step % eval_steps == 0 or last, progress.step % save_steps == 0 or last
+            if evaluates or saves:
+                self.update.synchronize(progress.step)
+            if evaluates:
                 yield from self._evaluate()
-            reason = self._reason_to_end(time.monotonic() - began)
-            if last or reason or progress.step % save_steps == 0:
+            reason = self._reason_to_end()
+            if reason or saves:
                 yield Saved(self._save())
         if reason in ("", "early stopping"):
             yield from self._finish()
@@ -106,12 +139,17 @@ class Trainer:
         patience = self.options.early_stopping_patience
         return patience is not None and self.progress.worse_evaluations >= patience
 
-    def _reason_to_end(self, seconds: float) -> str:
+    def _votes(self) -> tuple[float, float]:
+        """Whether this process asks to end the run: because it is asked to, and because the time is up."""
+        seconds, limit = time.monotonic() - self._began, self.options.max_time
+        return float(self.stop or self.world.orphaned), float(limit is not None and seconds >= 60 * limit)
+
+    def _reason_to_end(self) -> str:
+        """Why the run ends after this step, if it does. Several processes all end, if one of them asked in the step."""
         if self._is_stopping_early():
             return "early stopping"
-        if self.stop:
-            return "interrupted"
-        return "time" if self.options.max_time is not None and seconds >= 60 * self.options.max_time else ""
+        asked, late = self._votes() if self.world.size == 1 else self.update.take_sums()
+        return "interrupted" if asked else "time" if late else ""
 
     def _checked_step(self, step: int) -> tuple[float, float]:
         """One step; every `verify_steps` steps it is run twice and must give the same bits."""
@@ -168,10 +206,23 @@ class Trainer:
 
     def _evaluate(self) -> Iterator[Evaluated]:
         with self._published_weights():
-            metrics = self.objective.evaluate(self.model, quick=True)
+            metrics = self._metrics(quick=True)
             judged = None if metrics is None else self._judged(metrics)
         if judged is not None:
             yield judged
+
+    def _metrics(self, quick: bool) -> Metrics | None:
+        """The metrics on the held-out part, in rank 0; in the others what they need to know of them."""
+        found: list[Metrics] = []
+
+        def measured() -> dict[str, float] | None:
+            if (metrics := self.objective.evaluate(self.model, quick)) is None:
+                return None
+            found.append(metrics)
+            return asdict(SharedMetrics(metrics.loss, metrics.criterion))
+
+        shared = self.world.share(measured)
+        return found[0] if found else shared and SharedMetrics(**shared)
 
     def _judged(self, metrics: Metrics) -> Evaluated:
         """Publish the model if these metrics are the best so far, else count an evaluation without improvement. A model
@@ -201,24 +252,30 @@ class Trainer:
         """Commit a checkpoint; without a held-out part, or before the first evaluation, also publish its weights."""
         self._check_weights()
         step = self.progress.step
+        with self.world.communicating(step):
+            hidden = tuple(self.world.gathered(each, planned(self.options.batch_size)) for each in self.update.state)
         checkpoint = Checkpoint(
             step,
             model_tensors(self.model),
             named_optimizer_state(self.model, self.update.optimizer),
-            self.update.state,
+            hidden,
             {"global_step": step, "epoch": step / self.objective.steps_per_epoch, **asdict(self.progress)},
             self.update.average.tensors if self.update.average else {},
         )
-        self.run_folder.save(checkpoint, self.options.save_total_limit)
-        if self.progress.best_step is None:
-            with self._published_weights():
-                self.run_folder.publish(self.model)
+
+        def write() -> None:
+            self.run_folder.save(checkpoint, self.options.save_total_limit)
+            if self.progress.best_step is None:
+                with self._published_weights():
+                    self.run_folder.publish(self.model)
+
+        self.world.share(write)
         return step
 
     def _finish(self) -> Iterator[Evaluated]:
         """Evaluate the best weights on the whole held-out part."""
-        if self.progress.best_step is not None:
+        if self.progress.best_step is not None and self.world.leads:
             load_tensors(self.model, self.run_folder.best_weights(), WEIGHTS)
-        metrics = self.objective.evaluate(self.model, quick=False)
+        metrics = self._metrics(quick=False)
         if metrics is not None:
             yield self._scored(metrics, best=False, final=True)
