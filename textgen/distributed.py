@@ -342,10 +342,10 @@ class World:
 
 def rank() -> int:
     """The rank of this process; 0 for one that is alone."""
-    return int(os.environ.get("RANK", "0")) if _launched() else 0
+    return int(os.environ.get("RANK", "0")) if is_launched() else 0
 
 
-def _launched() -> bool:
+def is_launched() -> bool:
     """Whether a launcher such as torchrun has started this process as one of a job."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
@@ -353,7 +353,7 @@ def _launched() -> bool:
 @cache
 def world() -> World:
     """The job of this process, as torchrun's environment describes it."""
-    if not _launched():
+    if not is_launched():
         return World()
     numbers = (int(os.environ.get(name, default)) for name, default in (
         ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")

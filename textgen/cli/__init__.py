@@ -21,7 +21,7 @@ from click.shell_completion import CompletionItem
 
 from textgen import __version__
 from textgen import plugins as installed_plugins
-from textgen.distributed import ElsewhereError
+from textgen.distributed import ElsewhereError, is_launched
 from textgen.errors import TextgenError, missing, out_of_memory, summary_of
 from textgen.options import as_flags, spelled_as
 from textgen.plugin_metadata import Entry
@@ -167,6 +167,8 @@ def prepare_threads() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if is_launched():  # torch would warn that no parameter is unused
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,6 +34,11 @@ RARE = 0.25
 that the model learns to handle unknown words (Kiperwasser and Goldberg 2016)."""
 
 
+def at_least_float32(outputs: Tensor) -> Tensor:
+    """Outputs in float32 if they are of a lower precision: a loss is not computed in bfloat16."""
+    return outputs.float() if outputs.itemsize < 4 else outputs
+
+
 class Objective(ABC):
     """How a model is trained and evaluated."""
 
@@ -208,7 +213,7 @@ class ExampleObjective(Objective):
         return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
     def share(self, targets: Tensor, lanes: slice) -> float:
-        weights = self.weights(targets)
+        weights = self.weights(targets).double()
         return float(weights[..., lanes].sum() / weights.sum())
 
 

@@ -19,7 +19,7 @@ from textgen.tasks.classification.model import log_probabilities
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.data import IGNORED, LabelledTexts
 from textgen.tasks.metrics import ClassificationMetrics
-from textgen.tasks.objective import Batches, ExampleObjective, RareTokens
+from textgen.tasks.objective import Batches, ExampleObjective, RareTokens, at_least_float32
 
 QUICK_TEXTS = 4000
 """Held-out texts used in an evaluation during training; the last evaluation uses all."""
@@ -81,7 +81,7 @@ class ClassificationObjective(ExampleObjective):
         return self._class_weights.to(targets.device)[targets[0].clamp(min=0)] * (targets[0] != IGNORED)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        answers = pooled(outputs.float(), targets[1].clamp(min=0), self.pooling)
+        answers = pooled(at_least_float32(outputs), targets[1].clamp(min=0), self.pooling)
         return self.mean(cross_entropy(answers, targets[0], ignore_index=IGNORED, reduction="none"), targets)
 
     def evaluate(self, model: Model, quick: bool) -> ClassificationMetrics | None:

@@ -27,7 +27,7 @@ from textgen.tasks.forecasting.rolling import (
     SeriesLoop,
 )
 from textgen.tasks.forecasting.scaling import Floats32, rounded
-from textgen.tasks.objective import Objective
+from textgen.tasks.objective import Objective, at_least_float32
 
 PIECE = 1 << 18  # the most time steps, over all series in a batch, that the held-out loss reads at once
 QUICK_ORIGINS = 256  # the number of forecast origins in a quick evaluation, over all series
@@ -91,10 +91,11 @@ class ForecastingObjective(Objective):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         counted = targets[..., 1]
-        return (negative_log_likelihood(outputs.float(), targets[..., 0]) * counted).sum() / counted.sum().clamp(min=1)
+        losses = negative_log_likelihood(at_least_float32(outputs), targets[..., 0])
+        return (losses * counted).sum() / counted.sum().clamp(min=1)
 
     def share(self, targets: Tensor, lanes: slice) -> float:
-        counted = targets[..., 1]
+        counted = targets[..., 1].double()
         return float(counted[:, lanes].sum() / counted.sum().clamp(min=1))
 
     def evaluate(self, model: Model, quick: bool) -> ForecastMetrics | None:
