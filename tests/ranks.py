@@ -5,8 +5,10 @@ torchrun --standalone --nproc-per-node 2 tests/ranks.py FOLDER OUTPUT TRIALS
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -97,14 +99,41 @@ def losses(folder, trial, job=ALONE):
     return [update.take(step, 0.002)[0] for step in range(trial.steps)]
 
 
-def start(processes, *arguments, **options):
-    """torchrun with this many processes, as a process of its own."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("environment", {})}
-    return subprocess.Popen(
-        [*torchrun, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True, **options,
-    )  # fmt: skip
+class Job:
+    """torchrun with some processes, and what all of them say."""
+
+    def __init__(self, processes, *arguments, **options):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("environment", {})}
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [*torchrun, *map(str, arguments)], env=environment, stdout=self._log, stderr=subprocess.STDOUT,
+            start_new_session=True, **options,
+        )  # fmt: skip
+        self.pid = self._process.pid
+
+    def said(self):
+        """What was said so far."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def kill(self):
+        """Kill the launcher alone."""
+        self._process.kill()
+        self._process.wait()
+
+    def done(self, code=0, seconds=300):
+        """What was said, after the job has ended with this code."""
+        try:
+            self._process.wait(seconds)
+            said = self.said()
+            assert self._process.returncode == code, said[-3000:]
+            return said
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+            self._log.close()
 
 
 def children(pid):
@@ -116,6 +145,14 @@ def children(pid):
             if int(fields[1]) == pid and fields[0] != "Z":
                 found.append(int(path.parent.name))
     return sorted(found)
+
+
+def alive(pid):
+    """Whether a process still runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def rank_of(pid):

@@ -1,10 +1,17 @@
 """Laws of jobs with several processes: their losses are those of one, and whatever dies, nothing is lost."""
 
 import json
+import os
+import re
+import signal
+import sys
+import time
 
 import numpy as np
 import pytest
-from ranks import CELLS, ROOT, TASKS, Trial, corpora, losses, start
+from ranks import CELLS, ROOT, TASKS, Job, Trial, alive, corpora, losses, ranks_of, wait_until
+
+from textgen.storage import metrics
 
 pytestmark = pytest.mark.skipif("sys.platform == 'win32'", reason="torchrun's processes need signals")
 
@@ -38,9 +45,7 @@ def folder(tmp_path_factory):
 def together(folder, processes, trials):
     """The losses of some trials, computed by several processes."""
     (folder / "trials.json").write_text(json.dumps(trials))
-    job = start(processes, ROOT / "tests/ranks.py", folder, folder / "losses.json", folder / "trials.json")
-    said, _ = job.communicate(timeout=600)
-    assert job.returncode == 0, said[-3000:]
+    Job(processes, ROOT / "tests/ranks.py", folder, folder / "losses.json", folder / "trials.json").done()
     return json.loads((folder / "losses.json").read_text())
 
 
@@ -53,3 +58,147 @@ def test_several_processes_give_the_losses_of_one(folder, processes, trials):
         assert len(set(wanted)) > 5
         within = 1e-9 if trial.dtype == "float64" else 1e-5
         np.testing.assert_allclose(found, wanted, rtol=0, atol=within, err_msg=str(trial))
+
+
+STEPS = 60
+RUN = {
+    "cell": "gru",
+    "hidden-size": 16,
+    "batch-size": 7,
+    "seq-length": 9,
+    "tokenizer": "char",
+    "dropout": 0.2,
+    "max-steps": STEPS,
+    "save-steps": 4,
+    "eval-steps": 20,
+    "logging-steps": 10,
+    "learning-rate": 0.01,
+    "threads": 1,
+    "save-total-limit": 3,
+    "sample-steps": 0,
+    "average-weights": 0.9,
+}
+FLAGS = [part for name, value in RUN.items() for part in (f"--{name}", str(value))]
+
+
+def train(folder, processes, *arguments, restarts=0, **options):
+    """`textgen train` under torchrun, in a folder."""
+    command = ["--max-restarts", restarts, "-m", "textgen", "train", *arguments]
+    return Job(processes, *command, cwd=folder, **options)
+
+
+def same_weights(one, other):
+    return (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def newest(run):
+    """The last step that a run has saved."""
+    return max((int(path.name.rpartition("-")[2]) for path in run.glob("checkpoint-*")), default=0)
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A run of two processes that nothing disturbed."""
+    train(folder, 2, "text.txt", "--output-dir", "whole", *FLAGS).done()
+    return folder / "whole"
+
+
+@pytest.mark.parametrize(
+    "kills", [[(1, 8)], pytest.param([(0, 0), (0, 12), (1, 24), (0, 44)], marks=pytest.mark.slow)], ids=["one", "four"]
+)
+def test_a_killed_rank_costs_no_bit(folder, whole, kills):
+    run = folder / f"killed-{len(kills)}"
+    job = train(folder, 2, "text.txt", "--output-dir", run, *FLAGS, restarts=len(kills))
+    for victim, after in kills:
+        wait_until(lambda after=after: newest(run) >= after)
+        os.kill(wait_until(lambda victim=victim: ranks_of(job.pid).get(victim)), signal.SIGKILL)
+    job.done()
+    assert same_weights(run, whole)
+    steps = [line["step"] for line in metrics(run) if "loss" in line]
+    assert steps == sorted(set(steps))
+
+
+def test_a_signal_on_any_rank_stops_all_and_saves_once(folder, whole):
+    run = folder / "stopped"
+    job = train(folder, 2, "text.txt", "--output-dir", run, *FLAGS)
+    wait_until(lambda: newest(run) >= 8)
+    os.kill(ranks_of(job.pid)[1], signal.SIGTERM)
+    said = job.done(code=1)
+    assert said.count("saved.") == 1 and said.count("Continue: textgen train --resume") == 1
+    assert 8 <= newest(run) < STEPS
+    train(folder, 2, "--resume", run).done()
+    assert same_weights(run, whole)
+
+
+@pytest.mark.slow
+def test_ranks_without_their_launcher_save_and_end_within_ten_seconds(folder, whole):
+    run = folder / "orphans"
+    job = train(folder, 2, "text.txt", "--output-dir", run, *FLAGS)
+    wait_until(lambda: newest(run) >= 8)
+    ranks = ranks_of(job.pid)
+    job.kill()
+    began = time.monotonic()
+    wait_until(lambda: not any(map(alive, ranks.values())), 15)
+    assert time.monotonic() - began < 10
+    job.done(code=-signal.SIGKILL)
+    train(folder, 2, "--resume", run).done()
+    assert same_weights(run, whole)
+
+
+@pytest.mark.slow
+def test_a_run_continues_with_another_number_of_processes(folder):
+    run = folder / "grown"
+    train(folder, 1, "text.txt", "--output-dir", run, *FLAGS, "--max-time", "0.0001").done()
+    for processes in (2, 3):
+        said = train(folder, processes, "--resume", run, "--max-time", "0.0001").done()
+        assert f"processes is now {processes}, it was 1: the quality will be the same, but not every bit." in said
+    train(folder, 1, "--resume", run, "--max-time", "10").done()
+    train(folder, 1, "text.txt", "--output-dir", "alone", *FLAGS).done()
+    one, other = ([line["loss"] for line in metrics(each) if "loss" in line] for each in (folder / "alone", run))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_hung_rank_is_named(folder):
+    run = folder / "hung"
+    job = train(folder, 2, "text.txt", "--output-dir", run, *FLAGS, "--max-steps", "100000", "--ddp-timeout", "4")
+    wait_until(lambda: newest(run) >= 8)
+    victim = ranks_of(job.pid)[1]
+    os.kill(victim, signal.SIGSTOP)
+    wait_until(lambda: "Error" in job.said())
+    os.kill(victim, signal.SIGKILL)
+    assert re.search(r"rank 1 did not take part in step \d+", job.done(code=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(["missing.txt"], "'missing.txt'", marks=pytest.mark.slow),
+        (["text.txt", "--batch-size", "1"], "2 processes divide the lanes of a batch, but it has 1."),
+        pytest.param(["text.txt", "--hidden-size", "0"], "--hidden-size", marks=pytest.mark.slow),
+    ],
+)
+def test_an_error_of_all_ranks_is_said_once(folder, arguments, sentence):
+    said = train(folder, 2, *arguments, "--max-steps", "2").done(code=1)
+    (error,) = [line for line in said.splitlines() if line.startswith("Error")]
+    assert sentence in error
+
+
+@pytest.mark.parametrize(("what", "value"), [("--hidden-size", 12), ("corpus", "other.txt")])
+def test_ranks_that_differ_are_refused_by_name(folder, what, value):
+    """Each machine runs its own command, which may differ."""
+    (folder / "other.txt").write_text("other words " * 200)
+    corpus = value if what == "corpus" else "text.txt"
+    differing = [sys.executable, "-m", "textgen", "train", corpus, "--max-steps", "2", "--tokenizer", "char"]
+    code = (
+        "import os, sys\n"
+        f"given = {differing!r}\n"
+        f"if os.environ['RANK'] == '0': given[4] = 'text.txt'\n"
+        f"elif {what!r} != 'corpus': given += [{what!r}, {str(value)!r}]\n"
+        "os.execv(given[0], given)\n"
+    )
+    (folder / "differing.py").write_text(code)
+    said = Job(2, "differing.py", cwd=folder).done(code=1)
+    (error,) = [line for line in said.splitlines() if line.startswith("Error")]
+    assert f"rank 1 has {what}" in error
+    assert not list((folder / "runs").glob("*-2"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +38,7 @@ wait for the other processes to say what happened to them."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.0005, 0.02
 """The pause between two looks into the store, in seconds: short at first, then longer."""
 
-COMMUNICATION_ERRORS = ("gloo", "nccl", "connection", "timed out", "socket", "broken pipe")
+COMMUNICATION_ERRORS = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "broken pipe", "process group")
 """Words in the errors of a process group that has lost a process."""
 
 Result = TypeVar("Result")
@@ -61,7 +62,7 @@ class World:
         self._store: TCPStore | None = None
         self._attempt = ""
         self._turn = 0
-        self._grouped = False
+        self._grouped = self._broken = False
         self._left = threading.Event()
 
     @property
@@ -79,9 +80,9 @@ class World:
 
     # --- messages, through the store
 
-    def connect(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def connect(self, timeout: float | None = None) -> None:
         """Connect to the launcher's store, once; `timeout` is how long to wait for another process, in seconds."""
-        self.timeout = timeout
+        self.timeout = self.timeout if timeout is None else timeout
         if self._store is not None or "MASTER_PORT" not in os.environ:
             return
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -111,6 +112,10 @@ class World:
         """End the connections of this process, before the interpreter ends."""
         self._left.set()
         heart.join(ORPHAN_SECONDS)
+        if self._broken:  # threads of the process group still wait, and would abort the process
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
         if self._grouped:
             import torch.distributed as dist
 
@@ -212,18 +217,21 @@ class World:
         except ElsewhereError:
             raise
         except Exception as error:
-            if self.size > 1 and self._store is not None:
-                self._report(str(error))
+            if self.is_said_elsewhere(str(error)):
+                raise ElsewhereError(str(error)) from error
             raise
 
-    def _report(self, message: str) -> None:
-        """Tell the others that this process fails. Raises ElsewhereError if rank 0 says the same."""
-        assert self._store is not None
-        with suppress(RuntimeError):
+    def is_said_elsewhere(self, message: str) -> bool:
+        """Tell the others that this process fails; returns whether rank 0 says the same."""
+        if self.size == 1:
+            return False
+        with suppress(RuntimeError, TextgenError):
+            self.connect()
+            assert self._store is not None
             self._store.set(f"{self._attempt}failed/{self.rank}", message)
             self._store.set(f"{self._attempt}failed", "1")
-            if not self.leads and self._said(0) == message:
-                raise ElsewhereError(message)
+            return not self.leads and self._said(0) == message
+        return False
 
     def _said(self, rank: int) -> str | None:
         """The message of a process that fails, too, within a few seconds."""
@@ -246,6 +254,7 @@ class World:
     def _lost(self, step: int) -> TextgenError:
         """The error for a step that some processes did not take part in: those that do not say so, too."""
         assert self._store is not None
+        self._broken = True
         present: set[int] = set()
         with suppress(RuntimeError):
             self._store.set(f"{self._attempt}lost/{self.rank}", str(step))

@@ -21,7 +21,7 @@ from click.shell_completion import CompletionItem
 
 from textgen import __version__
 from textgen import plugins as installed_plugins
-from textgen.distributed import ElsewhereError, is_launched
+from textgen.distributed import ElsewhereError, is_launched, world
 from textgen.errors import TextgenError, missing, out_of_memory, summary_of
 from textgen.options import as_flags, spelled_as
 from textgen.plugin_metadata import Entry
@@ -217,7 +217,7 @@ def complain(error: Exception) -> int:
     """Print the error as a sentence, with a hint; returns the exit code."""
     hint, code = None, 1
     error = _by_plugin(error) or missing(error) or error
-    if isinstance(error, ElsewhereError):  # another process of the job says what has failed
+    if isinstance(error, ElsewhereError) or world().is_said_elsewhere(str(error)):
         return code
     if isinstance(error, click.ClickException):
         from textgen.cli.params import explained
