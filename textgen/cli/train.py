@@ -155,6 +155,7 @@ def show_plan(session: Training, again: str | None) -> None:
         "files": session.encodings,
         "model": [shape, f"{short(estimate.parameters)} parameters", f"seed {options.seed}"],
         "plan": [f"{count(steps)} steps of {options.batch_size} x {options.seq_length}", epochs, took, folder],
+        "ranks": ranks_shown(session),
         "extends": extension_shown(session),
         "again": [again],
         "from": session.notes,
@@ -162,6 +163,22 @@ def show_plan(session: Training, again: str | None) -> None:
     for name, parts in lines.items():
         if shown := [str(part) for part in parts if part]:
             say(f"{name:8}{' · '.join(shown)}")
+
+
+def ranks_shown(session: Training) -> list[str]:
+    """The plan line of a job with several processes: what a step costs, and whether their number is a good one."""
+    from textgen.training.planner import Scaling
+
+    size, batch = session.trainer.world.size, planned(session.options.batch_size)
+    if size == 1:
+        return []
+    each = f"{batch // size} lanes" if batch % size == 0 else f"{batch // size} or {batch // size + 1} lanes"
+    lanes = f"{size} processes of {each}"
+    if not session.estimate.scaling:
+        return [lanes]
+    found = Scaling(**session.estimate.scaling)
+    step = f"{1000 * found.together:.1f} ms a step, {1000 * found.communication:.1f} ms of it communication"
+    return [lanes, step, f"one process takes {1000 * found.alone:.1f} ms", found.advice]
 
 
 def say_finished(session: Training) -> None:

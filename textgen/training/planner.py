@@ -27,6 +27,7 @@ from textgen.model.weights import make_model
 from textgen.options import named
 from textgen.tasks import TrainOptions, options_for
 from textgen.tasks.data import QUICK_LOOK, TaskData
+from textgen.threads import usable_cores
 from textgen.training import check_training, refuse_empty_parts
 from textgen.training.guards import enough_memory
 from textgen.training.optimization import Update
@@ -71,6 +72,12 @@ cores."""
 CHARACTERS_PER_PARAMETER = 4.0
 """Characters that a model should read per parameter when time is the limit (fitted on two cores)."""
 
+WORTHWHILE = 0.9
+"""Twice as many processes help if a step then takes at most this share of the time."""
+
+SCALING_SECONDS = 1.0
+"""How long each of the steps is measured from which `Scaling` is computed."""
+
 PROBE_SECONDS, LONGEST_PROBE = 4.0, 12.0
 PROBE_SHARE = 0.02
 """How long all variants of a step are measured in total: this share of a run, within these bounds, since other
@@ -89,6 +96,9 @@ SUSTAINED = 1.06
 """How much slower a step is during a run than when it is measured (1.01 to 1.34 times in eight runs, median 1.08, on a
 shared virtual machine)."""
 
+NEVER = 1_000_000
+"""Processes that average their weights once in so many steps do not communicate while they are measured."""
+
 WARM_STEPS = 2
 """Steps that are not timed: the first ones also allocate memory."""
 
@@ -106,6 +116,26 @@ class Estimate:
     train_seconds: float | None = None
     compiler_fault: str | None = None
     ends_early: bool = False
+    scaling: dict[str, float] | None = None
+    """Seconds of a step, of a job of several processes: see `Scaling`."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Seconds of a training step with this number of processes, of the communication in it, of one process with all
+    cores of a machine, and the expected seconds with twice as many processes."""
+
+    together: float
+    communication: float
+    alone: float
+    doubled: float
+
+    @property
+    def advice(self) -> str:
+        """Whether fewer processes, or more, would be better."""
+        if self.alone <= self.together:
+            return "one process would be as fast"
+        return "more would not help" if self.doubled > WORTHWHILE * self.together else "twice as many would help"
 
 
 def plan(
@@ -336,6 +366,8 @@ class ThisMachine:
         """The plan, as `plan` makes it, the same in all processes."""
         if self._world.leads:
             planned = plan(options, self._data, self, deadline)
+            if self._world.size > 1 and planned[2].step_seconds is not None:
+                planned = (*planned[:2], replace(planned[2], scaling=asdict(self.scaling(*planned[:2]))))
             self._world.share(lambda: {"plan": [asdict(planned[0]), planned[1].to_json(), asdict(planned[2])]})
             return planned
         asked, config, estimate = self._follow()["plan"]
@@ -350,6 +382,23 @@ class ThisMachine:
         steps, seconds = self._follow()["plan"]
         return steps, seconds
 
+    def scaling(self, options: TrainOptions, config: ModelConfig) -> Scaling:
+        """How the number of processes matters for this plan."""
+        size, batch = self._world.size, options.window[0]
+        compiled, dtype = bool(options.compile), options.dtype or "float32"
+
+        def seconds(**ways: Any) -> float:
+            how = {"seconds": SCALING_SECONDS, "compiled": compiled, "dtype": dtype, **ways}
+            self._world.share(lambda: {**how, "config": config.to_json(), "options": asdict(options)})
+            return self._measured(config, options, **how)
+
+        together, computing = seconds(), seconds(silent=True)
+        halved = seconds(silent=True, batch_size=max(size, batch // 2))
+        alone = seconds(alone=True)
+        communication = max(0.0, together - computing)
+        share = ((2 * size - 1) / (2 * size)) / ((size - 1) / size)  # of the bytes that a ring of processes sends
+        return Scaling(together, communication, alone, halved + communication * share)
+
     def _follow(self) -> dict[str, Any]:
         """Take part in the measurements that rank 0 asks for; returns what it says when it has finished."""
         while "plan" not in (request := self._world.share(lambda: None)):
@@ -359,21 +408,38 @@ class ThisMachine:
         return found
 
     def _measured(
-        self, config: ModelConfig, options: TrainOptions, seconds: float, compiled: bool, dtype: str
+        self,
+        config: ModelConfig,
+        options: TrainOptions,
+        seconds: float,
+        compiled: bool,
+        dtype: str,
+        batch_size: int | None = None,
+        silent: bool = False,
+        alone: bool = False,
     ) -> float:
-        options = regularized(replace(options, dtype=dtype), config, self._data, TYPICAL_EPOCHS)
+        """The seconds of a step; if `silent` without communication, if `alone` by rank 0 with all cores."""
+        if alone and not self._world.leads:
+            return self._world.longest(0.0)
+        options = replace(options, dtype=dtype, batch_size=batch_size or options.batch_size)
+        options = replace(options, sync_every=NEVER) if silent else options
+        options = regularized(options, config, self._data, TYPICAL_EPOCHS)
         model = make_model(config)
         for cell in compilable(model):
             cell.compiled = compiled
-        update = Update(self._data.objective(options), model, options, self._device, self._world)
+        job, threads = ALONE if alone else self._world, torch.get_num_threads()
+        update = Update(self._data.objective(options), model, options, self._device, job)
         times: list[float] = []
+        torch.set_num_threads(usable_cores() if alone else threads)
         while len(times) < WARM_STEPS + 3 or sum(times) < seconds:
             began = time.perf_counter()
             with enough_memory(model, options):
                 update.take(len(times), learning_rate=0.0)
-            times.append(self._world.longest(time.perf_counter() - began))
+            times.append(job.longest(time.perf_counter() - began))
+        torch.set_num_threads(threads)
         settled = times[WARM_STEPS:]
-        return SUSTAINED * sum(settled) / len(settled)
+        found = SUSTAINED * sum(settled) / len(settled)
+        return self._world.longest(found) if alone else found
 
 
 def choose_device(name: str, local_rank: int = 0) -> str:
