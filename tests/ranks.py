@@ -130,10 +130,14 @@ class Job:
             assert self._process.returncode == code, said[-3000:]
             return said
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
-            self._log.close()
+            self.close()
+
+    def close(self):
+        """End what is left of the job."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._log.close()
 
 
 def children(pid):
@@ -174,7 +178,7 @@ def wait_until(ready, seconds=60.0):
     """What `ready` returns, once it is true."""
     until = time.monotonic() + seconds
     while not (found := ready()):
-        assert time.monotonic() < until, "waited in vain"
+        assert time.monotonic() < until, f"waited in vain for {ready}"
         time.sleep(0.02)
     return found
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +35,9 @@ DEFAULT_TIMEOUT = 600.0
 BEAT_SECONDS, ORPHAN_SECONDS, REPORT_SECONDS = 1.0, 7.0, 4.0
 """The time between heartbeats, the time that a process whose launcher is gone has to save and end, and the time to
 wait for the other processes to say what happened to them."""
+
+CONNECT_SECONDS = 3.0
+"""How long to try to reach the launcher's store, which is there before any process that it starts."""
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.0005, 0.02
 """The pause between two looks into the store, in seconds: short at first, then longer."""
@@ -83,16 +87,17 @@ class World:
     def connect(self, timeout: float | None = None) -> None:
         """Connect to the launcher's store, once; `timeout` is how long to wait for another process, in seconds."""
         self.timeout = self.timeout if timeout is None else timeout
-        if self._store is not None or "MASTER_PORT" not in os.environ:
+        if self._store is not None or self._broken or "MASTER_PORT" not in os.environ:
             return
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         self._attempt = f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/"
         hosts = self.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        limit = timedelta(seconds=CONNECT_SECONDS)
         with self._talking():
-            self._store = TCPStore(host, port, None, hosts, wait_for_workers=False)
-            beats = TCPStore(host, port, None, False, wait_for_workers=False)
+            self._store = TCPStore(host, port, None, hosts, limit, wait_for_workers=False)
+            beats = TCPStore(host, port, None, False, limit, wait_for_workers=False)
         heart = threading.Thread(target=self._beat, args=(beats, os.getppid()), daemon=True)
         heart.start()
         atexit.register(self._leave, heart)
@@ -205,6 +210,7 @@ class World:
         except TextgenError:
             raise
         except RuntimeError as error:
+            self._broken = True
             raise TextgenError("the connection to torchrun's store is lost: its process has ended.") from error
 
     # --- failures
@@ -227,7 +233,8 @@ class World:
             return False
         with suppress(RuntimeError, TextgenError):
             self.connect()
-            assert self._store is not None
+            if self._store is None:
+                return False
             self._store.set(f"{self._attempt}failed/{self.rank}", message)
             self._store.set(f"{self._attempt}failed", "1")
             return not self.leads and self._said(0) == message
@@ -280,8 +287,6 @@ class World:
         """Set up the process group, once; `device` is that of the gradients."""
         if self.size == 1 or self._grouped:
             return
-        from datetime import timedelta
-
         import torch.distributed as dist
         from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
