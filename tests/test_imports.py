@@ -12,7 +12,7 @@ MODULES = {
     for path in sorted((ROOT / "textgen").rglob("*.py"))
 }
 LAYERS = [  # of packages and modules below `textgen`; each may import its own layer and those above it in this list
-    "errors formatting options policy signals threads",
+    "errors formatting options policy signals threads distributed",
     "storage",
     "cells",
     "hookspecs plugin_metadata plugins hub",

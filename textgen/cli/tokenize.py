@@ -18,6 +18,7 @@ from textgen.cli.params import (
     whole_number,
 )
 from textgen.data import CorpusOptions, check_reading
+from textgen.distributed import world
 from textgen.errors import UsageError
 from textgen.formatting import count
 from textgen.options import from_mapping
@@ -41,7 +42,10 @@ from textgen.tasks import TrainOptions
 def command(
     corpus: tuple[str, ...], output_dir: str | None, seed: int, overwrite: bool, quiet: bool, **values: Any
 ) -> int:
-    """Train a tokenizer on CORPUS and store the tokens in a folder that `textgen train` accepts as a corpus."""
+    """Train a tokenizer on CORPUS and store the tokens in a folder that `textgen train` accepts as a corpus.
+
+    Under torchrun several processes divide the work. The command continues where a killed one has stopped.
+    """
     if quiet:
         hush_notes()
     if not corpus or output_dir is None:
@@ -52,17 +56,18 @@ def command(
     folder = Path(output_dir)
     check_corpus("tokenize", corpus)
     from textgen.data.corpus import scan_corpus, tokenize
-    from textgen.data.store import KIND
+    from textgen.data.store import is_store
 
+    job = world()
+    job.connect()
+    quiet = quiet or not job.leads
     inputs = list(read_by_command([*corpus, options.validation_file, options.tokenizer]))
-    check_folder(
-        folder, "--output-dir", "a tokenized corpus", lambda about: about.get("kind") == KIND, inputs, overwrite
-    )
-
     progress = ReadingProgress(not quiet and sys.stderr.isatty())
-    with encodings_said(not quiet):
+    with job.taking_part(), encodings_said(not quiet):
+        job.share(lambda: check_folder(folder, "--output-dir", "a tokenized corpus", is_store, inputs, overwrite))
         scanned = scan_corpus(corpus, options, seed, progress)
-        store = tokenize(scanned, folder, progress, overwrite)
+        job.require_same({"corpus": scanned.key()})
+        store = tokenize(scanned, folder, progress, overwrite, job)
         progress.finish()
     about = store.about
     if not quiet:
@@ -72,5 +77,6 @@ def command(
             f"{count(about['tokens']['validation'])} held out ({store.held_out_shown()}) · "
             f"vocabulary {count(about['vocab_size'])}"
         )
-    Output().write(f"{folder}\n")
+    if job.leads:
+        Output().write(f"{folder}\n")
     return 0

@@ -13,14 +13,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from textgen.data import TOKENIZER_KINDS, CorpusOptions, Reading, check_reading, choose_tokenizer, recipes
+from textgen.data import TOKENIZER_KINDS, CorpusOptions, Reading, check_reading, choose_tokenizer, recipes, shards
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.data.sources import Source, SourceOptions, find_sources, hold_items, plain_texts, read
 from textgen.data.splits import WHOLE, Split, choose_split, settle
 from textgen.data.store import (
-    COUNTED,
     COUNTS,
     KIND,
     Scan,
@@ -33,9 +30,13 @@ from textgen.data.store import (
 from textgen.data.tokenization import encode_parts, gathered
 from textgen.data.tokenizers import train_tokenizer
 from textgen.data.tokenizers.base import Tokenizer
+from textgen.distributed import ALONE, World
 from textgen.errors import UsageError
 from textgen.options import named
 from textgen.storage import filesystem
+
+SHARDED_BYTES = 4 * shards.SHARD_BYTES
+"""From so much text on, a store is written in shards also by one process, so that a killed one is continued."""
 
 MOST_NAMES = 1000  # of held-out documents, recorded with the tokens
 REMEMBERED = ("encoding", "document_separator", "text_column", "lines")
@@ -228,51 +229,83 @@ def given_tokenizer(name: str | None) -> Tokenizer | None:
 
 
 def tokenize(
-    corpus: Corpus, folder: Path, progress: Progress = no_progress, replace_folder: bool = False
+    corpus: Corpus,
+    folder: Path,
+    progress: Progress = no_progress,
+    replace_folder: bool = False,
+    job: World = ALONE,
 ) -> TokenStore:
-    """Learn the tokenizer from the training part, encode both parts, write the store, and open it."""
-    write_store(corpus, folder, progress, replace_folder)
+    """Learn the tokenizer from the training part, encode both parts, write the store, and open it. Several processes
+    divide a corpus among them, and a killed attempt is continued."""
+    if corpus.total < SHARDED_BYTES and job.size == 1:
+        write_store(corpus, folder, progress, replace_folder)
+        return open_store(folder)
+    work = folder.with_name(f".{folder.name}.shards-{corpus.key()}")
+    if job.leads:
+        filesystem.make_parents(work)
+        shards.kept_tokenizer(work, lambda: _learned(corpus, progress))
+    job.exchange("tokenizer")
+    found = shards.encode_shards(corpus, tokenizer_of(work / shards.TOKENIZER), work, job, progress)
+    job.exchange("shards")
+    if job.leads:
+        _join(corpus, folder, work, found, replace_folder)
+        shards.discard(work)
+    job.exchange("store")
     return open_store(folder)
+
+
+def _join(corpus: Corpus, folder: Path, work: Path, found: Sequence[Path], replace_folder: bool) -> None:
+    """Write the store of a corpus from its shards."""
+    tokenizer = tokenizer_of(work / shards.TOKENIZER)
+    with filesystem.new_folder(folder, replace_folder) as store:
+        writer = _begun(store, corpus, tokenizer)
+        for shard in found:
+            writer.join(shard)
+        _finish(store, corpus, tokenizer, writer)
 
 
 def write_store(corpus: Corpus, folder: Path, progress: Progress, replace_folder: bool = False) -> None:
     """Write the store of a corpus, as `tokenize` does."""
+    tokenizer = _learned(corpus, progress)
+    with filesystem.new_folder(folder, replace_folder) as store:
+        writer = _begun(store, corpus, tokenizer)
+        done, total = 0, corpus.total
+        for part, begun, encoded in gathered(encode_parts(tokenizer, corpus.documents(), total)):
+            writer.add(part, begun, encoded)
+            done += encoded[1]
+            progress("encoding", done, total)
+        _finish(store, corpus, tokenizer, writer)
+
+
+def _learned(corpus: Corpus, progress: Progress) -> Tokenizer:
+    """The tokenizer of a corpus: the given one, or one that is learned from its training part."""
     training = (chunks for part, chunks in corpus.documents() if part == TRAIN)
     progress("learning the tokenizer", 0, corpus.total)
-    tokenizer = corpus.given or train_tokenizer(corpus.kind, training, corpus.vocab_size)
-    dtype = "<u2" if tokenizer.vocab_size + 256 <= 1 << 16 else "<u4"
-    counts = {part: dict.fromkeys(COUNTED, 0) for part in (TRAIN, VALIDATION)}
-    frequencies = np.zeros(tokenizer.vocab_size, dtype="<i8")
-    with filesystem.new_folder(folder, replace_folder) as store:
-        for name, content in tokenizer.files().items():
-            store.write(name, content)
-        outputs = {part: store.create(f"{part}.bin") for part in (TRAIN, VALIDATION)}
-        done, total = 0, corpus.total
-        for part, begun, (ids, size, characters) in gathered(encode_parts(tokenizer, corpus.documents(), total)):
-            outputs[part].write(ids.astype(dtype).tobytes())
-            if part == TRAIN:
-                frequencies += np.bincount(ids, minlength=len(frequencies))[: len(frequencies)]
-            ends = begun if corpus.reading.lines else 0  # the boundary of a line counts as the line end of a line
-            read_here = (size + ends, characters + ends, begun)
-            for what, more in zip(COUNTED, (len(ids), tokenizer.raw_count(ids), *read_here), strict=True):
-                counts[part][what] += more
-            done += size
-            progress("encoding", done, total)
-        if corpus.reading.lines and counts[VALIDATION]["documents"]:  # the end of the last line is predicted, too
-            outputs[VALIDATION].write(np.array([tokenizer.boundary], dtype).tobytes())
-            counts[VALIDATION]["tokens"] += 1
-        store.write(COUNTS, frequencies.tobytes())
-        store.about = {
-            "kind": KIND,
-            "key": corpus.key(),
-            "dtype": dtype,
-            "tokenizer": tokenizer.kind,
-            "vocab_size": tokenizer.vocab_size,
-            "corpus_documents": len(corpus.scan.sizes),
-            "reading": corpus.remembered,
-            "held_out": corpus.held_out,
-            **{what: {part: counts[part][what] for part in counts} for what in COUNTED},
-        }
+    return corpus.given or train_tokenizer(corpus.kind, training, corpus.vocab_size)
+
+
+def _begun(store: filesystem.FolderWriter, corpus: Corpus, tokenizer: Tokenizer) -> shards.PartsWriter:
+    """A store with the files of its tokenizer."""
+    for name, content in tokenizer.files().items():
+        store.write(name, content)
+    return shards.PartsWriter(store, tokenizer, corpus.reading.lines)
+
+
+def _finish(store: filesystem.FolderWriter, corpus: Corpus, tokenizer: Tokenizer, writer: shards.PartsWriter) -> None:
+    """Complete a store that holds all ids."""
+    writer.finish()
+    store.write(COUNTS, writer.frequencies.tobytes())
+    store.about = {
+        "kind": KIND,
+        "key": corpus.key(),
+        "dtype": writer.dtype,
+        "tokenizer": tokenizer.kind,
+        "vocab_size": tokenizer.vocab_size,
+        "corpus_documents": len(corpus.scan.sizes),
+        "reading": corpus.remembered,
+        "held_out": corpus.held_out,
+        **writer.counted,
+    }
 
 
 def cached_store(corpus: Corpus, cache: Path, progress: Progress = no_progress) -> TokenStore:

@@ -190,10 +190,15 @@ class TokenStore:
         return tokens if not self.about["raw"][part] else self.tokenizer.model_ids(np.asarray(tokens))
 
 
+def is_store(about: Mapping[str, Any]) -> bool:
+    """Whether a manifest is that of a token store."""
+    return about.get("kind") == KIND
+
+
 def open_store(folder: Path) -> TokenStore:
     """Open a store written by `tokenize`. Raises TextgenError naming a file that is missing or damaged."""
     manifest = storage.read_manifest(folder)
-    if manifest.get("kind") != KIND:
+    if not is_store(manifest):
         raise storage.DamagedError(f"{folder} is not a token store.")
     for name, kind in _ABOUT.items():
         if not isinstance(manifest.get(name), kind):
