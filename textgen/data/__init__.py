@@ -6,6 +6,7 @@ Imports neither numpy nor torch.
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -151,6 +152,52 @@ class TokenizerOptions:
 @dataclass(frozen=True)
 class CorpusOptions(TokenizerOptions, LineOptions, ReadingOptions, SplitOptions):
     """How a corpus of text is read, split and tokenized."""
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a corpus is read that is too large for the disk."""
+
+    stream: bool = option(
+        False,
+        "Read the corpus while training: files of any size, also at http, s3 and other addresses.",
+        no="",
+        section="Streaming",
+    )
+    stream_cache: str = option("10G", "Disk space for the tokens of a stream, such as 500M or 10G.", metavar="SIZE")
+    stream_sample: int = option(
+        32,
+        "Megabytes at the beginning of a stream that the tokenizer learns from, and that evaluations hold out from.",
+        low=1,
+        high=100_000,
+    )
+    deduplicate: bool = option(False, "Train on the first of equal documents of a stream only.", no="")
+    min_length: int = option(0, "Characters that a document of a stream has at least.", low=0, high=1_000_000_000)
+    max_documents: int | None = option(
+        None, "Train on so many documents of a stream.", low=1, high=10**15, default_text="all"
+    )
+
+    def check_stream(self, epochs: float | None) -> None:
+        """Raise UsageError for options that do not go together."""
+        parse_bytes(named("stream_cache"), self.stream_cache)
+        if not self.stream:
+            given = [f.name for f in fields(StreamOptions) if getattr(self, f.name) != f.default]
+            if given:
+                raise UsageError(f"{named(given[0])} goes with {named('stream')}.")
+        elif epochs is not None:
+            raise UsageError(f"{named('epochs')} does not go with {named('stream')}, whose length is unknown.",
+                             hint=f"{named('max_steps')} or {named('minutes')} sets the length.")  # fmt: skip
+
+
+def parse_bytes(name: str, typed: str) -> int:
+    """A number of bytes, such as 500M or 10G. Raises UsageError with the name of the option."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", typed.strip().upper())
+    if found is None:
+        raise UsageError(f"{name} must be a size such as 500M or 10G, not {typed!r}.")
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 def check_reading(options: TokenizerOptions) -> None:

@@ -66,7 +66,7 @@ class Corpus:
     @property
     def remembered(self) -> dict[str, str | bool]:
         """The reading options that a model trained on this text remembers."""
-        return {name: value for name in REMEMBERED if (value := getattr(self.reading, name))}
+        return remembered_in(self.reading)
 
     def key(self) -> str:
         """A digest of everything that the tokens depend on."""
@@ -107,7 +107,7 @@ def scan_corpus(paths: Sequence[str], options: CorpusOptions, seed: int, progres
     sources, validation, options = _found(paths, options, progress)
     given = given_tokenizer(options.tokenizer)
     kind = given.kind if given else options.tokenizer
-    reading = _reading(options, kind)
+    reading = reading_of(options, kind)
     detectable = recipes.find(paths) is None and not (validation or reading.document_separator or kind == "word")
     reading = replace(reading, lines=reads_lines(sources, options.lines, reading if detectable else None))
     documents: list[int] = []
@@ -122,6 +122,11 @@ def scan_corpus(paths: Sequence[str], options: CorpusOptions, seed: int, progres
     return Corpus(sources, validation, reading, scanned, validation_scan, kind, vocab_size, split, given, names)
 
 
+def remembered_in(reading: SourceOptions) -> dict[str, str | bool]:
+    """The options of reading that a model remembers."""
+    return {name: value for name in REMEMBERED if (value := getattr(reading, name))}
+
+
 def beginning(paths: Sequence[str], options: CorpusOptions, size: int, progress: Progress = no_progress) -> bytes:
     """The first `size` bytes of a corpus in UTF-8; none of a `hub:` name. Raises as `scan_corpus` does."""
     check_reading(options)
@@ -129,14 +134,14 @@ def beginning(paths: Sequence[str], options: CorpusOptions, size: int, progress:
         return b""  # streaming it twice would cost more than a sample is worth
     sources, _, options = _found(paths, options, progress)
     text = b""
-    for _, chunk in read(sources, _reading(options, options.tokenizer)):
+    for _, chunk in read(sources, reading_of(options, options.tokenizer)):
         text += chunk[: size - len(text)] + b"\n"
         if len(text) >= size:
             break
     return text
 
 
-def _reading(options: CorpusOptions, kind: str | None) -> SourceOptions:
+def reading_of(options: CorpusOptions, kind: str | None) -> SourceOptions:
     """How the sources are read for this kind of tokenizer, before lines are detected."""
     raw = kind == "byte" and options.encoding is None
     separator = options.document_separator or None

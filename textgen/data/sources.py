@@ -194,7 +194,8 @@ def refuse_missing(paths: Sequence[str]) -> None:
     """Raise as `find_sources` does for missing files, without reading anything."""
     if recipes.find(paths) is None:
         elsewhere = ("-", recipes.PREFIX)
-        find_sources([path for path in paths if not path.startswith(elsewhere) and not Path(path).is_dir()])
+        here = [path for path in paths if not path.startswith(elsewhere) and "://" not in path]
+        find_sources([path for path in here if not Path(path).is_dir()])
 
 
 def gone(paths: Sequence[str]) -> str | None:
@@ -208,7 +209,7 @@ def lasting(path: str) -> str:
     """A path argument in a form that means the same from any folder."""
     if isinstance(path, TableName):
         return IN_MEMORY + path
-    named = path == "-" or path.startswith(recipes.PREFIX) or recipes.find([path]) is not None
+    named = path == "-" or path.startswith(recipes.PREFIX) or "://" in path or recipes.find([path]) is not None
     return path if named else str(Path(path).absolute())
 
 
@@ -271,6 +272,8 @@ def _files(name: str) -> list[Source]:
 
 
 def _missing(path: Path, name: str) -> UsageError:
+    if "://" in name:
+        return UsageError(f"{name!r} is an address.", hint=f"{named('stream')} reads files at addresses.")
     siblings = [entry.name for entry in path.parent.glob("*")] if "\0" not in name else []
     near = did_you_mean(path.name, [*siblings, *recipes.names()])
     likely = re.fullmatch(r"[\w-]+/[\w.-]+", name) and not path.parent.is_dir()

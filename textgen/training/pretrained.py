@@ -80,7 +80,9 @@ def choose(
 def _is_open(options: TrainOptions) -> bool:
     """Whether only the corpus and a time were given, and nothing that a base would decide."""
     decided = (*INHERITED, "tie_weights", "size", "init_from", "epochs", "max_steps", "tokenizer", "vocab_size")
-    return not options.cell_options and all(getattr(options, name) is None for name in decided)
+    return not (options.cell_options or getattr(options, "stream", False)) and all(
+        getattr(options, name) is None for name in decided
+    )
 
 
 def _bits_per_byte(folder: Path, cell: str, text: bytes) -> float:

@@ -23,6 +23,7 @@ class LanguageModeling(Task):
 
     def check(self, options: LanguageOptions) -> None:
         check_reading(options)
+        options.check_stream(options.epochs)
 
     def data(self) -> type[TaskData]:
         from textgen.tasks.language.data import LanguageData

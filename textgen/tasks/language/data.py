@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from textgen import storage
 from textgen.data import SIZED, CorpusOptions, corpus
@@ -16,7 +16,7 @@ from textgen.data.store import MORE_TEXT, Tokens, TokenStore, no_progress, open_
 from textgen.data.tokenizers import MODEL_FILE
 from textgen.data.tokenizers.base import CONFIG_FILE, Tokenizer
 from textgen.errors import TextgenError, UsageError
-from textgen.formatting import count, short
+from textgen.formatting import count, plural, short
 from textgen.generation.language_model import generation_config
 from textgen.model import GENERATION, ModelConfig
 from textgen.options import named
@@ -70,9 +70,16 @@ class LanguageData(TaskData):
     def tokenizer(self) -> Tokenizer:
         return self.store.tokenizer
 
+    @property
+    def stream(self) -> dict[str, Any] | None:
+        """What is known of the stream that the stored text is the beginning of; None for a corpus that is all here."""
+        return self.store.about.get("stream")
+
     @cached_property
     def training_tokens(self) -> int:
-        return len(self.store.model_tokens(TRAIN))
+        """Of a stream, what its size and its beginning lead to expect."""
+        tokens = len(self.store.model_tokens(TRAIN))
+        return round(tokens * self.stream["total"] / max(1, self.stream["sampled"])) if self.stream else tokens
 
     @cached_property
     def held_out_tokens(self) -> int:
@@ -121,11 +128,18 @@ class LanguageData(TaskData):
     def objective(self, options: LanguageOptions) -> LanguageObjective:
         from textgen.tasks.language.objective import LanguageObjective
 
-        return LanguageObjective.of(self.store, *options.window, options.seed, options.sampled_softmax)
+        return LanguageObjective.of(self.store, options, self.training_tokens)
 
     def described(self) -> list[str]:
         about = self.store.about
         total = sum(about["bytes"].values())
+        if self.stream:
+            return [
+                f"a stream of {plural(self.stream['files'], 'file')}, {short(self.stream['total'])}B",
+                f"about {count(self.training_tokens)} {about['tokenizer']} tokens, from the first {short(total)}B",
+                f"{count(about['vocab_size'])} tokens in the vocabulary",
+                f"held out: {self.store.held_out_shown()} of the beginning",
+            ]
         return [
             f"{short(total)}B",
             self.store.documents_shown(),
@@ -135,7 +149,7 @@ class LanguageData(TaskData):
         ]
 
     def decided(self, paths: Sequence[str], options: LanguageOptions) -> LanguageOptions:
-        return options if is_tokenized(paths) else replace(options, lines=self.store.lines)
+        return options if is_tokenized(paths) or self.stream else replace(options, lines=self.store.lines)
 
     def digests(self) -> dict[str, str]:
         return {name: digest for name, digest in super().digests().items() if name in _DIGESTED}
@@ -165,4 +179,8 @@ def stored_corpus(
             raise UsageError(f"{given[0]} was decided when {paths[0]!r} was tokenized; omit it here.")
         return open_store(Path(paths[0]))
     seed = options.seed if isinstance(options, TrainOptions) else TrainOptions.seed
+    if isinstance(options, LanguageOptions) and options.stream:
+        from textgen.data.stream_store import stream_store
+
+        return stream_store(paths, options, seed, cache, progress)
     return corpus.cached_store(corpus.scan_corpus(paths, options, seed, progress), cache, progress)

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.store import Lanes, TokenStore, missing_escape
+from textgen.data.stream import StreamLanes
+from textgen.data.stream_store import stream_lanes
 from textgen.data.tokenizers.base import Ids
 from textgen.evaluation import LANES, WARM, Score, score_ids
 from textgen.generation.generate import complete, sampling_options
@@ -27,7 +29,7 @@ from textgen.model import ModelConfig
 from textgen.model.stack import Candidates, Model, keyed_seed
 from textgen.model.weights import TorchStepper
 from textgen.tasks.data import QUICK_LOOK
-from textgen.tasks.language.options import refuse_few_tokens
+from textgen.tasks.language.options import LanguageOptions, refuse_few_tokens
 from textgen.tasks.objective import Objective
 
 FLATTENED = 0.75
@@ -91,19 +93,21 @@ class LanguageObjective(Objective):
     columns = ("loss", "perplexity", "bits/byte")
 
     store: TokenStore
-    lanes: Lanes
+    lanes: Lanes | StreamLanes
     begin: tuple[int, ...] = ()
     sampled: SampledSoftmax | None = None
 
     @classmethod
-    def of(
-        cls, store: TokenStore, batch_size: int, seq_length: int, seed: int, sampled_softmax: int | None = None
-    ) -> LanguageObjective:
-        tokens = store.model_tokens(TRAIN)
-        tokenizer = store.tokenizer
-        escape, line_end = missing_escape(store.frequencies, tokenizer.escape), tokenizer.encode("\n").tolist()
-        lanes = Lanes(tokens, batch_size, seq_length, seed, escape, tokenizer.boundary, line_end[-1])
-        sampled = SampledSoftmax(store.frequencies, sampled_softmax, seed) if sampled_softmax else None
+    def of(cls, store: TokenStore, options: LanguageOptions, training_tokens: int) -> LanguageObjective:
+        tokenizer, seed, count = store.tokenizer, options.seed, options.sampled_softmax
+        starts = tokenizer.boundary, tokenizer.encode("\n").tolist()[-1]
+        lanes: Lanes | StreamLanes
+        if "stream" in store.about:
+            lanes = stream_lanes(store, options, options.window, starts, training_tokens)
+        else:
+            escape = missing_escape(store.frequencies, tokenizer.escape)
+            lanes = Lanes(store.model_tokens(TRAIN), *options.window, seed, escape, *starts)
+        sampled = SampledSoftmax(store.frequencies, count, seed) if count else None
         return cls(store, lanes, tuple(generation_config(store)["begin"]), sampled)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textgen.data import CorpusOptions, LineOptions, ReadingOptions
+from textgen.data import CorpusOptions, LineOptions, ReadingOptions, StreamOptions
 from textgen.errors import UsageError
 from textgen.model import BACKENDS
 from textgen.options import named, option
@@ -12,7 +12,7 @@ from textgen.tasks import TrainOptions
 
 
 @dataclass(frozen=True)
-class LanguageOptions(CorpusOptions, TrainOptions):
+class LanguageOptions(StreamOptions, CorpusOptions, TrainOptions):
     """How a language model is trained."""
 
     sampled_softmax: int | None = option(
