@@ -27,6 +27,7 @@ SHORT = {
         *(Trial("lstm", task, options=PARTS) for task in TASKS),
         Trial("gru", options={"sampled_softmax": 4}),
         Trial("gru", options=AVERAGED),
+        Trial("gru", options={"stream": True, "lines": True}),
     ],
 }
 LONG = {
