@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 
@@ -203,3 +204,57 @@ def test_ranks_that_differ_are_refused_by_name(folder, what, value):
     (error,) = [line for line in said.splitlines() if line.startswith("Error")]
     assert f"rank 1 has {what}" in error
     assert not list((folder / "runs").glob("*-2"))
+
+
+def textgen(folder, processes, *arguments):
+    """What a command writes to standard output, in one process or in several."""
+    if processes == 1:
+        command = [sys.executable, "-m", "textgen", *map(str, arguments)]
+        return subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout.decode()
+    (folder / "to_file.py").write_text(
+        "import sys\nfrom textgen.cli import main\n"
+        "if __import__('os').environ['RANK'] == '0': sys.stdout = open('out.txt', 'w')\n"
+        "code = main(sys.argv[1:])\nsys.stdout.flush()\nsys.exit(code)\n"
+    )
+    Job(processes, "to_file.py", *arguments, cwd=folder).done()
+    return (folder / "out.txt").read_text()
+
+
+def test_texts_are_sampled_and_scored_by_several_processes(folder, whole):
+    sampling = ("sample", "-m", whole, "--num-samples", 21, "--seed", 4, "-n", 12, "--json")
+    assert textgen(folder, 2, *sampling) == textgen(folder, 1, *sampling)
+    scoring = ("evaluate", "text.txt", "-m", whole, "--json")
+    one, other = (json.loads(textgen(folder, number, *scoring)) for number in (1, 3))
+    assert one["nats"] == pytest.approx(other["nats"], rel=1e-6) and one["tokens"] == other["tokens"]
+
+
+@pytest.mark.slow
+def test_labels_are_predicted_by_several_processes(folder, monkeypatch):
+    columns = ("--text-column", "text", "--label-column", "label")
+    sizes = ("--task", "classify", "--hidden-size", 8, "--max-steps", 30, "--output-dir", "labels")
+    textgen(folder, 1, "train", "rows.jsonl", *columns, *sizes)
+    many = folder / "many.jsonl"
+    many.write_text((folder / "rows.jsonl").read_text() * 20)
+    for command in (("predict", many, "-m", "labels"), ("evaluate", many, "-m", "labels", *columns)):
+        assert textgen(folder, 3, *command) == textgen(folder, 1, *command)
+
+
+@pytest.mark.slow
+def test_a_comparison_gives_the_same_losses_and_continues_after_a_kill(folder):
+    asked = ["compare", "text.txt", "--cells", "gru,rnn", "--budget", "params=3k", "--budget", "tokens=20k"]
+    asked += ["--seeds", 2, "--threads", 1, "--tokenizer", "char", "--output-dir"]
+    textgen(folder, 1, *asked, "compared/one")
+    job = Job(2, "--max-restarts", 1, "-m", "textgen", *asked, "compared/two", cwd=folder)
+    wait_until(lambda: list((folder / "compared/two").glob("*-seed*")), 120)
+    os.kill(ranks_of(job.pid)[1], signal.SIGKILL)
+    job.done()
+    found = []
+    for name in ("one", "two"):
+        record = json.loads((folder / "compared" / name / "comparison.json").read_text())
+        found.append(
+            {
+                each["name"]: (each["rate"], each["tried"], [run["bits_per_byte"] for run in each["runs"].values()])
+                for each in record["candidates"]
+            }
+        )
+    assert found[0] == found[1] and all(len(runs) == 2 for _, _, runs in found[0].values())

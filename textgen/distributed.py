@@ -16,8 +16,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,6 +47,7 @@ COMMUNICATION_ERRORS = ("gloo", "nccl", "connection", "timed out", "timeout", "s
 """Words in the errors of a process group that has lost a process."""
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 class ElsewhereError(TextgenError):
@@ -58,11 +60,15 @@ class World:
     `orphaned` is set when the launcher is gone: the job should save and end.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
+    def __init__(
+        self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1, launched: bool = False
+    ) -> None:
+        """`launched` says whether a launcher has started this process, so that there is a store."""
         self.rank, self.size = rank, size
         self.local_rank, self.local_size = local_rank, local_size
         self.orphaned = False
         self.timeout = DEFAULT_TIMEOUT
+        self._launched = launched
         self._store: TCPStore | None = None
         self._attempt = ""
         self._turn = 0
@@ -87,7 +93,7 @@ class World:
     def connect(self, timeout: float | None = None) -> None:
         """Connect to the launcher's store, once; `timeout` is how long to wait for another process, in seconds."""
         self.timeout = self.timeout if timeout is None else timeout
-        if self._store is not None or self._broken or "MASTER_PORT" not in os.environ:
+        if self._store is not None or self._broken or not self._launched:
             return
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -166,6 +172,53 @@ class World:
         self.exchange(None)
         return result  # type: ignore[return-value]
 
+    def divided(self, blocks: Iterable[Item], work: Callable[[Item], Any]) -> Iterator[Any]:
+        """The results of `work` for each block, JSON values, in order: each is computed by one process, and rank 0 gets
+        all of them. The others get none."""
+        if self.size == 1:
+            yield from map(work, blocks)
+            return
+        turn = self._next_key()
+        for number, block in enumerate(blocks):
+            owner, key = number % self.size, f"{turn}/{number}"
+            if owner == self.rank:
+                value = work(block)
+                if self.leads:
+                    yield value
+                else:
+                    self._put(key, value)
+            elif self.leads:
+                yield self._take(key, owner)
+                self._forget(key)
+
+    def claims(self, number: int) -> Iterator[int]:
+        """The numbers below `number` that this process is to work on: each is claimed by whichever is free."""
+        if self.size == 1:
+            yield from range(number)
+            return
+        assert self._store is not None
+        key = self._next_key()
+        while True:
+            with self._talking():
+                claimed = self._store.add(key, 1) - 1
+            if claimed >= number:
+                return
+            yield claimed
+
+    def ask_to_stop(self) -> None:
+        """Ask all processes to end what they are doing."""
+        if self._store is not None:
+            with self._talking():
+                self._store.set(f"{self._attempt}stop", "1")
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        """Whether any process has asked all to end, or the launcher is gone."""
+        if self._store is None:
+            return False
+        with self._talking():
+            return self.orphaned or bool(self._store.check([f"{self._attempt}stop"]))
+
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """Raise TextgenError, naming the process and the fact, unless all processes have the same facts."""
         first, *others = self.exchange(dict(facts))
@@ -178,8 +231,14 @@ class World:
                     )
 
     def _next_key(self) -> str:
+        self.connect()
         self._turn += 1
         return f"{self._attempt}turn/{self._turn}"
+
+    def _forget(self, key: str) -> None:
+        assert self._store is not None
+        with self._talking():
+            self._store.delete_key(key)
 
     def _put(self, key: str, value: Any) -> None:
         assert self._store is not None
@@ -364,16 +423,32 @@ def is_launched() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
-@cache
 def world() -> World:
-    """The job of this process, as torchrun's environment describes it."""
-    if not is_launched():
-        return World()
-    numbers = (int(os.environ.get(name, default)) for name, default in (
-        ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")
-    ))  # fmt: skip
-    return World(*numbers)
+    """The job of this process, as torchrun's environment describes it; in a block of `alone`, that of one process."""
+    job = _job()
+    return World(local_size=job.local_size) if _working_alone.get() else job
 
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A block in which this process works by itself, for example trains a model that the others know nothing of."""
+    before = _working_alone.set(True)
+    try:
+        yield
+    finally:
+        _working_alone.reset(before)
+
+
+@cache
+def _job() -> World:
+    if not is_launched():
+        return ALONE
+    given = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
+    numbers = {name: int(os.environ[variable]) for name, variable in given.items() if variable in os.environ}
+    return World(**numbers, launched=True)
+
+
+_working_alone: ContextVar[bool] = ContextVar("working_alone", default=False)
 
 ALONE = World()
 """The job of a single process."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
@@ -21,6 +23,7 @@ class _Screen:
     """What standard error currently shows: a line that is rewritten, or a live display with lines above it."""
 
     above: Callable[[str], None] | None = None
+    silent = False
     has_moving_line = False
 
 
@@ -30,6 +33,8 @@ _screen = _Screen()
 def say(text: str = "") -> None:
     """Print a line on standard error, above any live display, with control characters escaped. Write errors are
     ignored: the work continues without a reader."""
+    if _screen.silent:
+        return
     show = _screen.above or _print
     with suppress(OSError):
         show(visible(text))
@@ -39,6 +44,27 @@ def _print(text: str) -> None:
     clear = "\r\x1b[K" if _screen.has_moving_line else ""
     _screen.has_moving_line = False
     click.echo(clear + text, err=True)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """A block in which nothing is printed, neither results nor messages: another process prints them."""
+    before, _screen.silent = _screen.silent, True
+    try:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        _screen.silent = before
+
+
+@contextmanager
+def spoken() -> Iterator[None]:
+    """A block in which messages are printed even where there is silence."""
+    before, _screen.silent = _screen.silent, False
+    try:
+        yield
+    finally:
+        _screen.silent = before
 
 
 def warn(text: str) -> None:

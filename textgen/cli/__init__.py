@@ -21,12 +21,12 @@ from click.shell_completion import CompletionItem
 
 from textgen import __version__
 from textgen import plugins as installed_plugins
-from textgen.distributed import ElsewhereError, is_launched, world
+from textgen.distributed import ElsewhereError, is_launched, rank, world
 from textgen.errors import TextgenError, missing, out_of_memory, summary_of
 from textgen.options import as_flags, spelled_as
 from textgen.plugin_metadata import Entry
 from textgen.plugins import PluginError, attributed, suspects
-from textgen.screen import ClosedOutput, notices, say
+from textgen.screen import ClosedOutput, notices, say, silence, spoken
 from textgen.signals import INTERRUPTED, TERMINATED, Terminated, handling, leave
 
 STARTED = time.monotonic()
@@ -180,6 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stderr is None:
             places.enter_context(redirect_stderr(places.enter_context(Path(os.devnull).open("w"))))
         places.enter_context(handling(leave))
+        if rank():
+            places.enter_context(silence())
         try:
             return _run(arguments)
         except (KeyboardInterrupt, click.Abort):
@@ -237,9 +239,10 @@ def complain(error: Exception) -> int:
         hint = "textgen --traceback COMMAND ... shows where; please report it."
         if loaded := " ".join(entry.name for entry in suspects()):
             hint = f"textgen plugins check {loaded} finds out whether a plugin is the cause; {hint}"
-    say(f"Error: {message}")
-    if hint:
-        say(f"Hint: {hint}")
+    with spoken():
+        say(f"Error{f' on rank {rank()}' if rank() else ''}: {message}")
+        if hint:
+            say(f"Hint: {hint}")
     return code
 
 

@@ -12,6 +12,7 @@ import click
 from textgen import plugins
 from textgen.cli.params import check_corpus, given, layered, options_of
 from textgen.compare import DECIDED, CompareOptions, ComparisonRequest, make_request
+from textgen.distributed import rank
 from textgen.errors import TextgenError, UsageError
 from textgen.formatting import count, duration, plural, short
 from textgen.options import from_mapping
@@ -63,8 +64,9 @@ def command(corpus: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, 
     code = _run(comparison, quiet)
     if code:
         return code
-    _draw(comparison, quiet)
-    _write(comparison, as_json)
+    if rank() == 0:
+        _draw(comparison, quiet)
+        _write(comparison, as_json)
     return 0
 
 

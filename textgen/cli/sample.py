@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from textgen.cli.params import (
 )
 from textgen.data.encodings import STANDARD_INPUT
 from textgen.data.lines import LINE_END
+from textgen.distributed import world
 from textgen.errors import TextgenError, UsageError, unescape
 from textgen.formatting import count, plural
 from textgen.generation import SampleOptions, check_sampling
@@ -86,9 +87,16 @@ class Writer:
         going_on = self._session is not None and samples == 1
         seed = self._session.seed if self._session is not None and going_on else choose_seed(self._options)
         completions: list[Completion] = []
-        together = samples > EXACT_ROWS and self._session is None
+        job = world()
+        together = self._session is None and (samples > EXACT_ROWS or job.size > 1)
         if together:
-            completions = complete(self._model, [self._prompt] * samples, replace(self._options, seed=seed))
+            options = replace(self._options, seed=job.share(lambda: seed))
+            if job.size == 1:
+                completions = complete(self._model, [self._prompt] * samples, options)
+            else:
+                completions = self._divided(samples, options, EXACT_ROWS)
+        if not job.leads:
+            return
         for number in range(samples):
             self._heading(number, samples)
             if together:
@@ -102,6 +110,23 @@ class Writer:
             self._report(completion)
         if self._form.verbose:
             self._say_speed(completions, seed, time.monotonic() - began)
+
+    def _divided(self, samples: int, options: SampleOptions, rows: int) -> list[Completion]:
+        """The texts, in rank 0; every few of them are written by another process."""
+        from textgen.generation.generate import Completion, complete
+        from textgen.generation.sampling import Choice
+
+        def work(first: int) -> list[dict[str, Any]]:
+            number, seed = min(rows, samples - first), options.seed
+            own = replace(options, seed=None if seed is None else seed + first)
+            return [asdict(each) for each in complete(self._model, [self._prompt] * number, own)]
+
+        written: list[Completion] = []
+        for found in world().divided(range(0, samples, rows), work):
+            for each in found:
+                choices = [Choice(c["id"], c["logprob"], tuple(map(tuple, c["top"]))) for c in each["choices"]]
+                written.append(Completion(**{**each, "choices": choices, "prompt_choices": []}))
+        return written
 
     def _write_one(self, completion: Completion, going_on: bool) -> None:
         try:

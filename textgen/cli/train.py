@@ -89,7 +89,7 @@ def command(
     reading = ReadingProgress(style in ("auto", "rich") and sys.stderr.isatty())
     session = _prepared(corpus, chosen, resume_from, dry_run, reading)
     reading.finish()
-    for warning in session.warnings if rank() == 0 else ():
+    for warning in session.warnings:
         warn(warning)
     if not quiet:
         show_plan(session, repeating_flags(session, corpus, chosen) if resume_from is None else None)
@@ -241,7 +241,7 @@ def follow(session: Training, style: str) -> int:
         say(f"\nStopped without saving; {session.run.folder} keeps its last checkpoint.")
         return INTERRUPTED
     end = ended[-1]
-    if style != "none" or (end.reason in ("interrupted", "time") and rank() == 0):
+    if style != "none" or end.reason in ("interrupted", "time"):
         _farewell(session, end)
     if style != "none" and end.reason not in ("interrupted", "time") and evaluated:
         _judge(session, evaluated[-1].score.criterion)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from textgen.compare.results import (
     RunResult,
     RunTiming,
     ranked,
+    record_from,
     sample_speed,
     train_speed,
 )
 from textgen.data.parquet_table import corpora
 from textgen.data.recipes import Progress
 from textgen.data.store import TokenStore, no_progress
+from textgen.distributed import ALONE, World, alone, world
 from textgen.errors import TextgenError, UsageError
 from textgen.evaluation import Metrics
 from textgen.options import from_mapping, named
@@ -142,6 +145,17 @@ def next_rate(around: float, tried: Losses, given: Sequence[float] = ()) -> floa
     return _rounded(2 * found) if found == max(tried) else None
 
 
+def next_rates(around: float, tried: Losses, given: Sequence[float] = ()) -> list[float]:
+    """All rates to try next that do not depend on each other's losses; none when the search is over."""
+    assumed, rates = dict(tried), list[float]()
+    known = given if len(given) > 1 else () if given else [_rounded(around * factor) for factor in FACTORS]
+    while (rate := next_rate(around, assumed, given)) in known or (rate is not None and not rates):
+        assert rate is not None
+        rates.append(rate)
+        assumed[rate] = None
+    return rates
+
+
 def best(tried: Losses) -> float | None:
     """The rate with the lowest loss, the lower one of a tie; None if every trial failed."""
     loss, rate = min((math.inf if loss is None else loss, rate) for rate, loss in tried.items())
@@ -150,6 +164,14 @@ def best(tried: Losses) -> float | None:
 
 def _rounded(rate: float) -> float:
     return float(f"{rate:.4g}")
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training to run, whose result is a JSON value, and the function that records its result."""
+
+    run: Callable[[], Generator[ComparisonEvent, None, Any]]
+    record: Callable[[Any], ComparisonEvent]
 
 
 class _StopRequested(Exception):
@@ -165,16 +187,49 @@ class Comparison:
     store: TokenStore
     warnings: Sequence[str] = ()
     stop: bool = False
+    _job: World = ALONE
 
     def events(self) -> Iterator[ComparisonEvent]:
-        """Run what is left, with the folder locked; yields what happens."""
-        with filesystem.lock(self.folder):
-            filesystem.clean(self.folder)
+        """Run what is left, with the folder locked; yields what happens. Several processes divide the trainings: each
+        takes the next one when it is free, and all of them get the results."""
+        with self._held():
             try:
                 yield from self._tune()
                 yield from self._run_seeds()
             except _StopRequested:
                 yield ComparisonStopped()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The folder, locked by rank 0."""
+        if not self._job.leads:
+            self._job.exchange("held")
+            yield
+            return
+        with filesystem.lock(self.folder):
+            filesystem.clean(self.folder)
+            self._job.exchange("held")
+            yield
+
+    def _work(self, trainings: Sequence[_Training]) -> Iterator[ComparisonEvent]:
+        """Run some trainings, which this process divides with the others, and record their results in order."""
+        if self._job.size == 1:
+            for training in trainings:
+                yield training.record((yield from training.run()))
+            return
+        found: dict[str, Any] = {}
+        try:
+            for number in self._job.claims(len(trainings)):
+                with alone():
+                    found[str(number)] = yield from trainings[number].run()
+        except _StopRequested:
+            self._job.ask_to_stop()
+        results_of_all = {k: v for found in self._job.exchange(found) for k, v in found.items()}
+        for number, training in enumerate(trainings):
+            if str(number) in results_of_all:
+                yield training.record(results_of_all[str(number)])
+        if len(results_of_all) < len(trainings):
+            raise _StopRequested
 
     def seconds_left(self) -> float:
         """The estimated seconds until the end; tuning may need more trials than are counted here."""
@@ -193,18 +248,25 @@ class Comparison:
     def _tune(self) -> Iterator[ComparisonEvent]:
         """Trials, one per cell in turn, until every cell has its learning rate."""
         while undecided := [candidate for candidate in self.record.running if candidate.rate is None]:
+            trials: list[list[_Training]] = []
             for candidate in undecided:
-                rate = next_rate(planned(candidate.plan.learning_rate), candidate.tried, self._given)
-                if rate is not None:
-                    yield from self._try(candidate, rate)
+                rates = next_rates(planned(candidate.plan.learning_rate), candidate.tried, self._given)
+                trials.append([self._trial(candidate, rate) for rate in rates])
+                if rates:
                     continue
                 candidate.rate = self._given[0] if len(self._given) == 1 else best(candidate.tried)
                 if candidate.rate is None:
                     candidate.failed = "its training failed at every learning rate that was tried."
-                results.save(self.folder, self.record)
+                self._save()
                 yield RateChosen(candidate.name, candidate.rate)
+            in_turn = (each for same in zip_longest(*trials) for each in same if each is not None)
+            yield from self._work(list(in_turn))
 
-    def _try(self, candidate: Candidate, rate: float) -> Iterator[ComparisonEvent]:
+    def _save(self) -> None:
+        if self._job.leads:
+            results.save(self.folder, self.record)
+
+    def _trial(self, candidate: Candidate, rate: float) -> _Training:
         """A short run at one learning rate, with a seed that no run has; only its loss is kept."""
         folder = self.folder / f"{candidate.slug}-rate-{rate:g}"
         steps = trial_steps(planned(candidate.plan.max_steps))
@@ -218,29 +280,40 @@ class Comparison:
             save_steps=max(1, steps // 4),
             seed=self.record.seeds[-1] + 1,
         )
-        yield TrainingStarted(candidate.name, options.seed, rate, trial=True)
-        score = yield from self._train(folder, options, trial=True)
-        candidate.tried[rate] = loss = None if isinstance(score, str) else score.loss
-        results.save(self.folder, self.record)
-        if folder.exists():
-            filesystem.remove_folder(folder)
-        yield RateTried(candidate.name, rate, loss)
+
+        def run() -> Generator[ComparisonEvent, None, float | None]:
+            yield TrainingStarted(candidate.name, options.seed, rate, trial=True)
+            score = yield from self._train(folder, options, trial=True)
+            return None if isinstance(score, str) else score.loss
+
+        def record(loss: float | None) -> ComparisonEvent:
+            candidate.tried[rate] = loss
+            self._save()
+            if self._job.leads and folder.exists():
+                filesystem.remove_folder(folder)
+            return RateTried(candidate.name, rate, loss)
+
+        return _Training(run, record)
 
     def _run_seeds(self) -> Iterator[ComparisonEvent]:
         """The runs, one per cell in turn."""
-        for seed in self.record.seeds:
-            for candidate in self.record.running:
-                if seed not in candidate.runs:
-                    yield from self._run(candidate, seed)
+        pairs = [(seed, candidate) for seed in self.record.seeds for candidate in self.record.running]
+        yield from self._work([self._run(candidate, seed) for seed, candidate in pairs if seed not in candidate.runs])
 
-    def _run(self, candidate: Candidate, seed: int) -> Iterator[ComparisonEvent]:
+    def _run(self, candidate: Candidate, seed: int) -> _Training:
         folder, rate = candidate.run_folder(self.folder, seed), planned(candidate.rate)
-        yield TrainingStarted(candidate.name, seed, rate, trial=False)
-        score = yield from self._train(folder, replace(candidate.plan, learning_rate=rate, seed=seed))
-        result = RunResult(failed=score) if isinstance(score, str) else _measured(folder, score)
-        candidate.runs[seed] = result
-        results.save(self.folder, self.record)
-        yield RunEnded(candidate.name, seed, result)
+
+        def run() -> Generator[ComparisonEvent, None, dict[str, Any]]:
+            yield TrainingStarted(candidate.name, seed, rate, trial=False)
+            score = yield from self._train(folder, replace(candidate.plan, learning_rate=rate, seed=seed))
+            return asdict(RunResult(failed=score) if isinstance(score, str) else _measured(folder, score))
+
+        def record(found: dict[str, Any]) -> ComparisonEvent:
+            candidate.runs[seed] = RunResult(**found)
+            self._save()
+            return RunEnded(candidate.name, seed, candidate.runs[seed])
+
+        return _Training(run, record)
 
     def _train(
         self, folder: Path, options: LanguageOptions, trial: bool = False
@@ -255,7 +328,7 @@ class Comparison:
             with closing(session.events() if trial else _timed(session)) as events:
                 for event in events:
                     yield InTraining(event, planned(options.max_steps))
-                    session.trainer.stop = self.stop
+                    session.trainer.stop = self.stop or self._job.is_asked_to_stop
                     if isinstance(event, Evaluated) and (trial or event.final):
                         score = event.score
                     if score and trial:
@@ -319,22 +392,43 @@ def prepare(
     `textgen.compare.planning` raises. A dry run plans and creates nothing but the tokens.
     """
     root = Path(output_dir).parent if output_dir else RUNS
-    store = stored_corpus(paths, request.training, root / TOKENS, progress)
+    job = world()
+    store = job.in_turn(lambda: stored_corpus(paths, request.training, root / TOKENS, progress))
     require_both_parts(store)
+
+    def prepared() -> list[Any]:
+        with alone():
+            return _prepared(paths, request, output_dir, root, store, job.size, dry_run)
+
+    where, content, warnings = job.share(prepared)
+    return Comparison(Path(where), record_from(content), store, warnings, _job=job)
+
+
+def _prepared(
+    paths: Sequence[str],
+    request: ComparisonRequest,
+    output_dir: str | None,
+    root: Path,
+    store: TokenStore,
+    processes: int,
+    dry_run: bool,
+) -> list[Any]:
+    """The folder of a comparison, its record, and warnings."""
     folder = Path(output_dir) if output_dir else _folder(root, paths[0], request, store)
     if (folder / COMPARISON).exists():
         stored = results.load_record(folder)
         _refuse_change(folder, stored, request, store)
-        warnings = changes(stored.made_with, versions(stored.made_with["threads"]))
-        return Comparison(folder, stored, store, warnings)
+        now = {**versions(stored.made_with["threads"]), "processes": processes}
+        return [str(folder), asdict(stored), changes({"processes": 1, **stored.made_with}, now)]
     if folder.exists():
         raise TextgenError(
             f"{str(folder)!r} exists already and is not a comparison.", hint=f"name another {named('output_dir')}."
         )
     planned = Planner(request, store).plan(list(paths))
+    planned.made_with["processes"] = processes
     if not dry_run:
         results.create(folder, planned)
-    return Comparison(folder, planned, store)
+    return [str(folder), asdict(planned), []]
 
 
 def _folder(root: Path, path: str, request: ComparisonRequest, store: TokenStore) -> Path:

@@ -141,10 +141,14 @@ def load_record(folder: Path) -> ComparisonRecord:
     if content.pop("format_version", None) != FORMAT_VERSION:
         raise TextgenError(f"{path} has another format than {FORMAT_VERSION}.", hint="upgrade textgen-lm.")
     try:
-        content["candidates"] = [_candidate(each) for each in content["candidates"]]
-        return ComparisonRecord(**content)
+        return record_from(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise storage.DamagedError(f"{path} is damaged: {error}.") from None
+
+
+def record_from(content: Mapping[str, Any]) -> ComparisonRecord:
+    """A record from its fields, as JSON has them."""
+    return ComparisonRecord(**{**content, "candidates": [_candidate(each) for each in content["candidates"]]})
 
 
 def _candidate(content: Mapping[str, Any]) -> Candidate:
@@ -299,6 +303,8 @@ def table(record: ComparisonRecord) -> str:
         "time": lambda each: _number(each.seconds, ",.0f", " s"),
     }
     notes = [f"{result.name}: {result.note}" for result in results if result.note]
+    if (processes := record.made_with.get("processes", 1)) > 1:
+        notes.append(f"Speeds and times were measured with {processes} trainings side by side.")
     if any(result.tie for result in results):
         notes.append("1= ties with the best: their intervals overlap.")
     lines = [list(columns), *([shown(result) for shown in columns.values()] for result in results)]

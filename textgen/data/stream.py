@@ -217,7 +217,7 @@ class ShardCache:
         folder.touch()
         ids, lengths, hashes = (folder / name for name in FILES)
         kept = np.memmap(ids, self._dtype, "r").view(np.ndarray) if manifest["tokens"] else np.zeros(0, self._dtype)
-        return TokenShard(kept, np.fromfile(lengths, "<i8"), np.fromfile(hashes, "<u8"))
+        return TokenShard(kept, np.frombuffer(lengths.read_bytes(), "<i8"), np.frombuffer(hashes.read_bytes(), "<u8"))
 
     def _make(self, number: int, folder: Path) -> None:
         plan = self._plan
@@ -254,7 +254,7 @@ class ShardCache:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             filesystem.write_file(path, self.shard(number).hashes.tobytes())
-        return np.fromfile(path, "<u8")
+        return np.frombuffer(path.read_bytes(), "<u8")
 
 
 def is_short(document: bytes, least: int) -> bool:
@@ -279,7 +279,7 @@ class Kept:
         if not path.exists():
             for place in range(self._places, self._plan.place_of(shard) + 1):
                 self._decide(self._plan.shard_at(place), filters)
-        return np.fromfile(path, np.bool_)
+        return np.frombuffer(path.read_bytes(), np.bool_)
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"kept-{shard:06d}.bin"

@@ -22,6 +22,7 @@ from textgen.data.parquet_table import corpora, is_table
 from textgen.data.sources import SourceOptions, documents_of, read
 from textgen.data.tokenization import encode_documents
 from textgen.data.tokenizers.base import Ids, Tokenizer
+from textgen.distributed import ALONE, World
 from textgen.errors import TextgenError
 from textgen.formatting import figure
 from textgen.model.stepper import TokenStepper
@@ -105,31 +106,37 @@ class Score:
 
 
 def score_ids(
-    stepper: TokenStepper, ids: Ids, lanes: int = LANES, warm: int = WARM, most: int | None = None
+    stepper: TokenStepper,
+    ids: Ids,
+    lanes: int = LANES,
+    warm: int = WARM,
+    most: int | None = None,
+    job: World = ALONE,
 ) -> tuple[float, int]:
     """Nats of ids[1:], each given the ids before it, and how many were counted.
 
     `ids` (N + 1,) begins with context that is not counted. With `most`, only about that many are counted, the first of
-    every lane, for a quick estimate of a long text.
+    every lane, for a quick estimate of a long text. Several processes divide the lanes.
     """
     length = len(ids) - 1
     if length < 1:
         return 0.0, 0
     lanes = max(1, min(lanes, length // max(1, warm)))
     lane = -(-length // lanes)
-    first = np.arange(lanes) * lane
+    first = np.arange(lanes)[job.lanes(lanes)] * lane
     begin = np.maximum(first - warm, 0)
     end = np.minimum(first + (lane if most is None else min(lane, -(-most // lanes))), length)
-    state = stepper.initial_state(lanes)
+    state = stepper.initial_state(len(first))
     nats, counted = 0.0, 0
-    for offset in range(0, int((end - begin).max()), CHUNK):
+    for offset in range(0, int((end - begin).max(initial=0)), CHUNK):
         at = begin[:, None] + offset + np.arange(min(CHUNK, int((end - begin).max()) - offset))
         inside = np.minimum(at, length - 1)
         logprobs, state = stepper.score(ids[inside], ids[inside + 1], state)
         counts = (at >= first[:, None]) & (at < end[:, None])
         nats -= float(logprobs[counts].sum())
         counted += int(counts.sum())
-    return nats, counted
+    nats_of_each, counted_by_each = zip(*job.exchange([nats, counted]), strict=True)
+    return math.fsum(nats_of_each), sum(counted_by_each)
 
 
 def evaluate(model: LanguageModel, text: Any, lanes: int = LANES, **reading: str | bool | None) -> Score:
@@ -164,11 +171,17 @@ def for_model(model: LanguageModel, options: SourceOptions) -> SourceOptions:
 
 
 def score_encoded(
-    stepper: TokenStepper, model: LanguageModel, encoded: Ids, size: int, characters: int, lanes: int = LANES
+    stepper: TokenStepper,
+    model: LanguageModel,
+    encoded: Ids,
+    size: int,
+    characters: int,
+    lanes: int = LANES,
+    job: World = ALONE,
 ) -> Score:
     """The score of ids that begin with a boundary and may contain the raw bytes of unknown characters."""
     raw = model.tokenizer.raw_count(encoded)
-    nats, tokens = score_ids(stepper, model.in_context(encoded), lanes)
+    nats, tokens = score_ids(stepper, model.in_context(encoded), lanes, job=job)
     unknown = model.tokenizer.unknown_count(encoded)
     return Score(nats + raw * 8 * math.log(2), tokens, characters, size, unknown)
 

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from textgen.data.parquet_table import corpora
 from textgen.data.recipes import VALIDATION
 from textgen.data.sources import SourceOptions
 from textgen.data.tokenizers.base import Ids, Tokenizer
+from textgen.distributed import alone, world
 from textgen.errors import TextgenError, UsageError, require
 from textgen.formatting import plural
 from textgen.generation.sampling import log_softmax
@@ -47,6 +48,9 @@ from textgen.tasks.classification.reading import (
 )
 from textgen.tasks.data import CHUNK, Integers, Texts, open_model, unknown_label
 from textgen.tasks.metrics import ClassificationMetrics, plot_confusion, print_metrics
+
+DIVIDED = 512
+"""Texts that a process predicts for before the next one has its turn, where several divide them."""
 
 TOGETHER = 256
 """The number of texts collected before those of similar length are read in one batch."""
@@ -159,14 +163,16 @@ class Classifier:
         know, with its row, and if there is no text."""
         true: list[int] = []
 
-        def pieces() -> Iterator[Iterable[bytes]]:
+        def unlabelled() -> Iterator[Unlabelled]:
             for where, content, label in texts:
                 if label not in self.labels:
                     raise unknown_label(where, label, self.labels)
                 true.append(self.labels.index(label))
-                yield content
+                yield Unlabelled(where, content)
 
-        found = [list(answer.probabilities.values()) for answer in self.stream(pieces()) if answer is not None]
+        found = [list(answer.probabilities.values()) for _, answer in answers(self, unlabelled()) if answer is not None]
+        if true and not world().leads:  # rank 0 has the answers
+            found = [[1 / len(self.labels)] * len(self.labels)] * len(true)
         if not found:
             raise TextgenError("there is no text to evaluate.")
         smallest = np.finfo(np.float64).tiny
@@ -247,6 +253,8 @@ def evaluate(request: Request) -> None:
     if plot is not None:
         require("matplotlib")
     metrics = _of_corpus(request) if request.inputs else _of_held_out(request)
+    if not world().leads:
+        return
     print_metrics(metrics, request.as_json)
     if plot is not None:
         plot.check()
@@ -285,6 +293,7 @@ def predict(request: Request) -> None:
 def _write(model: Classifier, texts: Iterable[Unlabelled | None], as_json: bool, at_once: bool) -> None:
     """Print the predictions below a header, which is printed `at_once` or when the first text has been read."""
     output, empty = Output(), 0
+    at_once = at_once and world().size == 1
     header = "" if as_json else "\t".join(map(_cell, ["label", *model.labels])) + "\n"
     if at_once:
         output.write(header)
@@ -298,7 +307,11 @@ def _write(model: Classifier, texts: Iterable[Unlabelled | None], as_json: bool,
 
 
 def answers(model: Classifier, texts: Iterable[Unlabelled | None]) -> Iterator[tuple[str, Prediction | None]]:
-    """The location and prediction of each text, in order; None among the texts flushes the collected ones."""
+    """The location and prediction of each text, in order; None among the texts flushes the collected ones. Several
+    processes divide the texts, and rank 0 gets the predictions."""
+    if world().size > 1:
+        yield from _divided(model, (text for text in texts if text is not None))
+        return
     places: deque[str] = deque()
 
     def pieces() -> Iterator[Iterable[bytes] | None]:
@@ -309,6 +322,25 @@ def answers(model: Classifier, texts: Iterable[Unlabelled | None]) -> Iterator[t
 
     for answer in model.stream(pieces()):
         yield places.popleft(), answer
+
+
+def _divided(model: Classifier, texts: Iterable[Unlabelled]) -> Iterator[tuple[str, Prediction | None]]:
+    """As `answers`, each block of texts by another process."""
+
+    def blocks() -> Iterator[list[tuple[str, bytes]]]:
+        whole = ((text.where, b"".join(text.chunks)) for text in texts)
+        while block := list(islice(whole, DIVIDED)):
+            yield block
+
+    def work(block: list[tuple[str, bytes]]) -> list[tuple[str, dict[str, float] | None]]:
+        with alone():
+            found = list(answers(model, (Unlabelled(where, [content] if content else []) for where, content in block)))
+        return [(where, answer.probabilities if answer else None) for where, answer in found]
+
+    for found in world().divided(blocks(), work):
+        for where, probabilities in found:
+            likeliest = max(probabilities, key=probabilities.__getitem__) if probabilities else ""
+            yield where, Prediction(likeliest, probabilities) if probabilities else None
 
 
 def piped_lines(options: SourceOptions) -> Iterator[Unlabelled | None]:

@@ -13,6 +13,7 @@ from textgen.data.recipes import VALIDATION
 from textgen.data.sources import read
 from textgen.data.store import TokenStore
 from textgen.data.tokenization import Encoded, encode_documents
+from textgen.distributed import world
 from textgen.evaluation import Score, for_model, score_encoded, score_tokens
 from textgen.formatting import count
 from textgen.generation.language_model import LanguageModel
@@ -38,7 +39,7 @@ def evaluate(request: Request) -> None:
     if options.per_token:
         score = _by_token(model, encoded, output, request.as_json)
     else:
-        score = score_encoded(model.stepper, model, *encoded, options.lanes or LANES)
+        score = score_encoded(model.stepper, model, *encoded, options.lanes or LANES, job=world())
     output.write((json.dumps(score.to_json()) if request.as_json else _sentence(score)) + "\n")
 
 
