@@ -227,7 +227,17 @@ class TrainOptions(FileOptions, SplitOptions):
         None, "Run folder.", metavar="DIR", default_text="runs/CELL-CORPUS-N", section="Run"
     )
     overwrite_output_dir: bool = option(False, "Replace an existing run.", also=("--overwrite",))
-    device: str = option("auto", "Device: cpu, cuda, or auto.", metavar="NAME", also=("--accel",))
+    device: str = option(
+        "auto",
+        "Device: cpu, cuda, mps, or auto (cuda where there is one, else cpu).",
+        metavar="NAME",
+        also=("--accel",),
+    )
+        "auto",
+        "Device: cpu, cuda, mps, or auto (cuda where there is one, else cpu).",
+        metavar="NAME",
+        also=("--accel",),
+    )
     threads: int | None = option(None, "Number of CPU threads.", low=1, high=1024, default_text="all cores")
     seed: int = option(1337, "Random seed for weights, dropout and data order.", low=0, high=2**63 - 1)
 

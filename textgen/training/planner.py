@@ -451,8 +451,12 @@ def choose_device(name: str, local_rank: int = 0) -> str:
         return f"cuda:{local_rank % torch.cuda.device_count()}"
     if name == "cpu":
         return name
+    if name == "mps":
+        if torch.backends.mps.is_available():
+            return name
+        raise TextgenError(f"{named('device', name)}: this machine has no GPU of Apple's, or this torch no use for it.")
     if name.partition(":")[0] != "cuda":
-        raise UsageError(f"{named('device')} must be auto, cpu or cuda, not {name!r}.")
+        raise UsageError(f"{named('device')} must be auto, cpu, cuda or mps, not {name!r}.")
     if torch.cuda.is_available():
         return name
     built = torch.version.cuda is not None
@@ -461,9 +465,11 @@ def choose_device(name: str, local_rank: int = 0) -> str:
 
 
 def precision_missed(options: TrainOptions, device: str) -> list[str]:
-    """A warning if bfloat16 is asked for on a processor without it."""
+    """A warning if bfloat16 is asked for on a processor without it, or a device is untested."""
     if options.dtype == "bfloat16" and torch.device(device).type == "cpu" and not has_bfloat16():
         return [f"{named('dtype', 'bfloat16')}: this processor has no bfloat16 products; training uses float32."]
+    if device == "mps":
+        return ["no test runs on Apple's GPU: compare the loss of a short run with that of cpu."]
     return []
 
 

@@ -232,6 +232,8 @@ def _choice(paths: Sequence[str], options: TrainOptions, progress: Progress) -> 
 def _device(job: World, options: TrainOptions) -> str:
     """The device of this process, and its process group."""
     device = choose_device(options.device, job.local_rank)
+    if device == "mps" and job.size > 1:
+        raise UsageError(f"several processes train on cpu or cuda, not on {named('device', device)}.")
     job.join(device)
     return device
 
