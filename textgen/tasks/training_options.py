@@ -233,11 +233,6 @@ class TrainOptions(FileOptions, SplitOptions):
         metavar="NAME",
         also=("--accel",),
     )
-        "auto",
-        "Device: cpu, cuda, mps, or auto (cuda where there is one, else cpu).",
-        metavar="NAME",
-        also=("--accel",),
-    )
     threads: int | None = option(None, "Number of CPU threads.", low=1, high=1024, default_text="all cores")
     seed: int = option(1337, "Random seed for weights, dropout and data order.", low=0, high=2**63 - 1)
 
