@@ -282,9 +282,20 @@ class World:
         except ElsewhereError:
             raise
         except Exception as error:
+            if self._is_lost(error):
+                raise self._lost("the work") from error
             if self.is_said_elsewhere(str(error)):
                 raise ElsewhereError(str(error)) from error
             raise
+
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether this is the error of a process group that has lost a process."""
+        words = str(error).lower()
+        return (
+            self._grouped
+            and not isinstance(error, TextgenError)
+            and any(word in words for word in COMMUNICATION_ERRORS)
+        )
 
     def is_said_elsewhere(self, message: str) -> bool:
         """Tell the others that this process fails; returns whether rank 0 says the same."""
@@ -313,17 +324,17 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            if self.size == 1 or not any(word in str(error).lower() for word in COMMUNICATION_ERRORS):
+            if not self._is_lost(error):
                 raise
-            raise self._lost(step) from error
+            raise self._lost(f"step {step:,}") from error
 
-    def _lost(self, step: int) -> TextgenError:
-        """The error for a step that some processes did not take part in: those that do not say so, too."""
+    def _lost(self, what: str) -> TextgenError:
+        """The error for what some processes did not take part in: those that do not say so, too."""
         assert self._store is not None
         self._broken = True
         present: set[int] = set()
         with suppress(RuntimeError):
-            self._store.set(f"{self._attempt}lost/{self.rank}", str(step))
+            self._store.set(f"{self._attempt}lost/{self.rank}", what)
             until = time.monotonic() + REPORT_SECONDS
             while len(present) < self.size and time.monotonic() < until:
                 if self._store.check([f"{self._attempt}failed"]):
@@ -336,7 +347,7 @@ class World:
             return ElsewhereError("another process reports the lost connection.")
         names = " and ".join(f"rank {rank}" for rank in missing)
         return TextgenError(
-            f"{names} did not take part in step {step:,} within {self.timeout:g} seconds, or ended.",
+            f"{names} did not take part in {what} within {self.timeout:g} seconds, or ended.",
             hint="the last checkpoint is intact; torchrun --max-restarts continues from it.",
         )
 
