@@ -71,11 +71,12 @@ def family(pid: int) -> list[int]:
 
 
 def memory_of(pid: int) -> int:
-    """The bytes of the largest process of a family."""
+    """The bytes of the largest process of a family, without the files that it maps: the system may drop those."""
     found = [0]
     for each in family(pid):
         with suppress(OSError, IndexError):
-            found.append(int(Path(f"/proc/{each}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+            _, resident, shared, *_ = map(int, Path(f"/proc/{each}/statm").read_text().split())
+            found.append((resident - shared) * os.sysconf("SC_PAGE_SIZE"))
     return max(found)
 
 

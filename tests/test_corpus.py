@@ -55,7 +55,7 @@ def cut_up(documents, sizes):
 def test_a_scan_sees_the_text_and_not_the_pieces(documents, sizes):
     found = scan(cut_up(documents, sizes))
     assert found == scan(cut_up(documents, []))
-    assert found.sizes == [len(text.encode()) for text in documents]
+    assert list(found.sizes) == [len(text.encode()) for text in documents]
     assert found.distinct == len(set("".join(documents)))
     other = [documents[0] + "x", *documents[1:]]
     assert scan(cut_up(other, sizes)).digest != found.digest

@@ -11,7 +11,7 @@ from terminal import run
 from textgen.data import CorpusOptions
 from textgen.data.corpus import scan_corpus, tokenize
 from textgen.data.recipes import TRAIN, VALIDATION
-from textgen.data.splits import FEWEST, TAIL, TAILS, WHOLE, Split, choose_split, settle
+from textgen.data.splits import FEWEST, TAIL, TAILS, WHOLE, Split, WholeDocuments, choose_split, settle
 from textgen.storage import read_manifest
 
 TINY = ["--max-steps", 2, "--hidden-size", 8, "--threads", 1, "--sample-steps", 0, "--tokenizer", "char"]
@@ -200,3 +200,8 @@ def test_every_note_is_in_both_parts(desk):
     assert about["held_out"] == {"kind": TAILS, "names": []}
     assert run("evaluate", "-m", "run").code == 0
     assert run("train", "--resume", "run", "--max-steps", 4).code == 0
+
+
+def test_whole_documents_are_cuts_at_zero():
+    cuts = WholeDocuments([7, 2, 5])
+    assert cuts == {2: 0, 5: 0, 7: 0} and 5 in cuts and 6 not in cuts and cuts.get(6) is None

@@ -7,6 +7,7 @@ grow with the corpus.
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -71,7 +72,8 @@ class Corpus:
     def key(self) -> str:
         """A digest of everything that the tokens depend on."""
         digests = [self.scan.digest, self.validation_scan.digest if self.validation_scan else None]
-        split = [sorted(self.split.cuts.items()), self.held_out]
+        cuts = self.split.cuts
+        split = [array("q", cuts), array("q", cuts.values()), self.held_out]
         given = self.given.files() if self.given else {}
         return filesystem.cache_key(digests, split, self.kind, self.vocab_size, given, self.remembered)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 import re
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -30,6 +32,29 @@ _PARAGRAPH_END = re.compile(rb"(?:\r\n?|\n)(?:[ \t]*(?:\r\n?|\n))+")
 _LINE_END = re.compile(rb"\r\n?|\n")
 
 
+class WholeDocuments(Mapping[int, int]):
+    """Cuts at offset 0 of some documents. There may be millions; eight bytes are kept for each."""
+
+    def __init__(self, documents: Iterable[int]) -> None:
+        self._documents = array("q", sorted(documents))
+
+    def __getitem__(self, document: int) -> int:
+        if document in self:
+            return 0
+        raise KeyError(document)
+
+    def __contains__(self, document: object) -> bool:
+        assert isinstance(document, int)
+        at = bisect_left(self._documents, document)
+        return at < len(self._documents) and self._documents[at] == document
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._documents)
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+
 @dataclass(frozen=True)
 class Split:
     """The held-out part: of each document in `cuts`, everything from that offset in bytes on; all of it from 0."""
@@ -50,9 +75,9 @@ class Split:
             offset += len(chunk)
 
     def _parts(self, document: int, offset: int, chunk: bytes) -> list[tuple[str, bytes]]:
-        begin = self.cuts.get(document)
-        if begin is None:
+        if document not in self.cuts:
             return [(TRAIN, chunk)]
+        begin = self.cuts[document]
         cut = min(max(begin - offset, 0), len(chunk))
         while 0 < cut < len(chunk) and chunk[cut] & 0xC0 == 0x80:
             cut += 1
@@ -73,17 +98,17 @@ def choose_split(sizes: Sequence[int], share: float, seed: int, whole: bool = Fa
     chosen, close = _choose(sizes, share * total, seed)
     short = share * total < SHORTEST_END * len(sizes)
     if whole or (close and (len(chosen) >= FEWEST or short)):
-        return Split(WHOLE, dict.fromkeys(chosen, 0))
+        return Split(WHOLE, WholeDocuments(chosen))
     cuts = {document: int(size * (1 - share)) for document, size in enumerate(sizes)}
     inside = {document: cut for document, cut in cuts.items() if 0 < cut < sizes[document] - 3}  # before a character
-    return Split(TAILS, inside) if inside else Split(WHOLE, dict.fromkeys(chosen, 0))
+    return Split(TAILS, inside) if inside else Split(WHOLE, WholeDocuments(chosen))
 
 
-def _choose(sizes: Sequence[int], wanted: float, seed: int) -> tuple[list[int], bool]:
+def _choose(sizes: Sequence[int], wanted: float, seed: int) -> tuple[Sequence[int], bool]:
     """Documents in random order that have about so many bytes together, at least one, and whether they come close."""
-    order = list(range(len(sizes)))
+    order = array("q", range(len(sizes)))
     random.Random(f"{seed}/held out").shuffle(order)
-    chosen: list[int] = []
+    chosen = array("q")
     held = 0
     for document in order:
         if held + sizes[document] <= 1.05 * wanted:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import codecs
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -68,7 +69,7 @@ def no_progress(what: str, done: int, total: int) -> None:
 class Scan:
     """The result of one pass over a corpus: document sizes in UTF-8 bytes, a digest, the number of characters used."""
 
-    sizes: list[int]
+    sizes: Sequence[int]
     digest: str
     distinct: int
 
@@ -79,7 +80,7 @@ class Scan:
 
 def scan(chunks: Iterable[tuple[int, bytes]], progress: Progress = no_progress) -> Scan:
     """Read a corpus once. The digest covers the text and the starts of documents."""
-    sizes: list[int] = []
+    sizes = array("q")  # there may be millions of documents
     digest, ascii = hashlib.sha256(), b""
     seen, utf8 = np.zeros(0x110000, dtype=bool), codecs.getincrementaldecoder("utf-8")("ignore")
 
