@@ -258,7 +258,13 @@ def test_options_that_do_not_go_together(tmp_path, corpus, given, sentence):
 
 @pytest.mark.parametrize(
     ("path", "sentence"),
-    [("nothing://a/b.txt", "nothing"), ("-", "only once"), ("memory://nowhere/*.txt", "no file is found")],
+    [
+        ("nothing://a/b.txt", "nothing"),
+        ("-", "only once"),
+        ("memory://nowhere/*.txt", "no file is found"),
+        ("stories", "a corpus by name"),
+        ("missing.txt", "does not exist"),
+    ],
 )
 def test_addresses_that_cannot_be_read(tmp_path, path, sentence):
     with pytest.raises(TextgenError, match=sentence):

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from textgen.data.archives import COMPRESSED_ENDINGS
-from textgen.data.recipes import PREFIX, parse
+from textgen.data.recipes import PREFIX, find, parse
 from textgen.data.sources import TEXT_ENDINGS, find_sources
 from textgen.errors import TextgenError, UsageError
+from textgen.options import named
 
 RETRIES, FIRST_PAUSE, LONGEST_PAUSE = 6, 0.5, 60.0
 """How often an address is tried, the seconds before the second attempt, which double, and the longest pause that a
@@ -63,6 +64,8 @@ def find_files(paths: Sequence[str]) -> list[RemoteFile]:
     """The files that corpus arguments name: files, folders and patterns of this disk, `hub:` names, and addresses, with
     patterns where the file system behind them has a listing. Raises UsageError or TextgenError, naming the address."""
     found: list[RemoteFile] = []
+    if recipe := find(paths):
+        raise UsageError(f"{recipe.name!r} is a corpus by name, which is small: omit {named('stream')}.")
     for path in paths:
         if path == "-":
             raise UsageError("a stream reads files; standard input can be read only once.")
