@@ -32,6 +32,7 @@ from textgen.tasks.forecasting.rolling import (
     student_t,
 )
 from textgen.tasks.forecasting.scaling import CHANGE, LAST, SEASONAL, fit
+from textgen.training import Evaluated
 from textgen.training.runs import Run
 from textgen.training.start import start
 from textgen.training.stored_data import data_of
@@ -581,3 +582,17 @@ def test_a_forecaster_whose_data_is_gone_reads_its_tables_again(tmp_path):
         pass
     shutil.rmtree(session.data.folder)
     assert data_of(tmp_path / "run").digests() == session.data.digests()
+
+
+def test_a_model_that_training_makes_worse_stays_the_naive_forecast(tmp_path):
+    walk = np.cumsum(np.random.default_rng(8).normal(size=400))
+    data = prepared(write(tmp_path / "walk.csv", y=walk), tmp_path, horizon=2, transform="none")
+    trainer = trainer_of(tmp_path / "run", data, CELLS["gru"], learning_rate=4.0, eval_steps=1, max_grad_norm=100.0)
+    before = {name: tensor.clone() for name, tensor in model_tensors(trainer.model).items()}
+    scores = [event.score for event in trainer.run() if isinstance(event, Evaluated)]
+    assert trainer.progress.best_step == 0 and min(score.criterion for score in scores[1:-1]) > scores[0].criterion
+    kept = trainer.run_folder.best_weights()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in before.items())
+    report = SeriesLoop(TorchForecastStepper(trainer.model), data.rows, data.design).evaluate([360], ForecastRequest(2))
+    errors = {method: found.mean("square") for method, found in report.errors.items()}
+    assert errors[MODEL] == pytest.approx(min(error for method, error in errors.items() if method != MODEL))

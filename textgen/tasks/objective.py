@@ -45,6 +45,10 @@ class Objective(ABC):
     columns: tuple[str, ...] = ("loss",)
     """The names of the metrics in the training table."""
 
+    starts_as: str | None = None
+    """What a new model already is, before it has learned anything, if that is of use: it is evaluated before the first
+    step, and kept if training does not improve on it."""
+
     @property
     def guessing_loss(self) -> float | None:
         """The held-out loss of a uniform guess; None if there is no such loss."""

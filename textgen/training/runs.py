@@ -187,6 +187,8 @@ class FollowedRun(Run):
 
 
 def _is_metric_up_to(step: int, line: bytes) -> bool:
+    if step == 0:  # the run starts again
+        return False
     try:
         metrics = json.loads(line)
         return line.endswith(b"\n") and metrics["step"] <= step and not metrics.get("final")

@@ -110,6 +110,8 @@ class Trainer:
         save_steps, began = planned(options.save_steps), time.monotonic()
         self._began, busy, busy_steps = began, 0.0, 0
         reason = "early stopping" if self._is_stopping_early() else ""
+        if progress.step == 0 and self.objective.starts_as and self.options.init_from is None:
+            yield from self._evaluate()
         while progress.step < end and not reason:
             step_began = time.monotonic()
             with guards.enough_memory(self.model, options):

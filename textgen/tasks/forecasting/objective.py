@@ -72,6 +72,7 @@ class ForecastingObjective(Objective):
     """Predict each time step from those before it."""
 
     columns = ("loss", "rmse/dev")
+    starts_as = "the naive forecast"  # which the model corrects, at first by nothing
 
     windows: Windows
     design: Design
