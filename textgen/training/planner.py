@@ -75,7 +75,7 @@ CHARACTERS_PER_PARAMETER = 4.0
 WORTHWHILE = 0.9
 """Twice as many processes help if a step then takes at most this share of the time."""
 
-SCALING_SECONDS = 1.0
+SCALING_SECONDS = 0.5
 """How long each of the steps is measured from which `Scaling` is computed."""
 
 PROBE_SECONDS, LONGEST_PROBE = 4.0, 12.0
@@ -135,7 +135,7 @@ class Scaling:
         """Whether fewer processes, or more, would be better."""
         if self.alone <= self.together:
             return "one process would be as fast"
-        return "more would not help" if self.doubled > WORTHWHILE * self.together else "twice as many would help"
+        return "more would not help" if self.doubled > WORTHWHILE * self.together else "twice as many, on more machines, would help"
 
 
 def plan(
