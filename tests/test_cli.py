@@ -145,7 +145,7 @@ DEAR = [
      r"its options: forget_bias"),
     ("train story.txt --cell gru -o x 1", 2, r"cell 'gru' has no option 'x'\.$", r"it has none\.$"),
     ("train story.txt -o forget_bias x", 2, r"cell option forget_bias must be a finite number, not 'x'\.$", None),
-    ("train story.txt --device tpu", 2, r"--device must be auto, cpu or cuda, not 'tpu'\.$", None),
+    ("train story.txt --device tpu", 2, r"--device must be auto, cpu, cuda or mps, not 'tpu'\.$", None),
     ("train story.txt --device cuda", 1, r"--device cuda: this torch .* (is built without CUDA|sees no GPU)\.$",
      r"--device auto uses cpu here\.$"),
     ("train story.txt --encoding nope", 2, r"unknown encoding 'nope'\.", None),

@@ -2,7 +2,7 @@
 
 import os
 import signal
-import sys
+from pathlib import Path
 
 import pytest
 from ranks import Job, ranks_of, wait_until
@@ -104,7 +104,7 @@ def test_several_processes_write_the_bytes_of_one_and_survive_a_kill(tmp_path, t
     whole = tokenized(texts, tmp_path / "whole", tokenizer="bpe", vocab_size=300).folder
     code = (
         "import sys\n"
-        f"sys.path[:0] = {sys.path[:1]!r}\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from textgen.data import corpus, shards, tokenization\n"
         "from textgen.cli import main\n"
         "import time\n"

@@ -28,8 +28,20 @@ LENGTH = {"batch_size": 3, "seq_length": 8}
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
+    """Small buffers, short pauses, and no thread that outlives its test."""
+    begun = []
+
+    class Known(stream._Ahead):
+        def __init__(self, *given):
+            begun.append(self)
+            super().__init__(*given)
+
+    monkeypatch.setattr(stream, "_Ahead", Known)
     monkeypatch.setattr(stream, "BUFFER_TOKENS", 400)
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
+    yield
+    for each in begun:
+        each.wait()
 
 
 def text(shard, number):
@@ -200,6 +212,7 @@ def test_the_cache_keeps_to_its_size(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(lanes._cache, "_make", lambda *given: made.append(given[0]) or make(*given))
     for step in range(300):
         lanes.window(step)
+    lanes.wait()
     folders = list(lanes._folder.glob("shard-*"))
     size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
     assert len(folders) < SHARDS and size < 5000 + 2500

@@ -202,7 +202,7 @@ class ShardCache:
         with filesystem.lock(self._locks(number), patience=float("inf")):
             try:
                 return self._opened(folder)
-            except TextgenError:
+            except (TextgenError, OSError):  # it is missing, or another process has just removed it
                 self._make(number, folder)
                 self._make_room(folder)
                 return self._opened(folder)
@@ -240,10 +240,13 @@ class ShardCache:
 
     def _make_room(self, newest: Path) -> None:
         """Remove the shards that were used longest ago, until the rest and the newest fit."""
-        folders = sorted(self._folder.glob("shard-*"), key=lambda each: each.stat().st_mtime, reverse=True)
+        found: list[tuple[float, int, Path]] = []
+        for folder in self._folder.glob("shard-*"):
+            with suppress(OSError):  # another process has just removed it
+                found.append((folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir()), folder))
         total = 0
-        for folder in folders:
-            total += sum(file.stat().st_size for file in folder.iterdir())
+        for _, size, folder in sorted(found, reverse=True):
+            total += size
             if total > self._most_bytes and folder != newest:
                 with suppress(OSError):
                     filesystem.remove_folder(folder)
@@ -363,6 +366,11 @@ class StreamLanes:
             self._ahead = _Ahead(number + 1, self)
         return self._current[1]
 
+    def wait(self) -> None:
+        """Wait until nothing is prepared in another thread."""
+        if self._ahead is not None:
+            self._ahead.wait()
+
     def prepared(self, number: int) -> Lanes:
         """The tokens of a buffer, as a small corpus."""
         begun = self.round(number)
@@ -433,9 +441,13 @@ class _Ahead:
         except Exception as error:
             self._found.append(error)
 
+    def wait(self) -> None:
+        """Wait until the buffer is there, or has failed."""
+        self._thread.join()
+
     def result(self) -> Lanes:
         """The buffer. Raises what its preparation has raised."""
-        self._thread.join()
+        self.wait()
         (found,) = self._found
         if isinstance(found, BaseException):
             raise found

@@ -135,7 +135,11 @@ class Scaling:
         """Whether fewer processes, or more, would be better."""
         if self.alone <= self.together:
             return "one process would be as fast"
-        return "more would not help" if self.doubled > WORTHWHILE * self.together else "twice as many, on more machines, would help"
+        return (
+            "more would not help"
+            if self.doubled > WORTHWHILE * self.together
+            else "twice as many, on more machines, would help"
+        )
 
 
 def plan(

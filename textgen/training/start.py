@@ -355,12 +355,12 @@ def _resumed(job: World, folder: Path, given: Mapping[str, Any], progress: Progr
     torch.set_num_threads(threads)
     data = job.in_turn(lambda: data_from(arguments, folder.parent / TOKENS, progress))
     refuse_other_data(arguments.get("digests", {}), data.digests())
-    _require_same(job, options, data)
     _refuse_few_lanes(job, options)
     checkpoint, wrong = _newest(job, run)
     begun_from = None if checkpoint else options.init_from  # a checkpoint has its own weights
     options_then = replace(options, init_from=begun_from)
     model, _ = initial_model(config, data.tokenizer, options_then)
+    _require_same(job, options, data)
     trainer = Trainer(run, data.objective(options), model, options_then, device, job)
     job.share(lambda: refuse_small_disk(folder, model, options, kept=len(run.checkpoints())))
     instead = "An older checkpoint is used." if checkpoint else "The run starts again from step 0."
