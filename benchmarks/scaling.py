@@ -93,7 +93,9 @@ def started(processes: int, threads: int, delay: float = 0.0, every: int = 1, sl
         if slow:
             given = ["unshare", "-rn", "sh", "-c", NETWORK + '"$@"', "sh", *given]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
-        subprocess.run(given, env=environment, check=True, stderr=subprocess.DEVNULL)
+        done = subprocess.run(given, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
         found: dict[str, float] = json.loads(output.read_text())
         return found
 
