@@ -133,6 +133,21 @@ def test_a_signal_on_any_rank_stops_all_and_saves_once(folder, whole):
 
 
 @pytest.mark.slow
+def test_averaged_weights_learn_and_survive_a_kill(folder):
+    """With --sync-every each process trains on its own between two averages; checkpoints are made at averages."""
+    every = ("--sync-every", "3", "--save-steps", "5")  # a checkpoint between two regular averages makes one, too
+    train(folder, 2, "text.txt", "--output-dir", "averaged", *FLAGS, *every).done()
+    run = folder / "averaged-killed"
+    job = train(folder, 2, "text.txt", "--output-dir", run, *FLAGS, *every, restarts=1)
+    wait_until(lambda: newest(run) >= 10)
+    os.kill(ranks_of(job.pid)[1], signal.SIGKILL)
+    job.done()
+    assert same_weights(run, folder / "averaged")
+    held_out = [line["eval_loss"] for line in metrics(run) if "eval_loss" in line]
+    assert held_out[-1] < held_out[0]
+
+
+@pytest.mark.slow
 def test_ranks_without_their_launcher_save_and_end_within_ten_seconds(folder, whole):
     run = folder / "orphans"
     job = train(folder, 2, "text.txt", "--output-dir", run, *FLAGS)

@@ -273,7 +273,8 @@ def _new_run(
         if dry_run:
             return [str(folder), []]
         step, warnings = stored_step(model, config.cell)
-        job.remember(str(folder.absolute()))
+        if not folder.exists():  # else what is there now is not this run
+            job.remember(str(folder.absolute()))
         run = create_run(folder, paths, options, config, data, arguments, step)
         job.remember(str(run.folder.absolute()))
         return [str(run.folder), warnings]
