@@ -130,7 +130,19 @@ class World:
         if self._grouped:
             import torch.distributed as dist
 
+            self._wait_for_leaving()
             dist.destroy_process_group()
+
+    def _wait_for_leaving(self) -> None:
+        """Wait a little until all processes leave: one that still receives must not find the connection closed."""
+        assert self._store is not None
+        until = time.monotonic() + REPORT_SECONDS
+        with suppress(RuntimeError):
+            self._store.add(f"{self._attempt}leaving", 1)
+            while self._store.add(f"{self._attempt}leaving", 0) < self.size and time.monotonic() < until:
+                if self._store.check([f"{self._attempt}failed"]):
+                    return
+                time.sleep(LONGEST_PAUSE)
 
     def remember(self, folder: str) -> None:
         """Keep the folder of the run while the launcher lives, so that restarted processes continue it."""
