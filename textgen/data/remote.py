@@ -155,7 +155,9 @@ def _tried(address: str, attempt: Any) -> Any:
                 time.sleep(min(LONGEST_PAUSE, max(pause, passing.pause)))
                 pause *= 2
     reason = reason.strip().rstrip(".")
-    raise TextgenError(f"{address!r} cannot be read: {reason}.", hint="the run continues from its last checkpoint.")
+    raise TextgenError(
+        f"{address!r} cannot be read: {reason}.", hint="check the address; --resume continues a run that has begun."
+    )
 
 
 def _passing(error: Exception) -> _PassingError | None:
@@ -170,7 +172,9 @@ def _passing(error: Exception) -> _PassingError | None:
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
         return None
     if isinstance(error, OSError | http.client.HTTPException | TimeoutError):
-        return _PassingError(str(error) or type(error).__name__)
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        said = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        return _PassingError(said or type(error).__name__)
     return None
 
 
