@@ -156,7 +156,7 @@ def _tried(address: str, attempt: Any) -> Any:
                 pause *= 2
     reason = reason.strip().rstrip(".")
     raise TextgenError(
-        f"{address!r} cannot be read: {reason}.", hint="check the address; --resume continues a run that has begun."
+        f"{address!r} cannot be read: {reason}.", hint="check the address; a run that has begun can be resumed."
     )
 
 
