@@ -117,7 +117,7 @@ def tokenizing(folder: Path, corpus: Path, processes: int) -> list[str]:
         f"tokenize: {size / 1e9:.1f} GB, {processes} processes, killed after {first:.0f} s with {kept} of {shards}",
         f"    shards (about), which the next attempt kept; {first + second:.0f} s in all, {rate:.1f} MB/s; "
         f"at most {max(highest(before), highest(after))} MB in a process",
-        f"    100 GB would take {100_000 / rate / 3600:.1f} hours at this rate; memory grows by about 16 bytes for each document",
+        f"    100 GB would take {100_000 / rate / 3600:.1f} hours; memory grows by about 16 bytes a document",
     ]
 
 
