@@ -18,8 +18,9 @@ from zoo import CELLS, INSTALLED
 import textgen
 from textgen import storage
 from textgen.data.sources import SourceOptions, find_sources
-from textgen.data.store import parts, tokenizer_of
+from textgen.data.store import tokenizer_of
 from textgen.data.tokenizers import WordTokenizer, train_tokenizer
+from textgen.distributed import parts
 from textgen.errors import TextgenError, UsageError
 from textgen.generation.generate import generate
 from textgen.generation.language_model import with_generation_config

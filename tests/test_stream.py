@@ -1,6 +1,7 @@
 """Laws of streams: every document once an epoch, in an order of the seed, exactly on after a stop, whatever the
 server does; and what is held out is never trained on."""
 
+import errno
 import gzip
 import io
 import json
@@ -103,7 +104,7 @@ def read(store, lanes, buffers):
     """The documents of the first buffers, in the order of reading."""
     tokenizer, found = store.tokenizer, []
     for number in range(buffers):
-        begun = lanes.round(number)
+        begun = lanes.buffer(number)
         for _, _, ids in lanes._read(begun.position, begun.document):
             found.append(tokenizer.decode(ids[1:]))
     return found
@@ -130,7 +131,7 @@ def test_every_document_comes_once_an_epoch_or_is_held_out(tmp_path, form):
     assert first != second
 
 
-@pytest.mark.parametrize("lost", ["nothing", "rounds", "shards", "everything"])
+@pytest.mark.parametrize("lost", ["nothing", "buffers", "shards", "everything"])
 def test_a_stopped_stream_reads_on_exactly(tmp_path, corpus, lost, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -141,8 +142,8 @@ def test_a_stopped_stream_reads_on_exactly(tmp_path, corpus, lost, monkeypatch):
 
     def meanwhile():
         (folder,) = Path(".tokens").glob("stream-*")
-        if lost == "rounds":
-            (folder / stream.ROUNDS).unlink()
+        if lost == "buffers":
+            (folder / stream.BUFFERS).unlink()
         elif lost == "shards":
             for shard in folder.glob("shard-*"):
                 shutil.rmtree(shard)
@@ -252,6 +253,19 @@ def test_addresses_of_fsspec(tmp_path):
         assert read(*folder, 5) == read(*pattern, 5)
     finally:
         system.rm("/corpus", recursive=True)
+
+
+def test_a_full_disk_is_not_waited_for(tmp_path, monkeypatch):
+    tries = []
+
+    def full(*_):
+        tries.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(remote, "_download", full)
+    with serving(files()) as (address, _), pytest.raises(OSError, match="No space left"):
+        opened([f"{address}/part-1.jsonl"], tmp_path / "cache")
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize(

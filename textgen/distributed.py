@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from textgen.errors import TextgenError
@@ -82,7 +83,7 @@ class World:
 
     def lanes(self, batch: int) -> slice:
         """The lanes of a batch that this process computes: nearly equal, contiguous parts by rank."""
-        return slice(round(self.rank * batch / self.size), round((self.rank + 1) * batch / self.size))
+        return slice(*parts(batch, self.size)[self.rank])
 
     def threads(self, cores: int) -> int:
         """The share of the cores of this machine for each of its processes."""
@@ -434,6 +435,12 @@ class World:
             received[name] = tensors[name].cpu().contiguous() if self.leads else empty
             dist.broadcast(received[name], 0)
         return received
+
+
+def parts(batch: int, number: int) -> list[tuple[int, int]]:
+    """The first and last lane of each of `number` nearly equal parts of a batch."""
+    edges = [round(part * batch / number) for part in range(number + 1)]
+    return list(pairwise(edges))
 
 
 def rank() -> int:

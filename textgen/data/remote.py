@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from textgen.data.archives import COMPRESSED_ENDINGS
 from textgen.data.recipes import PREFIX, find, parse
-from textgen.data.sources import TEXT_ENDINGS, find_sources
+from textgen.data.sources import READABLE_ENDINGS, find_sources, is_address
 from textgen.errors import TextgenError, UsageError
 from textgen.options import named
+from textgen.storage import filesystem
 
 RETRIES, FIRST_PAUSE, LONGEST_PAUSE = 6, 0.5, 60.0
 """How often an address is tried, the seconds before the second attempt, which double, and the longest pause that a
@@ -44,7 +44,7 @@ class RemoteFile:
 
     @property
     def is_local(self) -> bool:
-        return "://" not in self.address
+        return not is_address(self.address)
 
 
 class _PassingError(Exception):
@@ -53,11 +53,6 @@ class _PassingError(Exception):
     def __init__(self, reason: str, pause: float = 0.0) -> None:
         super().__init__(reason)
         self.pause = pause
-
-
-def is_remote(path: str) -> bool:
-    """Whether a corpus argument is an address, and not a path."""
-    return "://" in path
 
 
 def find_files(paths: Sequence[str]) -> list[RemoteFile]:
@@ -73,7 +68,7 @@ def find_files(paths: Sequence[str]) -> list[RemoteFile]:
             found.append(RemoteFile(path, _tried(path, lambda path=path: _http_size(path))))
         elif path.startswith(PREFIX):
             found += _listed(_parquet_of(path))
-        elif is_remote(path):
+        elif is_address(path):
             found += _listed(path)
         else:
             sources = find_sources([path])
@@ -94,12 +89,11 @@ def _listed(address: str) -> list[RemoteFile]:
         import fsspec
 
         protocol = address.partition("://")[0]
-        with needed_for(address):
+        with _known(address):
             system, path = fsspec.core.url_to_fs(address)
         names = sorted(system.glob(path)) if any(sign in path for sign in "*?[") else [path]
         if len(names) == 1 and system.isdir(names[0]):
-            endings = TEXT_ENDINGS + tuple(text + suffix for text in TEXT_ENDINGS for suffix in COMPRESSED_ENDINGS)
-            names = sorted(name for name in system.find(names[0]) if name.lower().endswith(endings))
+            names = sorted(name for name in system.find(names[0]) if name.lower().endswith(READABLE_ENDINGS))
         files = [(name, system.info(name)) for name in names]
         return [RemoteFile(f"{protocol}://{name.lstrip('/') if protocol != 'file' else name}", info.get("size"))
                 for name, info in files]  # fmt: skip
@@ -111,8 +105,8 @@ def _listed(address: str) -> list[RemoteFile]:
 
 
 @contextmanager
-def needed_for(address: str) -> Iterator[None]:
-    """A block that opens the file system of an address. Raises UsageError if there is none."""
+def _known(address: str) -> Iterator[None]:
+    """A block that opens the file system of an address. Raises UsageError if fsspec does not know it."""
     try:
         yield
     except (ImportError, ValueError) as error:
@@ -147,6 +141,8 @@ def _tried(address: str, attempt: Any) -> Any:
         except TextgenError:
             raise
         except Exception as error:  # file systems of many kinds may raise anything
+            if isinstance(error, OSError) and error.errno in filesystem.FULL:
+                raise  # of this disk, which waiting does not help
             passing = _passing(error)
             reason = str(passing or error) or type(error).__name__
             if passing is None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from textgen import storage
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
-from textgen.data.store import COUNTED, COUNTS, tokenizer_of
+from textgen.data.store import COUNTED, COUNTS, dtype_of, tokenizer_of
 from textgen.data.tokenization import Block, Encoded, blocks, count_characters, encode, gathered
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.distributed import World
@@ -38,7 +38,7 @@ class PartsWriter:
     training part."""
 
     def __init__(self, folder: filesystem.FolderWriter, tokenizer: Tokenizer, lines: bool) -> None:
-        self.dtype = "<u2" if tokenizer.vocab_size + 256 <= 1 << 16 else "<u4"
+        self.dtype = dtype_of(tokenizer)
         self.counts = {part: dict.fromkeys(COUNTED, 0) for part in PARTS}
         self.frequencies = np.zeros(tokenizer.vocab_size, dtype="<i8")
         self._tokenizer, self._lines = tokenizer, lines

@@ -44,6 +44,7 @@ from textgen.options import named
 
 CHUNK_BYTES = READ_BYTES = 1 << 20
 TEXT_ENDINGS = (".txt", ".md", ".text", ".rst", *TABLE_ENDINGS)  # files read from a folder, compressed or not
+READABLE_ENDINGS = TEXT_ENDINGS + tuple(text + suffix for text in TEXT_ENDINGS for suffix in COMPRESSED_ENDINGS)
 JSON_HEAD = 1 << 20  # bytes of a .json file that decide whether it is a table
 IN_MEMORY = "memory:"  # the prefix of tables in memory where a run records its corpus
 
@@ -190,11 +191,16 @@ def find_sources(paths: Sequence[str], stdin: BinaryIO | None = None, text_colum
     return found
 
 
+def is_address(path: str) -> bool:
+    """Whether a corpus argument is an address, such as one of http, and not a path."""
+    return "://" in path
+
+
 def refuse_missing(paths: Sequence[str]) -> None:
     """Raise as `find_sources` does for missing files, without reading anything."""
     if recipes.find(paths) is None:
         elsewhere = ("-", recipes.PREFIX)
-        here = [path for path in paths if not path.startswith(elsewhere) and "://" not in path]
+        here = [path for path in paths if not path.startswith(elsewhere) and not is_address(path)]
         find_sources([path for path in here if not Path(path).is_dir()])
 
 
@@ -209,7 +215,7 @@ def lasting(path: str) -> str:
     """A path argument in a form that means the same from any folder."""
     if isinstance(path, TableName):
         return IN_MEMORY + path
-    named = path == "-" or path.startswith(recipes.PREFIX) or "://" in path or recipes.find([path]) is not None
+    named = path == "-" or path.startswith(recipes.PREFIX) or is_address(path) or recipes.find([path]) is not None
     return path if named else str(Path(path).absolute())
 
 
@@ -272,7 +278,7 @@ def _files(name: str) -> list[Source]:
 
 
 def _missing(path: Path, name: str) -> UsageError:
-    if "://" in name:
+    if is_address(name):
         return UsageError(f"{name!r} is an address.", hint=f"{named('stream')} reads files at addresses.")
     siblings = [entry.name for entry in path.parent.glob("*")] if "\0" not in name else []
     near = did_you_mean(path.name, [*siblings, *recipes.names()])
@@ -285,11 +291,10 @@ def _in_folder(folder: Path, name: str) -> list[Source]:
     def refuse(error: OSError) -> None:
         raise unreadable(str(error.filename), error) from error
 
-    endings = TEXT_ENDINGS + tuple(text + suffix for text in TEXT_ENDINGS for suffix in COMPRESSED_ENDINGS)
     paths: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [child for child in folders if not child.startswith(".")]
-        texts = (child for child in files if child.lower().endswith(endings) and not child.startswith("."))
+        texts = (child for child in files if child.lower().endswith(READABLE_ENDINGS) and not child.startswith("."))
         paths += (Path(parent, child) for child in texts)
     found = [source for path in sorted(paths, key=lambda path: path.parts) for source in _files(str(path))]
     found = [source for source in found if form_of(source.path.name) != JSON or table_form(source)]

@@ -16,7 +16,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +190,11 @@ class TokenStore:
         return tokens if not self.about["raw"][part] else self.tokenizer.model_ids(np.asarray(tokens))
 
 
+def dtype_of(tokenizer: Tokenizer) -> str:
+    """The type of stored ids, raw bytes of unseen characters included."""
+    return DTYPES[0] if tokenizer.vocab_size + 256 <= 1 << 16 else DTYPES[1]
+
+
 def is_store(about: Mapping[str, Any]) -> bool:
     """Whether a manifest is that of a token store."""
     return about.get("kind") == KIND
@@ -356,9 +360,3 @@ def _ring(tokens: Tokens, start: int, length: int) -> Tokens:
     chunk = tokens[start : start + length]
     missing = length - len(chunk)
     return chunk if not missing else np.concatenate([chunk, tokens[:missing]])
-
-
-def parts(batch: int, number: int) -> list[tuple[int, int]]:
-    """The first and last lane of each of `number` nearly equal parts of a batch."""
-    edges = [round(part * batch / number) for part in range(number + 1)]
-    return list(pairwise(edges))

@@ -2,7 +2,7 @@
 
 A shard is a file, or a span of a large local one. Shards come in an order that changes with each epoch; the documents
 of consecutive shards fill a buffer, which is shuffled and then read like a small corpus. Everything is a function of
-the seed and of the files, so a run that is resumed reads on exactly where it has stopped: `rounds.jsonl` in the cache
+the seed and of the files, so a run that is resumed reads on exactly where it has stopped: `buffers.jsonl` in the cache
 remembers with which document each buffer begins, and is made again if it is lost.
 """
 
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from textgen import storage
 from textgen.data.remote import RemoteFile, fetch
 from textgen.data.sources import Source, SourceOptions, read, table_form
-from textgen.data.store import Lanes, Tokens
+from textgen.data.store import Lanes, Tokens, dtype_of
 from textgen.data.tokenization import encode_document
 from textgen.data.tokenizers.base import Ids, Tokenizer
 from textgen.errors import TextgenError
@@ -37,7 +37,7 @@ SPAN_BYTES = 64 << 20
 BUFFER_TOKENS = 4 << 20
 """Tokens of a buffer, within which documents are shuffled."""
 
-KIND, ROUNDS = "streamed tokens", "rounds.jsonl"
+KIND, BUFFERS = "streamed tokens", "buffers.jsonl"
 HASH_RANGE = 1 << 64
 FILES = ("ids.bin", "lengths.bin", "hashes.bin")
 Hashes = npt.NDArray[np.uint64]
@@ -194,7 +194,7 @@ class ShardCache:
     def __init__(self, folder: Path, plan: StreamPlan, tokenizer: Tokenizer, most_bytes: int) -> None:
         self._folder, self._plan, self._tokenizer = folder, plan, tokenizer
         self._most_bytes = most_bytes
-        self._dtype = "<u2" if tokenizer.vocab_size + 256 <= 1 << 16 else "<u4"
+        self._dtype = dtype_of(tokenizer)
 
     def shard(self, number: int) -> TokenShard:
         """The tokens of a shard. Raises TextgenError naming the address of one that cannot be read."""
@@ -253,7 +253,7 @@ class ShardCache:
 
     def hashes(self, number: int) -> Hashes:
         """The hashes of the documents of a shard, kept when its tokens have made room."""
-        path = self._folder / "hashes" / f"{number:06d}.npy"
+        path = self._folder / "hashes" / f"{number:06d}.bin"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             filesystem.write_file(path, self.shard(number).hashes.tobytes())
@@ -280,7 +280,10 @@ class Kept:
         if not filters.deduplicate and filters.max_documents is None:
             return np.ones(len(self._cache.hashes(shard)), dtype=bool)
         if not path.exists():
-            for place in range(self._places, self._plan.place_of(shard) + 1):
+            last = self._plan.place_of(shard)
+            if last < self._places:  # the folder was emptied meanwhile: decide again from the start
+                self._seen, self._places, self._documents = np.zeros(0, np.uint64), 0, 0
+            for place in range(self._places, last + 1):
                 self._decide(self._plan.shard_at(place), filters)
         return np.frombuffer(path.read_bytes(), np.bool_)
 
@@ -302,7 +305,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Round:
+class Buffer:
     """A buffer: where in the endless sequence of shards it begins, with which document, its number of tokens, and
     where the next one begins."""
 
@@ -332,7 +335,7 @@ class StreamLanes:
         self._cache, self._plan, self._folder, self._starts = cache, plan, folder, starts
         self._kept = Kept(cache, plan, folder)
         self._lock = threading.Lock()
-        self._rounds: list[Round] = []
+        self._buffers: list[Buffer] = []
         self._at = (0, 0)
         self._current: tuple[int, Lanes] | None = None
         self._ahead: _Ahead | None = None
@@ -350,15 +353,15 @@ class StreamLanes:
     def _place(self, step: int) -> tuple[Lanes, int]:
         """The buffer of a step, and the step within it."""
         number, first = self._at if step >= self._at[1] else (0, 0)
-        while step >= first + (steps := self._steps(self.round(number))):
+        while step >= first + (steps := self._steps(self.buffer(number))):
             number, first = number + 1, first + steps
         self._at = number, first
-        return self._buffer(number), step - first
+        return self._lanes_of(number), step - first
 
-    def _steps(self, begun: Round) -> int:
+    def _steps(self, begun: Buffer) -> int:
         return begun.tokens // self.batch_size // self.seq_length
 
-    def _buffer(self, number: int) -> Lanes:
+    def _lanes_of(self, number: int) -> Lanes:
         """A buffer, ready to read."""
         if self._current is None or self._current[0] != number:
             prepared = self._ahead.result() if self._ahead and self._ahead.number == number else None
@@ -373,40 +376,40 @@ class StreamLanes:
 
     def prepared(self, number: int) -> Lanes:
         """The tokens of a buffer, as a small corpus."""
-        begun = self.round(number)
+        begun = self.buffer(number)
         tokens = np.concatenate([own for _, _, own in self._read(begun.position, begun.document)])
         seed = int(np.random.default_rng([self._plan.seed, number, 6]).integers(1 << 62))
         return Lanes(tokens, self.batch_size, self.seq_length, seed, None, *self._starts)
 
-    def round(self, number: int) -> Round:
+    def buffer(self, number: int) -> Buffer:
         """Where a buffer begins."""
         with self._lock:
-            if not self._rounds:
-                self._rounds = self._remembered()
-            while number >= len(self._rounds):
-                last = self._rounds[-1] if self._rounds else Round(0, 0, 0, 0, 0)
-                self._rounds.append(self._after(last))
-                line = json.dumps([len(self._rounds) - 1, *astuple(self._rounds[-1])])
-                filesystem.append(self._folder / ROUNDS, line.encode() + b"\n")
-            return self._rounds[number]
+            if not self._buffers:
+                self._buffers = self._remembered()
+            while number >= len(self._buffers):
+                last = self._buffers[-1] if self._buffers else Buffer(0, 0, 0, 0, 0)
+                self._buffers.append(self._after(last))
+                line = json.dumps([len(self._buffers) - 1, *astuple(self._buffers[-1])])
+                filesystem.append(self._folder / BUFFERS, line.encode() + b"\n")
+            return self._buffers[number]
 
-    def _remembered(self) -> list[Round]:
+    def _remembered(self) -> list[Buffer]:
         """The buffers that the file lists, up to the first that it does not: several processes write it, the same
         lines, and one that was killed may have left a part of one."""
-        known: dict[int, Round] = {}
-        for line in storage.log_lines(self._folder / ROUNDS):
+        known: dict[int, Buffer] = {}
+        for line in storage.log_lines(self._folder / BUFFERS):
             with suppress(ValueError, TypeError):
                 number, *begun = json.loads(line)
-                known[number] = Round(*begun)
+                known[number] = Buffer(*begun)
         return [known[number] for number in range(len(known)) if number in known]
 
-    def _after(self, last: Round) -> Round:
+    def _after(self, last: Buffer) -> Buffer:
         """The buffer after another."""
         position, document, tokens = last.next_position, last.next_document, 0
         after = position, document
         for place, number, own in self._read(position, document):
             tokens, after = tokens + len(own), (place, number + 1)
-        return Round(position, document, tokens, *after)
+        return Buffer(position, document, tokens, *after)
 
     def _read(self, position: int, document: int) -> Iterator[tuple[int, int, Tokens]]:
         """The documents of the buffer that begins with one: its position, number and ids."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from textgen.errors import UsageError, needed
 from textgen.options import check, named
-from textgen.tasks import TrainOptions, task_of
+from textgen.tasks import TrainOptions, planned, task_of
 
 if TYPE_CHECKING:
     from textgen.evaluation import Metrics
@@ -55,6 +55,15 @@ def refuse_empty_parts(options: TrainOptions) -> None:
             f"{named('gradient_accumulation_steps', options.gradient_accumulation_steps)} is more than the batch has "
             f"lanes ({options.batch_size}).",
             hint=f"{named('batch_size')} sets how many.",
+        )
+
+
+def refuse_few_lanes(processes: int, options: TrainOptions) -> None:
+    """Raise UsageError unless every process has a lane of each batch."""
+    if planned(options.batch_size) < processes:
+        raise UsageError(
+            f"{processes} processes divide the lanes of a batch, but it has {options.batch_size}.",
+            hint=f"start fewer processes, or give {named('batch_size', 8 * processes)}.",
         )
 
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from textgen.cells.engine import State
-from textgen.data.store import parts
-from textgen.distributed import ALONE, World
+from textgen.distributed import ALONE, World, parts
 from textgen.model.stack import DropoutRates, Model, seed_noise
 from textgen.model.weights import is_like, model_tensors
 from textgen.storage import DamagedError

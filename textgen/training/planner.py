@@ -28,7 +28,7 @@ from textgen.options import named
 from textgen.tasks import TrainOptions, options_for
 from textgen.tasks.data import QUICK_LOOK, TaskData
 from textgen.threads import usable_cores
-from textgen.training import check_training, refuse_empty_parts
+from textgen.training import check_training, refuse_empty_parts, refuse_few_lanes
 from textgen.training.guards import enough_memory
 from textgen.training.optimization import Update
 
@@ -332,7 +332,7 @@ def _worth(compiled: bool, dtype: str) -> float:
 class ThisMachine:
     """What the plan needs to know about this machine, measured on the data that will be trained on.
 
-    In a job of several processes rank 0 plans, and the others `follow` it: each measurement is of a step that all of
+    In a job of several processes rank 0 plans, and the others follow: each measurement is of a step that all of
     them compute together.
     """
 
@@ -362,9 +362,7 @@ class ThisMachine:
     ) -> float:
         """The seconds of one training step, measured for about `seconds`, without compile time; with several processes,
         communication included."""
-        how = {"seconds": seconds, "compiled": compiled, "dtype": dtype}
-        self._world.share(lambda: {**how, "config": config.to_json(), "options": asdict(options)})
-        return self._measured(config, options, seconds, compiled, dtype)
+        return self._measured_by_all(config, options, seconds=seconds, compiled=compiled, dtype=dtype)
 
     def plan(self, options: TrainOptions, deadline: float) -> tuple[TrainOptions, ModelConfig, Estimate]:
         """The plan, as `plan` makes it, the same in all processes."""
@@ -393,8 +391,7 @@ class ThisMachine:
 
         def seconds(**ways: Any) -> float:
             how = {"seconds": SCALING_SECONDS, "compiled": compiled, "dtype": dtype, **ways}
-            self._world.share(lambda: {**how, "config": config.to_json(), "options": asdict(options)})
-            return self._measured(config, options, **how)
+            return self._measured_by_all(config, options, **how)
 
         together, computing = seconds(), seconds(silent=True)
         halved = seconds(silent=True, batch_size=max(size, batch // 2))
@@ -402,6 +399,11 @@ class ThisMachine:
         communication = max(0.0, together - computing)
         share = ((2 * size - 1) / (2 * size)) / ((size - 1) / size)  # of the bytes that a ring of processes sends
         return Scaling(together, communication, alone, halved + communication * share)
+
+    def _measured_by_all(self, config: ModelConfig, options: TrainOptions, **how: Any) -> float:
+        """As `_measured`, in all processes at the same time."""
+        self._world.share(lambda: {**how, "config": config.to_json(), "options": asdict(options)})
+        return self._measured(config, options, **how)
 
     def _follow(self) -> dict[str, Any]:
         """Take part in the measurements that rank 0 asks for; returns what it says when it has finished."""
@@ -423,6 +425,7 @@ class ThisMachine:
         alone: bool = False,
     ) -> float:
         """The seconds of a step; if `silent` without communication, if `alone` by rank 0 with all cores."""
+        refuse_few_lanes(self._world.size, options)
         if alone and not self._world.leads:
             return self._world.longest(0.0)
         options = replace(options, dtype=dtype, batch_size=batch_size or options.batch_size)
@@ -458,7 +461,7 @@ def choose_device(name: str, local_rank: int = 0) -> str:
     if name == "mps":
         if torch.backends.mps.is_available():
             return name
-        raise TextgenError(f"{named('device', name)}: this machine has no GPU of Apple's, or this torch no use for it.")
+        raise TextgenError(f"{named('device', name)}: this machine has no GPU of Apple's, or this torch cannot use it.")
     if name.partition(":")[0] != "cuda":
         raise UsageError(f"{named('device')} must be auto, cpu, cuda or mps, not {name!r}.")
     if torch.cuda.is_available():

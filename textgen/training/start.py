@@ -27,11 +27,11 @@ from textgen.model.stack import Model, keyed_seed
 from textgen.model.weights import make_model
 from textgen.options import changed, named
 from textgen.storage import ARGUMENTS, TOKENS, filesystem
-from textgen.tasks import DEFAULT_MINUTES, TrainOptions, options_for, planned, task_of
+from textgen.tasks import DEFAULT_MINUTES, TrainOptions, options_for, task_of
 from textgen.tasks.data import TaskData
 from textgen.threads import usable_cores
 from textgen.tracing import stored_step
-from textgen.training import CHANGEABLE, LENGTHS, Evaluated, Event, check_training, reporters
+from textgen.training import CHANGEABLE, LENGTHS, Evaluated, Event, check_training, refuse_few_lanes, reporters
 from textgen.training.guards import refuse_small_disk
 from textgen.training.optimization import Part, next_part, parts_of
 from textgen.training.planner import (
@@ -209,7 +209,7 @@ def _started(
     asked = data.decided(paths, asked)
     deadline = began + 60 * (options.minutes or DEFAULT_MINUTES)
     options, config, estimate = ThisMachine(data, device, job).plan(replace(options, threads=threads), deadline)
-    _refuse_few_lanes(job, options)
+    refuse_few_lanes(job.size, options)
     config = _with_origin(config, paths, asked)
     objective = data.objective(options)
     model, match = initial_model(config, data.tokenizer, options)
@@ -245,15 +245,6 @@ def _require_same(job: World, options: TrainOptions, data: TaskData) -> None:
     job.require_same({**own, **given, "corpus": data.digests()})
 
 
-def _refuse_few_lanes(job: World, options: TrainOptions) -> None:
-    """Raise UsageError unless every process has a lane of each batch."""
-    if planned(options.batch_size) < job.size:
-        raise UsageError(
-            f"{job.size} processes divide the lanes of a batch, but it has {options.batch_size}.",
-            hint=f"start fewer processes, or give {named('batch_size', 8 * job.size)}.",
-        )
-
-
 def _new_run(
     job: World,
     root: Path,
@@ -273,7 +264,7 @@ def _new_run(
         if dry_run:
             return [str(folder), []]
         step, warnings = stored_step(model, config.cell)
-        if not folder.exists():  # else what is there now is not this run
+        if not folder.exists():  # an existing folder holds another run until it is replaced
             job.remember(str(folder.absolute()))
         run = create_run(folder, paths, options, config, data, arguments, step)
         job.remember(str(run.folder.absolute()))
@@ -356,7 +347,7 @@ def _resumed(job: World, folder: Path, given: Mapping[str, Any], progress: Progr
     torch.set_num_threads(threads)
     data = job.in_turn(lambda: data_from(arguments, folder.parent / TOKENS, progress))
     refuse_other_data(arguments.get("digests", {}), data.digests())
-    _refuse_few_lanes(job, options)
+    refuse_few_lanes(job.size, options)
     checkpoint, wrong = _newest(job, run)
     begun_from = None if checkpoint else options.init_from  # a checkpoint has its own weights
     options_then = replace(options, init_from=begun_from)
@@ -378,7 +369,7 @@ def _resumed(job: World, folder: Path, given: Mapping[str, Any], progress: Progr
 
 
 def _stored(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments and the configuration of a run. Raises TextgenError if there is none."""
+    """The arguments and the configuration of a run. Raises TextgenError for a folder without a run."""
     if not (run.folder / ARGUMENTS).is_file():
         raise TextgenError(f"there is no run to resume in {str(run.folder)!r}.", hint="train one: textgen train FILE")
     return run.arguments(), read_config(run.folder).to_json()
