@@ -170,14 +170,15 @@ class StreamOptions:
     stream_cache: str = option("10G", "Disk space for the tokens of a stream, such as 500M or 10G.", metavar="SIZE")
     stream_sample: int = option(
         32,
-        "Megabytes at the beginning of a stream that the tokenizer learns from, and that evaluations hold out from.",
+        "Megabytes at the beginning of a stream that are read before training: the tokenizer learns from them, and the "
+        "documents held out of them judge the model.",
         low=1,
         high=100_000,
     )
-    deduplicate: bool = option(False, "Train on the first of equal documents of a stream only.", no="")
-    min_length: int = option(0, "Characters that a document of a stream has at least.", low=0, high=1_000_000_000)
+    deduplicate: bool = option(False, "Leave out documents of a stream that repeat an earlier one exactly.", no="")
+    min_length: int = option(0, "Leave out documents of a stream with fewer characters.", low=0, high=1_000_000_000)
     max_documents: int | None = option(
-        None, "Train on so many documents of a stream.", low=1, high=10**15, default_text="all"
+        None, "Train on the first N documents of a stream only.", low=1, high=10**15, default_text="all"
     )
 
     def check_stream(self, epochs: float | None) -> None:

@@ -48,7 +48,7 @@ class RemoteFile:
 
 
 class _PassingError(Exception):
-    """What may be gone at the next attempt; `pause` is how long the server asks to wait."""
+    """An error that the next attempt may not meet; `pause` is how long the server asks to wait."""
 
     def __init__(self, reason: str, pause: float = 0.0) -> None:
         super().__init__(reason)
@@ -110,7 +110,9 @@ def _known(address: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, ValueError) as error:
-        raise UsageError(f"{address!r} cannot be opened: {error}.", hint="pip install the package of it.") from error
+        raise UsageError(
+            f"{address!r} cannot be opened: {error}.", hint="install the package that it names."
+        ) from error
 
 
 def fetch(file: RemoteFile, target: Path, start: int = 0, stop: int | None = None) -> None:
@@ -157,7 +159,7 @@ def _tried(address: str, attempt: Any) -> Any:
 
 
 def _passing(error: Exception) -> _PassingError | None:
-    """The error as one that may be gone at the next attempt; None if it will not."""
+    """The error, if the next attempt may succeed; None if it cannot."""
     if isinstance(error, _PassingError):
         return error
     if isinstance(error, urllib.error.HTTPError):
@@ -200,7 +202,7 @@ def _copy_from(file: RemoteFile, copy: BinaryIO) -> None:
 
 
 def _copied(source: Any, copy: BinaryIO, wanted: int | None) -> int:
-    """Copy at most so many bytes; returns how many there were."""
+    """Copy at most `wanted` bytes, None for all; returns how many there were."""
     if wanted is None:
         shutil.copyfileobj(source, copy, BLOCK)
         return copy.tell()

@@ -45,7 +45,7 @@ class PartsWriter:
         self._outputs = {part: folder.create(f"{part}.bin") for part in PARTS}
 
     def add(self, part: str, begun: int, encoded: Encoded) -> None:
-        """Add ids in which so many documents begin. The boundary of a line counts as the line end of a line."""
+        """Add ids in which `begun` documents begin. The boundary of a line counts as the line end of a line."""
         ids, size, characters = encoded
         self._outputs[part].write(ids.astype(self.dtype).tobytes())
         ends = begun if self._lines else 0

@@ -189,7 +189,7 @@ class TokenShard:
 
 class ShardCache:
     """Token shards in a folder of limited size, made when they are needed. Processes that share it wait for each other
-    instead of doing the same work; the ones that were used longest ago make room."""
+    instead of doing the same work; the least recently used ones make room."""
 
     def __init__(self, folder: Path, plan: StreamPlan, tokenizer: Tokenizer, most_bytes: int) -> None:
         self._folder, self._plan, self._tokenizer = folder, plan, tokenizer
@@ -239,7 +239,7 @@ class ShardCache:
             new.about = {"kind": KIND, "tokens": sum(lengths)}
 
     def _make_room(self, newest: Path) -> None:
-        """Remove the shards that were used longest ago, until the rest and the newest fit."""
+        """Remove the least recently used shards until the rest fit."""
         found: list[tuple[float, int, Path]] = []
         for folder in self._folder.glob("shard-*"):
             with suppress(OSError):  # another process has just removed it
@@ -266,8 +266,8 @@ def is_short(document: bytes, least: int) -> bool:
 
 
 class Kept:
-    """Which documents of each shard are trained on, in the order of the first epoch: of equal ones the first, and not
-    more than there may be. The answers are kept on the disk."""
+    """Which documents of each shard are trained on, in the order of the first epoch: the first of equal ones, at most
+    `max_documents` in all. The answers are kept on the disk."""
 
     def __init__(self, cache: ShardCache, plan: StreamPlan, folder: Path) -> None:
         self._cache, self._plan, self._folder = cache, plan, folder

@@ -245,7 +245,7 @@ class TrainOptions(FileOptions, SplitOptions):
     )
     sync_every: int = option(
         1,
-        "Average the weights of all processes once in N steps, instead of adding their gradients in every step: for "
+        "Average the weights of all processes every N steps, instead of adding their gradients in each step; for "
         "slow networks.",
         low=1,
         high=1_000_000,

@@ -1,5 +1,5 @@
 """The loss of a window as a module, so that `DistributedDataParallel` sums its gradients over all processes; and local
-stochastic gradient descent, which averages weights instead, once in several steps (Stich 2019).
+stochastic gradient descent, which averages weights every few steps instead (Stich 2019).
 
 Each process computes its own lanes of every batch. Losses are weighted by their share of the whole batch's targets, so
 the sum of the gradients is that of one process, however the lanes are divided.

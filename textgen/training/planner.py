@@ -97,7 +97,7 @@ SUSTAINED = 1.06
 shared virtual machine)."""
 
 NEVER = 1_000_000
-"""Processes that average their weights once in so many steps do not communicate while they are measured."""
+"""Processes that average their weights this rarely do not communicate while they are measured."""
 
 WARM_STEPS = 2
 """Steps that are not timed: the first ones also allocate memory."""
