@@ -37,27 +37,14 @@ def poison(trainer, where, step, draw, value):
     """Nonsense at one step (from 1 after the checkpoint at hand): in the loss, a gradient or a cell's output."""
     layer = trainer.model.stack.layers[draw.randrange(2)]
     if where == "loss":
-        loss = at_call(step, type(trainer.objective).loss, lambda loss: loss + value)
-        trainer.update.objective = Spoiled(trainer.objective, loss)
+        spoil = at_call(step, lambda result: result, lambda result: (result[0] + value, result[1]))
+        trainer.update._loss.register_forward_hook(lambda module, inputs, result: spoil(result))
     elif where == "gradient":
         parameter = draw.choice(list(trainer.model.parameters()))
         parameter.register_hook(at_call(step, lambda gradient: gradient, lambda g: spoiled_entry(g, draw, value)))
     else:
         spoil = at_call(step, type(layer).forward, lambda out: (spoiled_entry(out[0], draw, value), out[1]))
         layer.forward = lambda *args, **kwargs: spoil(layer, *args, **kwargs)
-
-
-class Spoiled:
-    """An objective with another loss."""
-
-    def __init__(self, objective, loss):
-        self._objective, self._loss = objective, loss
-
-    def __getattr__(self, name):
-        return getattr(self._objective, name)
-
-    def loss(self, outputs, targets):
-        return self._loss(self._objective, outputs, targets)
 
 
 def stored(folder):
