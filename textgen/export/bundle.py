@@ -25,6 +25,7 @@ from textgen.runtime.graph import StepGraph
 from textgen.runtime.int8 import Int8Rows
 from textgen.runtime.ops import Array
 from textgen.tasks.classification.model import Classifier
+from textgen.tasks.forecasting.combining import KINDS, SMOOTHED, Smoother
 from textgen.tasks.forecasting.design import prepare_series
 from textgen.tasks.forecasting.forecaster import Forecaster
 from textgen.tasks.forecasting.reading import Series
@@ -95,6 +96,7 @@ def _forecasting(model: Forecaster) -> dict[str, Any]:
         "reach": design.reach,
         "context": design.context,
         "offsets": list(design.lags.offsets),
+        "season": design.season,
         "seasons": len(design.lags.seasons),
         "series": [_series(model, each) for each in [*model.history.values()][:MOST_SERIES]],
     }
@@ -106,7 +108,12 @@ def _series(model: Forecaster, series: Series) -> dict[str, Any]:
     times = series.clock.labels(series.start + design.clock.step * np.arange(len(series) + later))
     scale = {name: value for name, value in asdict(rows.scale).items() if name not in ("base", "end", "naive")}
     floor = float(rows.floor[-1])
+    share = model.combination.of(series.name)
+    smoother = Smoother([rows], design, [len(rows) - 1])
     return {
+        "combination": dict(zip(KINDS, share.weights, strict=True)),
+        "stretch": share.stretch,
+        "smoothing": smoother.described(0, len(rows) - 1) if share.weights[KINDS.index(SMOOTHED)] else None,
         "name": series.name,
         "scale": scale,
         "weights": list(rows.scale.weights()),

@@ -26,7 +26,7 @@ from textgen.tasks.forecasting.data import SeriesData
 from textgen.tasks.forecasting.design import PreparedSeries, prepare_series
 from textgen.tasks.forecasting.forecaster import Forecast, Forecaster
 from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastPrediction
-from textgen.tasks.forecasting.rolling import BacktestReport, ForecastRequest
+from textgen.tasks.forecasting.rolling import LAST, SEASONAL, BacktestReport, ForecastRequest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,6 +148,10 @@ def _shown(report: BacktestReport) -> str:
 def _notes(report: BacktestReport) -> list[str]:
     """Notes on the metrics: where evaluation begins, and why one is undefined."""
     number, lines = len(report.by_series), []
+    if report.weights:
+        largest = sorted(report.weights.items(), key=lambda each: -each[1])
+        shares = " + ".join(f"{weight:.0%} {kind.replace('_', ' ')}" for kind, weight in largest if weight >= 0.005)
+        lines.append(f"the model is {shares}" + (", on average" if number > 1 else ""))
     if report.continued:
         which = "" if report.continued == number else f"{count(report.continued)} series: "
         lines.append(f"{which}the table begins after the training data; every row is scored, from the end of training")
@@ -160,7 +164,7 @@ def _notes(report: BacktestReport) -> list[str]:
 
 def _beats_naive(errors: dict[str, Any]) -> bool:
     squares = {method: found.mean("scaled_square") or 0.0 for method, found in errors.items()}
-    return squares["model"] < min(value for method, value in squares.items() if method != "model")
+    return squares["model"] < min(value for method, value in squares.items() if method in (LAST, SEASONAL))
 
 
 def _draw(forecaster: Forecaster, rows: list[PreparedSeries], asked: ForecastRequest, path: Path) -> None:

@@ -19,6 +19,7 @@ from textgen.generation.language_model import opened, stored_stepper
 from textgen.model import ModelConfig
 from textgen.model.stepper import Stepper
 from textgen.tasks.forecasting import data
+from textgen.tasks.forecasting.combining import COMBINATION_FILE, RECURRENT_ONLY, Combination, CombinedLoop
 from textgen.tasks.forecasting.data import continued
 from textgen.tasks.forecasting.design import DESIGN_FILE, LARGEST, Design, PreparedSeries, prepare_series
 from textgen.tasks.forecasting.options import ForecastingOptions
@@ -64,6 +65,8 @@ class Forecaster:
     stepper: Stepper
     history: Mapping[str, Series]
     """The end of each series in the training data, by name."""
+    combination: Combination = RECURRENT_ONLY
+    """How the forecasts of the stepper are combined with others."""
 
     def read(
         self, corpus: Any, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
@@ -141,12 +144,10 @@ class Forecaster:
     def predict_rows(self, rows: Sequence[PreparedSeries], request: ForecastRequest) -> list[Forecast]:
         """Like `predict`, for series that are already read."""
         design, horizon = self.design, request.horizon
-        recent = [
-            prepare_series(each.series, design, horizon).since(max(0, len(each) - design.context)) for each in rows
-        ]
-        loop = SeriesLoop(self.stepper, recent, design)
+        rows_ahead = [prepare_series(each.series, design, horizon) for each in rows]
+        loop, after = self._loop(rows_ahead, [len(each) for each in rows])
         found: dict[int, Forecast] = {}
-        for some in list(loop.read([len(each) - 1 for each in recent], 1 << 20)):
+        for some in list(loop.read([start - 1 for start in after], 1 << 20)):
             scaled = loop.forecasts(some, horizon)
             drawn = np.zeros((len(some), 0, horizon))
             if request.number:
@@ -210,12 +211,12 @@ class Forecaster:
         self, rows: Sequence[PreparedSeries], first: Sequence[int], request: ForecastRequest
     ) -> BacktestReport:
         """Like `evaluate`, for series that are already read, from step `first` of each."""
-        begin = [
-            min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)
-        ]
-        recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
-        after = [start - begun for start, begun in zip(first, begin, strict=True)]
-        return SeriesLoop(self.stepper, recent, self.design).evaluate(after, request)
+        loop, after = self._loop(rows, first)
+        return loop.evaluate(after, request)
+
+    def _loop(self, rows: Sequence[PreparedSeries], first: Sequence[int]) -> tuple[SeriesLoop, list[int]]:
+        """The loop for forecasts of the steps from `first` of each series on, and where those are in its rows."""
+        return CombinedLoop.over(self.stepper, rows, self.design, first, self.combination)
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
@@ -231,11 +232,17 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     design = Design.from_json(content, str(path / DESIGN_FILE))
     if config.features != design.width:
         raise storage.DamagedError(f"{path / DESIGN_FILE} is damaged: its inputs are not those of the model.")
-    stepper = stored_stepper(path, manifest, config, backend)
+    combination = RECURRENT_ONLY
+    if COMBINATION_FILE in manifest["files"]:
+        content = storage.parse_json(
+            storage.verified(path, COMBINATION_FILE, manifest, storage.JSON_LIMIT), str(path / COMBINATION_FILE)
+        )
+        combination = Combination.from_json(content, str(path / COMBINATION_FILE))
+    stepper: Stepper | None = stored_stepper(path, manifest, config, backend)
     kept = data.from_bytes(storage.verified(path, data.HISTORY_FILE, manifest), design, str(path / data.HISTORY_FILE))
     if stepper is None:
         from textgen.model.weights import load_weights
         from textgen.tasks.forecasting.objective import TorchForecastStepper
 
-        return Forecaster(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)
-    return Forecaster(config, design, stepper, kept)
+        stepper = TorchForecastStepper(load_weights(path, manifest, config))
+    return Forecaster(config, design, stepper, kept, combination)

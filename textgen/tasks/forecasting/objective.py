@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from textgen import storage
 from textgen.cells.engine import State
 from textgen.model.stack import Model
 from textgen.model.weights import TorchRows
+from textgen.tasks.forecasting.combining import COMBINATION_FILE, Combination, CombinedLoop
 from textgen.tasks.forecasting.design import Design, PreparedSeries, Windows
 from textgen.tasks.forecasting.rolling import (
     FREEDOM_AT_ZERO,
@@ -27,7 +29,8 @@ from textgen.tasks.forecasting.rolling import (
     SeriesLoop,
 )
 from textgen.tasks.forecasting.scaling import Floats32, rounded
-from textgen.tasks.objective import Objective, at_least_float32
+from textgen.tasks.forecasting.weighting import fitted
+from textgen.tasks.objective import Metrics, Objective, at_least_float32
 
 PIECE = 1 << 18  # the most time steps, over all series in a batch, that the held-out loss reads at once
 QUICK_ORIGINS = 256  # the number of forecast origins in a quick evaluation, over all series
@@ -52,6 +55,8 @@ class ForecastMetrics:
     loss: float
     error: float
     horizon: int
+    combination: Combination | None = None
+    """How the model's forecasts are combined with others; only after training."""
 
     @property
     def criterion(self) -> float:
@@ -77,6 +82,7 @@ class ForecastingObjective(Objective):
     windows: Windows
     design: Design
     holds_out: bool
+    combines: bool = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,10 +112,18 @@ class ForecastingObjective(Objective):
         horizon = self.design.horizon
         origins = sum(max(0, len(r) - horizon - start + 1) for r, start in zip(rows, first, strict=True))
         request = ForecastRequest(horizon, max(1, origins // QUICK_ORIGINS) if quick else 1, number=0)
-        report = SeriesLoop(TorchForecastStepper(model), rows, self.design).evaluate(first, request)
-        square = report.errors[MODEL].mean("scaled_square")
+        stepper, combination = TorchForecastStepper(model), None
+        loop, begin = SeriesLoop(stepper, rows, self.design), first
+        if self.combines and not quick:
+            combination = fitted(stepper, self.windows.rows, self.design, self.windows.ends)
+            loop, begin = CombinedLoop.over(stepper, self.windows.rows, self.design, self.windows.ends, combination)
+        square = loop.evaluate(begin, request).errors[MODEL].mean("scaled_square")
         assert square is not None
-        return ForecastMetrics(held_out_loss(model, rows, first), math.sqrt(square), horizon)
+        return ForecastMetrics(held_out_loss(model, rows, first), math.sqrt(square), horizon, combination)
+
+    def files(self, metrics: Metrics) -> dict[str, bytes]:
+        found = metrics.combination if isinstance(metrics, ForecastMetrics) else None
+        return {} if found is None else {COMBINATION_FILE: storage.to_json(found.to_json())}
 
     @cached_property
     def _held_out(self) -> tuple[list[PreparedSeries], list[int]]:
