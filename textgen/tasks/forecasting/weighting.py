@@ -87,7 +87,7 @@ def _judged(loop: CombinedLoop, begin: Sequence[int], ends: Sequence[int]) -> li
 
 def _moments(loop: CombinedLoop, origins: Sequence[Origins]) -> tuple[Floats, Floats]:
     """The mean products of the scaled errors of two kinds (S, K, K), and how many independent forecasts each series has
-    (S,): those that do not overlap."""
+    (S,): those that do not overlap by more than half."""
     horizon, number = loop.design.horizon, len(loop.rows)
     moments, counted = np.zeros((number, len(KINDS), len(KINDS))), np.zeros(number)
     earliest, latest = np.full(number, np.inf), np.full(number, -np.inf)
@@ -101,7 +101,7 @@ def _moments(loop: CombinedLoop, origins: Sequence[Origins]) -> tuple[Floats, Fl
             counted[k] += known.sum()
             earliest[k] = min(earliest[k], some.steps[here].min())
             latest[k] = max(latest[k], some.steps[here].max())
-    independent = np.where(counted > 0, (latest - earliest) / horizon + 1, 0.0)
+    independent = np.where(counted > 0, 2 * (latest - earliest) / (horizon + 1) + 1, 0.0)
     return moments / np.maximum(counted, 1)[:, None, None], independent
 
 
