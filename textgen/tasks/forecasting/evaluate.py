@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,15 +19,16 @@ import numpy as np
 
 from textgen.errors import TextgenError, UsageError, require
 from textgen.formatting import aligned, count, plural, table
-from textgen.screen import Output, say, warn
+from textgen.screen import Output, rewrite_line, say, warn
 from textgen.storage import filesystem
 from textgen.storage.outputs import to_png
 from textgen.tasks import Request
+from textgen.tasks.forecasting.baselines import Reached, require_baselines
 from textgen.tasks.forecasting.data import SeriesData
 from textgen.tasks.forecasting.design import PreparedSeries, prepare_series
 from textgen.tasks.forecasting.forecaster import Forecast, Forecaster
-from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastPrediction
-from textgen.tasks.forecasting.rolling import BacktestReport, ForecastRequest
+from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastPrediction, chosen_baselines
+from textgen.tasks.forecasting.rolling import LAST, MODEL, SEASONAL, BacktestReport, ForecastRequest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,8 +98,10 @@ def evaluate(request: Request) -> None:
     plot, reading = request.outputs.get("plot"), request.reading
     if plot is not None:
         require("matplotlib")
-    forecaster: Forecaster = request.load()
     options: ForecastEvaluation = request.options
+    methods = chosen_baselines(options.baselines)
+    require_baselines(methods)
+    forecaster: Forecaster = request.load()
     horizon = options.horizon or forecaster.horizon
     asked = ForecastRequest(horizon, number=options.paths, level=options.level, seed=options.seed)
     if request.inputs:
@@ -117,32 +121,59 @@ def evaluate(request: Request) -> None:
     else:
         data = cast(SeriesData, request.held_out())
         rows, first = data.rows, data.ends
-    report = forecaster.evaluate_rows(rows, first, asked)
+    report = forecaster.evaluate_rows(rows, first, asked, methods, _progress(methods))
     Output().write(json.dumps(report.to_json(), ensure_ascii=False) + "\n" if request.as_json else _shown(report))
     if plot is not None:
         plot.check()
         _draw(forecaster, rows, asked, plot.path)
 
 
+def _progress(methods: Sequence[str]) -> Reached | None:
+    """Shows how far the baselines are, on a terminal."""
+    if not methods or not sys.stderr.isatty():
+        return None
+    return lambda done, total: rewrite_line(f"baselines {done:,} of {total:,} forecasts" if done < total else "")
+
+
 def _shown(report: BacktestReport) -> str:
     """A table of the methods, and the number of series for which the model beats the naive forecasts."""
+    lines = [_table(report), _windows(report), *_notes(report)]
+    number = len(report.by_series)
+    if number > 1:
+        better = sum(_beats_naive(errors) for errors in report.by_series.values())
+        lines.append(f"better than every naive forecast (RMSE) on {count(better)} of {count(number)} series")
+    if report.recent is not None:
+        lines += ["", "The last windows of each series, with the baselines:", _table(report.recent)]
+        lines += [_windows(report.recent), *_unfitted(report.recent)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(report: BacktestReport) -> str:
+    """The errors of every method."""
     found = {method: errors.to_json() for method, errors in report.errors.items()}
     shown = {label: aligned([each[name] for each in found.values()]) for name, label in COLUMNS.items()}
     shown[COLUMNS["coverage"]] = [
         "-" if each["coverage"] is None else f"{each['coverage']:.1%}" for each in found.values()
     ]
     rows = [{"": method, **{label: shown[label][k] for label in shown}} for k, method in enumerate(found)]
-    lines = [table(rows, ["", *COLUMNS.values()])]
+    return table(rows, ["", *COLUMNS.values()])
+
+
+def _windows(report: BacktestReport) -> str:
+    """What was scored."""
     request, number = report.request, len(report.by_series)
-    lines.append(
+    return (
         f"{plural(report.windows, 'window')} of {plural(request.horizon, 'step')} · {count(number)} series · "
         f"season {report.season} · coverage is that of the {request.level:g}% interval"
     )
-    lines += _notes(report)
-    if number > 1:
-        better = sum(_beats_naive(errors) for errors in report.by_series.values())
-        lines.append(f"better than every naive forecast (RMSE) on {count(better)} of {count(number)} series")
-    return "\n".join(lines) + "\n"
+
+
+def _unfitted(report: BacktestReport) -> list[str]:
+    """Notes on baselines that could not be fitted."""
+    return [
+        f"{method} could not be fitted for {plural(number, 'window')}; there, it is the last value"
+        for method, number in report.unfitted.items()
+    ]
 
 
 def _notes(report: BacktestReport) -> list[str]:
@@ -155,12 +186,12 @@ def _notes(report: BacktestReport) -> list[str]:
     if undefined:
         whose = "this series" if number == 1 else f"{count(undefined)} of {count(number)} series"
         lines.append(f"no MASE for {whose}: the seasonal naive forecast has no error in the training part")
-    return lines
+    return lines + _unfitted(report)
 
 
 def _beats_naive(errors: dict[str, Any]) -> bool:
     squares = {method: found.mean("scaled_square") or 0.0 for method, found in errors.items()}
-    return squares["model"] < min(value for method, value in squares.items() if method != "model")
+    return squares[MODEL] < min(value for method, value in squares.items() if method in (LAST, SEASONAL))
 
 
 def _draw(forecaster: Forecaster, rows: list[PreparedSeries], asked: ForecastRequest, path: Path) -> None:

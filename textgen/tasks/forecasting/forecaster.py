@@ -19,9 +19,10 @@ from textgen.generation.language_model import opened, stored_stepper
 from textgen.model import ModelConfig
 from textgen.model.stepper import Stepper
 from textgen.tasks.forecasting import data
+from textgen.tasks.forecasting.baselines import Reached, with_baselines
 from textgen.tasks.forecasting.data import continued
 from textgen.tasks.forecasting.design import DESIGN_FILE, LARGEST, Design, PreparedSeries, prepare_series
-from textgen.tasks.forecasting.options import ForecastingOptions
+from textgen.tasks.forecasting.options import ForecastingOptions, chosen_baselines
 from textgen.tasks.forecasting.reading import Series, read_series
 from textgen.tasks.forecasting.rolling import BacktestReport, ForecastRequest, SeriesLoop, interval
 from textgen.tasks.forecasting.scaling import Floats, Scale, rounded
@@ -189,15 +190,19 @@ class Forecaster:
         encoding: str | None = None,
         delimiter: str | None = None,
         decimal: str | None = None,
+        baselines: str | Sequence[str] = (),
     ) -> BacktestReport:
         """Backtest this model and the naive forecasts, by rolling origin, on all values after the training data; for
         other series, on their last tenth, at least one horizon.
 
-        Raises TextgenError if there is nothing to forecast.
+        `baselines` are classical forecasters to score on the same windows, 'ets' and 'arima': AutoETS and AutoARIMA of
+        statsforecast, which take seconds to minutes for each series. Where they are only scored on the last windows,
+        these are in the report's `recent`. Raises TextgenError if there is nothing to forecast.
         """
+        methods = chosen_baselines(baselines)
         request = self._request(horizon, stride, number, level, seed)
         rows = self.read(corpus, encoding, delimiter, decimal)
-        return self.evaluate_rows(rows, [self.unseen(each, request.horizon) for each in rows], request)
+        return self.evaluate_rows(rows, [self.unseen(each, request.horizon) for each in rows], request, methods)
 
     def unseen(self, rows: PreparedSeries, horizon: int) -> int:
         """The first step of a series after the training data."""
@@ -207,15 +212,25 @@ class Forecaster:
         return max(1, -(-(scale.end - rows.series.start) // self.design.clock.step))
 
     def evaluate_rows(
-        self, rows: Sequence[PreparedSeries], first: Sequence[int], request: ForecastRequest
+        self,
+        rows: Sequence[PreparedSeries],
+        first: Sequence[int],
+        request: ForecastRequest,
+        methods: Sequence[str] = (),
+        reached: Reached | None = None,
     ) -> BacktestReport:
-        """Like `evaluate`, for series that are already read, from step `first` of each."""
-        begin = [
-            min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)
-        ]
-        recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
-        after = [start - begun for start, begun in zip(first, begin, strict=True)]
-        return SeriesLoop(self.stepper, recent, self.design).evaluate(after, request)
+        """Like `evaluate`, for series that are already read, from step `first` of each. `reached` is called as the
+        baselines in `methods` proceed."""
+
+        def scored(first: Sequence[int], request: ForecastRequest) -> BacktestReport:
+            begin = [
+                min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)
+            ]
+            recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
+            after = [start - begun for start, begun in zip(first, begin, strict=True)]
+            return SeriesLoop(self.stepper, recent, self.design).evaluate(after, request)
+
+        return with_baselines(scored, rows, first, request, methods, reached)
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from textgen.data import FileOptions
-from textgen.errors import UsageError
+from textgen.errors import UsageError, did_you_mean
 from textgen.options import named, option
 from textgen.storage.outputs import FORECASTS, PLOT
 from textgen.tasks import TrainOptions
 
 TRANSFORMS = ("auto", "none", "log")
+BASELINES = ("ets", "arima")
+"""Classical forecasters that evaluation can show beside the model: AutoETS and AutoARIMA."""
+
 TEXT_ONLY = ("init_from", "embedding_dropout")
 """Training options that only apply to text."""
 
@@ -77,6 +81,11 @@ class ForecastOptions(FileOptions):
 class ForecastEvaluation(ForecastOptions):
     """How a forecaster is evaluated."""
 
+    baselines: str | None = option(
+        None,
+        "Classical forecasters to score on the same windows: ets, arima (AutoETS and AutoARIMA; slow).",
+        metavar="NAME,...",
+    )
     plot: str | None = option(None, "Plot the result as PNG.", metavar="FILE", writes=PLOT)
 
 
@@ -106,3 +115,13 @@ def check_series(options: ForecastingOptions) -> None:
     given = next((name for name in TEXT_ONLY if getattr(options, name) != getattr(TrainOptions, name)), None)
     if given is not None:
         raise UsageError(f"{named(given)} applies to text, not to time series.")
+
+
+def chosen_baselines(asked: Any) -> list[str]:
+    """The baselines of a text such as `ets,arima`, or of a list of names. Raises UsageError for an unknown one."""
+    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked or ())
+    for name in names:
+        if name not in BASELINES:
+            near = did_you_mean(str(name), BASELINES)
+            raise UsageError(f"{named('baselines')} must be some of {', '.join(BASELINES)}, not {name!r}.{near}")
+    return list(dict.fromkeys(names))

@@ -295,6 +295,10 @@ class BacktestReport:
     """Series whose table begins after the end of training: all of their rows are scored."""
     errors: dict[str, Errors] = field(default_factory=dict)
     by_series: dict[str, dict[str, Errors]] = field(default_factory=dict)
+    unfitted: dict[str, int] = field(default_factory=dict)
+    """How often a method could not be fitted, so that the last value stands in for its forecast."""
+    recent: BacktestReport | None = None
+    """The same over the last windows of each series, where other methods are only scored on these."""
 
     def to_json(self) -> dict[str, Any]:
         """Every metric, by method; for several series, of each of them too."""
@@ -307,11 +311,13 @@ class BacktestReport:
             "level": self.request.level,
             **_metrics(self.errors),
             **({"series": each} if len(each) > 1 else {}),
+            **({"not_fitted": self.unfitted} if self.unfitted else {}),
+            **({"recent": self.recent.to_json()} if self.recent else {}),
         }
 
 
 def _metrics(errors: dict[str, Errors]) -> dict[str, Any]:
-    return {method.replace(" ", "_"): found.to_json() for method, found in errors.items()}
+    return {method.lower().replace(" ", "_"): found.to_json() for method, found in errors.items()}
 
 
 @dataclass
