@@ -26,7 +26,7 @@ from textgen.tasks import Request
 from textgen.tasks.forecasting.baselines import Reached, require_baselines
 from textgen.tasks.forecasting.data import SeriesData
 from textgen.tasks.forecasting.design import PreparedSeries, prepare_series
-from textgen.tasks.forecasting.forecaster import Forecast, Forecaster
+from textgen.tasks.forecasting.forecaster import Forecast, ForecastModel
 from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastPrediction, chosen_baselines
 from textgen.tasks.forecasting.rolling import LAST, MODEL, SEASONAL, BacktestReport, ForecastRequest
 
@@ -101,7 +101,7 @@ def evaluate(request: Request) -> None:
     options: ForecastEvaluation = request.options
     methods = chosen_baselines(options.baselines)
     require_baselines(methods)
-    forecaster: Forecaster = request.load()
+    forecaster: ForecastModel = request.load()
     horizon = options.horizon or forecaster.horizon
     asked = ForecastRequest(horizon, number=options.paths, level=options.level, seed=options.seed)
     if request.inputs:
@@ -194,7 +194,7 @@ def _beats_naive(errors: dict[str, Any]) -> bool:
     return squares[MODEL] < min(value for method, value in squares.items() if method in (LAST, SEASONAL))
 
 
-def _draw(forecaster: Forecaster, rows: list[PreparedSeries], asked: ForecastRequest, path: Path) -> None:
+def _draw(forecaster: ForecastModel, rows: list[PreparedSeries], asked: ForecastRequest, path: Path) -> None:
     """The forecast of the last horizon of each series, beside the actual values."""
     cut = [each.series.slice(0, len(each) - asked.horizon) for each in rows]
     found = forecaster.predict_rows([prepare_series(each, forecaster.design) for each in cut], asked)
@@ -212,7 +212,7 @@ def predict(request: Request) -> None:
     output, plot = request.outputs.get("output"), request.outputs.get("plot")
     if plot is not None:
         require("matplotlib")
-    forecaster: Forecaster = request.load()
+    forecaster: ForecastModel = request.load()
     options: ForecastPrediction = request.options
     found = forecaster.predict(
         request.inputs,

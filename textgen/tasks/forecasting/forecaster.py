@@ -57,7 +57,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Forecaster:
+class ForecastModel:
     """A trained model of the forecast task; `design` says how tables are read."""
 
     config: ModelConfig
@@ -119,10 +119,14 @@ class Forecaster:
             >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
             >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
         """
-        request = self._request(horizon, 1, number, level, seed)
+        request = self.request(horizon, 1, number, level, seed)
         return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), request)
 
-    def _request(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> ForecastRequest:
+    def kept(self) -> list[PreparedSeries]:
+        """The end of each series of the training data, which the model keeps."""
+        return [prepare_series(each, self.design) for each in self.history.values()]
+
+    def request(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> ForecastRequest:
         """The request, checked against the limits of the command's options. Raises UsageError naming the parameter."""
         chosen = self.horizon if horizon is None else horizon
         whole = arguments.whole_number
@@ -200,7 +204,7 @@ class Forecaster:
         these are in the report's `recent`. Raises TextgenError if there is nothing to forecast.
         """
         methods = chosen_baselines(baselines)
-        request = self._request(horizon, stride, number, level, seed)
+        request = self.request(horizon, stride, number, level, seed)
         rows = self.read(corpus, encoding, delimiter, decimal)
         return self.evaluate_rows(rows, [self.unseen(each, request.horizon) for each in rows], request, methods)
 
@@ -233,7 +237,7 @@ class Forecaster:
         return with_baselines(scored, rows, first, request, methods, reached)
 
 
-def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
+def load(folder: str | os.PathLike[str], backend: str = "auto") -> ForecastModel:
     """Open a model folder of the forecast task. Runs no code from it. Raises as
     `textgen.generation.language_model.load`."""
     path = arguments.path("folder", folder)
@@ -252,5 +256,5 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
         from textgen.model.weights import load_weights
         from textgen.tasks.forecasting.objective import TorchForecastStepper
 
-        return Forecaster(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)
-    return Forecaster(config, design, stepper, kept)
+        return ForecastModel(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)
+    return ForecastModel(config, design, stepper, kept)
