@@ -124,6 +124,7 @@ def test_a_newer_table_is_continued(plain):
     found = plain.predict(2, newer, level=50.0)
     assert found["time"].tolist() == [pd.Timestamp(1995, 3, 1), pd.Timestamp(1995, 4, 1)]
     assert len(plain.predict(horizon=7)) == 7
+    assert list(plain.predict(quantiles=0.25).columns)[-1] == "q0.25"
 
 
 def test_what_was_held_out_is_evaluated(plain):

@@ -78,18 +78,24 @@ class Forecaster:
         return self._model
 
     def predict(
-        self, horizon: int | None = None, table: Any = None, level: float = 90.0, number: int = 200, seed: int = 0
+        self,
+        horizon: int | None = None,
+        table: Any = None,
+        level: float = 90.0,
+        number: int = 200,
+        seed: int = 0,
+        quantiles: Any = None,
     ) -> Any:
         """Forecast the next `horizon` steps (by default as in training) of each series, as a frame of the kind that
         `fit` was given.
 
-        Its columns are `series`, `time`, `forecast`, `low` and `high`; `time` holds dates where the table did, and
-        otherwise times as the table writes them. The forecasts continue the training data or, if given, a newer
-        `table`. `number` sample paths give the interval of `level` percent. Raises TextgenError before `fit`, and for a
-        table that cannot be read.
+        Its columns are `series`, `time`, `forecast`, `low` and `high`, and `q0.1` and so on for `quantiles`; `time`
+        holds dates where the table did, and otherwise times as the table writes them. The forecasts continue the
+        training data or, if given, a newer `table`. `number` sample paths give the interval of `level` percent. Raises
+        TextgenError before `fit`, and for a table that cannot be read.
         """
         model = self.model
-        request = model.request(horizon, 1, number, level, seed)
+        request = model.request(horizon, 1, number, level, seed, quantiles)
         found = model.predict_rows(model.kept() if table is None else model.read(table), request)
         kind, times = self._kind, self._times
         if table is not None:
@@ -111,6 +117,7 @@ class Forecaster:
         level: float = 90.0,
         seed: int = 0,
         baselines: str | Sequence[str] = (),
+        quantiles: Any = None,
     ) -> BacktestReport:
         """The errors of the model and of naive forecasts by rolling origin (see `ForecastModel.evaluate`): on the
         values of a `table` after the training data, or without one on the part that training held out.
@@ -119,12 +126,12 @@ class Forecaster:
         """
         model = self.model
         if table is not None:
-            return model.evaluate(table, horizon, stride, number, level, seed, baselines=baselines)
+            return model.evaluate(table, horizon, stride, number, level, seed, baselines=baselines, quantiles=quantiles)
         assert self.folder is not None
         data: Any = data_of(self.folder)
         if not data.held_out_tokens:
             raise TextgenError("nothing was held out to evaluate on.", hint="evaluate(TABLE), with newer values.")
-        request = model.request(horizon, stride, number, level, seed)
+        request = model.request(horizon, stride, number, level, seed, quantiles)
         return model.evaluate_rows(data.rows, data.ends, request, chosen_baselines(baselines))
 
 

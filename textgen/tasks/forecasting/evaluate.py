@@ -19,6 +19,7 @@ import numpy as np
 
 from textgen.errors import TextgenError, UsageError, require
 from textgen.formatting import aligned, count, plural, table
+from textgen.options import named
 from textgen.screen import Output, rewrite_line, say, warn
 from textgen.storage import filesystem
 from textgen.storage.outputs import to_png
@@ -27,8 +28,9 @@ from textgen.tasks.forecasting.baselines import Reached, require_baselines
 from textgen.tasks.forecasting.data import SeriesData
 from textgen.tasks.forecasting.design import PreparedSeries, prepare_series
 from textgen.tasks.forecasting.forecaster import Forecast, ForecastModel
-from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastPrediction, chosen_baselines
+from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastPrediction, chosen_baselines, chosen_quantiles
 from textgen.tasks.forecasting.rolling import LAST, MODEL, SEASONAL, BacktestReport, ForecastRequest
+from textgen.tasks.forecasting.scaling import rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +105,8 @@ def evaluate(request: Request) -> None:
     require_baselines(methods)
     forecaster: ForecastModel = request.load()
     horizon = options.horizon or forecaster.horizon
-    asked = ForecastRequest(horizon, number=options.paths, level=options.level, seed=options.seed)
+    quantiles = chosen_quantiles(options.quantiles, options.paths)
+    asked = ForecastRequest(horizon, 1, options.paths, options.level, options.seed, quantiles)
     if request.inputs:
         encoding, delimiter = reading.asked("encoding"), reading.asked("delimiter")
         rows = forecaster.read(request.inputs, encoding, delimiter, options.decimal)
@@ -137,7 +140,7 @@ def _progress(methods: Sequence[str]) -> Reached | None:
 
 def _shown(report: BacktestReport) -> str:
     """A table of the methods, and the number of series for which the model beats the naive forecasts."""
-    lines = [_table(report), _windows(report), *_notes(report)]
+    lines = [_table(report), _windows(report), *_quantiles(report), *_notes(report)]
     number = len(report.by_series)
     if number > 1:
         better = sum(_beats_naive(errors) for errors in report.by_series.values())
@@ -166,6 +169,17 @@ def _windows(report: BacktestReport) -> str:
         f"{plural(report.windows, 'window')} of {plural(request.horizon, 'step')} · {count(number)} series · "
         f"season {report.season} · coverage is that of the {request.level:g}% interval"
     )
+
+
+def _quantiles(report: BacktestReport) -> list[str]:
+    """The losses of the model's quantiles, if any were asked for."""
+    errors = report.errors[MODEL]
+    losses, together = errors.quantile_losses(), errors.weighted_quantile_loss()
+    if not losses:
+        return []
+    shown = " · ".join(f"{quantile}: {'-' if loss is None else f'{loss:.4g}'}" for quantile, loss in losses.items())
+    weighted = "-" if together is None else f"{together:.4g}"
+    return [f"quantile loss {shown} · mean weighted quantile loss {weighted}"]
 
 
 def _unfitted(report: BacktestReport) -> list[str]:
@@ -212,26 +226,31 @@ def predict(request: Request) -> None:
     output, plot = request.outputs.get("output"), request.outputs.get("plot")
     if plot is not None:
         require("matplotlib")
-    forecaster: ForecastModel = request.load()
     options: ForecastPrediction = request.options
+    quantiles = chosen_quantiles(options.quantiles, options.paths)
+    if options.samples is not None and quantiles:
+        raise UsageError(f"{named('samples')} writes sample paths; leave out {named('quantiles')}.")
+    forecaster: ForecastModel = request.load()
     found = forecaster.predict(
         request.inputs,
         options.horizon,
         options.level,
-        options.paths,
+        options.samples or options.paths,
         options.seed,
         request.reading.asked("encoding"),
         request.reading.asked("delimiter"),
         options.decimal,
+        quantiles,
     )
     continued = sum(each.history.trained > 0 for each in found)
     if continued:
         which = "The table begins" if continued == len(found) else f"{continued:,} of {len(found):,} series begin"
         say(f"{which} after the training data: the forecast continues from both.")
-    text = _text(found, request.as_json)
+    rows = _sampled(found) if options.samples is not None else _rows(found)
+    text = _text(rows, request.as_json)
     if output is not None:
         output.write(text.encode())
-        say(f"{output.path}: {sum(len(each.times) for each in found):,} rows.")
+        say(f"{output.path}: {len(rows):,} rows.")
     else:
         Output().write(text)
     if plot is not None:
@@ -240,14 +259,28 @@ def predict(request: Request) -> None:
         say(f"plot: {plot.path}")
 
 
-def _text(found: list[Forecast], as_json: bool) -> str:
-    """A row for each time step. Numbers in csv are as JSON writes them, so that both forms hold the same digits."""
-    rows = [
+def _rows(found: list[Forecast]) -> list[dict[str, Any]]:
+    """A row for each time step."""
+    return [
         {"series": each.series, "time": time, **dict(zip(columns, values, strict=True))}
         for each in found
         for columns in [each.columns()]
         for time, *values in zip(each.times, *columns.values(), strict=True)
     ]
+
+
+def _sampled(found: list[Forecast]) -> list[dict[str, Any]]:
+    """A row for each time step of each sample path."""
+    return [
+        {"series": each.series, "time": time, "sample": number, "value": value}
+        for each in found
+        for number, path in enumerate(each.paths, 1)
+        for time, value in zip(each.times, rounded(path.tolist(), each.scale), strict=True)
+    ]
+
+
+def _text(rows: list[dict[str, Any]], as_json: bool) -> str:
+    """Rows as csv or JSON. Numbers in csv are as JSON writes them, so that both forms hold the same digits."""
     if as_json:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     text = io.StringIO()
