@@ -24,7 +24,7 @@ LAYERS = [  # of packages and modules below `textgen`; each may import its own l
     "evaluation",
     "tasks",
     "training loading",
-    "compare",
+    "compare forecasting",
     "scaffold testing",
     "export serve",
     "cli __main__",

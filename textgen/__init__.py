@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from textgen.cells.engine import State
     from textgen.errors import TextgenError
     from textgen.evaluation import evaluate
+    from textgen.forecasting import Forecaster
     from textgen.generation.generate import generate, stream
     from textgen.hookspecs import Register, hookimpl
     from textgen.loading import load
@@ -31,6 +32,7 @@ _HOMES = {
     "stream": "generation.generate",
     "generate": "generation.generate",
     "evaluate": "evaluation",
+    "Forecaster": "forecasting",
     "TextgenError": "errors",
 }
 
@@ -47,6 +49,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "stream",
     "generate",
     "evaluate",
+    "Forecaster",
     "TextgenError",
 ]
 

@@ -186,6 +186,7 @@ _NEEDED_FOR = {
     "llguidance": "a constraint on texts",
     "onnx": "exporting to ONNX",
     "packaging": "comparing versions",
+    "statsforecast": "comparing with AutoETS and AutoARIMA",
     "threadpoolctl": "setting the number of threads",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serving"),
 }
@@ -196,6 +197,7 @@ _EXTRAS = {
     "tensorboard": "tensorboard",
     "llguidance": "constrained",
     "onnx": "onnx",
+    "statsforecast": "bench",
     **dict.fromkeys(("torch", "datasets", "pyarrow"), "train"),
     "huggingface_hub": "hub",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),

@@ -27,7 +27,7 @@ from textgen.runtime.ops import Array
 from textgen.tasks.classification.model import Classifier
 from textgen.tasks.forecasting.combining import KINDS, SMOOTHED, Smoother
 from textgen.tasks.forecasting.design import prepare_series
-from textgen.tasks.forecasting.forecaster import Forecaster
+from textgen.tasks.forecasting.forecaster import ForecastModel
 from textgen.tasks.forecasting.reading import Series
 
 FORMAT, VERSION = "textgen export", 1
@@ -82,12 +82,12 @@ def _reading(folder: Path) -> dict[str, Any]:
         return {"tokenizer": _tokenizer(model.tokenizer), "generation": generation}
     if isinstance(model, Classifier):
         return {"tokenizer": _tokenizer(model.tokenizer), "facts": facts_of(model)}
-    if isinstance(model, Forecaster):
+    if isinstance(model, ForecastModel):
         return {"facts": _forecasting(model)}
     raise TextgenError(f"{str(folder)!r} cannot be exported: its task has no page.")
 
 
-def _forecasting(model: Forecaster) -> dict[str, Any]:
+def _forecasting(model: ForecastModel) -> dict[str, Any]:
     """What a forecaster needs beside its step: of each series the end of its training data, as the model reads it, and
     the calendar of the steps after it."""
     design = model.design
@@ -102,7 +102,7 @@ def _forecasting(model: Forecaster) -> dict[str, Any]:
     }
 
 
-def _series(model: Forecaster, series: Series) -> dict[str, Any]:
+def _series(model: ForecastModel, series: Series) -> dict[str, Any]:
     design, later = model.design, LATER + model.design.horizon
     rows = prepare_series(series, design, later)
     times = series.clock.labels(series.start + design.clock.step * np.arange(len(series) + later))

@@ -189,13 +189,17 @@ class SeriesLoop:
     def _score_intervals(self, origins: Origins, report: BacktestReport) -> None:
         """Add the coverage of the intervals from some origins."""
         request = report.request
-        low, high = interval(self.paths(origins, request.horizon, request.number, request.seed), request.level)
+        drawn = self.paths(origins, request.horizon, request.number, request.seed)
+        low, high = interval(drawn, request.level)
+        at = np.quantile(drawn, request.quantiles, axis=1)
         for number in np.unique(origins.series):
             each, here = self.rows[number], origins.series == number
             steps = origins.steps[here]
             actual, known = _actual(each, steps, request.horizon)
             errors = report.by_series[each.series.name][MODEL]
             errors.add_interval(actual, each.restored(low[here], steps), each.restored(high[here], steps), known)
+            for quantile, values in zip(request.quantiles, at, strict=True):
+                errors.add_quantile(quantile, actual, each.restored(values[here], steps), known)
 
 
 def _noise(seed: int, rows: PreparedSeries, step: int, number: int, horizon: int) -> Floats:
@@ -297,6 +301,8 @@ class ForecastRequest:
     number: int = 100
     level: float = 90.0
     seed: int = 0
+    quantiles: tuple[float, ...] = ()
+    """Quantiles to estimate from the sample paths, in a backtest to score."""
 
     def __post_init__(self) -> None:
         if self.number and self.level < 1:
@@ -318,6 +324,10 @@ class BacktestReport:
     """Series whose table begins after the end of training: all of their rows are scored."""
     errors: dict[str, Errors] = field(default_factory=dict)
     by_series: dict[str, dict[str, Errors]] = field(default_factory=dict)
+    unfitted: dict[str, int] = field(default_factory=dict)
+    """How often a method could not be fitted, so that the last value stands in for its forecast."""
+    recent: BacktestReport | None = None
+    """The same over the last windows of each series, where other methods are only scored on these."""
 
     def to_json(self) -> dict[str, Any]:
         """Every metric, by method; for several series, of each of them too."""
@@ -331,11 +341,13 @@ class BacktestReport:
             **({"weights": self.weights} if self.weights else {}),
             **_metrics(self.errors),
             **({"series": each} if len(each) > 1 else {}),
+            **({"not_fitted": self.unfitted} if self.unfitted else {}),
+            **({"recent": self.recent.to_json()} if self.recent else {}),
         }
 
 
 def _metrics(errors: dict[str, Errors]) -> dict[str, Any]:
-    return {method.replace(" ", "_"): found.to_json() for method, found in errors.items()}
+    return {method.lower().replace(" ", "_"): found.to_json() for method, found in errors.items()}
 
 
 @dataclass
@@ -361,6 +373,23 @@ class Errors:
         """Add whether actual values (O, H) lie within intervals."""
         self._sum("covered", ((low <= actual) & (actual <= high))[known].astype(np.float64))
 
+    def add_quantile(self, quantile: float, actual: Floats, forecast: Floats, known: Mask) -> None:
+        """Add the loss of the forecasts (O, H) of a quantile, and the sizes by which it is weighted."""
+        above = (actual - forecast)[known]
+        self._sum(f"quantile {quantile:g}", np.maximum(quantile * above, (quantile - 1) * above))
+        self._sum(f"size {quantile:g}", np.abs(actual)[known])
+
+    def quantile_losses(self) -> dict[str, float | None]:
+        """The mean loss of each quantile that was scored, by its number."""
+        names = [name.removeprefix("quantile ") for name in self.sums if name.startswith("quantile ")]
+        return {name: self.mean(f"quantile {name}") for name in names}
+
+    def weighted_quantile_loss(self) -> float | None:
+        """The mean over quantiles of twice the sum of losses divided by that of absolute values; None without any."""
+        pairs = [(loss, self.mean(f"size {name}")) for name, loss in self.quantile_losses().items()]
+        ratios = [2 * loss / size for loss, size in pairs if loss is not None and size]
+        return sum(ratios) / len(ratios) if ratios else None
+
     def _sum(self, name: str, values: Floats) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + float(values.sum())
         self.numbers[name] = self.numbers.get(name, 0) + len(values)
@@ -378,7 +407,7 @@ class Errors:
 
     def to_json(self) -> dict[str, Any]:
         """Every metric by name; None for an undefined one."""
-        square = self.mean("square")
+        square, losses = self.mean("square"), self.quantile_losses()
         return {
             "mae": self.mean("absolute"),
             "rmse": None if square is None else math.sqrt(square),
@@ -388,6 +417,7 @@ class Errors:
             "scaled_mae": self.mean("scaled_absolute"),
             "scaled_mse": self.mean("scaled_square"),
             "coverage": self.mean("covered"),
+            **({"quantile_loss": losses, "wql": self.weighted_quantile_loss()} if losses else {}),
         }
 
 
