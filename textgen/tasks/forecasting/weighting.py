@@ -35,7 +35,12 @@ from textgen.tasks.forecasting.scaling import Floats, Mask
 from textgen.tasks.forecasting.times import Places
 
 TRUSTED = 20  # independent held-out forecasts whose errors count half
-USUAL_SIZES = np.array([0.15, 0.0, 0.5, 0.5])  # logarithms of the usual errors of each kind, next to smoothing
+USUAL_SIZES = np.array([0.1, 0.0, 0.5, 0.5])
+"""Logarithms of the usual errors of each kind, next to smoothing."""
+
+FEW_STEPS = 5
+"""With n time steps to learn from, the error of the recurrent model is usually e^(FEW_STEPS / n) times as large."""
+
 USUAL_CORRELATION = 0.7
 ENOUGH_JUDGED = 48  # forecasts to judge each short series by
 JUDGED = 500  # held-out forecasts of all series together that the weights are computed from, at most
@@ -56,7 +61,8 @@ def fitted(stepper: Stepper, rows: Sequence[PreparedSeries], design: Design, fir
     if not origins:
         return RECURRENT_ONLY
     earlier = _judged(loop, [_earlier(row, start) for row, start in zip(loop.rows, begin, strict=True)], begin)
-    weights = best_weights(*_together(_moments(loop, earlier), _moments(loop, origins)))
+    usual = USUAL_SIZES + FEW_STEPS / max(1, sum(first)) * (np.array(KINDS) == RECURRENT)
+    weights = best_weights(*_together(_moments(loop, earlier), _moments(loop, origins)), usual)
     names = [row.series.name for row in rows]
     others = Share(tuple(weights.mean(axis=0).tolist()))
     shares = {name: Share(tuple(found)) for name, found in zip(names, weights.tolist(), strict=True)}
@@ -133,7 +139,7 @@ def _actual(row: PreparedSeries, steps: Places, horizon: int) -> tuple[Floats, M
     return row.scaled[places], ~row.series.missing[places]
 
 
-def best_weights(moments: Floats, independent: Floats) -> Floats:
+def best_weights(moments: Floats, independent: Floats, usual_sizes: Floats = USUAL_SIZES) -> Floats:
     """The weights of each kind (S, K), from the mean products of errors (S, K, K) over `independent` forecasts (S, K).
 
     Each series trusts its own errors as far as it has many, otherwise those of all series; these are trusted as far as
@@ -151,7 +157,7 @@ def best_weights(moments: Floats, independent: Floats) -> Floats:
         mixed: Floats = (counts * own + TRUSTED * general) / (counts + TRUSTED)
         return mixed
 
-    sizes = np.exp(trusted(independent, logs, USUAL_SIZES))
+    sizes = np.exp(trusted(independent, logs, usual_sizes))
     alike = trusted(np.minimum(independent[:, :, None], independent[:, None]), alike, usual)
     found = np.array([_lightest(each) for each in alike * sizes[:, :, None] * sizes[:, None]])
     for k in np.flatnonzero(some):
