@@ -9,8 +9,9 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from textgen.tasks.classification.reading import (
     read_labelled,
     read_texts,
 )
-from textgen.tasks.metrics import ClassificationMetrics, plot_confusion, shown
+from textgen.tasks.metrics import THRESHOLDS, ClassificationMetrics, plot_confusion, shown
 
 READ_BYTES = 1 << 16
 
@@ -47,8 +48,11 @@ def evaluate(request: Request) -> None:
     metrics = _of_corpus(request) if request.inputs else _of_held_out(request)
     if not world().leads:
         return
-    lines = [shown(metrics), *_notes(metrics, not request.inputs)]
-    Output().write((json.dumps(metrics.to_json(), ensure_ascii=False) if request.as_json else "\n".join(lines)) + "\n")
+    threshold = request.options.threshold
+    lines = [shown(metrics), *([str(metrics.covered(threshold))] if threshold is not None else [])]
+    lines += _notes(metrics, not request.inputs)
+    content = {**metrics.to_json(), "thresholds": _thresholds(metrics, threshold)}
+    Output().write((json.dumps(content, ensure_ascii=False) if request.as_json else "\n".join(lines)) + "\n")
     if plot is not None:
         plot.check()
         plot_confusion(metrics, plot.path)
@@ -74,6 +78,12 @@ def _of_held_out(request: Request) -> ClassificationMetrics:
     return replace(ClassificationMetrics.of(model.labels, labels, found), temperature=model.temperature)
 
 
+def _thresholds(metrics: ClassificationMetrics, asked: float | None) -> list[dict[str, Any]]:
+    """Coverage and accuracy at some thresholds, and at the one that was asked for."""
+    thresholds = sorted({*THRESHOLDS, *([] if asked is None else [asked])})
+    return [asdict(metrics.covered(threshold)) for threshold in thresholds]
+
+
 def _notes(metrics: ClassificationMetrics, held_out: bool) -> list[str]:
     """A note on the temperature."""
     if not held_out or metrics.temperature in (None, 1.0):
@@ -96,12 +106,12 @@ def predict(request: Request) -> None:
     sources = [] if piped else find_texts(request.inputs, reading.text_column)
     model: Classifier = request.load()
     texts = piped_lines(options) if piped else read_texts(sources, options, whole, reading.label_column)
-    _write(model, texts, request.as_json, at_once=piped)
+    _write(model, texts, request, at_once=piped)
 
 
-def _write(model: Classifier, texts: Iterable[Unlabelled | None], as_json: bool, at_once: bool) -> None:
+def _write(model: Classifier, texts: Iterable[Unlabelled | None], request: Request, at_once: bool) -> None:
     """Print the predictions below a header, which is printed `at_once` or when the first text has been read."""
-    output, empty = Output(), 0
+    output, empty, unsure, as_json, threshold = Output(), 0, 0, request.as_json, request.options.threshold
     at_once = at_once and world().size == 1
     header = "" if as_json else "\t".join(map(_cell, ["label", *model.labels])) + "\n"
     if at_once:
@@ -110,9 +120,13 @@ def _write(model: Classifier, texts: Iterable[Unlabelled | None], as_json: bool,
         if number == 0 and not at_once:
             output.write(header)
         empty += answer is None
+        answer = answer and Prediction.of(answer.probabilities, threshold)
+        unsure += answer is not None and answer.label is None
         output.write((_object(where, answer) if as_json else _line(answer)) + "\n")
     if empty:
         warn(f"{plural(empty, 'text')} without content got no label.")
+    if unsure:
+        say(f"{plural(unsure, 'text')} got no label: no probability of at least {threshold:g}.")
 
 
 def piped_lines(options: SourceOptions) -> Iterator[Unlabelled | None]:
@@ -136,7 +150,7 @@ def piped_lines(options: SourceOptions) -> Iterator[Unlabelled | None]:
 def _line(answer: Prediction | None) -> str:
     if answer is None:
         return ""
-    return "\t".join([_cell(answer.label), *[f"{value:.4f}" for value in answer.probabilities.values()]])
+    return "\t".join([_cell(answer.label or ""), *[f"{value:.4f}" for value in answer.probabilities.values()]])
 
 
 def _cell(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -90,13 +90,20 @@ def log_probabilities(
 class Prediction:
     """The most likely label of a text, and the probability of each label, in the order of the model's labels."""
 
-    label: str
+    label: str | None
+    """None if its probability is below a threshold."""
     probabilities: dict[str, float]
+
+    @classmethod
+    def of(cls, probabilities: dict[str, float], threshold: float | None = None) -> Self:
+        """The prediction with these probabilities; no label whose probability is below the threshold."""
+        label = max(probabilities, key=probabilities.__getitem__)
+        return cls(None if threshold is not None and probabilities[label] < threshold else label, probabilities)
 
     @property
     def probability(self) -> float:
-        """The probability of the predicted label."""
-        return self.probabilities[self.label]
+        """The probability of the most likely label."""
+        return max(self.probabilities.values())
 
 
 @dataclass(frozen=True)
@@ -113,8 +120,9 @@ class Classifier:
     temperature: float = 1.0
     """What calibrates its probabilities (`textgen.tasks.classification.calibration`)."""
 
-    def classify(self, texts: str | Iterable[str]) -> list[Prediction]:
-        """The label of every text. Raises TextgenError for a text that is empty.
+    def classify(self, texts: str | Iterable[str], threshold: float | None = None) -> list[Prediction]:
+        """The label of every text, None where its probability is below a threshold. Raises TextgenError for a text that
+        is empty.
 
         Example:
             >>> textgen.load("runs/lstm-reviews-1").classify(["a fine film"])[0].label     # doctest: +SKIP
@@ -124,11 +132,12 @@ class Classifier:
             shown = "one text" if isinstance(texts, str) else displayed(texts)
             raise UsageError(f"{named('texts')} must be a list of texts, not {shown}.", hint='classify(["..."])')
         found = []
+        threshold = None if threshold is None else options.share("threshold", threshold)
         given = (options.utf8("texts", text) for text in texts)
         for number, answer in enumerate(self.stream([text] if text.decode().strip() else [] for text in given), 1):
             if answer is None:
                 raise TextgenError(f"text {number} is empty.")
-            found.append(answer)
+            found.append(Prediction.of(answer.probabilities, threshold))
         return found
 
     def evaluate(self, corpus: Any, **reading: Any) -> ClassificationMetrics:
@@ -213,8 +222,7 @@ class Classifier:
 
     def _prediction(self, log_probs: npt.NDArray[np.float64]) -> Prediction:
         calibrated = tempered(log_probs, self.temperature)
-        probabilities = dict(zip(self.labels, np.exp(calibrated).tolist(), strict=True))
-        return Prediction(self.labels[int(log_probs.argmax())], probabilities)
+        return Prediction.of(dict(zip(self.labels, np.exp(calibrated).tolist(), strict=True)))
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
@@ -265,5 +273,4 @@ def _divided(model: Classifier, texts: Iterable[Unlabelled]) -> Iterator[tuple[s
 
     for found in world().divided(blocks(), work):
         for where, probabilities in found:
-            likeliest = max(probabilities, key=probabilities.__getitem__) if probabilities else ""
-            yield where, Prediction(likeliest, probabilities) if probabilities else None
+            yield where, Prediction.of(probabilities) if probabilities else None

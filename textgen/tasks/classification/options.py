@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from textgen.data import ReadingOptions, TokenizerOptions
 from textgen.options import option
@@ -35,6 +36,11 @@ class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
     )
 
 
+def threshold_option() -> Any:
+    """The declaration of `threshold`."""
+    return option(None, "Predict no label with a probability below this.", low=0, high=1, metavar="PROBABILITY")
+
+
 @dataclass(frozen=True)
 class ClassificationEvaluation(ReadingOptions):
     """How a classifier is evaluated."""
@@ -42,6 +48,7 @@ class ClassificationEvaluation(ReadingOptions):
     label_column: str | None = option(
         None, "The label column.", metavar="NAME", default_text="as in training", section="Classification"
     )
+    threshold: float | None = threshold_option()
     plot: str | None = option(None, "Plot the result as PNG.", metavar="FILE", writes=PLOT)
 
 
@@ -56,3 +63,4 @@ class ClassificationPrediction(ReadingOptions):
         no="lines",
         section="Classification",
     )
+    threshold: float | None = threshold_option()
