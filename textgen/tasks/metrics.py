@@ -93,6 +93,16 @@ class ClassificationMetrics:
         return cls(tuple(labels), confusion, nats, error, unit, confidence=confidence, right=right)
 
     @classmethod
+    def of_predictions(
+        cls, labels: Sequence[str], true: npt.NDArray[np.integer[Any]], predicted: npt.NDArray[np.integer[Any]]
+    ) -> ClassificationMetrics:
+        """The metrics of N predictions without probabilities, given as indices of labels, like the true ones (N,): what
+        needs probabilities is NaN."""
+        confusion = np.zeros((len(labels), len(labels)), np.int64)
+        np.add.at(confusion, (true, predicted), 1)
+        return cls(tuple(labels), confusion, np.nan, np.nan)
+
+    @classmethod
     def of_tokens(
         cls, labels: Sequence[str], stepper: TokenStepper, texts: Texts, true: npt.NDArray[np.integer[Any]]
     ) -> ClassificationMetrics:
@@ -132,6 +142,11 @@ class ClassificationMetrics:
     def macro_f1(self) -> float:
         """The mean F1 of the labels that occur or are predicted; 0 without texts."""
         return float(np.nanmean(self.f1)) if self.texts else 0.0
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The metrics by which classifiers are compared, from 0 to 1."""
+        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1}
 
     def covered(self, threshold: float) -> Coverage:
         """What remains if a label needs this confidence."""

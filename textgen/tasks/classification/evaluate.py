@@ -8,26 +8,30 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from textgen.data.encodings import AUTO, Decoding, begins_mark, to_utf8
-from textgen.data.recipes import VALIDATION
+from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.sources import SourceOptions
 from textgen.distributed import world
-from textgen.errors import UsageError, require
-from textgen.formatting import plural
+from textgen.errors import TextgenError, UsageError, require
+from textgen.formatting import count, plural, table
 from textgen.generation.sampling import log_softmax
+from textgen.options import named
 from textgen.screen import Output, say, warn
 from textgen.tasks import Request
+from textgen.tasks.classification.baselines import LINEAR, MOST, PURPOSE, LinearModel, most_frequent, texts_of
 from textgen.tasks.classification.calibration import cross_fitted, fit_temperature
+from textgen.tasks.classification.data import ClassificationData
 from textgen.tasks.classification.model import Classifier, Prediction, answers, log_probabilities
 from textgen.tasks.classification.model import load as load
 from textgen.tasks.classification.reading import (
+    Labelled,
     Lines,
     Unlabelled,
     find_labelled,
@@ -38,6 +42,7 @@ from textgen.tasks.classification.reading import (
 from textgen.tasks.metrics import THRESHOLDS, ClassificationMetrics, plot_confusion, shown
 
 READ_BYTES = 1 << 16
+HEADINGS = {"macro_f1": "macro F1", "micro_f1": "micro F1", "subset_accuracy": "subset accuracy"}
 
 
 def evaluate(request: Request) -> None:
@@ -45,13 +50,19 @@ def evaluate(request: Request) -> None:
     plot = request.outputs.get("plot")
     if plot is not None:
         require("matplotlib")
+    if request.options.baselines:
+        require("sklearn", PURPOSE)
     metrics = _of_corpus(request) if request.inputs else _of_held_out(request)
     if not world().leads:
         return
     threshold = request.options.threshold
+    linear, note = _linear(request, metrics.labels)
+    constant, majority = most_frequent(metrics)
     lines = [shown(metrics), *([str(metrics.covered(threshold))] if threshold is not None else [])]
-    lines += _notes(metrics, not request.inputs)
-    content = {**metrics.to_json(), "thresholds": _thresholds(metrics, threshold)}
+    lines += ["", _compared({"model": metrics, LINEAR: linear, f"always {constant!r}": majority})]
+    lines += [*note, *_notes(metrics, not request.inputs)]
+    baselines = {"linear": linear and linear.summary, "majority": {"label": constant, **majority.summary}}
+    content = {**metrics.to_json(), "thresholds": _thresholds(metrics, threshold), "baselines": baselines}
     Output().write((json.dumps(content, ensure_ascii=False) if request.as_json else "\n".join(lines)) + "\n")
     if plot is not None:
         plot.check()
@@ -60,11 +71,16 @@ def evaluate(request: Request) -> None:
 
 
 def _of_corpus(request: Request) -> ClassificationMetrics:
+    texts = _labelled(request)
+    model: Classifier = request.load()
+    return replace(model.metrics(texts), temperature=model.temperature)
+
+
+def _labelled(request: Request) -> Iterator[Labelled]:
+    """The labelled texts that are evaluated."""
     reading = request.reading
     origins = find_labelled(request.inputs, reading.text_column, reading.label_column)
-    model: Classifier = request.load()
-    metrics = model.metrics(read_labelled(origins, reading.options, reading.label_column))
-    return replace(metrics, temperature=model.temperature)
+    return read_labelled(origins, reading.options, reading.label_column)
 
 
 def _of_held_out(request: Request) -> ClassificationMetrics:
@@ -76,6 +92,47 @@ def _of_held_out(request: Request) -> ClassificationMetrics:
         scores = cross_fitted(raw, lambda half: fit_temperature(raw[half], labels[half]))
         found = log_softmax(scores).astype(np.float64)
     return replace(ClassificationMetrics.of(model.labels, labels, found), temperature=model.temperature)
+
+
+def _linear(request: Request, labels: Sequence[str]) -> tuple[ClassificationMetrics | None, list[str]]:
+    """The metrics of a linear model, trained on the training part, on the texts that are evaluated; without one, a note
+    that says why. Raises TextgenError if it was asked for."""
+    asked = request.options.baselines
+    if asked is False:
+        return None, []
+    try:
+        require("sklearn", PURPOSE)
+        data = cast(ClassificationData, request.data())
+        train = data.labelled(TRAIN)
+        if not asked and len(train.labels) * len(labels) > MOST:
+            texts = f"the {count(len(train.labels))} training texts"
+            return None, [f"{named('baselines')} also trains {LINEAR} on {texts}."]
+        model = LinearModel.fit(texts_of(data, TRAIN), train.labels)
+    except TextgenError as error:
+        if asked:
+            raise
+        return None, [f"No linear model: {error}" + (f" {error.hint}" if error.hint else "")]
+    if not request.inputs:
+        return model.metrics(labels, texts_of(data, VALIDATION), data.labelled(VALIDATION).labels), []
+    true: list[int] = []
+
+    def contents() -> Iterator[str]:
+        for _, chunks, label in _labelled(request):
+            true.append(labels.index(label))
+            yield b"".join(chunks).decode()
+
+    predicted = model.predicted(contents())
+    return ClassificationMetrics.of_predictions(labels, np.array(true), predicted), []
+
+
+def _compared(rows: Mapping[str, ClassificationMetrics | None]) -> str:
+    """A table with a row for each classifier."""
+    cells = [
+        {"": name, **{HEADINGS.get(key, key): f"{value:.2%}" for key, value in each.summary.items()}}
+        for name, each in rows.items()
+        if each is not None
+    ]
+    return table(cells, list(cells[0]))
 
 
 def _thresholds(metrics: ClassificationMetrics, asked: float | None) -> list[dict[str, Any]]:

@@ -49,6 +49,11 @@ class ClassificationEvaluation(ReadingOptions):
         None, "The label column.", metavar="NAME", default_text="as in training", section="Classification"
     )
     threshold: float | None = threshold_option()
+    baselines: bool | None = option(
+        None,
+        "Train TF-IDF with logistic regression on the training part, to compare with (needs scikit-learn).",
+        default_text="if it is installed and this takes seconds",
+    )
     plot: str | None = option(None, "Plot the result as PNG.", metavar="FILE", writes=PLOT)
 
 
