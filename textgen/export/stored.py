@@ -31,7 +31,8 @@ def facts_of(model: Any) -> dict[str, Any]:
     """What turns the outputs of a classifier into probabilities of labels; nothing for another model."""
     if not isinstance(model, Classifier):
         return {}
-    return {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
+    facts = {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
+    return {**facts, "multi_label": model.multi_label}
 
 
 def in_dtype(weight: Array | Int8Rows, spec: TensorSpec, name: str, dtype: str | None) -> Array | Int8Rows:

@@ -24,6 +24,17 @@ class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
         default_text="label",
         section="Classification (--task classify)",
     )
+    label_separator: str | None = option(
+        None,
+        "Several labels per text: what stands between them in a cell, such as ','.",
+        metavar="TEXT",
+        default_text="one label; lists in json and parquet hold several",
+    )
+    group_column: str | None = option(
+        None,
+        "A column, such as the author, whose rows of equal value are all trained on or all held out.",
+        metavar="NAME",
+    )
     pooling: str = option(
         "last",
         "Pooling of the outputs over time: the last one, the mean, or the maximum for each label.",
@@ -38,7 +49,14 @@ class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
 
 def threshold_option() -> Any:
     """The declaration of `threshold`."""
-    return option(None, "Predict no label with a probability below this.", low=0, high=1, metavar="PROBABILITY")
+    return option(
+        None,
+        "Predict no label with a probability below this.",
+        low=0,
+        high=1,
+        metavar="PROBABILITY",
+        default_text="none; 0.5 if texts may have several labels",
+    )
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,9 @@ class ClassificationEvaluation(ReadingOptions):
 
     label_column: str | None = option(
         None, "The label column.", metavar="NAME", default_text="as in training", section="Classification"
+    )
+    label_separator: str | None = option(
+        None, "What stands between several labels in a cell.", metavar="TEXT", default_text="as in training"
     )
     threshold: float | None = threshold_option()
     baselines: bool | None = option(
