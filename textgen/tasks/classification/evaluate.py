@@ -24,11 +24,13 @@ from textgen.formatting import count, plural, table
 from textgen.generation.sampling import log_softmax
 from textgen.options import named
 from textgen.screen import Output, say, warn
+from textgen.storage.outputs import OutputFile
 from textgen.tasks import Request
 from textgen.tasks.classification import multilabel
 from textgen.tasks.classification.baselines import LINEAR, MOST, PURPOSE, LinearModel, measured, most_frequent, texts_of
 from textgen.tasks.classification.calibration import cross_fitted, fit_temperature
 from textgen.tasks.classification.data import ClassificationData
+from textgen.tasks.classification.explain import explanations, page_of, printed
 from textgen.tasks.classification.model import Classifier, Prediction, answers, log_probabilities, read_facts
 from textgen.tasks.classification.model import load as load
 from textgen.tasks.classification.multilabel import THRESHOLD, MultiLabelMetrics, most_frequent_set
@@ -200,10 +202,40 @@ def predict(request: Request) -> None:
     sources = [] if piped else find_texts(request.inputs, reading.text_column)
     model: Classifier = request.load()
     texts = piped_lines(options) if piped else read_texts(sources, options, whole, reading.label_column)
-    _write(model, texts, request, at_once=piped)
+    page = request.outputs.get("explain_html")
+    if request.options.explain or page is not None:
+        _explain(model, texts, request, page)
+    else:
+        _write(model, answers(model, texts), request, at_once=piped)
 
 
-def _write(model: Classifier, texts: Iterable[Unlabelled | None], request: Request, at_once: bool) -> None:
+def _explain(model: Classifier, texts: Iterable[Unlabelled | None], request: Request, page: OutputFile | None) -> None:
+    """Print the predictions with the contribution of each word, or write a page of them, or both."""
+    if not world().leads:
+        return
+    output, kept, empty = Output(raw=True), [], 0
+    for where, found in explanations(model, texts, request.options.threshold):
+        empty += found is None
+        if request.options.explain:
+            output.write(printed(where, found, output, request.as_json))
+        if page is not None:
+            kept.append((where, found))
+    if page is not None:
+        page.write(page_of(kept))
+        if not request.options.explain:
+            _write(
+                model, ((where, found.prediction if found else None) for where, found in kept), request, at_once=False
+            )
+        say(f"{page.path}: {plural(len(kept), 'text')} explained.")
+    if empty and request.options.explain:
+        _warn_of_empty(empty)
+
+
+def _warn_of_empty(texts: int) -> None:
+    warn(f"{plural(texts, 'text')} without content got no label.")
+
+
+def _write(model: Classifier, found: Iterable[tuple[str, Prediction | None]], request: Request, at_once: bool) -> None:
     """Print the predictions below a header, which is printed `at_once` or when the first text has been read."""
     output, empty, unsure, as_json, threshold = Output(), 0, 0, request.as_json, request.options.threshold
     at_once = at_once and world().size == 1
@@ -211,7 +243,7 @@ def _write(model: Classifier, texts: Iterable[Unlabelled | None], request: Reque
     header = "" if as_json else "\t".join(map(_cell, [first, *model.labels])) + "\n"
     if at_once:
         output.write(header)
-    for number, (where, answer) in enumerate(answers(model, texts)):
+    for number, (where, answer) in enumerate(found):
         if number == 0 and not at_once:
             output.write(header)
         empty += answer is None
@@ -219,7 +251,7 @@ def _write(model: Classifier, texts: Iterable[Unlabelled | None], request: Reque
         unsure += answer is not None and answer.label is None and not model.multi_label
         output.write((_object(where, answer) if as_json else _line(answer, model.separator)) + "\n")
     if empty:
-        warn(f"{plural(empty, 'text')} without content got no label.")
+        _warn_of_empty(empty)
     if unsure:
         say(f"{plural(unsure, 'text')} got no label: no probability of at least {threshold:g}.")
 

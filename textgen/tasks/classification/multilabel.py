@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.formatting import count, table
-from textgen.tasks.classification.calibration import lowest
+from textgen.tasks.classification.calibration import lowest, smoothed
 from textgen.tasks.metrics import calibration_error
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -32,14 +32,18 @@ def sigmoid(scores: Floats) -> npt.NDArray[np.float64]:
     return found
 
 
-def nats_of(scores: Floats, true: Integers) -> float:
+def nats_of(scores: Floats, true: npt.NDArray[Any]) -> float:
     """The summed binary cross entropy of scores (N, C), given which labels each text has (N, C)."""
     return float((np.logaddexp(0.0, scores) - scores * true).sum(dtype=np.float64))
 
 
 def fit_temperature(scores: Floats, true: Integers) -> float:
     """The temperature of scores (N, C), given which labels each text has (N, C)."""
-    return lowest(lambda temperature: nats_of(scores / temperature, true))
+    smooth = smoothed(true, len(true), 2)
+    return lowest(
+        lambda temperature: nats_of(scores / temperature, smooth),
+        lambda temperature: nats_of(scores / temperature, true),
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from textgen.data import ReadingOptions, TokenizerOptions
 from textgen.options import option
-from textgen.storage.outputs import PLOT
+from textgen.storage.outputs import EXPLANATIONS, PLOT
 from textgen.tasks import TrainOptions
 
 POOLINGS = ("last", "mean", "max")
@@ -80,7 +80,7 @@ class ClassificationEvaluation(ReadingOptions):
 
 @dataclass(frozen=True)
 class ClassificationPrediction(ReadingOptions):
-    """How texts to classify are read."""
+    """How texts to classify are read, and what is printed of the predictions."""
 
     whole_files: bool | None = option(
         None,
@@ -90,3 +90,7 @@ class ClassificationPrediction(ReadingOptions):
         section="Classification",
     )
     threshold: float | None = threshold_option()
+    explain: bool = option(False, "Also show how much each word adds to the probability of the label.", no="")
+    explain_html: str | None = option(
+        None, "Write a page that shows this for all texts.", metavar="FILE", writes=EXPLANATIONS
+    )
