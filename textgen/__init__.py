@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from textgen.cells import Cell, GatedCell, LinearCell
     from textgen.cells.engine import State
     from textgen.errors import TextgenError
+    from textgen.estimator import TextClassifier
     from textgen.evaluation import evaluate
     from textgen.generation.generate import generate, stream
     from textgen.hookspecs import Register, hookimpl
@@ -28,6 +29,7 @@ _HOMES = {
     "hookimpl": "hookspecs",
     "train": "training.start",
     "load": "loading",
+    "TextClassifier": "estimator",
     "stream": "generation.generate",
     "generate": "generation.generate",
     "evaluate": "evaluation",
@@ -44,6 +46,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "hookimpl",
     "train",
     "load",
+    "TextClassifier",
     "stream",
     "generate",
     "evaluate",
