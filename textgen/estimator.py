@@ -20,6 +20,7 @@ from textgen import storage
 from textgen.errors import TextgenError, UsageError, did_you_mean
 from textgen.loading import load
 from textgen.options import default, displayed, named
+from textgen.tasks.classification import ClassificationTask
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.classification.reading import label_of
 
@@ -105,7 +106,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             folder = options.pop("output_dir") or str(Path(scratch) / "model")
             seed = _seed(self.random_state)
             made = train(
-                table, task="classify", output_dir=folder, **options, **({} if seed is None else {"seed": seed})
+                table,
+                task=ClassificationTask.name,
+                output_dir=folder,
+                **options,
+                **({} if seed is None else {"seed": seed}),
             )
             manifest = storage.read_manifest(made)
             self.files_ = {name: (made / name).read_bytes() for name in (*manifest["files"], storage.MANIFEST)}
