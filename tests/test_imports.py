@@ -25,7 +25,7 @@ LAYERS = [  # of packages and modules below `textgen`; each may import its own l
     "tasks",
     "training loading",
     "estimator",
-    "compare",
+    "compare forecasting",
     "scaffold testing",
     "export serve",
     "cli __main__",

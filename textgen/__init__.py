@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from textgen.errors import TextgenError
     from textgen.estimator import TextClassifier
     from textgen.evaluation import evaluate
+    from textgen.forecasting import Forecaster
     from textgen.generation.generate import generate, stream
     from textgen.hookspecs import Register, hookimpl
     from textgen.loading import load
@@ -33,6 +34,7 @@ _HOMES = {
     "stream": "generation.generate",
     "generate": "generation.generate",
     "evaluate": "evaluation",
+    "Forecaster": "forecasting",
     "TextgenError": "errors",
 }
 
@@ -50,6 +52,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "stream",
     "generate",
     "evaluate",
+    "Forecaster",
     "TextgenError",
 ]
 
