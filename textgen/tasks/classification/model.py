@@ -279,8 +279,8 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
     several, separator = facts.get("multi_label", False), facts.get("label_separator")
     if not isinstance(several, bool) or not isinstance(separator, str | None):
         raise storage.DamagedError(f"{damaged}: 'multi_label' must be true or false, and 'label_separator' text.")
-    more: dict[str, Any] = {"temperature": stored_temperature(path), "multi_label": several, "separator": separator}
-    return Classifier(config, tokenizer, reader, tuple(labels), pooling, digest, path, **more)
+    temperature = stored_temperature(path)
+    return Classifier(config, tokenizer, reader, tuple(labels), pooling, digest, path, temperature, several, separator)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
