@@ -91,6 +91,11 @@ def _forecasting(model: ForecastModel) -> dict[str, Any]:
     """What a forecaster needs beside its step: of each series the end of its training data, as the model reads it, and
     the calendar of the steps after it."""
     design = model.design
+    if design.columns.future:
+        raise TextgenError(
+            "a forecaster with future columns cannot be exported: a page cannot know their next values.",
+            hint="train without future_column, or use textgen predict.",
+        )
     return {
         "horizon": design.horizon,
         "reach": design.reach,
