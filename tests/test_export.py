@@ -361,6 +361,13 @@ def test_onnx_of_rounded_weights_is_numpys(dtype, tmp_path):
     np.testing.assert_allclose(found, stepper.step(ids, stepper.initial_state(3))[0], atol=1e-5)
 
 
+def test_onnx_of_a_model_without_labels_opens_no_model(folders, place, monkeypatch):
+    """Opening a forecaster needs torch; its graph does not."""
+    pytest.importorskip("onnx")
+    monkeypatch.setattr("textgen.export.stored.load", lambda folder: pytest.fail("the model was opened"))
+    assert export(folders["char"], place / "model.onnx")
+
+
 def test_onnx_of_classifiers(folders, place):
     pytest.importorskip("onnx")
     (content,) = export(folders["labels"], place / "model.onnx").values()

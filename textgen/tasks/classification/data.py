@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
-from textgen.formatting import short
+from textgen.formatting import plural, short
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.classification.reading import LABELS, LabelledCorpus
 from textgen.tasks.data import ExampleStore, TextExampleData, listed
@@ -35,13 +35,15 @@ class ClassificationData(TextExampleData):
 
     store: ExampleStore
     pooling: str = ClassificationOptions.pooling
+    separator: str | None = None
+    """What stands between several labels in a cell of a table."""
 
     @classmethod
     def prepare(cls, paths: list[str], options: ClassificationOptions, cache: Path, progress: Progress) -> Self:
         """Read and encode labelled texts, or open the stored ones. Raises TextgenError naming row and column."""
         corpus = LabelledCorpus.read(paths, options, progress)
         data = cls.cached(cache, corpus.depends, lambda: corpus.encode(progress))
-        return replace(data, pooling=options.pooling)
+        return replace(data, pooling=options.pooling, separator=options.label_separator)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -49,12 +51,18 @@ class ClassificationData(TextExampleData):
         return tuple(self.store.about["labels"])
 
     @property
+    def several(self) -> bool:
+        """Whether a text may have several labels."""
+        return bool(self.store.about.get("several"))
+
+    @property
     def outputs(self) -> int:
         return len(self.labels)
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"labels": list(self.labels), "pooling": self.pooling}
+        facts = {"labels": list(self.labels), "pooling": self.pooling}
+        return {**facts, "multi_label": True, "label_separator": self.separator} if self.several else facts
 
     @property
     def model_name(self) -> str:
@@ -62,11 +70,13 @@ class ClassificationData(TextExampleData):
 
     def described(self) -> list[str]:
         labels = np.concatenate([self.store.parts[part]["labels"] for part in (TRAIN, VALIDATION)])
-        counts = np.bincount(labels, minlength=len(self.labels))
+        counts = labels.sum(axis=0) if self.several else np.bincount(labels, minlength=len(self.labels))
         shown = ", ".join(f"{label!r} {number:,}" for label, number in zip(self.labels[:6], counts, strict=False))
         texts, *rest = super().described()
         more = ", ..." if len(self.labels) > 6 else ""
-        return [f"{short(self.store.about['bytes'])}B", texts, f"{len(self.labels)} labels: {shown}{more}", *rest]
+        several = ", several per text" if self.several else ""
+        names = f"{plural(len(self.labels), 'label')}{several}: {shown}{more}"
+        return [f"{short(self.store.about['bytes'])}B", texts, names, *rest]
 
     def with_defaults(self, options: ClassificationOptions) -> ClassificationOptions:
         rate = LEARNING_RATE / 2 if options.init_from is not None else LEARNING_RATE
@@ -74,7 +84,8 @@ class ClassificationData(TextExampleData):
         return replace(filled, learning_rate=options.learning_rate or rate)
 
     def objective(self, options: ClassificationOptions) -> ClassificationObjective:
-        from textgen.tasks.classification.objective import ClassificationObjective
+        from textgen.tasks.classification.objective import ClassificationObjective, MultiLabelObjective
 
+        kind = MultiLabelObjective if self.several else ClassificationObjective
         train, held_out = self.labelled(TRAIN), self.labelled(VALIDATION)
-        return ClassificationObjective.of(train, held_out, self.labels, self.tokenizer, options)
+        return kind.of(train, held_out, self.labels, self.tokenizer, options)

@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.model.stack import Model
 from textgen.model.weights import TorchStepper
+from textgen.tasks.classification import multilabel
 from textgen.tasks.classification.calibration import calibration_file, fit_temperature
 from textgen.tasks.classification.model import log_probabilities
+from textgen.tasks.classification.multilabel import MultiLabelMetrics
 from textgen.tasks.classification.options import ClassificationOptions
-from textgen.tasks.data import IGNORED, LabelledTexts
+from textgen.tasks.data import IGNORED, Integers, LabelledTexts
 from textgen.tasks.metrics import ClassificationMetrics
 from textgen.tasks.objective import Batches, ExampleObjective, Metrics, RareTokens, at_least_float32
 
@@ -69,9 +71,12 @@ class ClassificationObjective(ExampleObjective):
         batch, texts = self.batches.batch(step), self.train.texts
         ids, own = texts.window(batch.examples, batch.start, self.batches.seq_length)
         ids = self.rare.replaced(ids, [self.batches.seed, step])
-        labels = np.where(own > 0, self.train.labels[batch.examples], IGNORED)
-        targets = np.stack([labels, np.maximum(own - 1, 0)])
+        targets = self.targets(batch.examples, own)
         return self.batches.padded(ids, texts.pad), self.batches.padded(targets, IGNORED)
+
+    def targets(self, texts: Integers, own: Integers) -> Integers:
+        """The targets (2, B) of some texts (B,), of which a window holds so many tokens (B,)."""
+        return np.stack([np.where(own > 0, self.train.labels[texts], IGNORED), np.maximum(own - 1, 0)])
 
     @cached_property
     def _class_weights(self) -> Tensor:
@@ -96,8 +101,43 @@ class ClassificationObjective(ExampleObjective):
         return replace(metrics, temperature=fit_temperature(log_probs, true))
 
     def files(self, metrics: Metrics) -> dict[str, bytes]:
-        assert isinstance(metrics, ClassificationMetrics) and metrics.temperature is not None
+        assert isinstance(metrics, (ClassificationMetrics, MultiLabelMetrics)) and metrics.temperature is not None
         return calibration_file(metrics.temperature)
+
+
+@dataclass(frozen=True)
+class MultiLabelObjective(ClassificationObjective):
+    """Predict which labels a text has; the loss is the binary cross entropy in nats per text, summed over labels.
+
+    Targets are (2 + C, B): whether a lane counts, the position of its last token in this window, and for each label
+    whether the text has it. `class_weights` (C,) is the weight of having each label, relative to not having it.
+    """
+
+    columns = MultiLabelMetrics.columns
+
+    def targets(self, texts: Integers, own: Integers) -> Integers:
+        counts = np.where(own > 0, 0, IGNORED)
+        return np.concatenate([np.stack([counts, np.maximum(own - 1, 0)]), self.train.labels[texts].T])
+
+    def weights(self, targets: Tensor) -> Tensor:
+        return (targets[0] != IGNORED).float()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        answers = pooled(at_least_float32(outputs), targets[1].clamp(min=0), self.pooling)
+        wanted = targets[2:].T.clamp(min=0).to(answers.dtype)
+        weights = self._class_weights.to(answers.device)
+        losses = binary_cross_entropy_with_logits(answers, wanted, pos_weight=weights, reduction="none")
+        return self.mean(losses.sum(dim=1), targets)
+
+    def evaluate(self, model: Model, quick: bool) -> MultiLabelMetrics | None:  # type: ignore[override]
+        texts = len(self.held_out.labels)
+        if not texts:
+            return None
+        chosen = np.unique(np.linspace(0, texts - 1, min(texts, QUICK_TEXTS) if quick else texts).astype(np.int64))
+        scores = log_probabilities(TorchStepper(model), self.held_out.texts, self.pooling, chosen, several=True)
+        true = self.held_out.labels[chosen]
+        metrics = MultiLabelMetrics.of_scores(self.labels, true, scores)
+        return replace(metrics, temperature=multilabel.fit_temperature(scores, true))
 
 
 def pooled(outputs: Tensor, last: Tensor, pooling: str) -> Tensor:
@@ -112,8 +152,13 @@ def pooled(outputs: Tensor, last: Tensor, pooling: str) -> Tensor:
 
 def class_weights(kind: str, labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
     """The weight of a text of each label, (C,): uniform, or inverse to the label's frequency with a mean of 1 over
-    texts."""
+    texts. For texts with several labels, (N, C), that of having a label: 1, or how often it is missing for each time
+    that a text has it."""
     if kind == "none":
         return np.ones(classes, np.float32)
+    if labels.ndim == 2:
+        has = labels.sum(axis=0)
+        weights: npt.NDArray[np.float32] = ((len(labels) - has) / np.maximum(has, 1)).astype(np.float32)
+        return weights
     counts = np.bincount(labels, minlength=classes)
     return (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
