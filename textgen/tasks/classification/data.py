@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
+from textgen import storage
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.formatting import short
+from textgen.tasks.classification.ngrams import NGRAMS
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.classification.reading import LABELS, LabelledCorpus
 from textgen.tasks.data import ExampleStore, TextExampleData, listed
@@ -28,7 +31,7 @@ LEARNING_RATE = 2e-3
 class ClassificationData(TextExampleData):
     """Labelled texts: the training part and the held-out part."""
 
-    kind, arrays = "labelled texts", ("ends", "ids", "labels")
+    kind, arrays, optional = "labelled texts", ("ends", "ids", "labels"), ("scores",)
     defaults: ClassVar = {"hidden_size": 128, "embedding_size": 128, "dropout": 0.5}
     facts_file, pipeline = LABELS, "text-classification"
     most_epochs = 8.0
@@ -47,6 +50,15 @@ class ClassificationData(TextExampleData):
     def labels(self) -> tuple[str, ...]:
         """The label names, by index."""
         return tuple(self.store.about["labels"])
+
+    def scores(self, part: str) -> npt.NDArray[np.float32] | None:
+        """The scores of the linear model for the texts of a part, (N, C); None without one."""
+        return self.store.parts[part].get("scores")
+
+    def files(self) -> dict[str, bytes]:
+        has = NGRAMS in self.store.about["files"]
+        ngrams = {NGRAMS: storage.verified(self.folder, NGRAMS, self.store.about)} if has else {}
+        return {**super().files(), **ngrams}
 
     @property
     def outputs(self) -> int:
@@ -74,7 +86,8 @@ class ClassificationData(TextExampleData):
         return replace(filled, learning_rate=options.learning_rate or rate)
 
     def objective(self, options: ClassificationOptions) -> ClassificationObjective:
-        from textgen.tasks.classification.objective import ClassificationObjective
+        from textgen.tasks.classification.objective import ClassificationObjective, Scores
 
         train, held_out = self.labelled(TRAIN), self.labelled(VALIDATION)
-        return ClassificationObjective.of(train, held_out, self.labels, self.tokenizer, options)
+        scores = Scores(self.scores(TRAIN), self.scores(VALIDATION))
+        return ClassificationObjective.of(train, held_out, self.labels, self.tokenizer, options, scores)

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -35,6 +35,7 @@ from textgen.model.stepper import TokenStepper
 from textgen.options import displayed, named
 from textgen.screen import Output, say, warn
 from textgen.tasks import Request
+from textgen.tasks.classification.ngrams import LARGEST_NGRAMS, NGRAMS, Features, Ngrams
 from textgen.tasks.classification.options import POOLINGS
 from textgen.tasks.classification.reading import (
     LABELS,
@@ -89,16 +90,22 @@ class Pool:
 
 
 def log_probabilities(
-    stepper: TokenStepper, texts: Texts, pooling: str, chosen: Integers | None = None
+    stepper: TokenStepper,
+    texts: Texts,
+    pooling: str,
+    chosen: Integers | None = None,
+    scores: npt.NDArray[np.floating[Any]] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """The log-probability of each label for all texts, or for those chosen (N,): (N, C) in nats."""
+    """The log-probability of each label for all texts, or for those chosen (N,): (N, C) in nats. `scores` are added to
+    the outputs, a row for each of all texts."""
     chosen = np.arange(len(texts.ends)) if chosen is None else chosen
     batches = []
     for lanes in texts.batches(chosen):
         pool = Pool(pooling)
         for outputs, counts in texts.read(stepper, lanes):
             pool.add(outputs, counts)
-        batches.append(log_softmax(pool.pooled()).astype(np.float64))
+        linear = 0.0 if scores is None else scores[lanes]
+        batches.append(log_softmax(pool.pooled() + linear).astype(np.float64))
     by_length = np.argsort(texts.lengths[chosen], kind="stable")
     found: npt.NDArray[np.float64] = np.concatenate(batches)[np.argsort(by_length)]
     return found
@@ -128,6 +135,7 @@ class Classifier:
     pooling: str
     digest: str = ""
     folder: Path | None = None
+    ngrams: Ngrams | None = None
 
     def classify(self, texts: str | Iterable[str]) -> list[Prediction]:
         """The label of every text. Raises TextgenError for a text that is empty.
@@ -182,21 +190,22 @@ class Classifier:
         """The label of every text, in order, None for an empty one. The chunks of a text are read before the next text
         is requested. None among the texts flushes the collected ones. Memory does not grow with the length of a
         text."""
-        waiting: list[Ids] = []
+        waiting: list[tuple[Ids, Features | None]] = []
         for pieces in texts:
             if pieces is None:
                 yield from self._answers(waiting)
                 continue
-            chunks = self.encoded(pieces)
+            features = Features(self.ngrams.known) if self.ngrams else None
+            chunks = self.encoded(features.through(pieces) if features else pieces)
             first = next(chunks)
             second = next(chunks, None)
             if second is None:
-                waiting.append(first)
+                waiting.append((first, features))
                 if len(waiting) == TOGETHER:
                     yield from self._answers(waiting)
             else:
                 yield from self._answers(waiting)
-                yield self._prediction(self._long(chain([first, second], chunks)))
+                yield self._prediction(self._long(chain([first, second], chunks), features))
         yield from self._answers(waiting)
 
     def encoded(self, pieces: Iterable[bytes]) -> Iterator[Ids]:
@@ -210,21 +219,30 @@ class Classifier:
                 rest = rest[CHUNK:]
         yield rest if len(rest) > 1 or rest[0] != self.tokenizer.boundary else rest[:0]
 
-    def _answers(self, waiting: list[Ids]) -> Iterator[Prediction | None]:
+    def _answers(self, waiting: list[tuple[Ids, Features | None]]) -> Iterator[Prediction | None]:
         """The predictions for the collected short texts; clears the collection."""
-        full = [ids for ids in waiting if len(ids)]
-        log_probs = iter(log_probabilities(self.reader, Texts.of(full), self.pooling) if full else ())
-        answers = [self._prediction(next(log_probs)) if len(ids) else None for ids in waiting]
+        full = [each for each in waiting if len(each[0])]
+        found: npt.NDArray[np.float64] = np.zeros((0, len(self.labels)))
+        if full:
+            ids, features = zip(*full, strict=True)
+            found = log_probabilities(self.reader, Texts.of(ids), self.pooling, scores=self._scores(features))
+        log_probs = iter(found)
+        answers = [self._prediction(next(log_probs)) if len(ids) else None for ids, _ in waiting]
         waiting.clear()
         yield from answers
 
-    def _long(self, chunks: Iterable[Ids]) -> npt.NDArray[np.float64]:
-        """The log-probabilities (C,) of one text given in arrays of ids."""
+    def _scores(self, features: Sequence[Features | None]) -> npt.NDArray[np.float64] | None:
+        """The scores of the linear model, (N, C); None without one."""
+        return self.ngrams.scores([each.keys() for each in features if each]) if self.ngrams else None
+
+    def _long(self, chunks: Iterable[Ids], features: Features | None) -> npt.NDArray[np.float64]:
+        """The log-probabilities (C,) of one text given in arrays of ids; its features are known once these are read."""
         pool, state = Pool(self.pooling), self.reader.initial_state(1)
         for ids in chunks:
             outputs, state = self.reader.outputs(ids[None], state)
             pool.add(outputs, np.array([len(ids)]))
-        log_probs: npt.NDArray[np.float64] = log_softmax(pool.pooled())[0]
+        scores = self._scores([features])
+        log_probs: npt.NDArray[np.float64] = log_softmax(pool.pooled() + (0.0 if scores is None else scores))[0]
         return log_probs
 
     def _prediction(self, log_probs: npt.NDArray[np.float64]) -> Prediction:
@@ -244,7 +262,11 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
         raise storage.DamagedError(f"{damaged}: it names {len(set(labels))} labels for {config.outputs} outputs.")
     if pooling not in POOLINGS:
         raise storage.DamagedError(f"{damaged}: 'pooling' must be {', '.join(POOLINGS)}, not {pooling!r}.")
-    return Classifier(config, tokenizer, reader, tuple(labels), pooling, digest, path)
+    manifest, ngrams = storage.read_manifest(path), None
+    if NGRAMS in manifest["files"]:
+        content = storage.verified(path, NGRAMS, manifest, LARGEST_NGRAMS)
+        ngrams = Ngrams.from_bytes(content, str(path / NGRAMS), len(labels))
+    return Classifier(config, tokenizer, reader, tuple(labels), pooling, digest, path, ngrams)
 
 
 def evaluate(request: Request) -> None:
@@ -270,9 +292,11 @@ def _of_corpus(request: Request) -> ClassificationMetrics:
 
 
 def _of_held_out(request: Request) -> ClassificationMetrics:
-    texts, labels = request.held_out().labelled(VALIDATION)
+    data = request.held_out()
+    texts, labels = data.labelled(VALIDATION)
     model: Classifier = request.load()
-    return ClassificationMetrics.of(model.labels, labels, log_probabilities(model.reader, texts, model.pooling))
+    log_probs = log_probabilities(model.reader, texts, model.pooling, scores=data.scores(VALIDATION))
+    return ClassificationMetrics.of(model.labels, labels, log_probs)
 
 
 def predict(request: Request) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,18 @@ from textgen.model.stack import Model
 from textgen.model.weights import TorchStepper
 from textgen.tasks.classification.model import log_probabilities
 from textgen.tasks.classification.options import ClassificationOptions
+from textgen.tasks.classification.reading import class_weights
 from textgen.tasks.data import IGNORED, LabelledTexts
 from textgen.tasks.metrics import ClassificationMetrics
 from textgen.tasks.objective import Batches, ExampleObjective, RareTokens, at_least_float32
+
+
+class Scores(NamedTuple):
+    """The scores of the linear model for the texts of both parts, (N, C) each; None without one."""
+
+    train: npt.NDArray[np.float32] | None
+    held_out: npt.NDArray[np.float32] | None
+
 
 QUICK_TEXTS = 4000
 """Held-out texts used in an evaluation during training; the last evaluation uses all."""
@@ -29,8 +38,9 @@ QUICK_TEXTS = 4000
 class ClassificationObjective(ExampleObjective):
     """Predict the label of a text; the loss is in nats per text.
 
-    Targets are (2, B): the label of each lane, and the position of its last token in this window. A lane whose text
-    ended before this window does not count. `class_weights` (C,) is the weight of a text of each label.
+    Targets are (3, B): the label of each lane, the position of its last token in this window, and the text's index. A
+    lane whose text ended before this window does not count. `class_weights` (C,) is the weight of a text of each label.
+    `scores` are those of the linear model for the texts of both parts, to which the outputs are added.
     """
 
     columns = ClassificationMetrics.columns
@@ -41,6 +51,8 @@ class ClassificationObjective(ExampleObjective):
     pooling: str
     class_weights: npt.NDArray[np.float32]
     rare: RareTokens
+    scores: Scores
+    label_smoothing: float
 
     @classmethod
     def of(
@@ -50,6 +62,7 @@ class ClassificationObjective(ExampleObjective):
         labels: tuple[str, ...],
         tokenizer: Tokenizer,
         options: ClassificationOptions,
+        scores: Scores,
     ) -> Self:
         """The objective of these texts; batch size and window length must be given."""
         assert options.batch_size and options.seq_length
@@ -61,6 +74,8 @@ class ClassificationObjective(ExampleObjective):
             options.pooling,
             class_weights(options.class_weights, train.labels, len(labels)),
             RareTokens.of(train.texts.ids, tokenizer),
+            scores,
+            options.label_smoothing,
         )
 
     def window(self, step: int) -> tuple[Tensor, Tensor]:
@@ -69,8 +84,13 @@ class ClassificationObjective(ExampleObjective):
         ids, own = texts.window(batch.examples, batch.start, self.batches.seq_length)
         ids = self.rare.replaced(ids, [self.batches.seed, step])
         labels = np.where(own > 0, self.train.labels[batch.examples], IGNORED)
-        targets = np.stack([labels, np.maximum(own - 1, 0)])
+        targets = np.stack([labels, np.maximum(own - 1, 0), batch.examples])
         return self.batches.padded(ids, texts.pad), self.batches.padded(targets, IGNORED)
+
+    @cached_property
+    def _train_scores(self) -> Tensor:
+        assert self.scores.train is not None
+        return torch.from_numpy(self.scores.train)
 
     @cached_property
     def _class_weights(self) -> Tensor:
@@ -82,14 +102,20 @@ class ClassificationObjective(ExampleObjective):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         answers = pooled(at_least_float32(outputs), targets[1].clamp(min=0), self.pooling)
-        return self.mean(cross_entropy(answers, targets[0], ignore_index=IGNORED, reduction="none"), targets)
+        if self.scores.train is not None:
+            answers = answers + self._train_scores.to(answers.device)[targets[2].clamp(min=0)]
+        losses = cross_entropy(
+            answers, targets[0], ignore_index=IGNORED, reduction="none", label_smoothing=self.label_smoothing
+        )
+        return self.mean(losses, targets)
 
     def evaluate(self, model: Model, quick: bool) -> ClassificationMetrics | None:
         texts = len(self.held_out.labels)
         if not texts:
             return None
         chosen = np.unique(np.linspace(0, texts - 1, min(texts, QUICK_TEXTS) if quick else texts).astype(np.int64))
-        log_probs = log_probabilities(TorchStepper(model), self.held_out.texts, self.pooling, chosen)
+        scores = self.scores.held_out
+        log_probs = log_probabilities(TorchStepper(model), self.held_out.texts, self.pooling, chosen, scores)
         return ClassificationMetrics.of(self.labels, self.held_out.labels[chosen], log_probs)
 
 
@@ -101,12 +127,3 @@ def pooled(outputs: Tensor, last: Tensor, pooling: str) -> Tensor:
     if pooling == "max":
         return outputs.masked_fill(~counted, -torch.inf).amax(dim=0)
     return outputs.masked_fill(~counted, 0.0).sum(dim=0) / (last + 1)[:, None]
-
-
-def class_weights(kind: str, labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
-    """The weight of a text of each label, (C,): uniform, or inverse to the label's frequency with a mean of 1 over
-    texts."""
-    if kind == "none":
-        return np.ones(classes, np.float32)
-    counts = np.bincount(labels, minlength=classes)
-    return (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)

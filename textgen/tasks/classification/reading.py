@@ -26,6 +26,7 @@ from textgen.data.tokenizers import train_tokenizer
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError, UsageError
 from textgen.options import named
+from textgen.tasks.classification.ngrams import NGRAMS, NgramTexts
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.data import Encoded, hold_out, unknown_label
 
@@ -352,7 +353,8 @@ class LabelledCorpus:
         read = [[each.scan.digest, each.scan.sizes, each.numbers.tolist()] for each in scans]
         given = list(self.given.files().values()) if self.given else None
         held_out = np.flatnonzero(self.held_out).tolist()
-        return [read, self.found.labels, held_out, self.kind, self.vocab_size, given]
+        ngrams = [self.options.class_weights] if self.options.ngrams else []
+        return [read, self.found.labels, held_out, self.kind, self.vocab_size, given, *ngrams]
 
     def texts(self) -> Iterator[tuple[str, Labelled]]:
         """Every text with its part."""
@@ -371,16 +373,35 @@ class LabelledCorpus:
         texts: dict[str, list[npt.NDArray[np.int32]]] = {TRAIN: [], VALIDATION: []}
         labels: dict[str, list[int]] = {TRAIN: [], VALIDATION: []}
         numbers = {label: number for number, label in enumerate(self.found.labels)}
-        boundary = np.array([tokenizer.boundary], np.int32)
+        boundary, learned = np.array([tokenizer.boundary], np.int32), NgramTexts()
         done = 0
         for part, text in self.texts():
-            ids = np.concatenate([boundary, *tokenizer.encode_pieces(text.chunks)])
+            chunks = learned.through(part, text.chunks) if self.options.ngrams else text.chunks
+            ids = np.concatenate([boundary, *tokenizer.encode_pieces(chunks)])
             texts[part].append(tokenizer.model_ids(ids))
             labels[part].append(numbers[text.label])
             done += len(ids)
             progress("encoding", done, total)
         parts = {part: _arrays(texts[part], labels[part]) for part in texts}
-        return Encoded(parts, {"labels": list(self.found.labels), "bytes": total}, tokenizer)
+        about = {"labels": list(self.found.labels), "bytes": total}
+        if not self.options.ngrams:
+            return Encoded(parts, about, tokenizer)
+        progress("learning the n-grams", done, total)
+        targets = np.eye(len(numbers))[labels[TRAIN]]
+        counts = class_weights(self.options.class_weights, np.array(labels[TRAIN]), len(numbers))
+        content, scores = learned.fit(targets, counts[labels[TRAIN]])
+        return Encoded(
+            {part: {**parts[part], "scores": scores[part]} for part in parts}, about, tokenizer, {NGRAMS: content}
+        )
+
+
+def class_weights(kind: str, labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
+    """The weight of a text of each label, (C,): uniform, or inverse to the label's frequency with a mean of 1 over
+    texts."""
+    if kind == "none":
+        return np.ones(classes, np.float32)
+    counts = np.bincount(labels, minlength=classes)
+    return (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
 def _kind(found: LabelScan) -> str:
