@@ -250,6 +250,12 @@ def number(name: str, value: Any, above: float, high: float) -> float:
     return found
 
 
+def share(name: str, value: Any) -> float:
+    """A number from 0 to 1. Raises UsageError."""
+    found: float = check_value(named(name), plain(value), float, Declaration("", low=0, high=1))
+    return found
+
+
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of several words. Raises UsageError."""
     found: str = check_value(named(name), plain(value), str, Declaration("", choices=choices))

@@ -16,7 +16,7 @@ from textgen import storage
 from textgen.data.tokenizers import SubwordTokenizer
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError
-from textgen.export.stored import in_dtype, read_model
+from textgen.export.stored import facts_of, in_dtype, read_model
 from textgen.generation.language_model import LanguageModel
 from textgen.loading import load
 from textgen.model import CARD, read_config
@@ -80,8 +80,7 @@ def _reading(folder: Path) -> dict[str, Any]:
         }
         return {"tokenizer": _tokenizer(model.tokenizer), "generation": generation}
     if isinstance(model, Classifier):
-        facts = {"labels": list(model.labels), "pooling": model.pooling}
-        return {"tokenizer": _tokenizer(model.tokenizer), "facts": facts}
+        return {"tokenizer": _tokenizer(model.tokenizer), "facts": facts_of(model)}
     if isinstance(model, Forecaster):
         return {"facts": _forecasting(model)}
     raise TextgenError(f"{str(folder)!r} cannot be exported: its task has no page.")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from textgen import storage
 from textgen.errors import TextgenError
 from textgen.model import STEP, read_config, require_model, require_weights
+from textgen.options import named
 from textgen.runtime import Weights, read_step
 from textgen.runtime.graph import StepGraph, TensorSpec
 from textgen.runtime.int8 import Int8Rows, suits
 from textgen.runtime.ops import Array
+from textgen.tasks.classification.model import Classifier
 
 
 def read_model(folder: Path) -> tuple[StepGraph, Weights]:
@@ -23,6 +26,18 @@ def read_model(folder: Path) -> tuple[StepGraph, Weights]:
     if STEP not in manifest["files"]:
         raise TextgenError(f"{str(folder)!r} holds no {STEP}, of which every export is made; only torch can run it.")
     return read_step(folder, manifest, read_config(folder, manifest))
+
+
+def facts_of(model: Any) -> dict[str, Any]:
+    """What turns the outputs of a classifier into probabilities of labels; nothing for another model."""
+    if not isinstance(model, Classifier):
+        return {}
+    if model.blend is not None:
+        raise TextgenError(
+            "this classifier adds the scores of a linear model of words, which an export cannot hold.",
+            hint=f"train one with {named('ngrams', False)} to export it.",
+        )
+    return {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
 
 
 def in_dtype(weight: Array | Int8Rows, spec: TensorSpec, name: str, dtype: str | None) -> Array | Int8Rows:

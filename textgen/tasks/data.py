@@ -277,7 +277,7 @@ class ExampleData(TaskData):
 
 
 class Encoded(NamedTuple):
-    """What `ExampleData.cached` stores: the arrays of both parts by name, other facts, the tokenizer, and other files."""
+    """What `ExampleData.cached` stores: the arrays of both parts by name, other facts, the tokenizer, other files."""
 
     parts: Mapping[str, Mapping[str, npt.NDArray[Any]]]
     about: Mapping[str, Any]

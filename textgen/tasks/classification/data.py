@@ -16,6 +16,7 @@ import numpy.typing as npt
 from textgen import storage
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.formatting import short
+from textgen.model import ModelConfig
 from textgen.tasks.classification.ngrams import NGRAMS
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.classification.reading import LABELS, LabelledCorpus
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from textgen.tasks.classification.objective import ClassificationObjective
 
 LEARNING_RATE = 2e-3
+MEMBERS = 2
+"""Members of a new model."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class ClassificationData(TextExampleData):
     """Labelled texts: the training part and the held-out part."""
 
     kind, arrays, optional = "labelled texts", ("ends", "ids", "labels"), ("scores",)
-    defaults: ClassVar = {"hidden_size": 128, "embedding_size": 128, "dropout": 0.5}
+    defaults: ClassVar = {"hidden_size": 64, "embedding_size": 64, "dropout": 0.5}
     facts_file, pipeline = LABELS, "text-classification"
     most_epochs = 8.0
 
@@ -83,11 +86,15 @@ class ClassificationData(TextExampleData):
     def with_defaults(self, options: ClassificationOptions) -> ClassificationOptions:
         rate = LEARNING_RATE / 2 if options.init_from is not None else LEARNING_RATE
         filled: ClassificationOptions = super().with_defaults(options)
-        return replace(filled, learning_rate=options.learning_rate or rate)
+        members = options.ensemble or (1 if options.init_from is not None else MEMBERS)
+        return replace(filled, learning_rate=options.learning_rate or rate, ensemble=members)
+
+    def config(self, options: ClassificationOptions, hidden_size: int) -> ModelConfig:
+        return replace(super().config(options, hidden_size), members=options.ensemble or 1)
 
     def objective(self, options: ClassificationOptions) -> ClassificationObjective:
         from textgen.tasks.classification.objective import ClassificationObjective, Scores
 
         train, held_out = self.labelled(TRAIN), self.labelled(VALIDATION)
-        scores = Scores(self.scores(TRAIN), self.scores(VALIDATION))
+        scores = Scores.of((self.scores(TRAIN), train.labels), (self.scores(VALIDATION), held_out.labels))
         return ClassificationObjective.of(train, held_out, self.labels, self.tokenizer, options, scores)

@@ -1,62 +1,44 @@
-"""A trained classifier, as `textgen.load` returns it, and what `textgen evaluate` and `textgen predict` do with it.
+"""A trained classifier, as `textgen.load` returns it.
 
 A model gives outputs at every time step of a text; the readout is linear, so the mean of the outputs is the readout
-of the mean state. `evaluate` prints metrics; `predict` a line for each text, as soon as it is known.
+of the mean state.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from textgen import options, storage
 from textgen.data import Reading
-from textgen.data.encodings import AUTO, Decoding, begins_mark, to_utf8
 from textgen.data.parquet_table import corpora
-from textgen.data.recipes import VALIDATION
-from textgen.data.sources import SourceOptions
 from textgen.data.tokenizers.base import Ids, Tokenizer
 from textgen.distributed import alone, world
-from textgen.errors import TextgenError, UsageError, require
-from textgen.formatting import plural
+from textgen.errors import TextgenError, UsageError
 from textgen.generation.sampling import log_softmax
 from textgen.model import ModelConfig
 from textgen.model.stepper import TokenStepper
 from textgen.options import displayed, named
-from textgen.screen import Output, say, warn
-from textgen.tasks import Request
-from textgen.tasks.classification.ngrams import LARGEST_NGRAMS, NGRAMS, Features, Ngrams
+from textgen.tasks.classification.calibration import stored_temperature, tempered
+from textgen.tasks.classification.ngrams import Blend, Features
 from textgen.tasks.classification.options import POOLINGS
-from textgen.tasks.classification.reading import (
-    LABELS,
-    Labelled,
-    Lines,
-    Unlabelled,
-    find_labelled,
-    find_texts,
-    read_labelled,
-    read_texts,
-)
+from textgen.tasks.classification.reading import LABELS, Labelled, Unlabelled, find_labelled, read_labelled
 from textgen.tasks.data import CHUNK, Integers, Texts, open_model, unknown_label
-from textgen.tasks.metrics import ClassificationMetrics, plot_confusion, print_metrics
+from textgen.tasks.metrics import ClassificationMetrics
 
 DIVIDED = 512
 """Texts that a process predicts for before the next one has its turn, where several divide them."""
 
 TOGETHER = 256
 """The number of texts collected before those of similar length are read in one batch."""
-
-READ_BYTES = 1 << 16
 
 
 @dataclass
@@ -90,22 +72,16 @@ class Pool:
 
 
 def log_probabilities(
-    stepper: TokenStepper,
-    texts: Texts,
-    pooling: str,
-    chosen: Integers | None = None,
-    scores: npt.NDArray[np.floating[Any]] | None = None,
+    stepper: TokenStepper, texts: Texts, pooling: str, chosen: Integers | None = None
 ) -> npt.NDArray[np.float64]:
-    """The log-probability of each label for all texts, or for those chosen (N,): (N, C) in nats. `scores` are added to
-    the outputs, a row for each of all texts."""
+    """The log-probability of each label for all texts, or for those chosen (N,): (N, C) in nats."""
     chosen = np.arange(len(texts.ends)) if chosen is None else chosen
     batches = []
     for lanes in texts.batches(chosen):
         pool = Pool(pooling)
         for outputs, counts in texts.read(stepper, lanes):
             pool.add(outputs, counts)
-        linear = 0.0 if scores is None else scores[lanes]
-        batches.append(log_softmax(pool.pooled() + linear).astype(np.float64))
+        batches.append(log_softmax(pool.pooled()).astype(np.float64))
     by_length = np.argsort(texts.lengths[chosen], kind="stable")
     found: npt.NDArray[np.float64] = np.concatenate(batches)[np.argsort(by_length)]
     return found
@@ -115,13 +91,20 @@ def log_probabilities(
 class Prediction:
     """The most likely label of a text, and the probability of each label, in the order of the model's labels."""
 
-    label: str
+    label: str | None
+    """None if its probability is below a threshold."""
     probabilities: dict[str, float]
+
+    @classmethod
+    def of(cls, probabilities: dict[str, float], threshold: float | None = None) -> Self:
+        """The prediction with these probabilities; no label whose probability is below the threshold."""
+        label = max(probabilities, key=probabilities.__getitem__)
+        return cls(None if threshold is not None and probabilities[label] < threshold else label, probabilities)
 
     @property
     def probability(self) -> float:
-        """The probability of the predicted label."""
-        return self.probabilities[self.label]
+        """The probability of the most likely label."""
+        return max(self.probabilities.values())
 
 
 @dataclass(frozen=True)
@@ -135,10 +118,14 @@ class Classifier:
     pooling: str
     digest: str = ""
     folder: Path | None = None
-    ngrams: Ngrams | None = None
+    temperature: float = 1.0
+    """What calibrates its probabilities (`textgen.tasks.classification.calibration`)."""
+    blend: Blend | None = None
+    """The linear model that the outputs are added to; None without one."""
 
-    def classify(self, texts: str | Iterable[str]) -> list[Prediction]:
-        """The label of every text. Raises TextgenError for a text that is empty.
+    def classify(self, texts: str | Iterable[str], threshold: float | None = None) -> list[Prediction]:
+        """The label of every text, None where its probability is below a threshold. Raises TextgenError for a text that
+        is empty.
 
         Example:
             >>> textgen.load("runs/lstm-reviews-1").classify(["a fine film"])[0].label     # doctest: +SKIP
@@ -148,11 +135,12 @@ class Classifier:
             shown = "one text" if isinstance(texts, str) else displayed(texts)
             raise UsageError(f"{named('texts')} must be a list of texts, not {shown}.", hint='classify(["..."])')
         found = []
+        threshold = None if threshold is None else options.share("threshold", threshold)
         given = (options.utf8("texts", text) for text in texts)
         for number, answer in enumerate(self.stream([text] if text.decode().strip() else [] for text in given), 1):
             if answer is None:
                 raise TextgenError(f"text {number} is empty.")
-            found.append(answer)
+            found.append(Prediction.of(answer.probabilities, threshold))
         return found
 
     def evaluate(self, corpus: Any, **reading: Any) -> ClassificationMetrics:
@@ -195,7 +183,7 @@ class Classifier:
             if pieces is None:
                 yield from self._answers(waiting)
                 continue
-            features = Features(self.ngrams.known) if self.ngrams else None
+            features = self.blend.ngrams.reading() if self.blend else None
             chunks = self.encoded(features.through(pieces) if features else pieces)
             first = next(chunks)
             second = next(chunks, None)
@@ -225,29 +213,32 @@ class Classifier:
         found: npt.NDArray[np.float64] = np.zeros((0, len(self.labels)))
         if full:
             ids, features = zip(*full, strict=True)
-            found = log_probabilities(self.reader, Texts.of(ids), self.pooling, scores=self._scores(features))
+            found = self._blended(log_probabilities(self.reader, Texts.of(ids), self.pooling), features)
         log_probs = iter(found)
         answers = [self._prediction(next(log_probs)) if len(ids) else None for ids, _ in waiting]
         waiting.clear()
         yield from answers
 
-    def _scores(self, features: Sequence[Features | None]) -> npt.NDArray[np.float64] | None:
-        """The scores of the linear model, (N, C); None without one."""
-        return self.ngrams.scores([each.keys() for each in features if each]) if self.ngrams else None
+    def _blended(
+        self, log_probs: npt.NDArray[np.floating[Any]], features: Sequence[Features | None]
+    ) -> npt.NDArray[np.float64]:
+        """The log-probabilities (N, C) with the scores of the linear model."""
+        if self.blend is None:
+            return log_probs.astype(np.float64)
+        return self.blend.of([each.keys() for each in features if each], log_probs)
 
     def _long(self, chunks: Iterable[Ids], features: Features | None) -> npt.NDArray[np.float64]:
-        """The log-probabilities (C,) of one text given in arrays of ids; its features are known once these are read."""
+        """The log-probabilities (C,) of one text given in arrays of ids, whose features are known when it is read."""
         pool, state = Pool(self.pooling), self.reader.initial_state(1)
         for ids in chunks:
             outputs, state = self.reader.outputs(ids[None], state)
             pool.add(outputs, np.array([len(ids)]))
-        scores = self._scores([features])
-        log_probs: npt.NDArray[np.float64] = log_softmax(pool.pooled() + (0.0 if scores is None else scores))[0]
+        log_probs: npt.NDArray[np.float64] = self._blended(log_softmax(pool.pooled()), [features])[0]
         return log_probs
 
     def _prediction(self, log_probs: npt.NDArray[np.float64]) -> Prediction:
-        probabilities = dict(zip(self.labels, np.exp(log_probs).tolist(), strict=True))
-        return Prediction(self.labels[int(log_probs.argmax())], probabilities)
+        calibrated = tempered(log_probs, self.temperature)
+        return Prediction.of(dict(zip(self.labels, np.exp(calibrated).tolist(), strict=True)))
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
@@ -262,72 +253,9 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
         raise storage.DamagedError(f"{damaged}: it names {len(set(labels))} labels for {config.outputs} outputs.")
     if pooling not in POOLINGS:
         raise storage.DamagedError(f"{damaged}: 'pooling' must be {', '.join(POOLINGS)}, not {pooling!r}.")
-    manifest, ngrams = storage.read_manifest(path), None
-    if NGRAMS in manifest["files"]:
-        content = storage.verified(path, NGRAMS, manifest, LARGEST_NGRAMS)
-        ngrams = Ngrams.from_bytes(content, str(path / NGRAMS), len(labels))
-    return Classifier(config, tokenizer, reader, tuple(labels), pooling, digest, path, ngrams)
-
-
-def evaluate(request: Request) -> None:
-    """Evaluate the predictions of a model on a corpus, or on the held-out part of its run."""
-    plot = request.outputs.get("plot")
-    if plot is not None:
-        require("matplotlib")
-    metrics = _of_corpus(request) if request.inputs else _of_held_out(request)
-    if not world().leads:
-        return
-    print_metrics(metrics, request.as_json)
-    if plot is not None:
-        plot.check()
-        plot_confusion(metrics, plot.path)
-        say(f"plot: {plot.path}")
-
-
-def _of_corpus(request: Request) -> ClassificationMetrics:
-    reading = request.reading
-    origins = find_labelled(request.inputs, reading.text_column, reading.label_column)
-    model: Classifier = request.load()
-    return model.metrics(read_labelled(origins, reading.options, reading.label_column))
-
-
-def _of_held_out(request: Request) -> ClassificationMetrics:
-    data = request.held_out()
-    texts, labels = data.labelled(VALIDATION)
-    model: Classifier = request.load()
-    log_probs = log_probabilities(model.reader, texts, model.pooling, scores=data.scores(VALIDATION))
-    return ClassificationMetrics.of(model.labels, labels, log_probs)
-
-
-def predict(request: Request) -> None:
-    """Print the label of every text and the probability of each label: a tab-separated table, or one JSON object per
-    line."""
-    if not request.inputs:
-        raise UsageError("no text given.", hint="textgen predict FILE, or - to read lines from standard input.")
-    reading, options = request.reading, request.reading.options
-    whole = bool(reading.whole_files)
-    by_line = not whole and options.document_separator is None and options.encoding != AUTO
-    piped = request.inputs == ("-",) and by_line
-    sources = [] if piped else find_texts(request.inputs, reading.text_column)
-    model: Classifier = request.load()
-    texts = piped_lines(options) if piped else read_texts(sources, options, whole, reading.label_column)
-    _write(model, texts, request.as_json, at_once=piped)
-
-
-def _write(model: Classifier, texts: Iterable[Unlabelled | None], as_json: bool, at_once: bool) -> None:
-    """Print the predictions below a header, which is printed `at_once` or when the first text has been read."""
-    output, empty = Output(), 0
-    at_once = at_once and world().size == 1
-    header = "" if as_json else "\t".join(map(_cell, ["label", *model.labels])) + "\n"
-    if at_once:
-        output.write(header)
-    for number, (where, answer) in enumerate(answers(model, texts)):
-        if number == 0 and not at_once:
-            output.write(header)
-        empty += answer is None
-        output.write((_object(where, answer) if as_json else _line(answer)) + "\n")
-    if empty:
-        warn(f"{plural(empty, 'text')} without content got no label.")
+    temperature = stored_temperature(path)
+    blend = Blend.stored(path, len(labels))
+    return Classifier(config, tokenizer, reader, tuple(labels), pooling, digest, path, temperature, blend)
 
 
 def answers(model: Classifier, texts: Iterable[Unlabelled | None]) -> Iterator[tuple[str, Prediction | None]]:
@@ -363,40 +291,4 @@ def _divided(model: Classifier, texts: Iterable[Unlabelled]) -> Iterator[tuple[s
 
     for found in world().divided(blocks(), work):
         for where, probabilities in found:
-            likeliest = max(probabilities, key=probabilities.__getitem__) if probabilities else ""
-            yield where, Prediction(likeliest, probabilities) if probabilities else None
-
-
-def piped_lines(options: SourceOptions) -> Iterator[Unlabelled | None]:
-    """The lines of standard input as they arrive, and None whenever no more input is available yet."""
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("'-' reads texts from a pipe, not from a terminal.", hint="cat FILE | textgen predict -")
-    handle = sys.stdin.fileno()
-    head = os.read(handle, READ_BYTES)
-    while begins_mark(head) and (more := os.read(handle, READ_BYTES)):
-        head += more
-    blocks = chain([head], iter(lambda: os.read(handle, READ_BYTES), b""))
-    known = Decoding(options.encoding, from_training=options.from_training)
-    number, split = 0, Lines()
-    for piece in chain(to_utf8(filter(None, blocks), head, "standard input", known), [None]):
-        for line in split.add(piece) if piece is not None else split.rest():
-            number += 1
-            yield Unlabelled(f"line {number} of standard input", [line] if line.strip() else [])
-        yield None
-
-
-def _line(answer: Prediction | None) -> str:
-    if answer is None:
-        return ""
-    return "\t".join([_cell(answer.label), *[f"{value:.4f}" for value in answer.probabilities.values()]])
-
-
-def _cell(text: str) -> str:
-    """A label as one cell of a table."""
-    return " ".join(text.split())
-
-
-def _object(where: str, answer: Prediction | None) -> str:
-    probabilities = answer and {label: round(value, 6) for label, value in answer.probabilities.items()}
-    content = {"text": where, "label": answer and answer.label, "probabilities": probabilities}
-    return json.dumps(content, ensure_ascii=False)
+            yield where, Prediction.of(probabilities) if probabilities else None

@@ -13,9 +13,11 @@ from __future__ import annotations
 import codecs
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,8 @@ import safetensors.numpy
 
 from textgen import storage
 from textgen.data.recipes import TRAIN, VALIDATION
+from textgen.generation.sampling import log_softmax
+from textgen.storage import filesystem
 from textgen.tasks.classification.logistic import Sparse, fit_factors
 
 Floats = npt.NDArray[np.float64]
@@ -155,6 +159,10 @@ class Ngrams:
         weights = fit_factors(examples, targets, ratios, counts * STRENGTH, exclusive) * ratios
         return cls(known, weights.astype(np.float32))
 
+    def reading(self) -> Features:
+        """Collects the features of a text that the model knows."""
+        return Features(self.known)
+
     def scores(self, texts: Sequence[Keys]) -> Floats:
         """The score of each label, (N, C), of texts given by their features."""
         found = places(np.concatenate(texts), self.known)
@@ -185,6 +193,73 @@ class Ngrams:
         return cls(known, weights)
 
 
+WEIGHTS = "blend.json"
+"""The file of a model folder that holds the weights of the recurrent model and of the linear one."""
+
+CHOICES = tuple((a / 4, b / 4) for a in range(5) for b in range(5) if a or b)
+DEFAULT_WEIGHTS = (0.5, 1.0)
+"""The weights that the held-out part chooses from, and those without a held-out part: what is learned on top of a
+linear model is often too much."""
+
+
+def blended(log_probs: npt.NDArray[Any], scores: npt.NDArray[Any], weights: Sequence[float]) -> Floats:
+    """The log-probabilities of labels (N, C) from those of the recurrent model and the scores of the linear one, by the
+    weight of each."""
+    recurrent, linear = weights
+    sums: Floats = log_softmax(recurrent * log_probs + linear * scores).astype(np.float64)
+    return sums
+
+
+def mean_loss(scores: npt.NDArray[Any], true: npt.NDArray[np.integer[Any]]) -> float:
+    """The loss on N texts in nats, given the scores of their labels (N, C) and the indices of their labels."""
+    return -float(log_softmax(scores)[np.arange(len(true)), true].mean())
+
+
+def best_weights(
+    log_probs: npt.NDArray[Any], scores: npt.NDArray[Any], true: npt.NDArray[np.integer[Any]]
+) -> tuple[float, float]:
+    """The weights with which the loss on N texts is lowest, given the indices of their labels."""
+    return min(CHOICES, key=lambda weights: mean_loss(blended(log_probs, scores, weights), true))
+
+
+def weights_file(weights: Sequence[float]) -> dict[str, bytes]:
+    """The file of a model folder that holds the weights, by name."""
+    recurrent, linear = weights
+    return {WEIGHTS: filesystem.to_json({"recurrent": recurrent, "linear": linear})}
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A linear model, and the weights of the recurrent model and of this one."""
+
+    ngrams: Ngrams
+    weights: tuple[float, float] = DEFAULT_WEIGHTS
+
+    def of(self, texts: Sequence[Keys], log_probs: npt.NDArray[Any]) -> Floats:
+        """The log-probabilities (N, C) of texts given by their features, and by those of the recurrent model."""
+        return blended(log_probs, self.ngrams.scores(texts), self.weights)
+
+    @classmethod
+    def stored(cls, folder: Path, labels: int) -> Blend | None:
+        """The linear model of a folder, if it holds one. Raises DamagedError for a file that does not fit."""
+        manifest = storage.read_manifest(folder)
+        if NGRAMS not in manifest["files"]:
+            return None
+        content = storage.verified(folder, NGRAMS, manifest, LARGEST_NGRAMS)
+        ngrams, path = Ngrams.from_bytes(content, str(folder / NGRAMS), labels), str(folder / WEIGHTS)
+        if WEIGHTS not in manifest["files"]:
+            return cls(ngrams)
+        stored = storage.parse_json(storage.verified(folder, WEIGHTS, manifest, storage.JSON_LIMIT), path)
+        return cls(ngrams, (_weight(stored, "recurrent", path), _weight(stored, "linear", path)))
+
+
+def _weight(stored: Mapping[str, Any], name: str, path: str) -> float:
+    value: Any = stored.get(name)
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise storage.DamagedError(f"{path} is damaged: {name!r} must be a number from 0 to 1, not {value!r}.")
+    return float(value)
+
+
 class NgramTexts:
     """The features of the texts of both parts, collected while they are encoded."""
 
@@ -197,25 +272,31 @@ class NgramTexts:
         yield from features.through(pieces)
         self._texts[part].append(features.keys())
 
-    def fit(self, targets: Floats, counts: Floats) -> tuple[bytes, dict[str, npt.NDArray[np.float32]]]:
-        """The content of `ngrams.safetensors`, learned from the training part with these targets (N, C) and weights
-        (N,), and the scores (N, C) of the texts of each part.
+    def fit(
+        self, targets: Mapping[str, Floats], weights: Floats, refit: bool
+    ) -> tuple[bytes, dict[str, npt.NDArray[np.float32]]]:
+        """The content of `ngrams.safetensors`, learned with the targets (N, C) of each part and the weight of each
+        label (C,), and the scores (N, C) of the texts of each part.
 
-        The scores of a training text come from a model that was learned without this text: only these are like those
-        of new texts.
+        All scores come from models that were learned without the texts that they score, and only from training texts:
+        only these are like the scores of new texts. With `refit`, the stored model is learned from both parts.
         """
-        train, held_out = self._texts[TRAIN], self._texts[VALIDATION]
-        model = Ngrams.fit(train, targets, counts)
+        train, held_out, labels = self._texts[TRAIN], self._texts[VALIDATION], targets[TRAIN].argmax(axis=1)
+        counts = {part: each @ weights for part, each in targets.items()}
+        model = Ngrams.fit(train, targets[TRAIN], counts[TRAIN])
         fold = np.zeros(len(train), np.int64)
-        for label in np.unique(targets.argmax(axis=1)):
-            of_label = np.flatnonzero(targets.argmax(axis=1) == label)
+        for label in np.unique(labels):
+            of_label = np.flatnonzero(labels == label)
             fold[np.random.default_rng([int(label), 4]).permutation(of_label)] = np.arange(len(of_label)) % FOLDS
-        scores = np.zeros(targets.shape)
+        scores: Floats = np.zeros_like(targets[TRAIN])
         for number in np.unique(fold) if len(train) >= FOLDS else ():
             inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-            other = Ngrams.fit([train[k] for k in inside], targets[inside], counts[inside])
+            other = Ngrams.fit([train[k] for k in inside], targets[TRAIN][inside], counts[TRAIN][inside])
             scores[outside] = other.scores([train[k] for k in outside])
-        later = model.scores(held_out) if held_out else np.zeros((0, targets.shape[1]))
+        later = model.scores(held_out) if held_out else scores[:0]
+        if refit and held_out:
+            every, weight = (np.concatenate([each[TRAIN], each[VALIDATION]]) for each in (targets, counts))
+            model = Ngrams.fit([*train, *held_out], every, weight)
         return model.to_bytes(), {TRAIN: scores.astype(np.float32), VALIDATION: later.astype(np.float32)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, Self
 
@@ -15,20 +15,47 @@ from torch.nn.functional import cross_entropy
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.model.stack import Model
 from textgen.model.weights import TorchStepper
+from textgen.tasks.classification.calibration import calibration_file, fit_temperature
 from textgen.tasks.classification.model import log_probabilities
+from textgen.tasks.classification.ngrams import best_weights, blended, mean_loss, weights_file
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.classification.reading import class_weights
 from textgen.tasks.data import IGNORED, LabelledTexts
 from textgen.tasks.metrics import ClassificationMetrics
-from textgen.tasks.objective import Batches, ExampleObjective, RareTokens, at_least_float32
+from textgen.tasks.objective import Batches, ExampleObjective, Metrics, RareTokens, at_least_float32
+
+Labels = tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.int64]]
 
 
 class Scores(NamedTuple):
-    """The scores of the linear model for the texts of both parts, (N, C) each; None without one."""
+    """The scores of the linear model for the texts of both parts, (N, C) each. Without those of the training texts, the
+    recurrent model learns on its own."""
 
-    train: npt.NDArray[np.float32] | None
-    held_out: npt.NDArray[np.float32] | None
+    train: npt.NDArray[np.float32] | None = None
+    held_out: npt.NDArray[np.float32] | None = None
 
+    @classmethod
+    def of(cls, train: Labels, held_out: Labels) -> Scores:
+        """The scores of both parts, each with the labels of its texts, if there are any.
+
+        Training texts that repeat parts of each other, such as phrases of one sentence, are predicted far better than
+        new texts, so what remains to be learned cannot be seen in them: their scores are left out.
+        """
+        (scores, labels), (later, true) = train, held_out
+        if scores is None or later is None:
+            return cls()
+        repeated = len(later) and mean_loss(scores, labels) < REPEATED * mean_loss(later, true)
+        return cls(None if repeated else scores, later)
+
+
+SCORE_DROPOUT = 0.5
+"""How often a training text is read without the scores of the linear model, so that the recurrent model also learns
+what the linear one knows."""
+
+NO_SCORES = Scores()
+REPEATED = 0.8
+"""Training texts repeat each other if the loss of the linear model on those that it has not seen is below this share of
+that on held-out texts."""
 
 QUICK_TEXTS = 4000
 """Held-out texts used in an evaluation during training; the last evaluation uses all."""
@@ -51,8 +78,8 @@ class ClassificationObjective(ExampleObjective):
     pooling: str
     class_weights: npt.NDArray[np.float32]
     rare: RareTokens
-    scores: Scores
-    label_smoothing: float
+    scores: Scores = NO_SCORES
+    label_smoothing: float = 0.0
 
     @classmethod
     def of(
@@ -84,7 +111,8 @@ class ClassificationObjective(ExampleObjective):
         ids, own = texts.window(batch.examples, batch.start, self.batches.seq_length)
         ids = self.rare.replaced(ids, [self.batches.seed, step])
         labels = np.where(own > 0, self.train.labels[batch.examples], IGNORED)
-        targets = np.stack([labels, np.maximum(own - 1, 0), batch.examples])
+        dropped = np.random.default_rng([self.batches.seed, step, 5]).random(len(own)) < SCORE_DROPOUT
+        targets = np.stack([labels, np.maximum(own - 1, 0), np.where(dropped, IGNORED, batch.examples)])
         return self.batches.padded(ids, texts.pad), self.batches.padded(targets, IGNORED)
 
     @cached_property
@@ -101,12 +129,19 @@ class ClassificationObjective(ExampleObjective):
         return self._class_weights.to(targets.device)[targets[0].clamp(min=0)] * (targets[0] != IGNORED)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of the members of an ensemble, whose outputs lie side by side."""
         answers = pooled(at_least_float32(outputs), targets[1].clamp(min=0), self.pooling)
+        answers = answers.reshape(len(answers), -1, len(self.labels))
         if self.scores.train is not None:
-            answers = answers + self._train_scores.to(answers.device)[targets[2].clamp(min=0)]
+            scores = self._train_scores.to(answers.device)[targets[2].clamp(min=0)]
+            answers = answers + torch.where(targets[2] >= 0, scores.T, 0.0).T.unsqueeze(1)
         losses = cross_entropy(
-            answers, targets[0], ignore_index=IGNORED, reduction="none", label_smoothing=self.label_smoothing
-        )
+            answers.transpose(1, 2),
+            targets[0].unsqueeze(1).expand(answers.shape[:2]),
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        ).mean(dim=1)
         return self.mean(losses, targets)
 
     def evaluate(self, model: Model, quick: bool) -> ClassificationMetrics | None:
@@ -114,9 +149,19 @@ class ClassificationObjective(ExampleObjective):
         if not texts:
             return None
         chosen = np.unique(np.linspace(0, texts - 1, min(texts, QUICK_TEXTS) if quick else texts).astype(np.int64))
-        scores = self.scores.held_out
-        log_probs = log_probabilities(TorchStepper(model), self.held_out.texts, self.pooling, chosen, scores)
-        return ClassificationMetrics.of(self.labels, self.held_out.labels[chosen], log_probs)
+        log_probs = log_probabilities(TorchStepper(model), self.held_out.texts, self.pooling, chosen)
+        true, blend = self.held_out.labels[chosen], None
+        if self.scores.held_out is not None:
+            scores = self.scores.held_out[chosen]
+            blend = best_weights(log_probs, scores, true)
+            log_probs = blended(log_probs, scores, blend)
+        metrics = ClassificationMetrics.of(self.labels, true, log_probs)
+        return replace(metrics, temperature=fit_temperature(log_probs, true), blend=blend)
+
+    def files(self, metrics: Metrics) -> dict[str, bytes]:
+        assert isinstance(metrics, ClassificationMetrics) and metrics.temperature is not None
+        weights = {} if metrics.blend is None else weights_file(metrics.blend)
+        return {**calibration_file(metrics.temperature), **weights}
 
 
 def pooled(outputs: Tensor, last: Tensor, pooling: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from textgen.data import ReadingOptions, TokenizerOptions
 from textgen.options import option
@@ -32,6 +33,13 @@ class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
         True,
         "Add the scores of a linear model of the words, pairs of words and beginnings of words of a text.",
     )
+    ensemble: int | None = option(
+        None,
+        "Train this many models side by side and average their outputs.",
+        low=1,
+        high=64,
+        default_text="2, or 1 when starting from a trained model",
+    )
     label_smoothing: float = option(
         0.0,
         "The share of each training label that is spread over all labels, against overconfidence.",
@@ -45,12 +53,23 @@ class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
     )
 
 
+def threshold_option() -> Any:
+    """The declaration of `threshold`."""
+    return option(None, "Predict no label with a probability below this.", low=0, high=1, metavar="PROBABILITY")
+
+
 @dataclass(frozen=True)
 class ClassificationEvaluation(ReadingOptions):
     """How a classifier is evaluated."""
 
     label_column: str | None = option(
         None, "The label column.", metavar="NAME", default_text="as in training", section="Classification"
+    )
+    threshold: float | None = threshold_option()
+    baselines: bool | None = option(
+        None,
+        "Train TF-IDF with logistic regression on the training part, to compare with (needs scikit-learn).",
+        default_text="if it is installed and this takes seconds",
     )
     plot: str | None = option(None, "Plot the result as PNG.", metavar="FILE", writes=PLOT)
 
@@ -66,3 +85,4 @@ class ClassificationPrediction(ReadingOptions):
         no="lines",
         section="Classification",
     )
+    threshold: float | None = threshold_option()

@@ -387,9 +387,9 @@ class LabelledCorpus:
         if not self.options.ngrams:
             return Encoded(parts, about, tokenizer)
         progress("learning the n-grams", done, total)
-        targets = np.eye(len(numbers))[labels[TRAIN]]
-        counts = class_weights(self.options.class_weights, np.array(labels[TRAIN]), len(numbers))
-        content, scores = learned.fit(targets, counts[labels[TRAIN]])
+        targets = {part: np.eye(len(numbers))[np.array(labels[part], np.int64)] for part in labels}
+        weights = class_weights(self.options.class_weights, np.array(labels[TRAIN]), len(numbers)).astype(np.float64)
+        content, scores = learned.fit(targets, weights, refit=not self.validation)
         return Encoded(
             {part: {**parts[part], "scores": scores[part]} for part in parts}, about, tokenizer, {NGRAMS: content}
         )
