@@ -176,28 +176,28 @@ def collected(parts):
     for part, rows in parts.items():
         for text, _ in rows:
             list(texts.through(part, [text.encode()]))
-    targets = {part: np.eye(2)[[int(label == "pos") for _, label in rows]] for part, rows in parts.items()}
-    return texts, targets
+    true = {part: np.array([int(label == "pos") for _, label in rows], np.int64) for part, rows in parts.items()}
+    return texts, true
 
 
 def test_a_training_text_is_scored_by_a_model_that_has_not_seen_it():
     rows = [(f"only{k} just{k}", ("neg", "pos")[k % 2]) for k in range(20)]
-    texts, targets = collected({TRAIN: rows, VALIDATION: []})
-    content, scores = texts.fit(targets, np.ones(2), refit=False)
+    texts, true = collected({TRAIN: rows, VALIDATION: []})
+    content, scores = texts.fit(true, np.ones(2), refit=False)
     assert np.abs(scores[TRAIN]).max() < 0.05, "no other text has its words"
     own = Ngrams.from_bytes(content, "x", 2).scores([keys_of(text) for text, _ in rows])
-    assert (own.argmax(axis=1) == targets[TRAIN].argmax(axis=1)).all() and np.abs(own).max() > 0.1
+    assert (own.argmax(axis=1) == true[TRAIN]).all() and np.abs(own).max() > 0.1
 
 
 def test_held_out_texts_change_no_score():
     rows = sayings(80)
-    texts, targets = collected({TRAIN: rows[:60], VALIDATION: rows[60:]})
-    content, scores = texts.fit(targets, np.ones(2), refit=False)
-    refitted, same = texts.fit(targets, np.ones(2), refit=True)
+    texts, true = collected({TRAIN: rows[:60], VALIDATION: rows[60:]})
+    content, scores = texts.fit(true, np.ones(2), refit=False)
+    refitted, same = texts.fit(true, np.ones(2), refit=True)
     assert refitted != content and all((scores[part] == same[part]).all() for part in scores)
     fewer = NgramTexts()
     fewer._texts = {TRAIN: texts._texts[TRAIN], VALIDATION: []}
-    alone, its = fewer.fit({TRAIN: targets[TRAIN], VALIDATION: targets[VALIDATION][:0]}, np.ones(2), refit=True)
+    alone, its = fewer.fit({TRAIN: true[TRAIN], VALIDATION: true[VALIDATION][:0]}, np.ones(2), refit=True)
     assert alone == content and (its[TRAIN] == scores[TRAIN]).all()
 
 

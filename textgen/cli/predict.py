@@ -23,10 +23,14 @@ from textgen.errors import UsageError
 from textgen.screen import encodings_said, reading_said
 from textgen.tasks import built_in_tasks
 
+COMMON = (
+    *("model", "as_json", "output", "plot", "threshold", "explain", "explain_html", "whole_files", "horizon", "level"),
+    *("encoding", "text_column", "threads", "overwrite"),
+)
 OPTIONS = {task.name: task.prediction for task in built_in_tasks() if task.prediction}
 
 
-@click.command("predict", cls=layered((), *OPTIONS.values(), extra=options_of_model("prediction")))
+@click.command("predict", cls=layered(COMMON, *OPTIONS.values(), extra=options_of_model("prediction")))
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @model_option
 @click.option("--json", "as_json", is_flag=True, help="Print each prediction as a JSON object on its own line.")

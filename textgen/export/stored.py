@@ -37,7 +37,8 @@ def facts_of(model: Any) -> dict[str, Any]:
             "this classifier adds the scores of a linear model of words, which an export cannot hold.",
             hint=f"train one with {named('ngrams', False)} to export it.",
         )
-    return {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
+    facts = {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
+    return {**facts, "multi_label": model.multi_label}
 
 
 def in_dtype(weight: Array | Int8Rows, spec: TensorSpec, name: str, dtype: str | None) -> Array | Int8Rows:

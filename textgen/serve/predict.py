@@ -55,7 +55,11 @@ def _labels(served: Served, body: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not all(isinstance(text, str) for text in texts):
         raise RequestError("input must hold texts.", "input")
     return [
-        {"index": index, "label": each.label, "probabilities": each.probabilities}
+        {
+            "index": index,
+            **({"label": each.label} if each.labels is None else {"labels": each.labels}),
+            "probabilities": each.probabilities,
+        }
         for index, each in enumerate(served.model.classify(texts, body.get("threshold")))
     ]
 

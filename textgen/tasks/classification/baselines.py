@@ -6,6 +6,7 @@ is trained on the training part of the run, and nothing about it is tuned.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textgen.errors import TextgenError, needed
+from textgen.tasks.classification.multilabel import MultiLabelMetrics
 from textgen.tasks.classification.reading import LONG_WORDS
 from textgen.tasks.data import TextExampleData
 from textgen.tasks.metrics import ClassificationMetrics
@@ -65,8 +67,10 @@ class LinearModel:
         if labels.ndim == 2:
             regression = OneVsRestClassifier(regression)
         pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), analyzer=units), regression)
-        try:  # without a single word
-            return cls(pipeline.fit(texts, labels))
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+                return cls(pipeline.fit(texts, labels))
         except ValueError as error:
             raise TextgenError(f"{PURPOSE} cannot be trained on these texts: {error}") from error
 
@@ -75,9 +79,21 @@ class LinearModel:
         found = [self.pipeline.predict(some) for some in _blocks(texts)]
         return np.concatenate(found).astype(np.int64)
 
-    def metrics(self, labels: Sequence[str], texts: Iterable[str], true: npt.NDArray[Any]) -> ClassificationMetrics:
-        """The metrics of its predictions, given the true labels (N,)."""
-        return ClassificationMetrics.of_predictions(labels, true, self.predicted(texts))
+    def metrics(
+        self, labels: Sequence[str], texts: Iterable[str], true: npt.NDArray[Any]
+    ) -> ClassificationMetrics | MultiLabelMetrics:
+        """The metrics of its predictions, given the true labels, (N,) or (N, C)."""
+        return measured(labels, true, self.predicted(texts))
+
+
+def measured(
+    labels: Sequence[str], true: npt.NDArray[np.integer[Any]], predicted: npt.NDArray[np.integer[Any]]
+) -> ClassificationMetrics | MultiLabelMetrics:
+    """The metrics of predictions without probabilities, like the true ones as indices of labels (N,) or as 0 and 1
+    (N, C)."""
+    if true.ndim == 2:
+        return MultiLabelMetrics(tuple(labels), true, predicted.astype(np.float64))
+    return ClassificationMetrics.of_predictions(labels, true, predicted)
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:

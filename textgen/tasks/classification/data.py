@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from textgen import storage
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
-from textgen.formatting import short
+from textgen.formatting import plural, short
 from textgen.model import ModelConfig
 from textgen.tasks.classification.ngrams import NGRAMS
 from textgen.tasks.classification.options import ClassificationOptions
@@ -41,13 +41,15 @@ class ClassificationData(TextExampleData):
 
     store: ExampleStore
     pooling: str = ClassificationOptions.pooling
+    separator: str | None = None
+    """What stands between several labels in a cell of a table."""
 
     @classmethod
     def prepare(cls, paths: list[str], options: ClassificationOptions, cache: Path, progress: Progress) -> Self:
         """Read and encode labelled texts, or open the stored ones. Raises TextgenError naming row and column."""
         corpus = LabelledCorpus.read(paths, options, progress)
         data = cls.cached(cache, corpus.depends, lambda: corpus.encode(progress))
-        return replace(data, pooling=options.pooling)
+        return replace(data, pooling=options.pooling, separator=options.label_separator)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -64,12 +66,18 @@ class ClassificationData(TextExampleData):
         return {**super().files(), **ngrams}
 
     @property
+    def several(self) -> bool:
+        """Whether a text may have several labels."""
+        return bool(self.store.about.get("several"))
+
+    @property
     def outputs(self) -> int:
         return len(self.labels)
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"labels": list(self.labels), "pooling": self.pooling}
+        facts = {"labels": list(self.labels), "pooling": self.pooling}
+        return {**facts, "multi_label": True, "label_separator": self.separator} if self.several else facts
 
     @property
     def model_name(self) -> str:
@@ -77,11 +85,13 @@ class ClassificationData(TextExampleData):
 
     def described(self) -> list[str]:
         labels = np.concatenate([self.store.parts[part]["labels"] for part in (TRAIN, VALIDATION)])
-        counts = np.bincount(labels, minlength=len(self.labels))
+        counts = labels.sum(axis=0) if self.several else np.bincount(labels, minlength=len(self.labels))
         shown = ", ".join(f"{label!r} {number:,}" for label, number in zip(self.labels[:6], counts, strict=False))
         texts, *rest = super().described()
         more = ", ..." if len(self.labels) > 6 else ""
-        return [f"{short(self.store.about['bytes'])}B", texts, f"{len(self.labels)} labels: {shown}{more}", *rest]
+        several = ", several per text" if self.several else ""
+        names = f"{plural(len(self.labels), 'label')}{several}: {shown}{more}"
+        return [f"{short(self.store.about['bytes'])}B", texts, names, *rest]
 
     def with_defaults(self, options: ClassificationOptions) -> ClassificationOptions:
         rate = LEARNING_RATE / 2 if options.init_from is not None else LEARNING_RATE
@@ -93,8 +103,9 @@ class ClassificationData(TextExampleData):
         return replace(super().config(options, hidden_size), members=options.ensemble or 1)
 
     def objective(self, options: ClassificationOptions) -> ClassificationObjective:
-        from textgen.tasks.classification.objective import ClassificationObjective, Scores
+        from textgen.tasks.classification.objective import ClassificationObjective, MultiLabelObjective, Scores
 
+        kind = MultiLabelObjective if self.several else ClassificationObjective
         train, held_out = self.labelled(TRAIN), self.labelled(VALIDATION)
         scores = Scores.of((self.scores(TRAIN), train.labels), (self.scores(VALIDATION), held_out.labels))
-        return ClassificationObjective.of(train, held_out, self.labels, self.tokenizer, options, scores)
+        return kind.of(train, held_out, self.labels, self.tokenizer, options, scores)

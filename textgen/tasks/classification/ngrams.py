@@ -202,24 +202,30 @@ DEFAULT_WEIGHTS = (0.5, 1.0)
 linear model is often too much."""
 
 
-def blended(log_probs: npt.NDArray[Any], scores: npt.NDArray[Any], weights: Sequence[float]) -> Floats:
+def blended(
+    log_probs: npt.NDArray[Any], scores: npt.NDArray[Any], weights: Sequence[float], several: bool = False
+) -> Floats:
     """The log-probabilities of labels (N, C) from those of the recurrent model and the scores of the linear one, by the
-    weight of each."""
+    weight of each; log-odds from log-odds, if a text may have several labels."""
     recurrent, linear = weights
-    sums: Floats = log_softmax(recurrent * log_probs + linear * scores).astype(np.float64)
-    return sums
+    sums: Floats = (recurrent * log_probs + linear * scores).astype(np.float64)
+    return sums if several else log_softmax(sums).astype(np.float64)
 
 
 def mean_loss(scores: npt.NDArray[Any], true: npt.NDArray[np.integer[Any]]) -> float:
-    """The loss on N texts in nats, given the scores of their labels (N, C) and the indices of their labels."""
+    """The loss on N texts in nats, given the scores of their labels (N, C), and the indices of their labels (N,) or
+    which labels each has (N, C)."""
+    if true.ndim == 2:
+        return float((np.logaddexp(0, scores) - true * scores).sum(axis=1).mean())
     return -float(log_softmax(scores)[np.arange(len(true)), true].mean())
 
 
 def best_weights(
     log_probs: npt.NDArray[Any], scores: npt.NDArray[Any], true: npt.NDArray[np.integer[Any]]
 ) -> tuple[float, float]:
-    """The weights with which the loss on N texts is lowest, given the indices of their labels."""
-    return min(CHOICES, key=lambda weights: mean_loss(blended(log_probs, scores, weights), true))
+    """The weights with which the loss on N texts is lowest, given their labels as for `mean_loss`."""
+    several = true.ndim == 2
+    return min(CHOICES, key=lambda weights: mean_loss(blended(log_probs, scores, weights, several), true))
 
 
 def weights_file(weights: Sequence[float]) -> dict[str, bytes]:
@@ -235,9 +241,10 @@ class Blend:
     ngrams: Ngrams
     weights: tuple[float, float] = DEFAULT_WEIGHTS
 
-    def of(self, texts: Sequence[Keys], log_probs: npt.NDArray[Any]) -> Floats:
-        """The log-probabilities (N, C) of texts given by their features, and by those of the recurrent model."""
-        return blended(log_probs, self.ngrams.scores(texts), self.weights)
+    def of(self, texts: Sequence[Keys], log_probs: npt.NDArray[Any], several: bool = False) -> Floats:
+        """The log-probabilities or log-odds (N, C) of texts given by their features, and by those of the recurrent
+        model."""
+        return blended(log_probs, self.ngrams.scores(texts), self.weights, several)
 
     @classmethod
     def stored(cls, folder: Path, labels: int) -> Blend | None:
@@ -273,17 +280,18 @@ class NgramTexts:
         self._texts[part].append(features.keys())
 
     def fit(
-        self, targets: Mapping[str, Floats], weights: Floats, refit: bool
+        self, true: Mapping[str, npt.NDArray[np.int64]], weights: Floats, refit: bool
     ) -> tuple[bytes, dict[str, npt.NDArray[np.float32]]]:
-        """The content of `ngrams.safetensors`, learned with the targets (N, C) of each part and the weight of each
-        label (C,), and the scores (N, C) of the texts of each part.
+        """The content of `ngrams.safetensors`, and the scores (N, C) of the texts of each part. `true` are the indices
+        of the labels of each part (N,), or which labels each text has (N, C), and `weights` those of the labels (C,).
 
         All scores come from models that were learned without the texts that they score, and only from training texts:
         only these are like the scores of new texts. With `refit`, the stored model is learned from both parts.
         """
-        train, held_out, labels = self._texts[TRAIN], self._texts[VALIDATION], targets[TRAIN].argmax(axis=1)
-        counts = {part: each @ weights for part, each in targets.items()}
-        model = Ngrams.fit(train, targets[TRAIN], counts[TRAIN])
+        train, held_out, exclusive = self._texts[TRAIN], self._texts[VALIDATION], true[TRAIN].ndim == 1
+        targets = {part: np.eye(len(weights))[each] if exclusive else each * 1.0 for part, each in true.items()}
+        counts = {part: each @ weights if exclusive else np.ones(len(each)) for part, each in targets.items()}
+        model, labels = Ngrams.fit(train, targets[TRAIN], counts[TRAIN], exclusive), targets[TRAIN].argmax(axis=1)
         fold = np.zeros(len(train), np.int64)
         for label in np.unique(labels):
             of_label = np.flatnonzero(labels == label)
@@ -291,13 +299,27 @@ class NgramTexts:
         scores: Floats = np.zeros_like(targets[TRAIN])
         for number in np.unique(fold) if len(train) >= FOLDS else ():
             inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-            other = Ngrams.fit([train[k] for k in inside], targets[TRAIN][inside], counts[TRAIN][inside])
+            other = Ngrams.fit([train[k] for k in inside], targets[TRAIN][inside], counts[TRAIN][inside], exclusive)
             scores[outside] = other.scores([train[k] for k in outside])
         later = model.scores(held_out) if held_out else scores[:0]
         if refit and held_out:
             every, weight = (np.concatenate([each[TRAIN], each[VALIDATION]]) for each in (targets, counts))
-            model = Ngrams.fit([*train, *held_out], every, weight)
+            model = Ngrams.fit([*train, *held_out], every, weight, exclusive)
         return model.to_bytes(), {TRAIN: scores.astype(np.float32), VALIDATION: later.astype(np.float32)}
+
+
+def class_weights(kind: str, labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
+    """The weight of a text of each label, (C,): uniform, or inverse to the label's frequency with a mean of 1 over
+    texts. For texts with several labels, (N, C), that of having a label: 1, or how often it is missing for each time
+    that a text has it."""
+    if kind == "none":
+        return np.ones(classes, np.float32)
+    if labels.ndim == 2:
+        has = labels.sum(axis=0)
+        weights: npt.NDArray[np.float32] = ((len(labels) - has) / np.maximum(has, 1)).astype(np.float32)
+        return weights
+    counts = np.bincount(labels, minlength=classes)
+    return (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
 def log_count_ratios(examples: Sparse, targets: Floats) -> Floats:

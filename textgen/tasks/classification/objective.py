@@ -10,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.model.stack import Model
 from textgen.model.weights import TorchStepper
+from textgen.tasks.classification import multilabel
 from textgen.tasks.classification.calibration import calibration_file, fit_temperature
 from textgen.tasks.classification.model import log_probabilities
-from textgen.tasks.classification.ngrams import best_weights, blended, mean_loss, weights_file
+from textgen.tasks.classification.multilabel import MultiLabelMetrics
+from textgen.tasks.classification.ngrams import best_weights, blended, class_weights, mean_loss, weights_file
 from textgen.tasks.classification.options import ClassificationOptions
-from textgen.tasks.classification.reading import class_weights
-from textgen.tasks.data import IGNORED, LabelledTexts
+from textgen.tasks.data import IGNORED, Integers, LabelledTexts
 from textgen.tasks.metrics import ClassificationMetrics
 from textgen.tasks.objective import Batches, ExampleObjective, Metrics, RareTokens, at_least_float32
 
@@ -44,6 +45,8 @@ class Scores(NamedTuple):
         (scores, labels), (later, true) = train, held_out
         if scores is None or later is None:
             return cls()
+        if labels.ndim == 2:
+            return cls(None, later)
         repeated = len(later) and mean_loss(scores, labels) < REPEATED * mean_loss(later, true)
         return cls(None if repeated else scores, later)
 
@@ -110,10 +113,14 @@ class ClassificationObjective(ExampleObjective):
         batch, texts = self.batches.batch(step), self.train.texts
         ids, own = texts.window(batch.examples, batch.start, self.batches.seq_length)
         ids = self.rare.replaced(ids, [self.batches.seed, step])
-        labels = np.where(own > 0, self.train.labels[batch.examples], IGNORED)
-        dropped = np.random.default_rng([self.batches.seed, step, 5]).random(len(own)) < SCORE_DROPOUT
-        targets = np.stack([labels, np.maximum(own - 1, 0), np.where(dropped, IGNORED, batch.examples)])
+        targets = self.targets(batch.examples, own, step)
         return self.batches.padded(ids, texts.pad), self.batches.padded(targets, IGNORED)
+
+    def targets(self, texts: Integers, own: Integers, step: int) -> Integers:
+        """The targets (3, B) of some texts (B,), of which the window of a step holds so many tokens (B,)."""
+        labels = np.where(own > 0, self.train.labels[texts], IGNORED)
+        dropped = np.random.default_rng([self.batches.seed, step, 5]).random(len(own)) < SCORE_DROPOUT
+        return np.stack([labels, np.maximum(own - 1, 0), np.where(dropped, IGNORED, texts)])
 
     @cached_property
     def _train_scores(self) -> Tensor:
@@ -159,9 +166,49 @@ class ClassificationObjective(ExampleObjective):
         return replace(metrics, temperature=fit_temperature(log_probs, true), blend=blend)
 
     def files(self, metrics: Metrics) -> dict[str, bytes]:
-        assert isinstance(metrics, ClassificationMetrics) and metrics.temperature is not None
+        assert isinstance(metrics, (ClassificationMetrics, MultiLabelMetrics)) and metrics.temperature is not None
         weights = {} if metrics.blend is None else weights_file(metrics.blend)
         return {**calibration_file(metrics.temperature), **weights}
+
+
+@dataclass(frozen=True)
+class MultiLabelObjective(ClassificationObjective):
+    """Predict which labels a text has; the loss is the binary cross entropy in nats per text, summed over labels.
+
+    Targets are (2 + C, B): whether a lane counts, the position of its last token in this window, and for each label
+    whether the text has it. `class_weights` (C,) is the weight of having each label, relative to not having it.
+    """
+
+    columns = MultiLabelMetrics.columns
+
+    def targets(self, texts: Integers, own: Integers, step: int) -> Integers:
+        counts = np.where(own > 0, 0, IGNORED)
+        return np.concatenate([np.stack([counts, np.maximum(own - 1, 0)]), self.train.labels[texts].T])
+
+    def weights(self, targets: Tensor) -> Tensor:
+        return (targets[0] != IGNORED).float()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        answers = pooled(at_least_float32(outputs), targets[1].clamp(min=0), self.pooling)
+        answers = answers.reshape(len(answers), -1, len(self.labels))
+        wanted = targets[2:].T.clamp(min=0).to(answers.dtype).unsqueeze(1).expand(answers.shape)
+        weights = self._class_weights.to(answers.device)
+        losses = binary_cross_entropy_with_logits(answers, wanted, pos_weight=weights, reduction="none")
+        return self.mean(losses.sum(dim=2).mean(dim=1), targets)
+
+    def evaluate(self, model: Model, quick: bool) -> MultiLabelMetrics | None:  # type: ignore[override]
+        texts = len(self.held_out.labels)
+        if not texts:
+            return None
+        chosen = np.unique(np.linspace(0, texts - 1, min(texts, QUICK_TEXTS) if quick else texts).astype(np.int64))
+        scores = log_probabilities(TorchStepper(model), self.held_out.texts, self.pooling, chosen, several=True)
+        true, blend = self.held_out.labels[chosen], None
+        if self.scores.held_out is not None:
+            linear = self.scores.held_out[chosen]
+            blend = best_weights(scores, linear, true)
+            scores = blended(scores, linear, blend, several=True)
+        metrics = MultiLabelMetrics.of_scores(self.labels, true, scores)
+        return replace(metrics, temperature=multilabel.fit_temperature(scores, true), blend=blend)
 
 
 def pooled(outputs: Tensor, last: Tensor, pooling: str) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from textgen.data import ReadingOptions, TokenizerOptions
 from textgen.options import option
-from textgen.storage.outputs import PLOT
+from textgen.storage.outputs import EXPLANATIONS, PLOT
 from textgen.tasks import TrainOptions
 
 POOLINGS = ("last", "mean", "max")
@@ -23,6 +23,17 @@ class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
         metavar="NAME",
         default_text="label",
         section="Classification (--task classify)",
+    )
+    label_separator: str | None = option(
+        None,
+        "Several labels per text: what stands between them in a cell, such as ','.",
+        metavar="TEXT",
+        default_text="one label; lists in json and parquet hold several",
+    )
+    group_column: str | None = option(
+        None,
+        "A column, such as the author, whose rows of equal value are all trained on or all held out.",
+        metavar="NAME",
     )
     pooling: str = option(
         "last",
@@ -55,7 +66,14 @@ class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
 
 def threshold_option() -> Any:
     """The declaration of `threshold`."""
-    return option(None, "Predict no label with a probability below this.", low=0, high=1, metavar="PROBABILITY")
+    return option(
+        None,
+        "Predict no label with a probability below this.",
+        low=0,
+        high=1,
+        metavar="PROBABILITY",
+        default_text="none; 0.5 if texts may have several labels",
+    )
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,9 @@ class ClassificationEvaluation(ReadingOptions):
 
     label_column: str | None = option(
         None, "The label column.", metavar="NAME", default_text="as in training", section="Classification"
+    )
+    label_separator: str | None = option(
+        None, "What stands between several labels in a cell.", metavar="TEXT", default_text="as in training"
     )
     threshold: float | None = threshold_option()
     baselines: bool | None = option(
@@ -76,7 +97,7 @@ class ClassificationEvaluation(ReadingOptions):
 
 @dataclass(frozen=True)
 class ClassificationPrediction(ReadingOptions):
-    """How texts to classify are read."""
+    """How texts to classify are read, and what is printed of the predictions."""
 
     whole_files: bool | None = option(
         None,
@@ -86,3 +107,7 @@ class ClassificationPrediction(ReadingOptions):
         section="Classification",
     )
     threshold: float | None = threshold_option()
+    explain: bool = option(False, "Also show how much each word adds to the probability of the label.", no="")
+    explain_html: str | None = option(
+        None, "Write a page that shows this for all texts.", metavar="FILE", writes=EXPLANATIONS
+    )
