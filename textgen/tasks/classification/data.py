@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from textgen.tasks.classification.objective import ClassificationObjective
 
 LEARNING_RATE = 2e-3
-MEMBERS = 2
+MEMBERS = 4
 """Members of a new model."""
 
 

@@ -212,20 +212,26 @@ def blended(
     return sums if several else log_softmax(sums).astype(np.float64)
 
 
-def mean_loss(scores: npt.NDArray[Any], true: npt.NDArray[np.integer[Any]]) -> float:
-    """The loss on N texts in nats, given the scores of their labels (N, C), and the indices of their labels (N,) or
-    which labels each has (N, C)."""
+def losses_of(scores: npt.NDArray[Any], true: npt.NDArray[np.integer[Any]]) -> Floats:
+    """The loss on each of N texts in nats, (N,), given the scores of their labels (N, C), and the indices of their
+    labels (N,) or which labels each has (N, C)."""
     if true.ndim == 2:
-        return float((np.logaddexp(0, scores) - true * scores).sum(axis=1).mean())
-    return -float(log_softmax(scores)[np.arange(len(true)), true].mean())
+        several: Floats = (np.logaddexp(0.0, scores) - true * scores).sum(axis=1)
+        return several
+    losses: Floats = -log_softmax(scores)[np.arange(len(true)), true].astype(np.float64)
+    return losses
 
 
 def best_weights(
     log_probs: npt.NDArray[Any], scores: npt.NDArray[Any], true: npt.NDArray[np.integer[Any]]
 ) -> tuple[float, float]:
-    """The weights with which the loss on N texts is lowest, given their labels as for `mean_loss`."""
+    """The weights with which the loss on N texts is lowest, given their labels as for `losses_of`; the default ones,
+    unless they are worse by more than a standard error (Breiman et al. 1984)."""
     several = true.ndim == 2
-    return min(CHOICES, key=lambda weights: mean_loss(blended(log_probs, scores, weights, several), true))
+    losses = {each: losses_of(blended(log_probs, scores, each, several), true) for each in CHOICES}
+    best = min(CHOICES, key=lambda each: losses[each].mean())
+    worse = losses[DEFAULT_WEIGHTS] - losses[best]
+    return best if worse.mean() > worse.std() / len(true) ** 0.5 else DEFAULT_WEIGHTS
 
 
 def weights_file(weights: Sequence[float]) -> dict[str, bytes]:
@@ -289,7 +295,9 @@ class NgramTexts:
         only these are like the scores of new texts. With `refit`, the stored model is learned from both parts.
         """
         train, held_out, exclusive = self._texts[TRAIN], self._texts[VALIDATION], true[TRAIN].ndim == 1
-        targets = {part: np.eye(len(weights))[each] if exclusive else each * 1.0 for part, each in true.items()}
+        targets: dict[str, Floats] = {
+            part: np.eye(len(weights))[each] if exclusive else each.astype(np.float64) for part, each in true.items()
+        }
         counts = {part: each @ weights if exclusive else np.ones(len(each)) for part, each in targets.items()}
         model, labels = Ngrams.fit(train, targets[TRAIN], counts[TRAIN], exclusive), targets[TRAIN].argmax(axis=1)
         fold = np.zeros(len(train), np.int64)

@@ -19,7 +19,7 @@ from textgen.tasks.classification import multilabel
 from textgen.tasks.classification.calibration import calibration_file, fit_temperature
 from textgen.tasks.classification.model import log_probabilities
 from textgen.tasks.classification.multilabel import MultiLabelMetrics
-from textgen.tasks.classification.ngrams import best_weights, blended, class_weights, mean_loss, weights_file
+from textgen.tasks.classification.ngrams import best_weights, blended, class_weights, losses_of, weights_file
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.data import IGNORED, Integers, LabelledTexts
 from textgen.tasks.metrics import ClassificationMetrics
@@ -47,13 +47,9 @@ class Scores(NamedTuple):
             return cls()
         if labels.ndim == 2:
             return cls(None, later)
-        repeated = len(later) and mean_loss(scores, labels) < REPEATED * mean_loss(later, true)
+        repeated = len(later) and losses_of(scores, labels).mean() < REPEATED * losses_of(later, true).mean()
         return cls(None if repeated else scores, later)
 
-
-SCORE_DROPOUT = 0.5
-"""How often a training text is read without the scores of the linear model, so that the recurrent model also learns
-what the linear one knows."""
 
 NO_SCORES = Scores()
 REPEATED = 0.8
@@ -113,14 +109,12 @@ class ClassificationObjective(ExampleObjective):
         batch, texts = self.batches.batch(step), self.train.texts
         ids, own = texts.window(batch.examples, batch.start, self.batches.seq_length)
         ids = self.rare.replaced(ids, [self.batches.seed, step])
-        targets = self.targets(batch.examples, own, step)
+        targets = self.targets(batch.examples, own)
         return self.batches.padded(ids, texts.pad), self.batches.padded(targets, IGNORED)
 
-    def targets(self, texts: Integers, own: Integers, step: int) -> Integers:
-        """The targets (3, B) of some texts (B,), of which the window of a step holds so many tokens (B,)."""
-        labels = np.where(own > 0, self.train.labels[texts], IGNORED)
-        dropped = np.random.default_rng([self.batches.seed, step, 5]).random(len(own)) < SCORE_DROPOUT
-        return np.stack([labels, np.maximum(own - 1, 0), np.where(dropped, IGNORED, texts)])
+    def targets(self, texts: Integers, own: Integers) -> Integers:
+        """The targets (3, B) of some texts (B,), of which a window holds so many tokens (B,)."""
+        return np.stack([np.where(own > 0, self.train.labels[texts], IGNORED), np.maximum(own - 1, 0), texts])
 
     @cached_property
     def _train_scores(self) -> Tensor:
@@ -140,8 +134,7 @@ class ClassificationObjective(ExampleObjective):
         answers = pooled(at_least_float32(outputs), targets[1].clamp(min=0), self.pooling)
         answers = answers.reshape(len(answers), -1, len(self.labels))
         if self.scores.train is not None:
-            scores = self._train_scores.to(answers.device)[targets[2].clamp(min=0)]
-            answers = answers + torch.where(targets[2] >= 0, scores.T, 0.0).T.unsqueeze(1)
+            answers = answers + self._train_scores.to(answers.device)[targets[2].clamp(min=0)].unsqueeze(1)
         losses = cross_entropy(
             answers.transpose(1, 2),
             targets[0].unsqueeze(1).expand(answers.shape[:2]),
@@ -181,7 +174,7 @@ class MultiLabelObjective(ClassificationObjective):
 
     columns = MultiLabelMetrics.columns
 
-    def targets(self, texts: Integers, own: Integers, step: int) -> Integers:
+    def targets(self, texts: Integers, own: Integers) -> Integers:
         counts = np.where(own > 0, 0, IGNORED)
         return np.concatenate([np.stack([counts, np.maximum(own - 1, 0)]), self.train.labels[texts].T])
 

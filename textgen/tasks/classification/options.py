@@ -49,7 +49,7 @@ class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
         "Train this many models side by side and average their outputs.",
         low=1,
         high=64,
-        default_text="2, or 1 when starting from a trained model",
+        default_text="4, or 1 when starting from a trained model",
     )
     label_smoothing: float = option(
         0.0,
