@@ -45,7 +45,7 @@ from textgen.tasks.classification.reading import find_labelled, read_labelled
 from textgen.tasks.metrics import plot_confusion
 
 PARTS = 10
-SMALL = {"epochs": 6.0, "average_weights": 0.998}
+SMALL = {"epochs": 5.0, "average_weights": 0.998, "label_smoothing": 0.1}
 PHRASES = {"epochs": 3.0, "average_weights": 0.999, "batch_size": 64, "hidden_size": 150, "embedding_size": 150}
 PRETRAINED = {"task": "lm", "epochs": 6.0, "sampled_softmax": 500, "dropout": 0.3, "hidden_size": 128,
               "embedding_size": 128, "tie_weights": True, "tokenizer": "word", "vocab_size": 30_000}  # fmt: skip
@@ -230,9 +230,9 @@ LEVERS = {
     "no n-grams": {"ngrams": False},
     "no n-grams, one member": {"ngrams": False, "ensemble": 1},
     "one member": {"ensemble": 1},
-    "four members": {"ensemble": 4},
+    "two members": {"ensemble": 2},
     "one member of 128 units": {"ensemble": 1, "hidden_size": 128, "embedding_size": 128},
-    "no label smoothing": {"label_smoothing": 0.0},
+    "label smoothing 0": {"label_smoothing": 0.0},
     "no weight averaging": {"average_weights": 0.0},
     "pooling mean": {"pooling": "mean"},
     "pooling max": {"pooling": "max"},

@@ -47,7 +47,7 @@ from textgen.tasks.metrics import ClassificationMetrics
 DIVIDED = 512
 """Texts that a process predicts for before the next one has its turn, where several divide them."""
 
-TOGETHER = 256
+TOGETHER = 1024
 """The number of texts collected before those of similar length are read in one batch."""
 
 
