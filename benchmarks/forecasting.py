@@ -1,9 +1,14 @@
-"""Forecasts of eleven well-known series next to two naive ones: python benchmarks/forecasting.py DATA_FOLDER
+"""Forecasts of well-known series next to naive and classical ones: python benchmarks/forecasting.py DATA_FOLDER
 
-Each series has the protocol of published results: the training part, the forecast origins, and the error. Every run is
-`textgen.train` with one seed and the default sizes, with one model for all horizons or, with --each-horizon, one for
-each. Nothing that is scored is read in training. Results are written to a file of JSON lines as they arrive, from which
-the table is made.
+Each of eleven series has the protocol of published results: the training part, the forecast origins, and the error.
+Every run is `textgen.train` with one seed and the default sizes, with one model for all horizons or, with
+--each-horizon, one for each. Nothing that is scored is read in training. Results are written to a file of JSON lines as
+they arrive, from which the tables are made.
+
+The second table compares with AutoETS and AutoARIMA on exactly the same origins, from the record of
+benchmarks/forecasting_peers.py. All methods of a row are scored there by the root mean square of the errors in standard
+deviations of the training part, over all origins of series under 500 rows, over the last 200 of longer ones. The third
+is the 414 hourly series of the M4 competition, scored as the competition did.
 """
 
 import argparse
@@ -19,10 +24,15 @@ import numpy as np
 import torch
 
 import textgen
+from textgen.tasks.forecasting.baselines import TITLES, scored_steps
 from textgen.tasks.forecasting.rolling import LAST, MODEL, SEASONAL, ForecastRequest
 
 CELLS = ("rnn", "lstm", "gru")
 NAIVE = {"last value": LAST, "seasonal naive": SEASONAL}
+PEERS = Path(__file__).with_name("forecasting_peers.jsonl")
+M4 = "M4 hourly"
+M4_AHEAD, M4_SEASON = 48, 24
+M4_PUBLISHED = (("winner of M4 (Smyl 2020), published", 9.33, 0.893), ("seasonal naive, published", 13.91, 1.193))
 
 
 @dataclass(frozen=True)
@@ -113,9 +123,110 @@ def scored(row, forecaster, rows, end, horizon):
     report = forecaster.evaluate_rows(rows, [end] * len(rows), request)
     found = {name: written(row, errors) for name, errors in report.errors.items()}
     found["coverage"] = report.errors[MODEL].mean("covered")
+    found["recent"] = recent(forecaster, rows, end, horizon)
     if row.measure == "rse":
         found |= relative(forecaster, rows, end, horizon)
     return found
+
+
+def recent(forecaster, rows, end, horizon):
+    """The errors of the model on the origins that AutoETS and AutoARIMA are scored on, and how many these are."""
+    request = ForecastRequest(horizon, number=100 if horizon <= 24 else 0)
+    first = [int(scored_steps(len(each), end, request)[0]) + 1 for each in rows]
+    report = forecaster.evaluate_rows(rows, first, request)
+    return {"windows": report.windows, **report.errors[MODEL].to_json()}
+
+
+def run_m4(cell, folder, seed):
+    """The hourly series of M4: trained on all but the last 48 values of each, which are then forecast once. sMAPE and
+    MASE are means over the series, MASE in units of the error of the seasonal naive forecast in training."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(folder / "m4_hourly.parquet").select(["series_id", "timestamp", "value"])
+    frame = table.to_pandas().sort_values(["series_id", "timestamp"], kind="stable")
+    training = frame[frame.groupby("series_id").cumcount(ascending=False) >= M4_AHEAD]
+    whole = {str(name): part.to_numpy() for name, part in frame.groupby("series_id")["value"]}
+    with tempfile.TemporaryDirectory() as place:
+        began = time.perf_counter()
+        columns = {"series_column": "series_id", "time_column": ["timestamp"], "target_column": ["value"]}
+        options = {"task": "forecast", "horizon": M4_AHEAD, "season": M4_SEASON, "cell": cell, "seed": seed, **columns}
+        forecaster = textgen.load(textgen.train(training, output_dir=str(Path(place) / "run"), **options))
+        trained = time.perf_counter()
+        forecasts = {each.series: each for each in forecaster.predict(training, number=100)}
+        seconds = (trained - began, time.perf_counter() - trained)
+    if set(forecasts) != set(whole):
+        raise SystemExit(f"{len(forecasts)} of {len(whole)} series were forecast")
+    smape, mase, covered = {name: [] for name in (MODEL, SEASONAL)}, {name: [] for name in (MODEL, SEASONAL)}, []
+    for name, values in whole.items():
+        before, came = values[:-M4_AHEAD], values[-M4_AHEAD:]
+        unit = np.abs(before[M4_SEASON:] - before[:-M4_SEASON]).mean()
+        again = np.tile(before[-M4_SEASON:], M4_AHEAD // M4_SEASON)
+        for method, guess in ((MODEL, forecasts[name].values), (SEASONAL, again)):
+            smape[method].append(np.mean(200 * np.abs(came - guess) / (np.abs(came) + np.abs(guess))))
+            mase[method].append(np.mean(np.abs(came - guess)) / unit)
+        covered.append(np.mean((forecasts[name].low <= came) & (came <= forecasts[name].high)))
+    return {
+        "series": M4,
+        "cell": cell,
+        "seconds": round(seconds[0], 1),
+        "seconds_to_predict": round(seconds[1], 1),
+        "smape": {name: float(np.mean(each)) for name, each in smape.items()},
+        "mase": {name: float(np.mean(each)) for name, each in mase.items()},
+        "coverage": float(np.mean(covered)),
+    }
+
+
+def m4_table(records):
+    """The markdown table of the hourly series of M4; empty if none were run."""
+    found = [record for record in records if record["series"] == M4]
+    if not found:
+        return ""
+    lines = ["| M4 hourly, 414 series, 48 steps | sMAPE | MASE | coverage | seconds to train |", "|---" * 5 + "|"]
+    for record in found:
+        errors = f"{record['smape'][MODEL]:.2f} | {record['mase'][MODEL]:.3f} | {record['coverage']:.0%}"
+        lines.append(f"| {record['cell']} | {errors} | {record['seconds']:.0f} |")
+    errors = f"{found[0]['smape'][SEASONAL]:.2f} | {found[0]['mase'][SEASONAL]:.3f}"
+    lines.append(f"| seasonal naive | {errors} | | |")
+    lines += [f"| {name} | {smape} | {mase} | | |" for name, smape, mase in M4_PUBLISHED]
+    return "\n".join(lines)
+
+
+def peers_table(records, peers):
+    """The markdown table of the comparison with AutoETS and AutoARIMA, and a line for each cell: the mean ratio of its
+    error to the better of the two, and on how many rows it is better than both."""
+    errors = {(each["series"], each["method"], each["horizon"]): each for each in peers}
+    kept = {(each["series"], each["cell"]): each for each in records if "recent" in each}
+    rows = [row for row in ROWS if all((row.name, name, h) in errors for name in TITLES for h in row.horizons)]
+    rows = [row for row in rows if any((row.name, cell) in kept for cell in CELLS)]
+    ratios = {cell: [] for cell in CELLS}
+    heading = ["series", "windows", "horizon", *TITLES.values(), *CELLS, *(f"{cell} / better" for cell in CELLS)]
+    lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
+    for row in rows:
+        found = [[errors[row.name, name, h] for h in row.horizons] for name in TITLES]
+        best = [min(each["scaled_mse"] for each in same) for same in zip(*found, strict=True)]
+        cells = [row.name, f"{found[0][0]['windows']:,}", " / ".join(map(str, row.horizons))]
+        cells += [root_text(row, each) for each in found]
+        beside = []
+        for cell in CELLS:
+            own = kept[row.name, cell]["recent"] if (row.name, cell) in kept else None
+            cells.append(root_text(row, own) if own else "")
+            if own:
+                pairs = zip(own, best, strict=True)
+                ratios[cell].append(float(np.mean([np.sqrt(one["scaled_mse"] / other) for one, other in pairs])))
+            beside.append(f"{ratios[cell][-1]:.3f}" if own else "")
+        lines.append("| " + " | ".join(cells + beside) + " |")
+    for cell, each in ratios.items():
+        if each:
+            wins = sum(ratio < 1 for ratio in each)
+            lines.append(f"{cell}: mean ratio {np.mean(each):.3f}, better than both on {wins} of {len(each)} rows")
+    return "\n".join(lines)
+
+
+def root_text(row, errors):
+    """Root mean square errors at every horizon: in units of the table for a row of one series, else scaled."""
+    if row.measure == "rmse":
+        return " / ".join(f"{each['rmse']:.4g}" for each in errors)
+    return " / ".join(f"{np.sqrt(each['scaled_mse']):.3f}" for each in errors)
 
 
 def written(row, errors):
@@ -198,6 +309,7 @@ def main():
     parser.add_argument("--only", help="only the series whose names have this in them")
     parser.add_argument("--record", type=Path, help="JSON lines of results, read first and added to")
     parser.add_argument("--each-horizon", action="store_true", help="a model for each horizon, where there are several")
+    parser.add_argument("--m4", action="store_true", help="the hourly series of M4, too, which take minutes")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     records = []
@@ -215,7 +327,16 @@ def main():
                 with asked.record.open("a") as file:
                     file.write(json.dumps(records[-1]) + "\n")
             print(json.dumps(records[-1]), flush=True)
-    print(f"\n{report(records)}\n")
+    for cell in asked.cell or CELLS:
+        if (M4, cell) in done or not asked.m4:
+            continue
+        records.append(run_m4(cell, asked.folder, asked.seed))
+        if asked.record:
+            with asked.record.open("a") as file:
+                file.write(json.dumps(records[-1]) + "\n")
+        print(json.dumps(records[-1]), flush=True)
+    peers = [json.loads(line) for line in PEERS.read_text().splitlines()] if PEERS.exists() else []
+    print(f"\n{report(records)}\n\n{peers_table(records, peers)}\n\n{m4_table(records)}\n")
     print(f"torch {torch.__version__}, python {platform.python_version()}, one thread, seed {asked.seed}")
 
 

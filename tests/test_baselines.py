@@ -79,7 +79,7 @@ def test_without_scikit_learn_a_line_says_how_to_get_it(folder, monkeypatch):
     assert "No linear model: " in result.stdout and "pip install 'textgen-lm[bench]'" in result.stdout
     assert "always '" in result.stdout
     assert json.loads(run("evaluate", "-m", folder, "--json").stdout)["baselines"]["linear"] is None
-    asked = run("evaluate", "-m", folder, "--baselines")
+    asked = run("evaluate", "-m", folder, "--baselines", "linear")
     assert "needs scikit-learn, which is not installed" in str(asked.exception)
 
 
@@ -90,15 +90,17 @@ def test_without_the_training_part_there_is_no_linear_model(folder, tmp_path):
     path = csv_of(sayings(20, seed=4), tmp_path / "x.csv")
     result = run("evaluate", "-m", alone, path)
     assert result.exit_code == 0 and "No linear model: " in result.stdout
-    assert run("evaluate", "-m", alone, path, "--baselines").exception is not None
+    assert run("evaluate", "-m", alone, path, "--baselines", "linear").exception is not None
 
 
-def test_no_baselines_trains_none(folder, monkeypatch):
+def test_none_trains_none(folder, monkeypatch):
     def refuse(*given):
         raise AssertionError("a linear model was trained")
 
     monkeypatch.setattr(LinearModel, "fit", refuse)
-    assert "always '" in run("evaluate", "-m", folder, "--no-baselines").stdout
+    assert "always '" in run("evaluate", "-m", folder, "--baselines", "none").stdout
+    wrong = run("evaluate", "-m", folder, "--baselines", "ets").exception
+    assert "baselines must be linear or none, not 'ets'" in str(wrong)
 
 
 def test_a_script_without_spaces_is_compared_by_its_characters():

@@ -189,7 +189,7 @@ def test_a_model_of_another_task_is_answered_with_what_it_is_for(models):
     with pytest.raises(textgen.TextgenError, match="must be a model that writes text, not a Classifier") as caught:
         textgen.generate(models.classifier, "Once")
     assert "classify" in caught.value.hint
-    with pytest.raises(textgen.TextgenError, match="not a Forecaster"):
+    with pytest.raises(textgen.TextgenError, match="not a ForecastModel"):
         textgen.evaluate(models.forecaster, "x")
 
 

@@ -22,7 +22,7 @@ from textgen.storage import filesystem
 from textgen.tasks import options_for
 from textgen.tasks.forecasting import data as history
 from textgen.tasks.forecasting.design import prepare_series
-from textgen.tasks.forecasting.forecaster import Forecaster
+from textgen.tasks.forecasting.forecaster import ForecastModel
 from textgen.tasks.forecasting.objective import TorchForecastStepper
 from textgen.tasks.forecasting.rolling import MODEL, Errors, ForecastRequest, SeriesLoop
 from textgen.tasks.forecasting.scaling import fit, rounded
@@ -54,7 +54,7 @@ def trained(tmp_path_factory):
 def run_of(data, model):
     """A forecaster of data that nothing was trained on."""
     kept = history.from_bytes(history.to_bytes(data.series, data.design.context), data.design, "history")
-    return Forecaster(data.config(options_for({**SIZES}), 4), data.design, TorchForecastStepper(model), kept)
+    return ForecastModel(data.config(options_for({**SIZES}), 4), data.design, TorchForecastStepper(model), kept)
 
 
 def printed(capfd, *arguments):

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from textgen.cells import Cell, GatedCell, LinearCell
     from textgen.cells.engine import State
     from textgen.errors import TextgenError
+    from textgen.estimator import TextClassifier
     from textgen.evaluation import evaluate
+    from textgen.forecasting import Forecaster
     from textgen.generation.generate import generate, stream
     from textgen.hookspecs import Register, hookimpl
     from textgen.loading import load
@@ -28,9 +30,11 @@ _HOMES = {
     "hookimpl": "hookspecs",
     "train": "training.start",
     "load": "loading",
+    "TextClassifier": "estimator",
     "stream": "generation.generate",
     "generate": "generation.generate",
     "evaluate": "evaluation",
+    "Forecaster": "forecasting",
     "TextgenError": "errors",
 }
 
@@ -44,9 +48,11 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "hookimpl",
     "train",
     "load",
+    "TextClassifier",
     "stream",
     "generate",
     "evaluate",
+    "Forecaster",
     "TextgenError",
 ]
 

@@ -187,6 +187,7 @@ _NEEDED_FOR = {
     "onnx": "exporting to ONNX",
     "packaging": "comparing versions",
     "sklearn": "a linear model",
+    "statsforecast": "comparing with AutoETS and AutoARIMA",
     "threadpoolctl": "setting the number of threads",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serving"),
 }
@@ -198,6 +199,7 @@ _EXTRAS = {
     "llguidance": "constrained",
     "onnx": "onnx",
     "sklearn": "bench",
+    "statsforecast": "bench",
     **dict.fromkeys(("torch", "datasets", "pyarrow"), "train"),
     "huggingface_hub": "hub",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),

@@ -23,7 +23,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Any:
 
     The model's task decides the type of the result: a `textgen.generation.language_model.LanguageModel` if it generates
     text, a `textgen.tasks.classification.model.Classifier` if it classifies, a
-    `textgen.tasks.forecasting.forecaster.Forecaster` if it forecasts, and the class of another package's task.
+    `textgen.tasks.forecasting.forecaster.ForecastModel` if it forecasts, and the class of another package's task.
 
     `backend` 'numpy' runs the step stored in the folder, without torch or the cell's plugin; 'torch' builds the model
     from its cell, which must be installed; 'int8' runs the stored step with int8 weights, using onnxruntime; 'auto'

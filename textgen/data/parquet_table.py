@@ -198,14 +198,30 @@ def _batches(table: Any) -> Iterator[Any]:
     import pyarrow as pa
 
     if _is_pandas(table):
-        yield pa.Table.from_pandas(_with_index(table), preserve_index=False)
+        yield pa.Table.from_pandas(with_index(table), preserve_index=False)
     elif _is_dataset(table):
         yield from table.with_format("arrow").iter(batch_size=ROWS)
     else:
-        yield pa.table(table)
+        yield _writable(pa.table(table))
 
 
-def _with_index(frame: Any) -> Any:
+def _writable(table: Any) -> Any:
+    """A table of pyarrow whose categories are text as a parquet file holds it. Those of polars are views, which the
+    writer refuses."""
+    import pyarrow as pa
+
+    for place, kind in enumerate(table.schema.types):
+        if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
+            chunks = [
+                pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(pa.large_string()))
+                for chunk in table.column(place).chunks
+            ]
+            column = pa.chunked_array(chunks, pa.dictionary(kind.index_type, pa.large_string()))
+            table = table.set_column(place, table.schema.names[place], column)
+    return table
+
+
+def with_index(frame: Any) -> Any:
     """A pandas data frame or series as a frame, whose index is a column if it has a name or holds times."""
     if not hasattr(frame, "columns"):
         frame = frame.to_frame("y" if frame.name is None else str(frame.name))

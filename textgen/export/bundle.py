@@ -25,8 +25,9 @@ from textgen.runtime.graph import StepGraph
 from textgen.runtime.int8 import Int8Rows
 from textgen.runtime.ops import Array
 from textgen.tasks.classification.model import Classifier
+from textgen.tasks.forecasting.combining import KINDS, SMOOTHED, Smoother
 from textgen.tasks.forecasting.design import prepare_series
-from textgen.tasks.forecasting.forecaster import Forecaster
+from textgen.tasks.forecasting.forecaster import ForecastModel
 from textgen.tasks.forecasting.reading import Series
 
 FORMAT, VERSION = "textgen export", 1
@@ -81,12 +82,12 @@ def _reading(folder: Path) -> dict[str, Any]:
         return {"tokenizer": _tokenizer(model.tokenizer), "generation": generation}
     if isinstance(model, Classifier):
         return {"tokenizer": _tokenizer(model.tokenizer), "facts": facts_of(model)}
-    if isinstance(model, Forecaster):
+    if isinstance(model, ForecastModel):
         return {"facts": _forecasting(model)}
     raise TextgenError(f"{str(folder)!r} cannot be exported: its task has no page.")
 
 
-def _forecasting(model: Forecaster) -> dict[str, Any]:
+def _forecasting(model: ForecastModel) -> dict[str, Any]:
     """What a forecaster needs beside its step: of each series the end of its training data, as the model reads it, and
     the calendar of the steps after it."""
     design = model.design
@@ -95,18 +96,24 @@ def _forecasting(model: Forecaster) -> dict[str, Any]:
         "reach": design.reach,
         "context": design.context,
         "offsets": list(design.lags.offsets),
+        "season": design.season,
         "seasons": len(design.lags.seasons),
         "series": [_series(model, each) for each in [*model.history.values()][:MOST_SERIES]],
     }
 
 
-def _series(model: Forecaster, series: Series) -> dict[str, Any]:
+def _series(model: ForecastModel, series: Series) -> dict[str, Any]:
     design, later = model.design, LATER + model.design.horizon
     rows = prepare_series(series, design, later)
     times = series.clock.labels(series.start + design.clock.step * np.arange(len(series) + later))
     scale = {name: value for name, value in asdict(rows.scale).items() if name not in ("base", "end", "naive")}
     floor = float(rows.floor[-1])
+    share = model.combination.of(series.name)
+    smoother = Smoother([rows], design, [len(rows) - 1])
     return {
+        "combination": dict(zip(KINDS, share.weights, strict=True)),
+        "stretch": share.stretch,
+        "smoothing": smoother.described(0, len(rows) - 1) if share.weights[KINDS.index(SMOOTHED)] else None,
         "name": series.name,
         "scale": scale,
         "weights": list(rows.scale.weights()),

@@ -42,9 +42,9 @@ def prediction(models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_forecaster(model: Any) -> bool:
-    from textgen.tasks.forecasting.forecaster import Forecaster  # imports torch, as its models do
+    from textgen.tasks.forecasting.forecaster import ForecastModel  # imports torch, as its models do
 
-    return isinstance(model, Forecaster)
+    return isinstance(model, ForecastModel)
 
 
 def _labels(served: Served, body: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -50,6 +50,7 @@ from textgen.tasks.classification.reading import (
 from textgen.tasks.metrics import THRESHOLDS, ClassificationMetrics, plot_confusion, shown
 
 READ_BYTES = 1 << 16
+BASELINES = ("linear", "none")
 Metrics = ClassificationMetrics | MultiLabelMetrics
 HEADINGS = {"macro_f1": "macro F1", "micro_f1": "micro F1", "subset_accuracy": "subset accuracy"}
 
@@ -59,7 +60,9 @@ def evaluate(request: Request) -> None:
     plot = request.outputs.get("plot")
     if plot is not None:
         require("matplotlib")
-    if request.options.baselines:
+    if request.options.baselines not in (None, *BASELINES):
+        raise UsageError(f"{named('baselines')} must be {' or '.join(BASELINES)}, not {request.options.baselines!r}.")
+    if request.options.baselines == "linear":
         require("sklearn", PURPOSE)
     if plot is not None and read_facts(request.folder).get("multi_label"):
         raise UsageError(f"{named('plot')} draws a confusion matrix; a model with several labels per text has none.")
@@ -128,8 +131,8 @@ def _constant(metrics: Metrics) -> tuple[str, Metrics]:
 def _linear(request: Request, classifier: Classifier) -> tuple[Metrics | None, list[str]]:
     """The metrics of a linear model, trained on the training part, on the texts that are evaluated; without one, a note
     that says why. Raises TextgenError if it was asked for."""
-    asked, labels = request.options.baselines, classifier.labels
-    if asked is False:
+    asked, labels = request.options.baselines == "linear", classifier.labels
+    if request.options.baselines == "none":
         return None, []
     try:
         require("sklearn", PURPOSE)
@@ -137,7 +140,7 @@ def _linear(request: Request, classifier: Classifier) -> tuple[Metrics | None, l
         train = data.labelled(TRAIN)
         if not asked and len(train.labels) * len(labels) > MOST:
             texts = f"the {count(len(train.labels))} training texts"
-            return None, [f"{named('baselines')} also trains {LINEAR} on {texts}."]
+            return None, [f"{named('baselines', 'linear')} also trains {LINEAR} on {texts}."]
         model = LinearModel.fit(texts_of(data, TRAIN), train.labels)
     except TextgenError as error:
         if asked:

@@ -87,10 +87,12 @@ class ClassificationEvaluation(ReadingOptions):
         None, "What stands between several labels in a cell.", metavar="TEXT", default_text="as in training"
     )
     threshold: float | None = threshold_option()
-    baselines: bool | None = option(
+    baselines: str | None = option(
         None,
-        "Train TF-IDF with logistic regression on the training part, to compare with (needs scikit-learn).",
-        default_text="if it is installed and this takes seconds",
+        "What to score beside the model: for texts linear (TF-IDF with logistic regression) or none; for series ets, "
+        "arima (AutoETS and AutoARIMA; slow).",
+        metavar="NAME,...",
+        default_text="linear, if scikit-learn is installed and this takes seconds",
     )
     plot: str | None = option(None, "Plot the result as PNG.", metavar="FILE", writes=PLOT)
 

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,15 +19,18 @@ import numpy as np
 
 from textgen.errors import TextgenError, UsageError, require
 from textgen.formatting import aligned, count, plural, table
-from textgen.screen import Output, say, warn
+from textgen.options import named
+from textgen.screen import Output, rewrite_line, say, warn
 from textgen.storage import filesystem
 from textgen.storage.outputs import to_png
 from textgen.tasks import Request
+from textgen.tasks.forecasting.baselines import Reached, require_baselines
 from textgen.tasks.forecasting.data import SeriesData
 from textgen.tasks.forecasting.design import PreparedSeries, prepare_series
-from textgen.tasks.forecasting.forecaster import Forecast, Forecaster
-from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastPrediction
-from textgen.tasks.forecasting.rolling import BacktestReport, ForecastRequest
+from textgen.tasks.forecasting.forecaster import Forecast, ForecastModel
+from textgen.tasks.forecasting.options import ForecastEvaluation, ForecastPrediction, chosen_baselines, chosen_quantiles
+from textgen.tasks.forecasting.rolling import LAST, MODEL, SEASONAL, BacktestReport, ForecastRequest
+from textgen.tasks.forecasting.scaling import rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,10 +100,13 @@ def evaluate(request: Request) -> None:
     plot, reading = request.outputs.get("plot"), request.reading
     if plot is not None:
         require("matplotlib")
-    forecaster: Forecaster = request.load()
     options: ForecastEvaluation = request.options
+    methods = chosen_baselines(options.baselines)
+    require_baselines(methods)
+    forecaster: ForecastModel = request.load()
     horizon = options.horizon or forecaster.horizon
-    asked = ForecastRequest(horizon, number=options.paths, level=options.level, seed=options.seed)
+    quantiles = chosen_quantiles(options.quantiles, options.paths)
+    asked = ForecastRequest(horizon, 1, options.paths, options.level, options.seed, quantiles)
     if request.inputs:
         encoding, delimiter = reading.asked("encoding"), reading.asked("delimiter")
         rows = forecaster.read(request.inputs, encoding, delimiter, options.decimal)
@@ -117,37 +124,79 @@ def evaluate(request: Request) -> None:
     else:
         data = cast(SeriesData, request.held_out())
         rows, first = data.rows, data.ends
-    report = forecaster.evaluate_rows(rows, first, asked)
+    report = forecaster.evaluate_rows(rows, first, asked, methods, _progress(methods))
     Output().write(json.dumps(report.to_json(), ensure_ascii=False) + "\n" if request.as_json else _shown(report))
     if plot is not None:
         plot.check()
         _draw(forecaster, rows, asked, plot.path)
 
 
+def _progress(methods: Sequence[str]) -> Reached | None:
+    """Shows how far the baselines are, on a terminal."""
+    if not methods or not sys.stderr.isatty():
+        return None
+    return lambda done, total: rewrite_line(f"baselines {done:,} of {total:,} forecasts" if done < total else "")
+
+
 def _shown(report: BacktestReport) -> str:
     """A table of the methods, and the number of series for which the model beats the naive forecasts."""
+    lines = [_table(report), _windows(report), *_quantiles(report), *_notes(report)]
+    number = len(report.by_series)
+    if number > 1:
+        better = sum(_beats_naive(errors) for errors in report.by_series.values())
+        lines.append(f"better than every naive forecast (RMSE) on {count(better)} of {count(number)} series")
+    if report.recent is not None:
+        lines += ["", "The last windows of each series, with the baselines:", _table(report.recent)]
+        lines += [_windows(report.recent), *_unfitted(report.recent)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(report: BacktestReport) -> str:
+    """The errors of every method."""
     found = {method: errors.to_json() for method, errors in report.errors.items()}
     shown = {label: aligned([each[name] for each in found.values()]) for name, label in COLUMNS.items()}
     shown[COLUMNS["coverage"]] = [
         "-" if each["coverage"] is None else f"{each['coverage']:.1%}" for each in found.values()
     ]
     rows = [{"": method, **{label: shown[label][k] for label in shown}} for k, method in enumerate(found)]
-    lines = [table(rows, ["", *COLUMNS.values()])]
+    return table(rows, ["", *COLUMNS.values()])
+
+
+def _windows(report: BacktestReport) -> str:
+    """What was scored."""
     request, number = report.request, len(report.by_series)
-    lines.append(
+    return (
         f"{plural(report.windows, 'window')} of {plural(request.horizon, 'step')} · {count(number)} series · "
         f"season {report.season} · coverage is that of the {request.level:g}% interval"
     )
-    lines += _notes(report)
-    if number > 1:
-        better = sum(_beats_naive(errors) for errors in report.by_series.values())
-        lines.append(f"better than every naive forecast (RMSE) on {count(better)} of {count(number)} series")
-    return "\n".join(lines) + "\n"
+
+
+def _quantiles(report: BacktestReport) -> list[str]:
+    """The losses of the model's quantiles, if any were asked for."""
+    errors = report.errors[MODEL]
+    losses, together = errors.quantile_losses(), errors.weighted_quantile_loss()
+    if not losses:
+        return []
+    shown = " · ".join(f"{quantile}: {'-' if loss is None else f'{loss:.4g}'}" for quantile, loss in losses.items())
+    weighted = "-" if together is None else f"{together:.4g}"
+    return [f"quantile loss {shown} · mean weighted quantile loss {weighted}"]
+
+
+def _unfitted(report: BacktestReport) -> list[str]:
+    """Notes on baselines that could not be fitted."""
+    return [
+        f"{method} could not be fitted for {plural(number, 'window')}; there, it is the last value"
+        for method, number in report.unfitted.items()
+    ]
 
 
 def _notes(report: BacktestReport) -> list[str]:
     """Notes on the metrics: where evaluation begins, and why one is undefined."""
     number, lines = len(report.by_series), []
+    if report.weights:
+        largest = sorted(report.weights.items(), key=lambda each: -each[1])
+        shares = " + ".join(f"{weight:.0%} {kind.replace('_', ' ')}" for kind, weight in largest if weight >= 0.005)
+        lines.append(f"the model is {shares}" + (", on average" if number > 1 else ""))
     if report.continued:
         which = "" if report.continued == number else f"{count(report.continued)} series: "
         lines.append(f"{which}the table begins after the training data; every row is scored, from the end of training")
@@ -155,15 +204,15 @@ def _notes(report: BacktestReport) -> list[str]:
     if undefined:
         whose = "this series" if number == 1 else f"{count(undefined)} of {count(number)} series"
         lines.append(f"no MASE for {whose}: the seasonal naive forecast has no error in the training part")
-    return lines
+    return lines + _unfitted(report)
 
 
 def _beats_naive(errors: dict[str, Any]) -> bool:
     squares = {method: found.mean("scaled_square") or 0.0 for method, found in errors.items()}
-    return squares["model"] < min(value for method, value in squares.items() if method != "model")
+    return squares[MODEL] < min(value for method, value in squares.items() if method in (LAST, SEASONAL))
 
 
-def _draw(forecaster: Forecaster, rows: list[PreparedSeries], asked: ForecastRequest, path: Path) -> None:
+def _draw(forecaster: ForecastModel, rows: list[PreparedSeries], asked: ForecastRequest, path: Path) -> None:
     """The forecast of the last horizon of each series, beside the actual values."""
     cut = [each.series.slice(0, len(each) - asked.horizon) for each in rows]
     found = forecaster.predict_rows([prepare_series(each, forecaster.design) for each in cut], asked)
@@ -181,26 +230,31 @@ def predict(request: Request) -> None:
     output, plot = request.outputs.get("output"), request.outputs.get("plot")
     if plot is not None:
         require("matplotlib")
-    forecaster: Forecaster = request.load()
     options: ForecastPrediction = request.options
+    quantiles = chosen_quantiles(options.quantiles, options.paths)
+    if options.samples is not None and quantiles:
+        raise UsageError(f"{named('samples')} writes sample paths; leave out {named('quantiles')}.")
+    forecaster: ForecastModel = request.load()
     found = forecaster.predict(
         request.inputs,
         options.horizon,
         options.level,
-        options.paths,
+        options.samples or options.paths,
         options.seed,
         request.reading.asked("encoding"),
         request.reading.asked("delimiter"),
         options.decimal,
+        quantiles,
     )
     continued = sum(each.history.trained > 0 for each in found)
     if continued:
         which = "The table begins" if continued == len(found) else f"{continued:,} of {len(found):,} series begin"
         say(f"{which} after the training data: the forecast continues from both.")
-    text = _text(found, request.as_json)
+    rows = _sampled(found) if options.samples is not None else _rows(found)
+    text = _text(rows, request.as_json)
     if output is not None:
         output.write(text.encode())
-        say(f"{output.path}: {sum(len(each.times) for each in found):,} rows.")
+        say(f"{output.path}: {len(rows):,} rows.")
     else:
         Output().write(text)
     if plot is not None:
@@ -209,14 +263,28 @@ def predict(request: Request) -> None:
         say(f"plot: {plot.path}")
 
 
-def _text(found: list[Forecast], as_json: bool) -> str:
-    """A row for each time step. Numbers in csv are as JSON writes them, so that both forms hold the same digits."""
-    rows = [
+def _rows(found: list[Forecast]) -> list[dict[str, Any]]:
+    """A row for each time step."""
+    return [
         {"series": each.series, "time": time, **dict(zip(columns, values, strict=True))}
         for each in found
         for columns in [each.columns()]
         for time, *values in zip(each.times, *columns.values(), strict=True)
     ]
+
+
+def _sampled(found: list[Forecast]) -> list[dict[str, Any]]:
+    """A row for each time step of each sample path."""
+    return [
+        {"series": each.series, "time": time, "sample": number, "value": value}
+        for each in found
+        for number, path in enumerate(each.paths, 1)
+        for time, value in zip(each.times, rounded(path.tolist(), each.scale), strict=True)
+    ]
+
+
+def _text(rows: list[dict[str, Any]], as_json: bool) -> str:
+    """Rows as csv or JSON. Numbers in csv are as JSON writes them, so that both forms hold the same digits."""
     if as_json:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     text = io.StringIO()

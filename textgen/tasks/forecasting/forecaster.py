@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,11 @@ from textgen.generation.language_model import opened, stored_stepper
 from textgen.model import ModelConfig
 from textgen.model.stepper import Stepper
 from textgen.tasks.forecasting import data
+from textgen.tasks.forecasting.baselines import Reached, with_baselines
+from textgen.tasks.forecasting.combining import COMBINATION_FILE, RECURRENT_ONLY, Combination, CombinedLoop
 from textgen.tasks.forecasting.data import continued
 from textgen.tasks.forecasting.design import DESIGN_FILE, LARGEST, Design, PreparedSeries, prepare_series
-from textgen.tasks.forecasting.options import ForecastingOptions
+from textgen.tasks.forecasting.options import ForecastingOptions, chosen_baselines, chosen_quantiles
 from textgen.tasks.forecasting.reading import Series, read_series
 from textgen.tasks.forecasting.rolling import BacktestReport, ForecastRequest, SeriesLoop, interval
 from textgen.tasks.forecasting.scaling import Floats, Scale, rounded
@@ -42,11 +44,14 @@ class Forecast:
     history: Series
     history_times: list[str | int]
     scale: Scale
+    quantiles: Mapping[float, Floats] = field(default_factory=dict)
+    """The quantiles (H,) that were asked for, by their numbers."""
 
     def columns(self) -> dict[str, list[float]]:
-        """The forecast, and the bounds if there are any, rounded for output (see `Scale.decimals`)."""
+        """The forecast, the bounds if there are any, and quantiles such as `q0.1`, rounded for output (see
+        `Scale.decimals`)."""
         bounds = {} if self.low is None or self.high is None else {"low": self.low, "high": self.high}
-        arrays = {"forecast": self.values, **bounds}
+        arrays = {"forecast": self.values, **bounds, **{f"q{q:g}": values for q, values in self.quantiles.items()}}
         together = rounded(np.concatenate(list(arrays.values())).tolist(), self.scale)
         return {name: together[k * len(self.times) : (k + 1) * len(self.times)] for k, name in enumerate(arrays)}
 
@@ -56,7 +61,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Forecaster:
+class ForecastModel:
     """A trained model of the forecast task; `design` says how tables are read."""
 
     config: ModelConfig
@@ -64,6 +69,8 @@ class Forecaster:
     stepper: Stepper
     history: Mapping[str, Series]
     """The end of each series in the training data, by name."""
+    combination: Combination = RECURRENT_ONLY
+    """How the forecasts of the stepper are combined with others."""
 
     def read(
         self, corpus: Any, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
@@ -107,30 +114,39 @@ class Forecaster:
         encoding: str | None = None,
         delimiter: str | None = None,
         decimal: str | None = None,
+        quantiles: Any = None,
     ) -> list[Forecast]:
         """Forecast `horizon` steps (by default as in training) after the last value of each series of some tables.
 
         `corpus` is a path, a table in memory as `textgen.train` takes it, or a list of those. `number` sample paths
-        give the interval of `level` percent; the same seed gives the same paths. Raises TextgenError naming row and
-        column of what cannot be read.
+        give the interval of `level` percent and the `quantiles`, such as [0.1, 0.5]; the same seed gives the same
+        paths. Raises TextgenError naming row and column of what cannot be read.
 
         Example:
             >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
             >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
         """
-        request = self._request(horizon, 1, number, level, seed)
+        request = self.request(horizon, 1, number, level, seed, quantiles)
         return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), request)
 
-    def _request(self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any) -> ForecastRequest:
+    def kept(self) -> list[PreparedSeries]:
+        """The end of each series of the training data, which the model keeps."""
+        return [prepare_series(each, self.design) for each in self.history.values()]
+
+    def request(
+        self, horizon: Any, stride: Any, number: Any, level: Any, seed: Any, quantiles: Any = None
+    ) -> ForecastRequest:
         """The request, checked against the limits of the command's options. Raises UsageError naming the parameter."""
         chosen = self.horizon if horizon is None else horizon
         whole = arguments.whole_number
+        paths = whole("number", number, 0, 100_000)
         return ForecastRequest(
             whole("horizon", chosen, 1, 100_000),
             whole("stride", stride, 1, LARGEST),
-            whole("number", number, 0, 100_000),
+            paths,
             arguments.number("level", level, 0, 99.9),
             whole("seed", seed, 0, 2**63 - 1),
+            chosen_quantiles(quantiles, paths),
         )
 
     @property
@@ -141,12 +157,10 @@ class Forecaster:
     def predict_rows(self, rows: Sequence[PreparedSeries], request: ForecastRequest) -> list[Forecast]:
         """Like `predict`, for series that are already read."""
         design, horizon = self.design, request.horizon
-        recent = [
-            prepare_series(each.series, design, horizon).since(max(0, len(each) - design.context)) for each in rows
-        ]
-        loop = SeriesLoop(self.stepper, recent, design)
+        rows_ahead = [prepare_series(each.series, design, horizon) for each in rows]
+        loop, after = self._loop(rows_ahead, [len(each) for each in rows])
         found: dict[int, Forecast] = {}
-        for some in list(loop.read([len(each) - 1 for each in recent], 1 << 20)):
+        for some in list(loop.read([start - 1 for start in after], 1 << 20)):
             scaled = loop.forecasts(some, horizon)
             drawn = np.zeros((len(some), 0, horizon))
             if request.number:
@@ -176,6 +190,7 @@ class Forecaster:
             series,
             stamps[: len(series)],
             rows.scale,
+            {q: restored(np.quantile(drawn, q, axis=0)) for q in request.quantiles},
         )
 
     def evaluate(
@@ -189,15 +204,20 @@ class Forecaster:
         encoding: str | None = None,
         delimiter: str | None = None,
         decimal: str | None = None,
+        baselines: str | Sequence[str] = (),
+        quantiles: Any = None,
     ) -> BacktestReport:
         """Backtest this model and the naive forecasts, by rolling origin, on all values after the training data; for
         other series, on their last tenth, at least one horizon.
 
-        Raises TextgenError if there is nothing to forecast.
+        `baselines` are classical forecasters to score on the same windows, 'ets' and 'arima': AutoETS and AutoARIMA of
+        statsforecast, which take seconds to minutes for each series. Where they are only scored on the last windows,
+        these are in the report's `recent`. Raises TextgenError if there is nothing to forecast.
         """
-        request = self._request(horizon, stride, number, level, seed)
+        methods = chosen_baselines(baselines)
+        request = self.request(horizon, stride, number, level, seed, quantiles)
         rows = self.read(corpus, encoding, delimiter, decimal)
-        return self.evaluate_rows(rows, [self.unseen(each, request.horizon) for each in rows], request)
+        return self.evaluate_rows(rows, [self.unseen(each, request.horizon) for each in rows], request, methods)
 
     def unseen(self, rows: PreparedSeries, horizon: int) -> int:
         """The first step of a series after the training data."""
@@ -207,18 +227,28 @@ class Forecaster:
         return max(1, -(-(scale.end - rows.series.start) // self.design.clock.step))
 
     def evaluate_rows(
-        self, rows: Sequence[PreparedSeries], first: Sequence[int], request: ForecastRequest
+        self,
+        rows: Sequence[PreparedSeries],
+        first: Sequence[int],
+        request: ForecastRequest,
+        methods: Sequence[str] = (),
+        reached: Reached | None = None,
     ) -> BacktestReport:
-        """Like `evaluate`, for series that are already read, from step `first` of each."""
-        begin = [
-            min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)
-        ]
-        recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
-        after = [start - begun for start, begun in zip(first, begin, strict=True)]
-        return SeriesLoop(self.stepper, recent, self.design).evaluate(after, request)
+        """Like `evaluate`, for series that are already read, from step `first` of each. `reached` is called as the
+        baselines in `methods` proceed."""
+
+        def scored(first: Sequence[int], request: ForecastRequest) -> BacktestReport:
+            loop, after = self._loop(rows, first)
+            return loop.evaluate(after, request)
+
+        return with_baselines(scored, rows, first, request, methods, reached)
+
+    def _loop(self, rows: Sequence[PreparedSeries], first: Sequence[int]) -> tuple[SeriesLoop, list[int]]:
+        """The loop for forecasts of the steps from `first` of each series on, and where those are in its rows."""
+        return CombinedLoop.over(self.stepper, rows, self.design, first, self.combination)
 
 
-def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
+def load(folder: str | os.PathLike[str], backend: str = "auto") -> ForecastModel:
     """Open a model folder of the forecast task. Runs no code from it. Raises as
     `textgen.generation.language_model.load`."""
     path = arguments.path("folder", folder)
@@ -231,11 +261,17 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Forecaster:
     design = Design.from_json(content, str(path / DESIGN_FILE))
     if config.features != design.width:
         raise storage.DamagedError(f"{path / DESIGN_FILE} is damaged: its inputs are not those of the model.")
-    stepper = stored_stepper(path, manifest, config, backend)
+    combination = RECURRENT_ONLY
+    if COMBINATION_FILE in manifest["files"]:
+        content = storage.parse_json(
+            storage.verified(path, COMBINATION_FILE, manifest, storage.JSON_LIMIT), str(path / COMBINATION_FILE)
+        )
+        combination = Combination.from_json(content, str(path / COMBINATION_FILE))
+    stepper: Stepper | None = stored_stepper(path, manifest, config, backend)
     kept = data.from_bytes(storage.verified(path, data.HISTORY_FILE, manifest), design, str(path / data.HISTORY_FILE))
     if stepper is None:
         from textgen.model.weights import load_weights
         from textgen.tasks.forecasting.objective import TorchForecastStepper
 
-        return Forecaster(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)
-    return Forecaster(config, design, stepper, kept)
+        stepper = TorchForecastStepper(load_weights(path, manifest, config))
+    return ForecastModel(config, design, stepper, kept, combination)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from textgen.data import FileOptions
-from textgen.errors import UsageError
-from textgen.options import named, option
+from textgen.errors import UsageError, did_you_mean
+from textgen.options import displayed, named, option, plain
 from textgen.storage.outputs import FORECASTS, PLOT
 from textgen.tasks import TrainOptions
 
 TRANSFORMS = ("auto", "none", "log")
+BASELINES = ("ets", "arima")
+"""Classical forecasters that evaluation can show beside the model: AutoETS and AutoARIMA."""
+
 TEXT_ONLY = ("init_from", "embedding_dropout")
 """Training options that only apply to text."""
 
@@ -53,6 +58,10 @@ class ForecastingOptions(TrainOptions):
     transform: str = option(
         "auto", "Model the values or their logarithms; auto decides from the training part.", choices=TRANSFORMS
     )
+    combine: bool = option(
+        True,
+        "Combine the model's forecasts with smoothed and naive ones, weighted by their errors on the held-out part.",
+    )
     decimal: str | None = option(None, "Decimal separator of numbers.", choices=(".", ","), default_text="detected")
 
 
@@ -67,6 +76,9 @@ class ForecastOptions(FileOptions):
     paths: int = option(
         200, "Number of sample paths to estimate the interval from; 0 gives no interval.", low=0, high=100_000
     )
+    quantiles: str | None = option(
+        None, "Quantiles to forecast, or to score: numbers between 0 and 1, such as 0.1,0.5,0.9.", metavar="Q,..."
+    )
     seed: int = option(0, "Random seed of the sample paths.", low=0, high=2**63 - 1)
     decimal: str | None = option(
         None, "Decimal separator of numbers in the table.", choices=(".", ","), default_text="detected"
@@ -77,6 +89,11 @@ class ForecastOptions(FileOptions):
 class ForecastEvaluation(ForecastOptions):
     """How a forecaster is evaluated."""
 
+    baselines: str | None = option(
+        None,
+        "Classical forecasters to score on the same windows: ets, arima (AutoETS and AutoARIMA; slow).",
+        metavar="NAME,...",
+    )
     plot: str | None = option(None, "Plot the result as PNG.", metavar="FILE", writes=PLOT)
 
 
@@ -84,6 +101,12 @@ class ForecastEvaluation(ForecastOptions):
 class ForecastPrediction(ForecastOptions):
     """What is forecast, and where the forecasts are written."""
 
+    samples: int | None = option(
+        None,
+        "Write this many sample paths, a row for each time step of each, instead of forecasts.",
+        low=1,
+        high=10_000,
+    )
     output: str | None = option(
         None,
         "Write to this file; - is standard output.",
@@ -106,3 +129,31 @@ def check_series(options: ForecastingOptions) -> None:
     given = next((name for name in TEXT_ONLY if getattr(options, name) != getattr(TrainOptions, name)), None)
     if given is not None:
         raise UsageError(f"{named(given)} applies to text, not to time series.")
+
+
+def chosen_baselines(asked: Any) -> list[str]:
+    """The baselines of a text such as `ets,arima`, or of a list of names. Raises UsageError for an unknown one."""
+    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked or ())
+    for name in names:
+        if name not in BASELINES:
+            near = did_you_mean(str(name), BASELINES)
+            raise UsageError(f"{named('baselines')} must be some of {', '.join(BASELINES)}, not {name!r}.{near}")
+    return list(dict.fromkeys(names))
+
+
+def chosen_quantiles(asked: Any, paths: int) -> tuple[float, ...]:
+    """The quantiles of a text such as `0.1,0.5,0.9`, of a number or of a list of numbers, in increasing order. Raises
+    UsageError for anything but numbers between 0 and 1, and without sample `paths` to estimate them from."""
+    parts = asked.split(",") if isinstance(asked, str) else plain(asked)
+    parts = parts if isinstance(parts, list) else [] if parts is None else [parts]
+    found = []
+    for part in parts:
+        try:
+            found.append(float(part))
+        except (TypeError, ValueError):
+            found.append(math.nan)
+        if not 0 < found[-1] < 1:
+            raise UsageError(f"{named('quantiles')} must be numbers between 0 and 1, not {displayed(part)}.")
+    if found and not paths:
+        raise UsageError(f"{named('quantiles')} are estimated from sample paths, so {named('paths')} cannot be 0.")
+    return tuple(sorted(set(found)))

@@ -96,6 +96,21 @@ class SeriesLoop:
         parts = [np.concatenate(each) for each in zip(*((o.series, o.steps, o.outputs) for o in kept), strict=True)]
         return Origins(parts[0], parts[1], parts[2], self.stepper.concat([each.state for each in kept]))
 
+    def methods(self, origins: Origins, horizon: int) -> dict[str, Floats]:
+        """The scaled forecasts (R, horizon) of the model, and of its parts if it has several, by name."""
+        return {MODEL: self.forecasts(origins, horizon)}
+
+    def weights(self) -> dict[str, float]:
+        """The mean weight of each kind of forecast in the model's; empty if there is one kind."""
+        return {}
+
+    def bounded(self, origins: Origins, scaled: Floats) -> Floats:
+        """Scaled forecasts (R, ...) from some origins, within the bounds of a forecast."""
+        least, greatest = _bounds(self.rows, origins, Units.of([each.scale for each in self.rows]).rows(origins.series))
+        wide = (-1, *[1] * (scaled.ndim - 1))
+        bounded: Floats = np.clip(scaled, least.reshape(wide), greatest.reshape(wide))
+        return bounded
+
     def forecasts(self, origins: Origins, horizon: int) -> Floats:
         """The scaled forecasts (R, horizon). Raises ValueError if a calendar is too short."""
         return np.concatenate([self._roll_out(part, horizon) for part in self._chunks(origins, horizon)])
@@ -138,7 +153,7 @@ class SeriesLoop:
                 hint=f"give a longer series{shorter if request.horizon > 1 else ''}.",
             )
         continued = sum(each.series.trained > 0 for each in self.rows)
-        report = BacktestReport(request, self.design.season, continued=continued)
+        report = BacktestReport(request, self.design.season, weights=self.weights(), continued=continued)
         thin = max(1, -(-total * request.number * request.horizon // MOST_PATH_STEPS))
         for batch in self.read(begin, MOST_ORIGINS, ends):
             past = batch.steps - np.array(begin)[batch.series]
@@ -157,13 +172,14 @@ class SeriesLoop:
     def _score_forecasts(self, origins: Origins, report: BacktestReport) -> None:
         """Add the errors of the forecasts from some origins."""
         season, horizon = self.design.season, report.request.horizon
-        found = self.forecasts(origins, horizon)
+        found = self.methods(origins, horizon)
         report.windows += len(origins)
         for number in np.unique(origins.series):
             each, here = self.rows[number], origins.series == number
             steps, values = origins.steps[here], each.series.values
             actual, known = _actual(each, steps, horizon)
-            methods = {MODEL: each.restored(found[here], steps), LAST: last_value(values, steps, horizon)}
+            methods = {method: each.restored(scaled[here], steps) for method, scaled in found.items()}
+            methods[LAST] = last_value(values, steps, horizon)
             if season > 1:
                 methods[SEASONAL] = seasonal_naive(values, steps, horizon, season)
             errors = report.by_series.setdefault(each.series.name, {})
@@ -173,13 +189,17 @@ class SeriesLoop:
     def _score_intervals(self, origins: Origins, report: BacktestReport) -> None:
         """Add the coverage of the intervals from some origins."""
         request = report.request
-        low, high = interval(self.paths(origins, request.horizon, request.number, request.seed), request.level)
+        drawn = self.paths(origins, request.horizon, request.number, request.seed)
+        low, high = interval(drawn, request.level)
+        at = np.quantile(drawn, request.quantiles, axis=1)
         for number in np.unique(origins.series):
             each, here = self.rows[number], origins.series == number
             steps = origins.steps[here]
             actual, known = _actual(each, steps, request.horizon)
             errors = report.by_series[each.series.name][MODEL]
             errors.add_interval(actual, each.restored(low[here], steps), each.restored(high[here], steps), known)
+            for quantile, values in zip(request.quantiles, at, strict=True):
+                errors.add_quantile(quantile, actual, each.restored(values[here], steps), known)
 
 
 def _noise(seed: int, rows: PreparedSeries, step: int, number: int, horizon: int) -> Floats:
@@ -192,6 +212,14 @@ def _starts(lengths: Sequence[int] | Places) -> Places:
     each = np.asarray(lengths, dtype=np.intp)
     starts: Places = np.cumsum(each) - each
     return starts
+
+
+def _bounds(rows: Sequence[PreparedSeries], origins: Origins, units: Units) -> tuple[Floats, Floats]:
+    """The least and the greatest scaled forecast of each origin (R,)."""
+    places = _starts([len(each) for each in rows])[origins.series] + origins.steps
+    last, floor = (np.concatenate([getattr(each, name) for each in rows])[places] for name in ("scaled", "floor"))
+    least = np.maximum(np.minimum(units.low, last) - units.room, floor)
+    return least, np.maximum(units.high, last) + units.room
 
 
 class _Rolling:
@@ -212,10 +240,7 @@ class _Rolling:
         self._extras = np.concatenate([each.extras for each in rows])[starts + origins.steps]
         self._calendar = np.concatenate([each.calendar for each in rows])
         self._place = _starts(lengths)[origins.series] + origins.steps
-        last, room = self._values[:, design.lags.farthest], self._units.room
-        floor = np.concatenate([each.floor for each in rows])[starts + origins.steps]
-        self._least = np.maximum(np.minimum(self._units.low, last) - room, floor)
-        self._greatest = np.maximum(self._units.high, last) + room
+        self._least, self._greatest = _bounds(rows, origins, self._units)
         self._noise, self._ahead, self._reach = noise, 0, design.reach
 
     def _seen(self) -> Floats:
@@ -276,6 +301,8 @@ class ForecastRequest:
     number: int = 100
     level: float = 90.0
     seed: int = 0
+    quantiles: tuple[float, ...] = ()
+    """Quantiles to estimate from the sample paths, in a backtest to score."""
 
     def __post_init__(self) -> None:
         if self.number and self.level < 1:
@@ -291,10 +318,16 @@ class BacktestReport:
     request: ForecastRequest
     season: int
     windows: int = 0
+    weights: dict[str, float] = field(default_factory=dict)
+    """The mean weight of each kind of forecast in the model's, if it combines several."""
     continued: int = 0
     """Series whose table begins after the end of training: all of their rows are scored."""
     errors: dict[str, Errors] = field(default_factory=dict)
     by_series: dict[str, dict[str, Errors]] = field(default_factory=dict)
+    unfitted: dict[str, int] = field(default_factory=dict)
+    """How often a method could not be fitted, so that the last value stands in for its forecast."""
+    recent: BacktestReport | None = None
+    """The same over the last windows of each series, where other methods are only scored on these."""
 
     def to_json(self) -> dict[str, Any]:
         """Every metric, by method; for several series, of each of them too."""
@@ -305,13 +338,16 @@ class BacktestReport:
             "continued_from_training": self.continued,
             "season": self.season,
             "level": self.request.level,
+            **({"weights": self.weights} if self.weights else {}),
             **_metrics(self.errors),
             **({"series": each} if len(each) > 1 else {}),
+            **({"not_fitted": self.unfitted} if self.unfitted else {}),
+            **({"recent": self.recent.to_json()} if self.recent else {}),
         }
 
 
 def _metrics(errors: dict[str, Errors]) -> dict[str, Any]:
-    return {method.replace(" ", "_"): found.to_json() for method, found in errors.items()}
+    return {method.lower().replace(" ", "_"): found.to_json() for method, found in errors.items()}
 
 
 @dataclass
@@ -337,6 +373,23 @@ class Errors:
         """Add whether actual values (O, H) lie within intervals."""
         self._sum("covered", ((low <= actual) & (actual <= high))[known].astype(np.float64))
 
+    def add_quantile(self, quantile: float, actual: Floats, forecast: Floats, known: Mask) -> None:
+        """Add the loss of the forecasts (O, H) of a quantile, and the sizes by which it is weighted."""
+        above = (actual - forecast)[known]
+        self._sum(f"quantile {quantile:g}", np.maximum(quantile * above, (quantile - 1) * above))
+        self._sum(f"size {quantile:g}", np.abs(actual)[known])
+
+    def quantile_losses(self) -> dict[str, float | None]:
+        """The mean loss of each quantile that was scored, by its number."""
+        names = [name.removeprefix("quantile ") for name in self.sums if name.startswith("quantile ")]
+        return {name: self.mean(f"quantile {name}") for name in names}
+
+    def weighted_quantile_loss(self) -> float | None:
+        """The mean over quantiles of twice the sum of losses divided by that of absolute values; None without any."""
+        pairs = [(loss, self.mean(f"size {name}")) for name, loss in self.quantile_losses().items()]
+        ratios = [2 * loss / size for loss, size in pairs if loss is not None and size]
+        return sum(ratios) / len(ratios) if ratios else None
+
     def _sum(self, name: str, values: Floats) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + float(values.sum())
         self.numbers[name] = self.numbers.get(name, 0) + len(values)
@@ -354,7 +407,7 @@ class Errors:
 
     def to_json(self) -> dict[str, Any]:
         """Every metric by name; None for an undefined one."""
-        square = self.mean("square")
+        square, losses = self.mean("square"), self.quantile_losses()
         return {
             "mae": self.mean("absolute"),
             "rmse": None if square is None else math.sqrt(square),
@@ -364,6 +417,7 @@ class Errors:
             "scaled_mae": self.mean("scaled_absolute"),
             "scaled_mse": self.mean("scaled_square"),
             "coverage": self.mean("covered"),
+            **({"quantile_loss": losses, "wql": self.weighted_quantile_loss()} if losses else {}),
         }
 
 
