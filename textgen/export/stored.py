@@ -11,6 +11,7 @@ from textgen import storage
 from textgen.errors import TextgenError
 from textgen.loading import load
 from textgen.model import STEP, read_config, require_model, require_weights
+from textgen.options import named
 from textgen.runtime import Weights, read_step
 from textgen.runtime.graph import StepGraph, TensorSpec
 from textgen.runtime.int8 import Int8Rows, suits
@@ -33,6 +34,11 @@ def facts_of(model: Any) -> dict[str, Any]:
     """What turns the outputs of a classifier into probabilities of labels; nothing for another model."""
     if not isinstance(model, Classifier):
         return {}
+    if model.blend is not None:
+        raise TextgenError(
+            "this classifier adds the scores of a linear model of words, which an export cannot hold.",
+            hint=f"train one without {named('ngrams')} to export it.",
+        )
     facts = {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
     return {**facts, "multi_label": model.multi_label}
 

@@ -71,6 +71,8 @@ class ClassificationMetrics:
     temperature: float | None = None
     """The temperature of the model, if it has one. While training it is what would calibrate the predictions measured;
     in `textgen evaluate` they are calibrated."""
+    blend: tuple[float, float] | None = None
+    """The weights of the recurrent model and of the linear one, if there is one."""
     confidence: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
     right: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_), repr=False, compare=False)
 
@@ -157,7 +159,9 @@ class ClassificationMetrics:
 
     def to_json(self) -> dict[str, Any]:
         """All metrics by name; F1 is null for a label that neither occurs nor is predicted."""
-        fitted = {} if self.temperature is None else {"temperature": self.temperature}
+        blend = self.blend and dict(zip(("recurrent", "linear"), self.blend, strict=True))
+        fitted = {"temperature": self.temperature, "blend": blend}
+        fitted = {name: value for name, value in fitted.items() if value is not None}
         return {
             f"{self.unit}s": self.texts,
             "accuracy": self.accuracy,

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
+from textgen import storage
 from textgen.data.recipes import TRAIN, VALIDATION, Progress
 from textgen.formatting import plural, short
+from textgen.model import ModelConfig
+from textgen.tasks.classification.ngrams import NGRAMS
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.classification.reading import LABELS, LabelledCorpus
 from textgen.tasks.data import ExampleStore, TextExampleData, listed
@@ -22,14 +26,16 @@ if TYPE_CHECKING:
     from textgen.tasks.classification.objective import ClassificationObjective
 
 LEARNING_RATE = 2e-3
+MEMBERS = 4
+"""Members of a new model."""
 
 
 @dataclass(frozen=True)
 class ClassificationData(TextExampleData):
     """Labelled texts: the training part and the held-out part."""
 
-    kind, arrays = "labelled texts", ("ends", "ids", "labels")
-    defaults: ClassVar = {"hidden_size": 128, "embedding_size": 128, "dropout": 0.5}
+    kind, arrays, optional = "labelled texts", ("ends", "ids", "labels"), ("scores",)
+    defaults: ClassVar = {"hidden_size": 64, "embedding_size": 64, "dropout": 0.5}
     facts_file, pipeline = LABELS, "text-classification"
     most_epochs = 8.0
 
@@ -49,6 +55,15 @@ class ClassificationData(TextExampleData):
     def labels(self) -> tuple[str, ...]:
         """The label names, by index."""
         return tuple(self.store.about["labels"])
+
+    def scores(self, part: str) -> npt.NDArray[np.float32] | None:
+        """The scores of the linear model for the texts of a part, (N, C); None without one."""
+        return self.store.parts[part].get("scores")
+
+    def files(self) -> dict[str, bytes]:
+        has = NGRAMS in self.store.about["files"]
+        ngrams = {NGRAMS: storage.verified(self.folder, NGRAMS, self.store.about)} if has else {}
+        return {**super().files(), **ngrams}
 
     @property
     def several(self) -> bool:
@@ -81,11 +96,16 @@ class ClassificationData(TextExampleData):
     def with_defaults(self, options: ClassificationOptions) -> ClassificationOptions:
         rate = LEARNING_RATE / 2 if options.init_from is not None else LEARNING_RATE
         filled: ClassificationOptions = super().with_defaults(options)
-        return replace(filled, learning_rate=options.learning_rate or rate)
+        members = options.ensemble or (1 if options.init_from is not None else MEMBERS)
+        return replace(filled, learning_rate=options.learning_rate or rate, ensemble=members)
+
+    def config(self, options: ClassificationOptions, hidden_size: int) -> ModelConfig:
+        return replace(super().config(options, hidden_size), members=options.ensemble or 1)
 
     def objective(self, options: ClassificationOptions) -> ClassificationObjective:
-        from textgen.tasks.classification.objective import ClassificationObjective, MultiLabelObjective
+        from textgen.tasks.classification.objective import ClassificationObjective, MultiLabelObjective, Scores
 
         kind = MultiLabelObjective if self.several else ClassificationObjective
         train, held_out = self.labelled(TRAIN), self.labelled(VALIDATION)
-        return kind.of(train, held_out, self.labels, self.tokenizer, options)
+        scores = Scores.of((self.scores(TRAIN), train.labels), (self.scores(VALIDATION), held_out.labels))
+        return kind.of(train, held_out, self.labels, self.tokenizer, options, scores)

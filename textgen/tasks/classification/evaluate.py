@@ -34,6 +34,7 @@ from textgen.tasks.classification.explain import explanations, page_of, printed
 from textgen.tasks.classification.model import Classifier, Prediction, answers, log_probabilities, read_facts
 from textgen.tasks.classification.model import load as load
 from textgen.tasks.classification.multilabel import THRESHOLD, MultiLabelMetrics, most_frequent_set
+from textgen.tasks.classification.ngrams import blended
 from textgen.tasks.classification.reading import (
     LabelColumns,
     Labelled,
@@ -103,9 +104,12 @@ def _labelled(request: Request, model: Classifier, origins: Sequence[Origin]) ->
 
 
 def _of_held_out(request: Request) -> tuple[Classifier, Metrics]:
-    texts, labels = request.held_out().labelled(VALIDATION)
+    data = request.held_out()
+    texts, labels = data.labelled(VALIDATION)
     model: Classifier = request.load()
     raw = log_probabilities(model.reader, texts, model.pooling, None, model.multi_label)
+    if model.blend and (linear := data.scores(VALIDATION)) is not None:
+        raw = blended(raw, linear, model.blend.weights, model.multi_label)
     fit = multilabel.fit_temperature if model.multi_label else fit_temperature
     found = raw
     if model.temperature != 1:

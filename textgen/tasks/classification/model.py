@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from textgen.model.stepper import TokenStepper
 from textgen.options import displayed, named
 from textgen.tasks.classification.calibration import stored_temperature, tempered
 from textgen.tasks.classification.multilabel import THRESHOLD, MultiLabelMetrics, sigmoid
+from textgen.tasks.classification.ngrams import Blend, Features
 from textgen.tasks.classification.options import POOLINGS
 from textgen.tasks.classification.reading import (
     LABELS,
@@ -46,7 +47,7 @@ from textgen.tasks.metrics import ClassificationMetrics
 DIVIDED = 512
 """Texts that a process predicts for before the next one has its turn, where several divide them."""
 
-TOGETHER = 256
+TOGETHER = 1024
 """The number of texts collected before those of similar length are read in one batch."""
 
 
@@ -140,6 +141,8 @@ class Classifier:
     """Whether a text may have several labels."""
     separator: str | None = None
     """What stood between them in the cells of the training table."""
+    blend: Blend | None = None
+    """The linear model that the outputs are added to; None without one."""
 
     def classify(self, texts: str | Iterable[str], threshold: float | None = None) -> list[Prediction]:
         """The label of every text, None where its probability is below a threshold. Raises TextgenError for a text that
@@ -208,21 +211,22 @@ class Classifier:
         """The label of every text, in order, None for an empty one. The chunks of a text are read before the next text
         is requested. None among the texts flushes the collected ones. Memory does not grow with the length of a
         text."""
-        waiting: list[Ids] = []
+        waiting: list[tuple[Ids, Features | None]] = []
         for pieces in texts:
             if pieces is None:
                 yield from self._answers(waiting)
                 continue
-            chunks = self.encoded(pieces)
+            features = self.blend.ngrams.reading() if self.blend else None
+            chunks = self.encoded(features.through(pieces) if features else pieces)
             first = next(chunks)
             second = next(chunks, None)
             if second is None:
-                waiting.append(first)
+                waiting.append((first, features))
                 if len(waiting) == TOGETHER:
                     yield from self._answers(waiting)
             else:
                 yield from self._answers(waiting)
-                yield self._prediction(self._long(chain([first, second], chunks)))
+                yield self._prediction(self._long(chain([first, second], chunks), features))
         yield from self._answers(waiting)
 
     def encoded(self, pieces: Iterable[bytes]) -> Iterator[Ids]:
@@ -236,25 +240,38 @@ class Classifier:
                 rest = rest[CHUNK:]
         yield rest if len(rest) > 1 or rest[0] != self.tokenizer.boundary else rest[:0]
 
-    def _answers(self, waiting: list[Ids]) -> Iterator[Prediction | None]:
+    def _answers(self, waiting: list[tuple[Ids, Features | None]]) -> Iterator[Prediction | None]:
         """The predictions for the collected short texts; clears the collection."""
-        full = [ids for ids in waiting if len(ids)]
-        log_probs = iter(
-            log_probabilities(self.reader, Texts.of(full), self.pooling, several=self.multi_label) if full else ()
-        )
-        answers = [self._prediction(next(log_probs)) if len(ids) else None for ids in waiting]
+        full = [each for each in waiting if len(each[0])]
+        found: npt.NDArray[np.float64] = np.zeros((0, len(self.labels)))
+        if full:
+            ids, features = zip(*full, strict=True)
+            log_probs = log_probabilities(self.reader, Texts.of(ids), self.pooling, several=self.multi_label)
+            found = self._blended(log_probs, features)
+        rows = iter(found)
+        answers = [self._prediction(next(rows)) if len(ids) else None for ids, _ in waiting]
         waiting.clear()
         yield from answers
 
-    def _long(self, chunks: Iterable[Ids]) -> npt.NDArray[np.float64]:
-        """The log-probabilities (C,) of one text given in arrays of ids."""
+    def _blended(
+        self, log_probs: npt.NDArray[np.floating[Any]], features: Sequence[Features | None]
+    ) -> npt.NDArray[np.float64]:
+        """The log-probabilities (N, C) with the scores of the linear model."""
+        if self.blend is None:
+            return log_probs.astype(np.float64)
+        return self.blend.of([each.keys() for each in features if each], log_probs, self.multi_label)
+
+    def _long(self, chunks: Iterable[Ids], features: Features | None) -> npt.NDArray[np.float64]:
+        """The log-probabilities (C,) of one text given in arrays of ids, whose features are known when it is read."""
         pool, state = Pool(self.pooling), self.reader.initial_state(1)
         for ids in chunks:
             outputs, state = self.reader.outputs(ids[None], state)
             pool.add(outputs, np.array([len(ids)]))
         scores = pool.pooled()
-        log_probs: npt.NDArray[np.float64] = (scores if self.multi_label else log_softmax(scores))[0]
-        return log_probs
+        found: npt.NDArray[np.float64] = self._blended(scores if self.multi_label else log_softmax(scores), [features])[
+            0
+        ]
+        return found
 
     def _prediction(self, log_probs: npt.NDArray[np.float64]) -> Prediction:
         if self.multi_label:
@@ -279,8 +296,10 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
     several, separator = facts.get("multi_label", False), facts.get("label_separator")
     if not isinstance(several, bool) or not isinstance(separator, str | None):
         raise storage.DamagedError(f"{damaged}: 'multi_label' must be true or false, and 'label_separator' text.")
-    temperature = stored_temperature(path)
-    return Classifier(config, tokenizer, reader, tuple(labels), pooling, digest, path, temperature, several, separator)
+    temperature, blend = stored_temperature(path), Blend.stored(path, len(labels))
+    return Classifier(
+        config, tokenizer, reader, tuple(labels), pooling, digest, path, temperature, several, separator, blend
+    )
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class MultiLabelMetrics:
     threshold: float = THRESHOLD
     temperature: float | None = None
     """The temperature of the model, if it has one (`textgen.tasks.metrics.ClassificationMetrics`)."""
+    blend: tuple[float, float] | None = None
+    """The weights of the recurrent model and of the linear one, if there is one."""
 
     @classmethod
     def of_scores(cls, labels: Sequence[str], true: Integers, scores: Floats) -> Self:

@@ -40,6 +40,23 @@ class ClassificationOptions(TokenizerOptions, ReadingOptions, TrainOptions):
         "Pooling of the outputs over time: the last one, the mean, or the maximum for each label.",
         choices=POOLINGS,
     )
+    ngrams: bool = option(
+        True,
+        "Add the scores of a linear model of the words, pairs of words and beginnings of words of a text.",
+    )
+    ensemble: int | None = option(
+        None,
+        "Train this many models side by side and average their outputs.",
+        low=1,
+        high=64,
+        default_text="4, or 1 when starting from a trained model",
+    )
+    label_smoothing: float = option(
+        0.0,
+        "The share of each training label that is spread over all labels, against overconfidence.",
+        low=0,
+        high=0.9,
+    )
     class_weights: str = option(
         "none",
         "Loss weights of the labels; balanced gives rare labels as much total weight as common ones.",

@@ -26,6 +26,7 @@ from textgen.data.tokenizers import train_tokenizer
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError, UsageError
 from textgen.options import named
+from textgen.tasks.classification.ngrams import NGRAMS, NgramTexts, class_weights
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.classification.splits import held_out_texts
 from textgen.tasks.data import Encoded, unknown_label
@@ -432,7 +433,8 @@ class LabelledCorpus:
         read = [[each.scan.digest, each.scan.sizes, each.numbers.tolist()] for each in scans]
         given = list(self.given.files().values()) if self.given else None
         held_out = np.flatnonzero(self.held_out).tolist()
-        return [read, self.found.labels, held_out, self.kind, self.vocab_size, given]
+        ngrams = [self.options.class_weights] if self.has_ngrams else []
+        return [read, self.found.labels, held_out, self.kind, self.vocab_size, given, *ngrams]
 
     def texts(self) -> Iterator[tuple[str, Labelled]]:
         """Every text with its part."""
@@ -451,18 +453,31 @@ class LabelledCorpus:
         tokenizer = self.given or train_tokenizer(self.kind, training, self.vocab_size)
         texts: dict[str, list[npt.NDArray[np.int32]]] = {TRAIN: [], VALIDATION: []}
         labels: dict[str, list[Any]] = {TRAIN: [], VALIDATION: []}
-        boundary = np.array([tokenizer.boundary], np.int32)
+        boundary, learned = np.array([tokenizer.boundary], np.int32), NgramTexts()
         done = 0
         for part, text in self.texts():
-            ids = np.concatenate([boundary, *tokenizer.encode_pieces(text.chunks)])
+            chunks = learned.through(part, text.chunks) if self.has_ngrams else text.chunks
+            ids = np.concatenate([boundary, *tokenizer.encode_pieces(chunks)])
             texts[part].append(tokenizer.model_ids(ids))
             labels[part].append(encoded_label(text.label, self.found.labels))
             done += len(ids)
             progress("encoding", done, total)
         shape = (-1, len(self.found.labels)) if self.found.several else (-1,)
-        parts = {part: _arrays(texts[part], np.array(labels[part], np.int64).reshape(shape)) for part in texts}
+        arrays = {part: np.array(labels[part], np.int64).reshape(shape) for part in labels}
+        parts = {part: _arrays(texts[part], arrays[part]) for part in texts}
         about = {"labels": list(self.found.labels), "bytes": total, "several": self.found.several}
-        return Encoded(parts, about, tokenizer)
+        if not self.has_ngrams:
+            return Encoded(parts, about, tokenizer)
+        progress("learning the n-grams", done, total)
+        weights = class_weights(self.options.class_weights, arrays[TRAIN], len(self.found.labels)).astype(np.float64)
+        content, scores = learned.fit(arrays, weights, refit=not self.validation)
+        parts = {part: {**parts[part], "scores": scores[part]} for part in parts}
+        return Encoded(parts, about, tokenizer, {NGRAMS: content})
+
+    @property
+    def has_ngrams(self) -> bool:
+        """Whether a linear model is learned; not for several labels of which rare ones count more."""
+        return self.options.ngrams and not (self.found.several and self.options.class_weights != "none")
 
 
 def _kind(found: LabelScan) -> str:
