@@ -323,6 +323,6 @@ def test_a_damaged_file_is_named(folder, tmp_path, name, content):
         textgen.load(damaged(folder, tmp_path / "copy", name, content))
 
 
-def test_a_blend_cannot_be_exported(folder, tmp_path):
+def test_a_blend_cannot_be_exported_as_onnx(folder, tmp_path):
     with pytest.raises(TextgenError, match="linear model of words"):
         export(folder, tmp_path / "model.onnx")

@@ -34,18 +34,22 @@ def facts_of(model: Any) -> dict[str, Any]:
     """What turns the outputs of a classifier into probabilities of labels; nothing for another model."""
     if not isinstance(model, Classifier):
         return {}
-    if model.blend is not None:
-        raise TextgenError(
-            "this classifier adds the scores of a linear model of words, which an export cannot hold.",
-            hint=f"train one without {named('ngrams')} to export it.",
-        )
     facts = {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
     return {**facts, "multi_label": model.multi_label}
 
 
 def facts_in(folder: Path) -> dict[str, Any]:
-    """The same of a model folder; only a classifier is opened, since opening others may need more than is installed."""
-    return facts_of(load(folder)) if LABELS in storage.read_manifest(folder)["files"] else {}
+    """The same of a model folder; only a classifier is opened, since opening others may need more than is installed.
+    Raises TextgenError for one that also has a linear model, which is no part of the step."""
+    if LABELS not in storage.read_manifest(folder)["files"]:
+        return {}
+    model = load(folder)
+    if isinstance(model, Classifier) and model.blend is not None:
+        raise TextgenError(
+            "this classifier adds the scores of a linear model of words, which an ONNX file cannot hold.",
+            hint=f"export it as a page or as JavaScript, or train one with {named('no_ngrams')}.",
+        )
+    return facts_of(model)
 
 
 def in_dtype(weight: Array | Int8Rows, spec: TensorSpec, name: str, dtype: str | None) -> Array | Int8Rows:
