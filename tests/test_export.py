@@ -55,7 +55,13 @@ def folders(place):
         kind: textgen.train(place / "story.txt", tokenizer=kind, output_dir=str(place / kind), **SMALL, **more)
         for kind, more in KINDS.items()
     }
-    labels = {"label_column": "label", "tokenizer": "char", "ngrams": False, "output_dir": str(place / "labels"), **SMALL}
+    labels = {
+        "label_column": "label",
+        "tokenizer": "char",
+        "ngrams": False,
+        "output_dir": str(place / "labels"),
+        **SMALL,
+    }
     return {**made, "labels": textgen.train(place / "labels.csv", **labels)}
 
 

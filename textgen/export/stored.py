@@ -35,7 +35,7 @@ def facts_of(model: Any) -> dict[str, Any]:
     if model.blend is not None:
         raise TextgenError(
             "this classifier adds the scores of a linear model of words, which an export cannot hold.",
-            hint=f"train one without {named('ngrams')} to export it.",
+            hint=f"train one with {named('ngrams', False)} to export it.",
         )
     facts = {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
     return {**facts, "multi_label": model.multi_label}
