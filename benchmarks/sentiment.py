@@ -228,15 +228,11 @@ def speed(classify, rows):
 LEVERS = {
     "default": {},
     "no n-grams": {"ngrams": False},
-    "no n-grams, one member": {"ngrams": False, "ensemble": 1},
     "one member": {"ensemble": 1},
     "two members": {"ensemble": 2},
     "one member of 128 units": {"ensemble": 1, "hidden_size": 128, "embedding_size": 128},
     "label smoothing 0": {"label_smoothing": 0.0},
-    "no weight averaging": {"average_weights": 0.0},
     "pooling mean": {"pooling": "mean"},
-    "pooling max": {"pooling": "max"},
-    "embedding dropout 0.2": {"embedding_dropout": 0.2},
     "dropout 0.7": {"dropout": 0.7},
     "lstm": {"cell": "lstm"},
 }

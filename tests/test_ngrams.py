@@ -18,6 +18,7 @@ from textgen.data.recipes import TRAIN, VALIDATION
 from textgen.data.store import no_progress
 from textgen.errors import TextgenError
 from textgen.export import export
+from textgen.options import as_flags, spelled_as
 from textgen.storage import filesystem
 from textgen.tasks import options_for
 from textgen.tasks.classification import ngrams
@@ -324,5 +325,9 @@ def test_a_damaged_file_is_named(folder, tmp_path, name, content):
 
 
 def test_a_blend_cannot_be_exported_as_onnx(folder, tmp_path):
-    with pytest.raises(TextgenError, match="linear model of words"):
+    with pytest.raises(TextgenError, match="linear model of words") as caught:
         export(folder, tmp_path / "model.onnx")
+    assert "ngrams=False" in caught.value.hint
+    with spelled_as(as_flags), pytest.raises(TextgenError) as caught:
+        export(folder, tmp_path / "model.onnx")
+    assert "--no-ngrams" in caught.value.hint and not list(tmp_path.iterdir())

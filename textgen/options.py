@@ -31,7 +31,9 @@ def as_python(name: str, value: str | None) -> str:
 
 
 def as_flags(name: str, value: str | None) -> str:
-    """`--max-steps`, or `--max-steps 3`."""
+    """`--max-steps`, or `--max-steps 3`; `--no-ngrams` for False."""
+    if value == "False":
+        return flag(f"no_{name}")
     spelled = "-o" if name == "cell_options" else flag(name)
     return spelled if value is None else f"{spelled} {value}"
 

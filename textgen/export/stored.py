@@ -47,7 +47,7 @@ def facts_in(folder: Path) -> dict[str, Any]:
     if isinstance(model, Classifier) and model.blend is not None:
         raise TextgenError(
             "this classifier adds the scores of a linear model of words, which an ONNX file cannot hold.",
-            hint=f"export it as a page or as JavaScript, or train one with {named('no_ngrams')}.",
+            hint=f"export it as a page or as JavaScript, or train one with {named('ngrams', False)}.",
         )
     return facts_of(model)
 
