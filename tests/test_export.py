@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,10 @@ from textgen.generation.generate import rollout
 from textgen.generation.language_model import load
 from textgen.generation.sampling import Sampler
 from textgen.runtime import quantize
+from textgen.tasks.forecasting import combining
+from textgen.tasks.forecasting.design import prepare_series
+from textgen.tasks.forecasting.smoothing import Histories, Search
+from textgen.tasks.forecasting.smoothing import run as smoothed_by
 
 TIE = 1e-4
 """Logits that are closer than this may be ordered by rounding."""
@@ -187,6 +192,27 @@ def test_a_classifier_gives_the_same_probabilities(folders, tmp_path):
         assert probabilities == pytest.approx(wanted.probabilities, abs=1e-6)
 
 
+def with_kept_settings(model, later):
+    """The forecast after later values, smoothed with the settings found before those."""
+    (name, series), design = next(iter(model.history.items())), model.design
+    values = np.concatenate([series.values, later])
+    gaps = np.concatenate([series.missing, np.zeros(len(later), dtype=bool)])
+    extras = np.concatenate([series.extras, np.repeat(series.extras[-1:], len(later), axis=0)])
+    rows = prepare_series(replace(series, values=values, missing=gaps, extras=extras), design, design.horizon)
+    loop, (after,) = combining.CombinedLoop.over(model.stepper, [rows], design, [len(rows)], model.combination)
+    before = prepare_series(series, design, design.horizon)
+    search = Search(Histories.of([before.scaled], [before.series.missing]), design.periods, design.horizon)
+    settings, weights = search.best()
+    for step, states, _ in smoothed_by(Histories.of([rows.scaled], [gaps]), settings, design.periods):
+        if step == len(rows):
+            ahead = (states.ahead(settings, step, design.horizon) * weights[0]).sum(axis=1)
+    (origins,) = loop.read([after - 1], 1)
+    kinds = loop.kinds(origins, design.horizon) | {combining.SMOOTHED: loop.bounded(origins, ahead[None])}
+    share = model.combination.of(name)
+    mixed = sum(weight * kinds[kind][0] for kind, weight in zip(combining.KINDS, share.weights, strict=True) if weight)
+    return rows.restored(mixed[None], np.array([len(rows) - 1]))[0].tolist()
+
+
 @needs_node
 @pytest.mark.parametrize("extra", [[], ["--transform", "log"]], ids=["plain", "log"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -202,13 +228,18 @@ def test_a_forecaster_gives_the_same_forecast(cell, extra, tmp_path):
     words = ["train", str(tmp_path / "sales.csv"), "--target-column", "sales", "--horizon", "5", "--cell", cell, *extra]
     run = tmp_path / "run"
     assert main([*words, "--max-steps", "30", "--threads", "1", "--sample-steps", "0", "--output-dir", str(run)]) == 0
-    wanted = textgen.load(run).predict(tmp_path / "more.csv", number=400, seed=1)[0]
+    model = textgen.load(run)
+    before, wanted = (model.predict(tmp_path / f"{name}.csv", number=400, seed=1)[0] for name in ("sales", "more"))
     later = [float(row.split(",")[1]) for row in rows[70:76]]
     found, first = in_node(
         tmp_path, module(run, tmp_path), ["forecast", later, {"paths": 400, "seed": 1}], ["forecast", [], {"paths": 0}]
     )
-    assert found["times"] == wanted.times and found["values"] == pytest.approx(wanted.values.tolist(), rel=1e-4)
+    assert first["times"] == before.times and first["values"] == pytest.approx(before.values.tolist(), rel=1e-4)
     assert first["times"][0] == days[70] and first["low"] is None
+    # Later values are smoothed with the settings found before them.
+    assert found["times"] == wanted.times and found["values"] == pytest.approx(
+        with_kept_settings(model, later), rel=1e-4
+    )
     for bounds in ("low", "high"):
         width = wanted.high - wanted.low
         assert (np.abs(np.array(found[bounds]) - getattr(wanted, bounds)) < 0.35 * width).all(), "from other draws"

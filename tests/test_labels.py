@@ -1,7 +1,6 @@
 """Laws of classification: neither neighbours nor padding nor window size change a prediction; metrics are those
 computed by hand; every label is trained on and held out; a missing label is reported with its row and column."""
 
-import csv
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from faults import Quick
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from sayings import TINY, csv_of, sayings
 from zoo import CELLS, INSTALLED
 
 import textgen
@@ -214,12 +214,6 @@ def test_what_is_held_out_depends_on_the_seed():
 ROWS = [("a fine film", "pos"), ("a bad film", "neg"), ('he said "no", twice\nand left', "neg"), ("très bien", "pos")]
 
 
-def csv_of(rows, path, header=("text", "label")):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows([header, *rows])
-    return path
-
-
 def labelled(paths, text=None, label=None):
     origins = find_labelled([str(path) for path in paths], text)
     reading = SourceOptions(text_column=text)
@@ -355,24 +349,6 @@ def test_lines_files_and_columns_are_texts(tmp_path):
 # --- from a table to a model ---
 
 ONCE = [next(name for name in INSTALLED if INSTALLED[name] is cell) for cell in dict.fromkeys(INSTALLED.values())]
-WORDS = {"pos": ["fine", "good", "warm", "bright"], "neg": ["bad", "dull", "cold", "grim"]}
-TINY = {
-    "task": "classify", "hidden_size": 12, "embedding_size": 10, "batch_size": 8, "seq_length": 6, "max_steps": 150,
-    "learning_rate": 0.02, "dropout": 0.0, "eval_steps": 50, "save_steps": 150, "sample_steps": 0, "threads": 1,
-    "validation_split": 0.25, "device": "cpu",
-}  # fmt: skip
-
-
-def sayings(count, seed=0):
-    """Texts of one to eight words, each with a word in it that says its label."""
-    noise = np.random.default_rng(seed)
-    found = []
-    for number in range(count):
-        label = ("neg", "pos")[number % 2]
-        words = [f"w{word}" for word in noise.integers(0, 9, noise.integers(0, 8))]
-        words.insert(int(noise.integers(0, len(words) + 1)), str(noise.choice(WORDS[label])))
-        found.append((" ".join(words), label))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -463,7 +439,7 @@ def test_a_text_is_read_in_windows_as_it_is_at_once(models):
     ids = np.concatenate([[model.tokenizer.boundary], model.tokenizer.encode(text)])
     assert len(ids) > 2 * CHUNK
     outputs, _ = model.reader.outputs(ids[None].astype(np.int32), model.reader.initial_state(1))
-    wanted = np.exp(log_softmax(outputs.astype(np.float64).mean(axis=0)))[0]
+    wanted = np.exp(log_softmax(outputs.astype(np.float64).mean(axis=0) / model.temperature))[0]
     assert list(model.classify([text])[0].probabilities.values()) == pytest.approx(wanted, abs=1e-6)
     encoded = Texts.of([ids[:9], ids, ids[:4]])
     assert np.exp(log_probabilities(model.reader, encoded, "mean")[1]) == pytest.approx(wanted, abs=1e-6)

@@ -183,7 +183,9 @@ def test_the_part_held_out_is_the_last_and_no_window_shows_it(tmp_path, table):
 
 
 def test_a_window_is_a_function_of_seed_and_step(tmp_path, table):
-    tasks = [prepared(table, tmp_path).objective(options_for({**SIZES, "seed": s})) for s in (1, 1, 2)]
+    tasks = [
+        prepared(table, tmp_path).objective(options_for({**SIZES, "task": "forecast", "seed": s})) for s in (1, 1, 2)
+    ]
     first = [task.window(5) for task in tasks]
     assert torch.equal(first[0][0], first[1][0]) and torch.equal(first[0][1], first[1][1])
     assert not torch.equal(first[0][0], first[2][0])
@@ -207,7 +209,7 @@ def test_a_gap_is_filled_and_does_not_count(tmp_path):
 
 
 def test_what_does_not_count_does_not_change_the_loss(tmp_path, table):
-    task = prepared(table, tmp_path).objective(options_for(SIZES))
+    task = prepared(table, tmp_path).objective(options_for({**SIZES, "task": "forecast"}))
     outputs, (_, targets) = torch.randn(16, 3, 3), task.window(3)
     targets[4:9, 1, 1] = 0
     other = targets.clone()
@@ -374,7 +376,7 @@ def test_an_interval_holds_about_what_it_says(tmp_path):
 
 
 def trainer_of(folder, data, cell, **options):
-    given = options_for({**SIZES, "learning_rate": 0.02, "dropout": 0.2, **options})
+    given = options_for({**SIZES, "task": "forecast", "learning_rate": 0.02, "dropout": 0.2, **options})
     torch.manual_seed(7)
     config = data.config(given, given.hidden_size)
     folder.mkdir(parents=True)

@@ -279,7 +279,7 @@ def _judge(session: Training, last: float) -> None:
         warn("No evaluation was better than guessing: training diverged. A lower --learning-rate may help.")
     elif progress.best_step == 0:
         start = session.trainer.objective.starts_as
-        warn(f"No evaluation was better than {start}, so this model is {start}.")
+        warn(f"No evaluation was better than {start}, so that is what the recurrent part of this model gives.")
     elif best_came_early(progress.best_step, progress.best_loss, progress.step, last):
         say(f"best at step {count(progress.best_step)} of {count(progress.step)}: shorter training or more "
             "regularization would give a better model")  # fmt: skip

@@ -16,7 +16,7 @@ from textgen import storage
 from textgen.data.tokenizers import SubwordTokenizer
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError
-from textgen.export.stored import in_dtype, read_model
+from textgen.export.stored import facts_of, in_dtype, read_model
 from textgen.generation.language_model import LanguageModel
 from textgen.loading import load
 from textgen.model import CARD, read_config
@@ -25,6 +25,7 @@ from textgen.runtime.graph import StepGraph
 from textgen.runtime.int8 import Int8Rows
 from textgen.runtime.ops import Array
 from textgen.tasks.classification.model import Classifier
+from textgen.tasks.forecasting.combining import KINDS, SMOOTHED, Smoother
 from textgen.tasks.forecasting.design import prepare_series
 from textgen.tasks.forecasting.forecaster import ForecastModel
 from textgen.tasks.forecasting.reading import Series
@@ -80,8 +81,7 @@ def _reading(folder: Path) -> dict[str, Any]:
         }
         return {"tokenizer": _tokenizer(model.tokenizer), "generation": generation}
     if isinstance(model, Classifier):
-        facts = {"labels": list(model.labels), "pooling": model.pooling}
-        return {"tokenizer": _tokenizer(model.tokenizer), "facts": facts}
+        return {"tokenizer": _tokenizer(model.tokenizer), "facts": facts_of(model)}
     if isinstance(model, ForecastModel):
         return {"facts": _forecasting(model)}
     raise TextgenError(f"{str(folder)!r} cannot be exported: its task has no page.")
@@ -101,6 +101,7 @@ def _forecasting(model: ForecastModel) -> dict[str, Any]:
         "reach": design.reach,
         "context": design.context,
         "offsets": list(design.lags.offsets),
+        "season": design.season,
         "seasons": len(design.lags.seasons),
         "series": [_series(model, each) for each in [*model.history.values()][:MOST_SERIES]],
     }
@@ -112,7 +113,12 @@ def _series(model: ForecastModel, series: Series) -> dict[str, Any]:
     times = series.clock.labels(series.start + design.clock.step * np.arange(len(series) + later))
     scale = {name: value for name, value in asdict(rows.scale).items() if name not in ("base", "end", "naive")}
     floor = float(rows.floor[-1])
+    share = model.combination.of(series.name)
+    smoother = Smoother([rows], design, [len(rows) - 1])
     return {
+        "combination": dict(zip(KINDS, share.weights, strict=True)),
+        "stretch": share.stretch,
+        "smoothing": smoother.described(0, len(rows) - 1) if share.weights[KINDS.index(SMOOTHED)] else None,
         "name": series.name,
         "scale": scale,
         "weights": list(rows.scale.weights()),

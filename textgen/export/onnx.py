@@ -7,7 +7,8 @@
 
 The sequence graph reads ids (B, T) and returns logits (B, T, V) and the state at the end: the step in ONNX's Scan.
 The metadata `textgen` is a JSON table: the version, and of each state its name, type, shape and what it is at the
-beginning (one number, or a row of numbers).
+beginning (one number, or a row of numbers). That of a classifier also has its labels, pooling and temperature: the
+probabilities are the softmax of the pooled logits divided by the temperature.
 
 Every operation of `textgen.runtime.ops` is translated here, and nothing is traced again.
 """
@@ -48,9 +49,16 @@ _COMPARISONS = {"equal": "Equal", "less": "Less", "less_equal": "LessOrEqual", "
 _REDUCTIONS = {"sum": "ReduceSum", "mean": "ReduceMean", "amax": "ReduceMax", "amin": "ReduceMin"}
 
 
-def onnx(graph: StepGraph, weights: Weights, dtype: str | None = None, sequence: bool = False) -> bytes:
+def onnx(
+    graph: StepGraph,
+    weights: Weights,
+    dtype: str | None = None,
+    sequence: bool = False,
+    facts: Mapping[str, Any] = {},
+) -> bytes:
     """The content of an ONNX file: of the step, or with `sequence` of a whole sequence. `dtype` is how weights are
-    stored, float32, float16 or int8, by default as they are. Raises TextgenError without the package onnx."""
+    stored, float32, float16 or int8, by default as they are; `facts` are added to the metadata. Raises
+    TextgenError without the package onnx."""
     with needed("onnx", "exporting to ONNX"):
         from onnx import checker, helper
     builder = _Builder(graph, weights, dtype)
@@ -59,7 +67,7 @@ def onnx(graph: StepGraph, weights: Weights, dtype: str | None = None, sequence:
         made, producer_name="textgen", producer_version=__version__, ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )  # fmt: skip
-    helper.set_model_props(model, {METADATA: json.dumps(_about(graph, weights))})
+    helper.set_model_props(model, {METADATA: json.dumps({**_about(graph, weights), **facts})})
     checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from textgen.runtime import Weights, read_step
 from textgen.runtime.graph import StepGraph, TensorSpec
 from textgen.runtime.int8 import Int8Rows, suits
 from textgen.runtime.ops import Array
+from textgen.tasks.classification.model import Classifier
 
 
 def read_model(folder: Path) -> tuple[StepGraph, Weights]:
@@ -23,6 +25,13 @@ def read_model(folder: Path) -> tuple[StepGraph, Weights]:
     if STEP not in manifest["files"]:
         raise TextgenError(f"{str(folder)!r} holds no {STEP}, of which every export is made; only torch can run it.")
     return read_step(folder, manifest, read_config(folder, manifest))
+
+
+def facts_of(model: Any) -> dict[str, Any]:
+    """What turns the outputs of a classifier into probabilities of labels; nothing for another model."""
+    if not isinstance(model, Classifier):
+        return {}
+    return {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
 
 
 def in_dtype(weight: Array | Int8Rows, spec: TensorSpec, name: str, dtype: str | None) -> Array | Int8Rows:

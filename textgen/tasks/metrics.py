@@ -48,6 +48,9 @@ class ClassificationMetrics:
     calibration_error: float
     unit: str = "text"
     """What has a label: a text, or a token."""
+    temperature: float | None = None
+    """The temperature of the model, if it has one. While training it is what would calibrate the predictions measured;
+    in `textgen evaluate` they are calibrated."""
 
     @classmethod
     def of(
@@ -108,6 +111,7 @@ class ClassificationMetrics:
 
     def to_json(self) -> dict[str, Any]:
         """All metrics by name; F1 is null for a label that neither occurs nor is predicted."""
+        fitted = {} if self.temperature is None else {"temperature": self.temperature}
         return {
             f"{self.unit}s": self.texts,
             "accuracy": self.accuracy,
@@ -117,6 +121,7 @@ class ClassificationMetrics:
             "labels": list(self.labels),
             "f1": [None if np.isnan(value) else float(value) for value in self.f1],
             "confusion": self.confusion.tolist(),
+            **fitted,
         }
 
     def shown(self) -> dict[str, str]:

@@ -100,6 +100,10 @@ class Objective(ABC):
     def evaluate(self, model: Model, quick: bool) -> Metrics | None:
         """The metrics on the held-out part; None if there is none. A quick evaluation may use only some of it."""
 
+    def files(self, metrics: Metrics) -> dict[str, bytes]:
+        """Files of the model folder that follow from the held-out metrics of its weights, by name: none by default."""
+        return {}
+
     def warnings(self) -> list[str]:
         """Warnings about the data before training, one sentence each."""
         return []

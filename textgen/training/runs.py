@@ -101,6 +101,11 @@ class Run:
         """Store these weights as the model of the folder."""
         filesystem.replace_in_folder(self.folder, WEIGHTS, pack(model_tensors(model)))
 
+    def accompany(self, files: Mapping[str, bytes]) -> None:
+        """Store files that belong to the published weights."""
+        for name, content in files.items():
+            filesystem.replace_in_folder(self.folder, name, content)
+
     def best_weights(self) -> dict[str, Tensor]:
         """The weights published last."""
         return unpack(storage.verified(self.folder, WEIGHTS), str(self.folder / WEIGHTS))

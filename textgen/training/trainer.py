@@ -240,6 +240,7 @@ class Trainer:
             progress.worse_evaluations = 0
             self._check_weights()
             self.run_folder.publish(self.model)
+            self._accompany(metrics)
         else:
             progress.worse_evaluations += 1
             progress.reductions += 1
@@ -280,4 +281,11 @@ class Trainer:
             load_tensors(self.model, self.run_folder.best_weights(), WEIGHTS)
         metrics = self._metrics(quick=False)
         if metrics is not None:
+            if self.progress.best_step is not None:
+                self._accompany(metrics)
             yield self._scored(metrics, best=False, final=True)
+
+    def _accompany(self, metrics: Metrics) -> None:
+        """Store what follows from the held-out metrics of the published weights."""
+        if self.world.leads:
+            self.run_folder.accompany(self.objective.files(metrics))

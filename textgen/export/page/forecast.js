@@ -6,6 +6,42 @@ const SCALE_AT_ZERO = 0.541324854612918, LEAST_SCALE = 1e-3, LEAST_FREEDOM = 2.1
 const clip = (x, low, high) => Math.max(low, Math.min(high, x));
 const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 
+class Smoothing {
+  // Exponential smoothing of a series with several settings, as in textgen's smoothing.py.
+  constructor(about) {
+    const copy = (values) => values.map((value) => (Array.isArray(value) ? copy(value) : value));
+    const { level, trend, carried, seasons } = about;
+    Object.assign(this, { ...about, level: copy(level), trend: copy(trend), carried: copy(carried), seasons: copy(seasons), step: 0 });
+  }
+
+  read(value) {
+    this.weights.forEach((_, k) => {
+      const { rates } = this, moved = rates.damping[k] * this.trend[k], here = this.seasons.map((season) => season[this.step % season.length]);
+      const base = here.reduce((sum, season) => sum + season[k], this.level[k] + moved);
+      const error = value - base - rates.carry[k] * this.carried[k];
+      this.level[k] += moved + rates.level[k] * error;
+      this.trend[k] = moved + rates.trend[k] * error;
+      here.forEach((season, s) => { season[k] += this.season_rates[s][k] * error; });
+      this.carried[k] = rates.carry[k] * this.carried[k] + error;
+    });
+    this.step += 1;
+  }
+
+  ahead(horizon) {
+    const found = new Array(horizon).fill(0), { damping, carry } = this.rates;
+    this.weights.forEach((weight, k) => {
+      let level = this.level[k], trend = this.trend[k], carried = this.carried[k];
+      for (let h = 0; h < horizon; h += 1) {
+        trend *= damping[k];
+        carried *= carry[k];
+        level += trend;
+        found[h] += weight * this.seasons.reduce((sum, season) => sum + season[(this.step + h) % season.length][k], level + carried);
+      }
+    });
+    return found;
+  }
+}
+
 class Series {
   // One series as a forecaster reads it: the end of its training data, and what came after.
   constructor(model, about, values) {
@@ -19,6 +55,9 @@ class Series {
     const { room } = about, last = this.values[this.length - 1];
     this.least = Math.max(Math.min(about.scale.low, last) - room, this.floor);
     this.greatest = Math.max(about.scale.high, last) + room;
+    this.season = model.description.facts.season;
+    this.smoothing = about.smoothing && new Smoothing(about.smoothing);
+    if (this.smoothing) scaled.forEach((value) => this.smoothing.read(value));
     this.state = this.stepper.initial;
     for (let k = Math.max(0, this.length - context); k < this.length; k += 1) {
       [this.outputs, this.state] = this.stepper.step(this.inputs(this.values, k), this.state);
@@ -68,6 +107,17 @@ class Series {
     return values.slice(this.length);
   }
 
+  combined(recurrent) {
+    // The weighted mean of the scaled forecasts of every kind, as in textgen's combining.py.
+    const { combination } = this.about, { length, values, season } = this, smoothed = this.smoothing?.ahead(recurrent.length);
+    return recurrent.map((value, h) => (
+      combination.recurrent * value
+      + combination["last value"] * values[length - 1]
+      + combination["seasonal naive"] * values[Math.max(0, length + h - season * Math.ceil((h + 1) / season))]
+      + (smoothed ? combination.smoothed * clip(smoothed[h], this.least, this.greatest) : 0)
+    ));
+  }
+
   restored(scaled) {
     const { transform, centre, spread } = this.about.scale, value = scaled * spread + centre;
     const back = transform === "log" ? Math.exp(Math.min(value, 700)) : value;
@@ -88,8 +138,10 @@ Model.prototype.forecast = function forecast(values = [], { series = 0, horizon,
   const most = about.calendar.length - about.scaled.length - values.length;
   if (!(steps >= 1 && steps <= most)) throw new ModelError(`horizon must be a number from 1 to ${Math.max(0, most)}, not ${steps}.`);
   const read = new Series(this, about, values), noise = new Noise(seed), tail = (1 - level / 100) / 2;
-  const middle = read.rollOut(steps, facts.reach).map((each) => read.restored(each));
-  const drawn = Array.from({ length: paths }, () => read.rollOut(steps, facts.reach, noise).map((each) => read.restored(each)));
+  const recurrent = read.rollOut(steps, facts.reach), combined = read.combined(recurrent);
+  const around = (value, h) => clip(combined[h] + about.stretch * (value - recurrent[h]), read.least, read.greatest);
+  const middle = combined.map((each) => read.restored(each));
+  const drawn = Array.from({ length: paths }, () => read.rollOut(steps, facts.reach, noise).map((each, h) => read.restored(around(each, h))));
   const bound = (share) => middle.map((_, k) => quantile(drawn.map((path) => path[k]).sort((a, b) => a - b), share));
   const begin = about.scaled.length + values.length;
   return {

@@ -912,7 +912,7 @@ export class Model {
   classify(text) {
     // The probability of each label.
     if (!this.description.facts?.labels) throw new ModelError(`this model labels no texts: it is one for ${this.task}.`);
-    const ids = [this.tokenizer.boundary, ...this.tokenizer.encode(text)], { labels, pooling } = this.description.facts;
+    const ids = [this.tokenizer.boundary, ...this.tokenizer.encode(text)], { labels, pooling, temperature } = this.description.facts;
     if (ids.length === 1 || !text.trim()) throw new ModelError("the text is empty.");
     let state = this.stepper.initial, outputs, pooled;
     for (const id of ids) {
@@ -920,7 +920,7 @@ export class Model {
       if (!pooled || pooling === "last") pooled = Float64Array.from(outputs);
       else pooled.forEach((value, k) => (pooled[k] = pooling === "max" ? Math.max(value, outputs[k]) : value + outputs[k]));
     }
-    if (pooling === "mean") pooled = pooled.map((value) => value / ids.length);
+    pooled = pooled.map((value) => value / ((pooling === "mean" ? ids.length : 1) * temperature));
     const total = logSum(pooled, 0, pooled.length, 1);
     return Object.fromEntries(labels.map((label, k) => [label, Math.exp(pooled[k] - total)]));
   }

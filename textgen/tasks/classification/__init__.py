@@ -39,9 +39,9 @@ class ClassificationTask(Task):
         return ClassificationData
 
     def module(self) -> ModuleType:
-        from textgen.tasks.classification import model
+        from textgen.tasks.classification import evaluate
 
-        return model
+        return evaluate
 
 
 @hookimpl

@@ -1,14 +1,12 @@
-"""A trained classifier, as `textgen.load` returns it, and what `textgen evaluate` and `textgen predict` do with it.
+"""A trained classifier, as `textgen.load` returns it.
 
 A model gives outputs at every time step of a text; the readout is linear, so the mean of the outputs is the readout
-of the mean state. `evaluate` prints metrics; `predict` a line for each text, as soon as it is known.
+of the mean state.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,41 +19,25 @@ import numpy.typing as npt
 
 from textgen import options, storage
 from textgen.data import Reading
-from textgen.data.encodings import AUTO, Decoding, begins_mark, to_utf8
 from textgen.data.parquet_table import corpora
-from textgen.data.recipes import VALIDATION
-from textgen.data.sources import SourceOptions
 from textgen.data.tokenizers.base import Ids, Tokenizer
 from textgen.distributed import alone, world
-from textgen.errors import TextgenError, UsageError, require
-from textgen.formatting import plural
+from textgen.errors import TextgenError, UsageError
 from textgen.generation.sampling import log_softmax
 from textgen.model import ModelConfig
 from textgen.model.stepper import TokenStepper
 from textgen.options import displayed, named
-from textgen.screen import Output, say, warn
-from textgen.tasks import Request
+from textgen.tasks.classification.calibration import stored_temperature, tempered
 from textgen.tasks.classification.options import POOLINGS
-from textgen.tasks.classification.reading import (
-    LABELS,
-    Labelled,
-    Lines,
-    Unlabelled,
-    find_labelled,
-    find_texts,
-    read_labelled,
-    read_texts,
-)
+from textgen.tasks.classification.reading import LABELS, Labelled, Unlabelled, find_labelled, read_labelled
 from textgen.tasks.data import CHUNK, Integers, Texts, open_model, unknown_label
-from textgen.tasks.metrics import ClassificationMetrics, plot_confusion, print_metrics
+from textgen.tasks.metrics import ClassificationMetrics
 
 DIVIDED = 512
 """Texts that a process predicts for before the next one has its turn, where several divide them."""
 
 TOGETHER = 256
 """The number of texts collected before those of similar length are read in one batch."""
-
-READ_BYTES = 1 << 16
 
 
 @dataclass
@@ -128,6 +110,8 @@ class Classifier:
     pooling: str
     digest: str = ""
     folder: Path | None = None
+    temperature: float = 1.0
+    """What calibrates its probabilities (`textgen.tasks.classification.calibration`)."""
 
     def classify(self, texts: str | Iterable[str]) -> list[Prediction]:
         """The label of every text. Raises TextgenError for a text that is empty.
@@ -228,7 +212,8 @@ class Classifier:
         return log_probs
 
     def _prediction(self, log_probs: npt.NDArray[np.float64]) -> Prediction:
-        probabilities = dict(zip(self.labels, np.exp(log_probs).tolist(), strict=True))
+        calibrated = tempered(log_probs, self.temperature)
+        probabilities = dict(zip(self.labels, np.exp(calibrated).tolist(), strict=True))
         return Prediction(self.labels[int(log_probs.argmax())], probabilities)
 
 
@@ -244,66 +229,7 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> Classifier:
         raise storage.DamagedError(f"{damaged}: it names {len(set(labels))} labels for {config.outputs} outputs.")
     if pooling not in POOLINGS:
         raise storage.DamagedError(f"{damaged}: 'pooling' must be {', '.join(POOLINGS)}, not {pooling!r}.")
-    return Classifier(config, tokenizer, reader, tuple(labels), pooling, digest, path)
-
-
-def evaluate(request: Request) -> None:
-    """Evaluate the predictions of a model on a corpus, or on the held-out part of its run."""
-    plot = request.outputs.get("plot")
-    if plot is not None:
-        require("matplotlib")
-    metrics = _of_corpus(request) if request.inputs else _of_held_out(request)
-    if not world().leads:
-        return
-    print_metrics(metrics, request.as_json)
-    if plot is not None:
-        plot.check()
-        plot_confusion(metrics, plot.path)
-        say(f"plot: {plot.path}")
-
-
-def _of_corpus(request: Request) -> ClassificationMetrics:
-    reading = request.reading
-    origins = find_labelled(request.inputs, reading.text_column, reading.label_column)
-    model: Classifier = request.load()
-    return model.metrics(read_labelled(origins, reading.options, reading.label_column))
-
-
-def _of_held_out(request: Request) -> ClassificationMetrics:
-    texts, labels = request.held_out().labelled(VALIDATION)
-    model: Classifier = request.load()
-    return ClassificationMetrics.of(model.labels, labels, log_probabilities(model.reader, texts, model.pooling))
-
-
-def predict(request: Request) -> None:
-    """Print the label of every text and the probability of each label: a tab-separated table, or one JSON object per
-    line."""
-    if not request.inputs:
-        raise UsageError("no text given.", hint="textgen predict FILE, or - to read lines from standard input.")
-    reading, options = request.reading, request.reading.options
-    whole = bool(reading.whole_files)
-    by_line = not whole and options.document_separator is None and options.encoding != AUTO
-    piped = request.inputs == ("-",) and by_line
-    sources = [] if piped else find_texts(request.inputs, reading.text_column)
-    model: Classifier = request.load()
-    texts = piped_lines(options) if piped else read_texts(sources, options, whole, reading.label_column)
-    _write(model, texts, request.as_json, at_once=piped)
-
-
-def _write(model: Classifier, texts: Iterable[Unlabelled | None], as_json: bool, at_once: bool) -> None:
-    """Print the predictions below a header, which is printed `at_once` or when the first text has been read."""
-    output, empty = Output(), 0
-    at_once = at_once and world().size == 1
-    header = "" if as_json else "\t".join(map(_cell, ["label", *model.labels])) + "\n"
-    if at_once:
-        output.write(header)
-    for number, (where, answer) in enumerate(answers(model, texts)):
-        if number == 0 and not at_once:
-            output.write(header)
-        empty += answer is None
-        output.write((_object(where, answer) if as_json else _line(answer)) + "\n")
-    if empty:
-        warn(f"{plural(empty, 'text')} without content got no label.")
+    return Classifier(config, tokenizer, reader, tuple(labels), pooling, digest, path, stored_temperature(path))
 
 
 def answers(model: Classifier, texts: Iterable[Unlabelled | None]) -> Iterator[tuple[str, Prediction | None]]:
@@ -341,38 +267,3 @@ def _divided(model: Classifier, texts: Iterable[Unlabelled]) -> Iterator[tuple[s
         for where, probabilities in found:
             likeliest = max(probabilities, key=probabilities.__getitem__) if probabilities else ""
             yield where, Prediction(likeliest, probabilities) if probabilities else None
-
-
-def piped_lines(options: SourceOptions) -> Iterator[Unlabelled | None]:
-    """The lines of standard input as they arrive, and None whenever no more input is available yet."""
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("'-' reads texts from a pipe, not from a terminal.", hint="cat FILE | textgen predict -")
-    handle = sys.stdin.fileno()
-    head = os.read(handle, READ_BYTES)
-    while begins_mark(head) and (more := os.read(handle, READ_BYTES)):
-        head += more
-    blocks = chain([head], iter(lambda: os.read(handle, READ_BYTES), b""))
-    known = Decoding(options.encoding, from_training=options.from_training)
-    number, split = 0, Lines()
-    for piece in chain(to_utf8(filter(None, blocks), head, "standard input", known), [None]):
-        for line in split.add(piece) if piece is not None else split.rest():
-            number += 1
-            yield Unlabelled(f"line {number} of standard input", [line] if line.strip() else [])
-        yield None
-
-
-def _line(answer: Prediction | None) -> str:
-    if answer is None:
-        return ""
-    return "\t".join([_cell(answer.label), *[f"{value:.4f}" for value in answer.probabilities.values()]])
-
-
-def _cell(text: str) -> str:
-    """A label as one cell of a table."""
-    return " ".join(text.split())
-
-
-def _object(where: str, answer: Prediction | None) -> str:
-    probabilities = answer and {label: round(value, 6) for label, value in answer.probabilities.items()}
-    content = {"text": where, "label": answer and answer.label, "probabilities": probabilities}
-    return json.dumps(content, ensure_ascii=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -15,11 +15,12 @@ from torch.nn.functional import cross_entropy
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.model.stack import Model
 from textgen.model.weights import TorchStepper
+from textgen.tasks.classification.calibration import calibration_file, fit_temperature
 from textgen.tasks.classification.model import log_probabilities
 from textgen.tasks.classification.options import ClassificationOptions
 from textgen.tasks.data import IGNORED, LabelledTexts
 from textgen.tasks.metrics import ClassificationMetrics
-from textgen.tasks.objective import Batches, ExampleObjective, RareTokens, at_least_float32
+from textgen.tasks.objective import Batches, ExampleObjective, Metrics, RareTokens, at_least_float32
 
 QUICK_TEXTS = 4000
 """Held-out texts used in an evaluation during training; the last evaluation uses all."""
@@ -90,7 +91,13 @@ class ClassificationObjective(ExampleObjective):
             return None
         chosen = np.unique(np.linspace(0, texts - 1, min(texts, QUICK_TEXTS) if quick else texts).astype(np.int64))
         log_probs = log_probabilities(TorchStepper(model), self.held_out.texts, self.pooling, chosen)
-        return ClassificationMetrics.of(self.labels, self.held_out.labels[chosen], log_probs)
+        true = self.held_out.labels[chosen]
+        metrics = ClassificationMetrics.of(self.labels, true, log_probs)
+        return replace(metrics, temperature=fit_temperature(log_probs, true))
+
+    def files(self, metrics: Metrics) -> dict[str, bytes]:
+        assert isinstance(metrics, ClassificationMetrics) and metrics.temperature is not None
+        return calibration_file(metrics.temperature)
 
 
 def pooled(outputs: Tensor, last: Tensor, pooling: str) -> Tensor:

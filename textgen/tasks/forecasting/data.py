@@ -242,7 +242,7 @@ class SeriesData(ExampleData):
         from textgen.tasks.forecasting.objective import ForecastingObjective
 
         windows = Windows(self.rows, self.ends, *options.window, options.seed)
-        return ForecastingObjective(windows, self.design, self.held_out_tokens > 0)
+        return ForecastingObjective(windows, self.design, self.held_out_tokens > 0, options.combine)
 
     def described(self) -> list[str]:
         design = self.design
@@ -273,7 +273,7 @@ class SeriesData(ExampleData):
         return f"time as {words} ({first} to {last})"
 
     def files(self) -> dict[str, bytes]:
-        return {DESIGN_FILE: self.store.content(DESIGN_FILE), HISTORY_FILE: to_bytes(self.series, self.design.context)}
+        return {DESIGN_FILE: self.store.content(DESIGN_FILE), HISTORY_FILE: to_bytes(self.series, self.design.history)}
 
     def card(self, config: ModelConfig, name: str) -> str:
         step = f"a time step is {self.design.clock.described()}"

@@ -24,6 +24,7 @@ from textgen.tasks.forecasting.known import Known, known_inputs, known_of
 from textgen.tasks.forecasting.options import ForecastingOptions
 from textgen.tasks.forecasting.reading import Series, Table, gap_limit, report_left_out
 from textgen.tasks.forecasting.scaling import (
+    DAYS,
     FARTHEST,
     Floats,
     Floats32,
@@ -42,6 +43,7 @@ from textgen.tasks.forecasting.times import ROW, Calendar, Clock
 FEWEST = 8  # time steps of the shortest possible training part
 DESIGN_FILE = "forecast.json"
 CONTEXT = 512  # the least steps to read before a forecast: enough for the state to forget where reading began
+SMOOTHED_SEASONS, LONGEST = 8, 1_500  # how much smoothing reads, in its longest season, and how long that may be
 LARGEST = 1_000_000  # the most time steps of a season, a horizon or a lag
 OUTPUTS = 3
 """The model's outputs at a time step: location, scale and degrees of freedom, before they are bounded."""
@@ -182,6 +184,17 @@ class Design:
     def context(self) -> int:
         """The number of steps to read before a forecast."""
         return max(CONTEXT, self.lags.farthest + 1)
+
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """The seasons that are smoothed: the season, and the week if it is a day."""
+        week = (7 * self.season,) if self.season in DAYS else ()
+        return tuple(period for period in (self.season, *week) if 1 < period <= LONGEST)
+
+    @property
+    def history(self) -> int:
+        """The number of steps that forecasts depend on: smoothing reads further back than the model."""
+        return max(self.context, SMOOTHED_SEASONS * max(self.periods, default=1))
 
     @property
     def reach(self) -> int:

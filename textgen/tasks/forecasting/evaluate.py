@@ -193,6 +193,10 @@ def _unfitted(report: BacktestReport) -> list[str]:
 def _notes(report: BacktestReport) -> list[str]:
     """Notes on the metrics: where evaluation begins, and why one is undefined."""
     number, lines = len(report.by_series), []
+    if report.weights:
+        largest = sorted(report.weights.items(), key=lambda each: -each[1])
+        shares = " + ".join(f"{weight:.0%} {kind.replace('_', ' ')}" for kind, weight in largest if weight >= 0.005)
+        lines.append(f"the model is {shares}" + (", on average" if number > 1 else ""))
     if report.continued:
         which = "" if report.continued == number else f"{count(report.continued)} series: "
         lines.append(f"{which}the table begins after the training data; every row is scored, from the end of training")

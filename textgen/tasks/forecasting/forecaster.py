@@ -22,6 +22,7 @@ from textgen.options import named
 from textgen.tasks.forecasting import data
 from textgen.tasks.forecasting.ahead import read_ahead
 from textgen.tasks.forecasting.baselines import Reached, with_baselines
+from textgen.tasks.forecasting.combining import COMBINATION_FILE, RECURRENT_ONLY, Combination, CombinedLoop
 from textgen.tasks.forecasting.data import continued
 from textgen.tasks.forecasting.design import DESIGN_FILE, LARGEST, Design, PreparedSeries, prepare_series
 from textgen.tasks.forecasting.known import require_ahead
@@ -71,6 +72,8 @@ class ForecastModel:
     stepper: Stepper
     history: Mapping[str, Series]
     """The end of each series in the training data, by name."""
+    combination: Combination = RECURRENT_ONLY
+    """How the forecasts of the stepper are combined with others."""
 
     def read(
         self, corpus: Any, encoding: str | None = None, delimiter: str | None = None, decimal: str | None = None
@@ -188,12 +191,10 @@ class ForecastModel:
         """Like `predict`, for series that are already read."""
         design, horizon = self.design, request.horizon
         self._require_known(rows, horizon)
-        recent = [
-            prepare_series(each.series, design, horizon).since(max(0, len(each) - design.context)) for each in rows
-        ]
-        loop = SeriesLoop(self.stepper, recent, design)
+        rows_ahead = [prepare_series(each.series, design, horizon) for each in rows]
+        loop, after = self._loop(rows_ahead, [len(each) for each in rows])
         found: dict[int, Forecast] = {}
-        for some in list(loop.read([len(each) - 1 for each in recent], 1 << 20)):
+        for some in list(loop.read([start - 1 for start in after], 1 << 20)):
             scaled = loop.forecasts(some, horizon)
             drawn = np.zeros((len(some), 0, horizon))
             if request.number:
@@ -273,19 +274,23 @@ class ForecastModel:
         request: ForecastRequest,
         methods: Sequence[str] = (),
         reached: Reached | None = None,
+        start: Sequence[int] | None = None,
     ) -> BacktestReport:
         """Like `evaluate`, for series that are already read, from step `first` of each. `reached` is called as the
-        baselines in `methods` proceed."""
+        baselines in `methods` proceed. Only forecasts from the later step `start` of each on are scored, if given."""
 
-        def scored(first: Sequence[int], request: ForecastRequest) -> BacktestReport:
-            begin = [
-                min(max(0, start - self.design.context), len(each) - 1) for each, start in zip(rows, first, strict=True)
-            ]
-            recent = [each.since(start) for each, start in zip(rows, begin, strict=True)]
-            after = [start - begun for start, begun in zip(first, begin, strict=True)]
-            return SeriesLoop(self.stepper, recent, self.design).evaluate(after, request)
+        def scored(start: Sequence[int], request: ForecastRequest) -> BacktestReport:
+            loop, after = self._loop(rows, first)  # so that what is fitted at the first origin is not fitted later
+            later = [begin + to - since for begin, to, since in zip(after, start, first, strict=True)]
+            return loop.evaluate(later, request)
 
+        if start is not None:
+            return scored(start, request)
         return with_baselines(scored, rows, first, request, methods, reached)
+
+    def _loop(self, rows: Sequence[PreparedSeries], first: Sequence[int]) -> tuple[SeriesLoop, list[int]]:
+        """The loop for forecasts of the steps from `first` of each series on, and where those are in its rows."""
+        return CombinedLoop.over(self.stepper, rows, self.design, first, self.combination)
 
 
 def load(folder: str | os.PathLike[str], backend: str = "auto") -> ForecastModel:
@@ -301,11 +306,17 @@ def load(folder: str | os.PathLike[str], backend: str = "auto") -> ForecastModel
     design = Design.from_json(content, str(path / DESIGN_FILE))
     if config.features != design.width:
         raise storage.DamagedError(f"{path / DESIGN_FILE} is damaged: its inputs are not those of the model.")
-    stepper = stored_stepper(path, manifest, config, backend)
+    combination = RECURRENT_ONLY
+    if COMBINATION_FILE in manifest["files"]:
+        content = storage.parse_json(
+            storage.verified(path, COMBINATION_FILE, manifest, storage.JSON_LIMIT), str(path / COMBINATION_FILE)
+        )
+        combination = Combination.from_json(content, str(path / COMBINATION_FILE))
+    stepper: Stepper | None = stored_stepper(path, manifest, config, backend)
     kept = data.from_bytes(storage.verified(path, data.HISTORY_FILE, manifest), design, str(path / data.HISTORY_FILE))
     if stepper is None:
         from textgen.model.weights import load_weights
         from textgen.tasks.forecasting.objective import TorchForecastStepper
 
-        return ForecastModel(config, design, TorchForecastStepper(load_weights(path, manifest, config)), kept)
-    return ForecastModel(config, design, stepper, kept)
+        stepper = TorchForecastStepper(load_weights(path, manifest, config))
+    return ForecastModel(config, design, stepper, kept, combination)

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from textgen import storage
 from textgen.cells.engine import State
 from textgen.model.stack import Model
 from textgen.model.weights import TorchRows
+from textgen.tasks.forecasting.combining import COMBINATION_FILE, RECURRENT, Combination, CombinedLoop
 from textgen.tasks.forecasting.design import Design, PreparedSeries, Windows
 from textgen.tasks.forecasting.rolling import (
     FREEDOM_AT_ZERO,
@@ -27,7 +29,8 @@ from textgen.tasks.forecasting.rolling import (
     SeriesLoop,
 )
 from textgen.tasks.forecasting.scaling import Floats32, rounded
-from textgen.tasks.objective import Objective, at_least_float32
+from textgen.tasks.forecasting.weighting import fitted
+from textgen.tasks.objective import Metrics, Objective, at_least_float32
 
 PIECE = 1 << 18  # the most time steps, over all series in a batch, that the held-out loss reads at once
 QUICK_ORIGINS = 256  # the number of forecast origins in a quick evaluation, over all series
@@ -47,11 +50,14 @@ class TorchForecastStepper(TorchRows):
 class ForecastMetrics:
     """Metrics of the held-out part: the mean negative log-likelihood of the next step, in nats and in units of the
     naive forecast's error, and the root mean square error over the horizon in standard deviations of the training
-    part."""
+    part. After training, `combination` says how the model's forecasts are combined with others, and `combined` is the
+    error of the whole."""
 
     loss: float
     error: float
     horizon: int
+    combination: Combination | None = None
+    combined: float | None = None
 
     @property
     def criterion(self) -> float:
@@ -59,12 +65,14 @@ class ForecastMetrics:
         return self.loss if self.horizon == 1 else self.error
 
     def to_json(self) -> dict[str, Any]:
-        """Both metrics by name."""
-        return {"nats": self.loss, "scaled_rmse": self.error}
+        """Every metric by name."""
+        combined = {} if self.combined is None else {"combined_scaled_rmse": self.combined}
+        return {"nats": self.loss, "scaled_rmse": self.error, **combined}
 
     def shown(self) -> dict[str, str]:
-        """Both metrics as shown in the training table."""
-        return {"loss": f"{self.loss:.4f}", "rmse/dev": f"{self.error:.4f}"}
+        """The metrics of the training table, after training those of the combination."""
+        error = self.error if self.combined is None else self.combined
+        return {"loss": f"{self.loss:.4f}", "rmse/dev": f"{error:.4f}"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class ForecastingObjective(Objective):
     windows: Windows
     design: Design
     holds_out: bool
+    combines: bool = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,10 +115,20 @@ class ForecastingObjective(Objective):
         horizon = self.design.horizon
         origins = sum(max(0, len(r) - horizon - start + 1) for r, start in zip(rows, first, strict=True))
         request = ForecastRequest(horizon, max(1, origins // QUICK_ORIGINS) if quick else 1, number=0)
-        report = SeriesLoop(TorchForecastStepper(model), rows, self.design).evaluate(first, request)
-        square = report.errors[MODEL].mean("scaled_square")
-        assert square is not None
-        return ForecastMetrics(held_out_loss(model, rows, first), math.sqrt(square), horizon)
+        stepper, combination = TorchForecastStepper(model), None
+        loop, begin = SeriesLoop(stepper, rows, self.design), first
+        if self.combines and not quick:
+            combination = fitted(stepper, self.windows.rows, self.design, self.windows.ends)
+            loop, begin = CombinedLoop.over(stepper, self.windows.rows, self.design, self.windows.ends, combination)
+        errors, loss = loop.evaluate(begin, request).errors, held_out_loss(model, rows, first)
+        found = {method: math.sqrt(each.mean("scaled_square") or 0.0) for method, each in errors.items()}
+        if combination is None:
+            return ForecastMetrics(loss, found[MODEL], horizon)
+        return ForecastMetrics(loss, found[RECURRENT], horizon, combination, found[MODEL])
+
+    def files(self, metrics: Metrics) -> dict[str, bytes]:
+        found = metrics.combination if isinstance(metrics, ForecastMetrics) else None
+        return {} if found is None else {COMBINATION_FILE: storage.to_json(found.to_json())}
 
     @cached_property
     def _held_out(self) -> tuple[list[PreparedSeries], list[int]]:

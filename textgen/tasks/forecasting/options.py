@@ -66,6 +66,10 @@ class ForecastingOptions(TrainOptions):
     transform: str = option(
         "auto", "Model the values or their logarithms; auto decides from the training part.", choices=TRANSFORMS
     )
+    combine: bool = option(
+        True,
+        "Combine the model's forecasts with smoothed and naive ones, weighted by their errors on the held-out part.",
+    )
     decimal: str | None = option(None, "Decimal separator of numbers.", choices=(".", ","), default_text="detected")
 
 

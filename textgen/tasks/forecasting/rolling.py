@@ -96,6 +96,21 @@ class SeriesLoop:
         parts = [np.concatenate(each) for each in zip(*((o.series, o.steps, o.outputs) for o in kept), strict=True)]
         return Origins(parts[0], parts[1], parts[2], self.stepper.concat([each.state for each in kept]))
 
+    def methods(self, origins: Origins, horizon: int) -> dict[str, Floats]:
+        """The scaled forecasts (R, horizon) of the model, and of its parts if it has several, by name."""
+        return {MODEL: self.forecasts(origins, horizon)}
+
+    def weights(self) -> dict[str, float]:
+        """The mean weight of each kind of forecast in the model's; empty if there is one kind."""
+        return {}
+
+    def bounded(self, origins: Origins, scaled: Floats) -> Floats:
+        """Scaled forecasts (R, ...) from some origins, within the bounds of a forecast."""
+        least, greatest = _bounds(self.rows, origins, Units.of([each.scale for each in self.rows]).rows(origins.series))
+        wide = (-1, *[1] * (scaled.ndim - 1))
+        bounded: Floats = np.clip(scaled, least.reshape(wide), greatest.reshape(wide))
+        return bounded
+
     def forecasts(self, origins: Origins, horizon: int) -> Floats:
         """The scaled forecasts (R, horizon). Raises ValueError if a calendar is too short."""
         return np.concatenate([self._roll_out(part, horizon) for part in self._chunks(origins, horizon)])
@@ -138,7 +153,7 @@ class SeriesLoop:
                 hint=f"give a longer series{shorter if request.horizon > 1 else ''}.",
             )
         continued = sum(each.series.trained > 0 for each in self.rows)
-        report = BacktestReport(request, self.design.season, continued=continued)
+        report = BacktestReport(request, self.design.season, weights=self.weights(), continued=continued)
         thin = max(1, -(-total * request.number * request.horizon // MOST_PATH_STEPS))
         for batch in self.read(begin, MOST_ORIGINS, ends):
             past = batch.steps - np.array(begin)[batch.series]
@@ -157,13 +172,14 @@ class SeriesLoop:
     def _score_forecasts(self, origins: Origins, report: BacktestReport) -> None:
         """Add the errors of the forecasts from some origins."""
         season, horizon = self.design.season, report.request.horizon
-        found = self.forecasts(origins, horizon)
+        found = self.methods(origins, horizon)
         report.windows += len(origins)
         for number in np.unique(origins.series):
             each, here = self.rows[number], origins.series == number
             steps, values = origins.steps[here], each.series.values
             actual, known = _actual(each, steps, horizon)
-            methods = {MODEL: each.restored(found[here], steps), LAST: last_value(values, steps, horizon)}
+            methods = {method: each.restored(scaled[here], steps) for method, scaled in found.items()}
+            methods[LAST] = last_value(values, steps, horizon)
             if season > 1:
                 methods[SEASONAL] = seasonal_naive(values, steps, horizon, season)
             errors = report.by_series.setdefault(each.series.name, {})
@@ -198,6 +214,14 @@ def _starts(lengths: Sequence[int] | Places) -> Places:
     return starts
 
 
+def _bounds(rows: Sequence[PreparedSeries], origins: Origins, units: Units) -> tuple[Floats, Floats]:
+    """The least and the greatest scaled forecast of each origin (R,)."""
+    places = _starts([len(each) for each in rows])[origins.series] + origins.steps
+    last, floor = (np.concatenate([getattr(each, name) for each in rows])[places] for name in ("scaled", "floor"))
+    least = np.maximum(np.minimum(units.low, last) - units.room, floor)
+    return least, np.maximum(units.high, last) + units.room
+
+
 class _Rolling:
     """A batch of origins rolling out: what is chosen from an output, and what is read next."""
 
@@ -216,10 +240,7 @@ class _Rolling:
         self._extras = np.concatenate([each.extras for each in rows])[starts + origins.steps]
         self._calendar = np.concatenate([each.calendar for each in rows])
         self._place = _starts(lengths)[origins.series] + origins.steps
-        last, room = self._values[:, design.lags.farthest], self._units.room
-        floor = np.concatenate([each.floor for each in rows])[starts + origins.steps]
-        self._least = np.maximum(np.minimum(self._units.low, last) - room, floor)
-        self._greatest = np.maximum(self._units.high, last) + room
+        self._least, self._greatest = _bounds(rows, origins, self._units)
         self._noise, self._ahead, self._reach = noise, 0, design.reach
 
     def _seen(self) -> Floats:
@@ -297,6 +318,8 @@ class BacktestReport:
     request: ForecastRequest
     season: int
     windows: int = 0
+    weights: dict[str, float] = field(default_factory=dict)
+    """The mean weight of each kind of forecast in the model's, if it combines several."""
     continued: int = 0
     """Series whose table begins after the end of training: all of their rows are scored."""
     errors: dict[str, Errors] = field(default_factory=dict)
@@ -315,6 +338,7 @@ class BacktestReport:
             "continued_from_training": self.continued,
             "season": self.season,
             "level": self.request.level,
+            **({"weights": self.weights} if self.weights else {}),
             **_metrics(self.errors),
             **({"series": each} if len(each) > 1 else {}),
             **({"not_fitted": self.unfitted} if self.unfitted else {}),

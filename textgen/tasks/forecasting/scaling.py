@@ -31,6 +31,7 @@ from one time step to the next."""
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+DAYS = (24, 48, 96)  # seasons that are a day, of steps that a week may have a pattern of
 FARTHEST = 8.0  # inputs are clipped at this many units: a single outlier must not saturate the state
 Floats32 = npt.NDArray[np.float32]
 
@@ -265,7 +266,7 @@ class Lags:
         if season == 1 or 3 * season > length:
             return cls(season, ())
         most = min(3, length // season - 2)
-        week = (7,) if season in (24, 48, 96) and length >= 28 * season else ()
+        week = (7,) if season in DAYS and length >= 28 * season else ()
         return cls(season, (*range(1, most + 1), *week))
 
     @property
