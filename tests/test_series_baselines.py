@@ -131,6 +131,24 @@ def model(tmp_path_factory):
     return textgen.train(table, task="forecast", output_dir=str(folder / "run"), **sizes), table
 
 
+def test_only_later_windows_are_scored_with_what_was_fitted_before(model, monkeypatch):
+    forecaster = textgen.load(model[0])
+    rows, asked = forecaster.read(model[1]), ForecastRequest(1, number=0)
+    seen = []
+    loop = type(forecaster)._loop
+
+    def watched(self, rows, first):
+        seen.append(first)
+        return loop(self, rows, first)
+
+    monkeypatch.setattr(type(forecaster), "_loop", watched)
+    every = forecaster.evaluate_rows(rows, [50], asked)
+    some = forecaster.evaluate_rows(rows, [50], asked, start=[55])
+    assert (every.windows, some.windows) == (10, 5) and seen == [[50], [50]]
+    last = forecaster.evaluate_rows(rows, [50], asked, start=[59])
+    assert last.errors[LAST].to_json()["mae"] == pytest.approx(abs(np.diff(rows[0].series.values)[-1]))
+
+
 def test_without_statsforecast_one_sentence_says_what_to_install(model, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "statsforecast", None)
     assert main(["evaluate", "-m", str(model[0]), "--baselines", "ets"]) == 1
