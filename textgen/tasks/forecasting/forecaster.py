@@ -279,9 +279,10 @@ class ForecastModel:
         """Like `evaluate`, for series that are already read, from step `first` of each. `reached` is called as the
         baselines in `methods` proceed. Only forecasts from the later step `start` of each on are scored, if given."""
 
-        def scored(first: Sequence[int], request: ForecastRequest) -> BacktestReport:
-            loop, after = self.loop(rows, first)
-            return loop.evaluate(after, request)
+        def scored(start: Sequence[int], request: ForecastRequest) -> BacktestReport:
+            loop, after = self.loop(rows, first)  # so that what is fitted at the first origin is not fitted later
+            later = [begin + to - since for begin, to, since in zip(after, start, first, strict=True)]
+            return loop.evaluate(later, request)
 
         if start is not None:
             return scored(start, request)
