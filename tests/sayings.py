@@ -8,7 +8,7 @@ WORDS = {"pos": ["fine", "good", "warm", "bright"], "neg": ["bad", "dull", "cold
 TINY = {
     "task": "classify", "hidden_size": 12, "embedding_size": 10, "batch_size": 8, "seq_length": 6, "max_steps": 150,
     "learning_rate": 0.02, "dropout": 0.0, "eval_steps": 50, "save_steps": 150, "sample_steps": 0, "threads": 1,
-    "validation_split": 0.25, "device": "cpu",
+    "validation_split": 0.25, "device": "cpu", "ngrams": False, "ensemble": 1,
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ MODELS = {
     "other": ("notes.txt", {"seed": 2}),
     "pieces": ("notes.txt", {"tokenizer": "bpe", "vocab_size": 290}),
     "pairs": ("pairs.jsonl", {"prompt_column": "prompt", "completion_column": "completion"}),
-    "labels": ("labels.csv", {"label_column": "label"}),
+    "labels": ("labels.csv", {"label_column": "label", "ngrams": False}),
 }
 """The training file of each model, and its own options."""
 SMALL = {"hidden_size": 16, "max_steps": 30, "threads": 1, "sample_steps": 0, "tokenizer": "char", "seed": 1}

@@ -24,6 +24,7 @@ LAYERS = [  # of packages and modules below `textgen`; each may import its own l
     "evaluation",
     "tasks",
     "training loading",
+    "estimator",
     "compare forecasting",
     "scaffold testing",
     "export serve",

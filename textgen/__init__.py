@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from textgen.cells import Cell, GatedCell, LinearCell
     from textgen.cells.engine import State
     from textgen.errors import TextgenError
+    from textgen.estimator import TextClassifier
     from textgen.evaluation import evaluate
     from textgen.forecasting import Forecaster
     from textgen.generation.generate import generate, stream
@@ -29,6 +30,7 @@ _HOMES = {
     "hookimpl": "hookspecs",
     "train": "training.start",
     "load": "loading",
+    "TextClassifier": "estimator",
     "stream": "generation.generate",
     "generate": "generation.generate",
     "evaluate": "evaluation",
@@ -46,6 +48,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "hookimpl",
     "train",
     "load",
+    "TextClassifier",
     "stream",
     "generate",
     "evaluate",

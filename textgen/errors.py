@@ -186,6 +186,7 @@ _NEEDED_FOR = {
     "llguidance": "a constraint on texts",
     "onnx": "exporting to ONNX",
     "packaging": "comparing versions",
+    "sklearn": "a linear model",
     "statsforecast": "comparing with AutoETS and AutoARIMA",
     "threadpoolctl": "setting the number of threads",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serving"),
@@ -197,12 +198,15 @@ _EXTRAS = {
     "tensorboard": "tensorboard",
     "llguidance": "constrained",
     "onnx": "onnx",
+    "sklearn": "bench",
     "statsforecast": "bench",
     **dict.fromkeys(("torch", "datasets", "pyarrow"), "train"),
     "huggingface_hub": "hub",
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }
 """Our extra that installs a package; others are installed by their own name."""
+_NAMES = {"sklearn": "scikit-learn"}
+"""The names of packages that are not those of their modules."""
 
 
 @contextmanager
@@ -238,9 +242,10 @@ def _unusable(package: str, error: BaseException, purpose: str = "", instead: st
     reason = " ".join(str(error).split()).removesuffix(".")
     state = "is not installed" if absent else f"cannot be imported ({reason})"
     extra = _EXTRAS.get(package)
-    install = f"pip install 'textgen-lm[{extra}]'" if extra else f"pip install {package.replace('_', '-')}"
+    name = _NAMES.get(package, package.replace("_", "-"))
+    install = f"pip install 'textgen-lm[{extra}]'" if extra else f"pip install {name}"
     return TextgenError(
-        f"{purpose or _NEEDED_FOR[package]} needs {package.replace('_', '-')}, which {state}.",
+        f"{purpose or _NEEDED_FOR[package]} needs {name}, which {state}.",
         hint=f"{install}{f'; or {instead}' if instead else ''}",
     )
 

@@ -250,6 +250,12 @@ def number(name: str, value: Any, above: float, high: float) -> float:
     return found
 
 
+def share(name: str, value: Any) -> float:
+    """A number from 0 to 1. Raises UsageError."""
+    found: float = check_value(named(name), plain(value), float, Declaration("", low=0, high=1))
+    return found
+
+
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of several words. Raises UsageError."""
     found: str = check_value(named(name), plain(value), str, Declaration("", choices=choices))
@@ -272,9 +278,11 @@ def text(name: str, value: Any) -> str:
 def utf8(name: str, value: Any) -> bytes:
     """Text, as UTF-8. Raises UsageError for anything else, and for half a character."""
     found = text(name, value)
-    if bad := next((c for c in found if 0xD800 <= ord(c) <= 0xDFFF), None):
-        raise UsageError(f"{named(name)} must be UTF-8 text, but holds half a character (U+{ord(bad):04X}).")
-    return found.encode()
+    try:
+        return found.encode()
+    except UnicodeEncodeError as error:
+        bad = ord(found[error.start])
+        raise UsageError(f"{named(name)} must be UTF-8 text, but holds half a character (U+{bad:04X}).") from None
 
 
 def content(name: str, value: Any, expected: str = "bytes") -> bytes:

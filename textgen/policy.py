@@ -8,9 +8,9 @@ import re
 
 
 def policy_of(page: str, **more: str) -> str:
-    """The policy of a page with one inline script and one inline style. `more` are further directives, with `_` for
-    `-`; what they say of `script_src` is added to the hash."""
-    allowed = {kind: _hash(page, kind) for kind in ("script", "style")}
+    """The policy of a page with one inline style, and one inline script or none. `more` are further directives, with
+    `_` for `-`; what they say of `script_src` is added to the hash."""
+    allowed = {kind: _hash(page, kind) if f"<{kind}>" in page else "'none'" for kind in ("script", "style")}
     directives = {
         "default-src": "'none'",
         "script-src": f"{allowed['script']} {more.pop('script_src', '')}".strip(),

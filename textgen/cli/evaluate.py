@@ -24,7 +24,7 @@ from textgen.tasks import built_in_tasks
 
 COMMON = (
     *("model", "as_json", "plot", "per_token", "encoding", "text_column", "label_column", "prompt_column"),
-    *("completion_column", "horizon", "level", "threads", "backend", "overwrite"),
+    *("completion_column", "threshold", "horizon", "level", "threads", "backend", "overwrite"),
 )
 OPTIONS = {task.name: task.evaluation for task in built_in_tasks()}
 READING = tuple(field.name for field in fields(Reading))

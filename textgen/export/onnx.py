@@ -8,7 +8,7 @@
 The sequence graph reads ids (B, T) and returns logits (B, T, V) and the state at the end: the step in ONNX's Scan.
 The metadata `textgen` is a JSON table: the version, and of each state its name, type, shape and what it is at the
 beginning (one number, or a row of numbers). That of a classifier also has its labels, pooling and temperature: the
-probabilities are the softmax of the pooled logits divided by the temperature.
+probabilities are the softmax of the pooled logits divided by the temperature, or their sigmoid with `multi_label`.
 
 Every operation of `textgen.runtime.ops` is translated here, and nothing is traced again.
 """

@@ -39,6 +39,7 @@ LARGEST = {
     "num_layers": 64,
     "features": 65_536,
     "outputs": 65_536,
+    "members": 64,
 }
 """Upper bounds, so that a damaged file costs neither time nor memory."""
 _KINDS: dict[type, tuple[str, ...]] = {
@@ -54,7 +55,8 @@ class ModelConfig:
     """Everything needed to build a model before its weights are read.
 
     At each time step a model reads one of `vocab_size` tokens, or `features` numbers if that is not 0; it computes
-    `outputs` numbers, or one for each token if `outputs` is 0. `task` gives them their meaning. `reading` says how the
+    `outputs` numbers, or one for each token if `outputs` is 0. `task` gives them their meaning. With several `members`,
+    it is an ensemble of as many models (`textgen.model.ensemble`). `reading` says how the
     training text was read (see `textgen.data`), and `base` from which model the training started (see
     `textgen.model.bases`).
     """
@@ -73,6 +75,7 @@ class ModelConfig:
     task: str = "lm"
     features: int = 0
     outputs: int = 0
+    members: int = 1
     reading: dict[str, Any] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
 

@@ -225,6 +225,11 @@ class Model(Cell):
         self.stack = stack
         self.readout = readout
 
+    @property
+    def models(self) -> list[Model]:
+        """The members of an ensemble; this model itself otherwise."""
+        return [self]
+
     def initial_state(self, batch_size: int) -> State:
         return self.stack.initial_state(batch_size)
 

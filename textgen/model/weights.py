@@ -38,6 +38,7 @@ from textgen.cells.engine import State
 from textgen.data.tokenizers.base import Ids
 from textgen.errors import TextgenError
 from textgen.model import CONFIG, LARGEST_HEADER, WEIGHTS, ModelConfig, require_weights
+from textgen.model.ensemble import Ensemble
 from textgen.model.stack import Model, build_model
 from textgen.model.stepper import Logits
 
@@ -56,6 +57,8 @@ def make_model(config: ModelConfig) -> Model:
     def make_cell(input_size: int, hidden_size: int) -> Cell:
         return plugins.make(cell, config.cell, input_size, hidden_size, options)
 
+    if config.members > 1:
+        return Ensemble([build_model(config, make_cell) for _ in range(config.members)])
     return build_model(config, make_cell)
 
 

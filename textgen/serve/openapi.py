@@ -136,6 +136,7 @@ def requests() -> dict[str, Any]:
     }
     predict = {
         "input": optional({"anyOf": [TEXT, listed(TEXT, minItems=1)]}),
+        "threshold": optional({"type": "number", "minimum": 0, "maximum": 1}),
         "table": optional(TEXT),
         "horizon": optional({"type": "integer", "minimum": 1}),
         "level": optional({"type": "number"}),

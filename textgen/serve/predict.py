@@ -12,7 +12,7 @@ from textgen.serve.models import Models, Served
 from textgen.serve.protocol import RequestError
 from textgen.tasks.classification.model import Classifier
 
-LABELING = {"model", "input"}
+LABELING = {"model", "input", "threshold"}
 FORECASTING = {"model", "table", "horizon", "level", "seed"}
 MOST_INPUTS = 10_000
 
@@ -55,8 +55,12 @@ def _labels(served: Served, body: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not all(isinstance(text, str) for text in texts):
         raise RequestError("input must hold texts.", "input")
     return [
-        {"index": index, "label": each.label, "probabilities": each.probabilities}
-        for index, each in enumerate(served.model.classify(texts))
+        {
+            "index": index,
+            **({"label": each.label} if each.labels is None else {"labels": each.labels}),
+            "probabilities": each.probabilities,
+        }
+        for index, each in enumerate(served.model.classify(texts, body.get("threshold")))
     ]
 
 

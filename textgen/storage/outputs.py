@@ -57,6 +57,9 @@ ARCHIVE = OutputKind(
     "a compressed archive", lambda head: head.startswith(b"\xd7g") and head[2:3] in b"\x01\x41\x81\xc1"
 )
 FORECASTS = OutputKind("a table of forecasts", _is_forecasts)
+EXPLANATIONS = OutputKind(
+    "a page of explained predictions", lambda head: b'<meta name="generator" content="textgen explain">' in head
+)
 PAGE = OutputKind("an exported page", lambda head: b'<meta name="generator" content="textgen export">' in head)
 GRAPH = OutputKind("an exported graph", lambda head: b"\x12\x07textgen" in head[:16])
 ANYTHING = OutputKind("", lambda head: False)

@@ -248,6 +248,8 @@ class ExampleData(TaskData):
 
     kind: ClassVar[str]
     arrays: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Arrays that may be missing."""
 
     store: ExampleStore
 
@@ -255,7 +257,7 @@ class ExampleData(TaskData):
     def open(cls, folder: Path) -> Self:
         store = open_examples(folder, cls.kind)
         for part in (TRAIN, VALIDATION):
-            if sorted(store.parts[part]) != sorted(cls.arrays):
+            if not {*cls.arrays} <= {*store.parts[part]} <= {*cls.arrays, *cls.optional}:
                 raise storage.DamagedError(f"{folder} is damaged: its {part} part does not hold the expected arrays.")
         return cls(store)  # type: ignore[call-arg]
 
@@ -265,8 +267,8 @@ class ExampleData(TaskData):
         folder = cache / filesystem.cache_key(cls.kind, *depends)
 
         def write() -> None:
-            parts, about, tokenizer = encode()
-            write_examples(folder, cls.kind, folder.name, parts, about, tokenizer.files())
+            parts, about, tokenizer, others = encode()
+            write_examples(folder, cls.kind, folder.name, parts, about, {**tokenizer.files(), **others})
 
         return filesystem.cached(folder, cls.open, write)
 
@@ -275,11 +277,12 @@ class ExampleData(TaskData):
 
 
 class Encoded(NamedTuple):
-    """What `ExampleData.cached` stores: the arrays of both parts by name, other facts, and the tokenizer."""
+    """What `ExampleData.cached` stores: the arrays of both parts by name, other facts, the tokenizer, other files."""
 
     parts: Mapping[str, Mapping[str, npt.NDArray[Any]]]
     about: Mapping[str, Any]
     tokenizer: Tokenizer
+    others: Mapping[str, bytes] = {}
 
 
 class TextExampleData(ExampleData):

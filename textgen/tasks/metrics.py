@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,13 +31,33 @@ MOST_COLUMNS = 20
 """Above this number of labels, only the F1 table is printed; --json has the full matrix."""
 
 
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""The confidences for which `textgen evaluate --json` says how many texts would get a label, and how many rightly."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """A model that gives no label below a confidence: the share of texts that get one, and the share of right labels
+    among those, None if there are none."""
+
+    threshold: float
+    texts: int
+    coverage: float
+    accuracy: float | None
+
+    def __str__(self) -> str:
+        accuracy = "" if self.accuracy is None else f" · accuracy {self.accuracy:.2%} of those"
+        return f"confidence at least {self.threshold:g}: coverage {self.coverage:.2%} ({count(self.texts)}){accuracy}"
+
+
 @dataclass(frozen=True)
 class ClassificationMetrics:
     """The metrics of predictions for texts whose labels are known.
 
     `confusion` (C, C) holds counts: a row for each true label, a column for each predicted one, in the order of
     `labels`; `nats` is the sum over texts of -log p(true label); `calibration_error` (ECE), from 0 to 1, is the mean
-    distance between confidence and accuracy.
+    distance between confidence and accuracy. `confidence` (N,) holds the probability of each predicted label, and
+    `right` (N,) whether it is the true one.
     """
 
     columns: ClassVar = ("loss", "accuracy", "macro F1")
@@ -51,6 +71,10 @@ class ClassificationMetrics:
     temperature: float | None = None
     """The temperature of the model, if it has one. While training it is what would calibrate the predictions measured;
     in `textgen evaluate` they are calibrated."""
+    blend: tuple[float, float] | None = None
+    """The weights of the recurrent model and of the linear one, if there is one."""
+    confidence: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    right: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_), repr=False, compare=False)
 
     @classmethod
     def of(
@@ -66,7 +90,19 @@ class ClassificationMetrics:
         np.add.at(confusion, (true, predicted), 1)
         nats = -float(log_probabilities[np.arange(len(true)), true].sum(dtype=np.float64))
         confidence = np.exp(log_probabilities[np.arange(len(true)), predicted].astype(np.float64))
-        return cls(tuple(labels), confusion, nats, calibration_error(confidence, predicted == true), unit)
+        right = predicted == true
+        error = calibration_error(confidence, right)
+        return cls(tuple(labels), confusion, nats, error, unit, confidence=confidence, right=right)
+
+    @classmethod
+    def of_predictions(
+        cls, labels: Sequence[str], true: npt.NDArray[np.integer[Any]], predicted: npt.NDArray[np.integer[Any]]
+    ) -> ClassificationMetrics:
+        """The metrics of N predictions without probabilities, given as indices of labels, like the true ones (N,): what
+        needs probabilities is NaN."""
+        confusion = np.zeros((len(labels), len(labels)), np.int64)
+        np.add.at(confusion, (true, predicted), 1)
+        return cls(tuple(labels), confusion, np.nan, np.nan)
 
     @classmethod
     def of_tokens(
@@ -109,9 +145,23 @@ class ClassificationMetrics:
         """The mean F1 of the labels that occur or are predicted; 0 without texts."""
         return float(np.nanmean(self.f1)) if self.texts else 0.0
 
+    @property
+    def summary(self) -> dict[str, float]:
+        """The metrics by which classifiers are compared, from 0 to 1."""
+        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1}
+
+    def covered(self, threshold: float) -> Coverage:
+        """What remains if a label needs this confidence."""
+        labelled = self.confidence >= threshold
+        number = int(labelled.sum())
+        accuracy = float(self.right[labelled].mean()) if number else None
+        return Coverage(threshold, number, number / max(1, len(labelled)), accuracy)
+
     def to_json(self) -> dict[str, Any]:
         """All metrics by name; F1 is null for a label that neither occurs nor is predicted."""
-        fitted = {} if self.temperature is None else {"temperature": self.temperature}
+        blend = self.blend and dict(zip(("recurrent", "linear"), self.blend, strict=True))
+        fitted = {"temperature": self.temperature, "blend": blend}
+        fitted = {name: value for name, value in fitted.items() if value is not None}
         return {
             f"{self.unit}s": self.texts,
             "accuracy": self.accuracy,

@@ -59,7 +59,7 @@ def needed_memory(model: Model, options: TrainOptions) -> int:
     third."""
     batch_size, seq_length = options.window
     tokens = -(-batch_size // options.gradient_accumulation_steps) * seq_length
-    cells = [cell for cell in model.stack.layers if isinstance(cell, Cell)]
+    cells = [cell for each in model.models for cell in each.stack.layers if isinstance(cell, Cell)]
     layers = [(cell.gates if isinstance(cell, GatedCell) else 4, cell.hidden_size) for cell in cells]
     kept = sum((gates + 4) * size for gates, size in layers)
     worked_on = max(3 * (gates + 1) * size for gates, size in layers)

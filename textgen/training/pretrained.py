@@ -21,6 +21,7 @@ from textgen.errors import TextgenError, UsageError
 from textgen.evaluation import evaluate
 from textgen.generation.language_model import load
 from textgen.model import ModelConfig, find_model, read_config, require_model
+from textgen.model.ensemble import MEMBER
 from textgen.model.stack import Model
 from textgen.model.weights import load_weights, model_tensors
 from textgen.options import named
@@ -154,13 +155,15 @@ def adopt(model: Model, config: ModelConfig, tokenizer: Tokenizer, init_from: st
     matched = match(tokenizer, known, more, more_before)
     theirs = model_tensors(old)
     new_readout = config.outputs > 0 and (before.task, before.output_size) != (config.task, config.output_size)
-    readout = () if config.outputs else (model.readout.linear.weight, model.readout.linear.bias)
-    by_token = {id(p) for p in (model.encoder.weight, *readout)}
+    by_token = {id(each.encoder.weight) for each in model.models}
+    if not config.outputs:
+        by_token |= {id(p) for each in model.models for p in (each.readout.linear.weight, each.readout.linear.bias)}
     with torch.no_grad():
         for name, tensor in model_tensors(model).items():
-            if new_readout and name.startswith("readout."):
+            alone = name.split(".", 2)[2] if name.startswith(MEMBER) and before.members == 1 else name
+            if new_readout and alone.startswith("readout."):
                 continue
-            source = theirs.get(name)
+            source = theirs.get(alone)
             if source is not None and id(tensor) in by_token:
                 mean = source.mean(0)
                 source = torch.stack([mean if row is None else source[row] for row in matched.rows])

@@ -912,7 +912,7 @@ export class Model {
   classify(text) {
     // The probability of each label.
     if (!this.description.facts?.labels) throw new ModelError(`this model labels no texts: it is one for ${this.task}.`);
-    const ids = [this.tokenizer.boundary, ...this.tokenizer.encode(text)], { labels, pooling, temperature } = this.description.facts;
+    const ids = [this.tokenizer.boundary, ...this.tokenizer.encode(text)], { labels, pooling, temperature, multi_label: several } = this.description.facts;
     if (ids.length === 1 || !text.trim()) throw new ModelError("the text is empty.");
     let state = this.stepper.initial, outputs, pooled;
     for (const id of ids) {
@@ -921,6 +921,7 @@ export class Model {
       else pooled.forEach((value, k) => (pooled[k] = pooling === "max" ? Math.max(value, outputs[k]) : value + outputs[k]));
     }
     pooled = pooled.map((value) => value / ((pooling === "mean" ? ids.length : 1) * temperature));
+    if (several) return Object.fromEntries(labels.map((label, k) => [label, 1 / (1 + Math.exp(-pooled[k]))]));
     const total = logSum(pooled, 0, pooled.length, 1);
     return Object.fromEntries(labels.map((label, k) => [label, Math.exp(pooled[k] - total)]));
   }

@@ -6,7 +6,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from textgen.data import check_reading, reads_whole_files
+from textgen.errors import UsageError
 from textgen.hookspecs import hookimpl
+from textgen.options import named
 from textgen.tasks import Task
 from textgen.tasks.classification.options import (
     ClassificationEvaluation,
@@ -28,6 +30,12 @@ class ClassificationTask(Task):
 
     def check(self, options: ClassificationOptions) -> None:
         check_reading(options)
+        if options.label_separator == "":
+            raise UsageError(f"{named('label_separator')} must not be empty.")
+        if options.group_column is not None and options.validation_file is not None:
+            raise UsageError(
+                f"{named('group_column')} and {named('validation_file')} exclude each other: the file is held out."
+            )
 
     def remembered(self, paths: list[str], options: ClassificationOptions) -> dict[str, Any]:
         record = super().remembered(paths, options)

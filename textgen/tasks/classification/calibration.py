@@ -24,10 +24,6 @@ CALIBRATION = "calibration.json"
 LOWEST, HIGHEST = 0.05, 20.0
 """The temperatures that a fit chooses from, and that a folder may hold."""
 
-PRIOR = 1.0
-"""The standard deviation of the logarithm of the temperature before any text is seen: it keeps a model certain only as
-far as its held-out texts bear it out, when they are few and all predicted correctly."""
-
 HALVINGS = 40
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -43,19 +39,29 @@ def tempered(log_probabilities: Floats, temperature: float) -> Floats:
 
 def fit_temperature(log_probabilities: Floats, true: Integers) -> float:
     """The temperature for N texts: their log-probabilities (N, C) in nats, and the indices of their labels (N,)."""
+    texts, labels = log_probabilities.shape
+    certain = np.eye(labels)[true]
+    smooth = smoothed(certain, texts, labels)
 
-    def nats(temperature: float) -> float:
-        return -float(tempered(log_probabilities, temperature)[np.arange(len(true)), true].sum())
+    def nats(temperature: float, targets: Floats) -> float:
+        return -float((targets * tempered(log_probabilities, temperature)).sum())
 
-    return lowest(nats)
+    return lowest(lambda temperature: nats(temperature, smooth), lambda temperature: nats(temperature, certain))
 
 
-def lowest(nats: Callable[[float], float]) -> float:
-    """The temperature of the lowest loss, given the summed loss in nats of every temperature: 1 unless another one has
-    a lower loss. Golden-section search over the logarithm; the loss has one minimum."""
+def smoothed(targets: npt.NDArray[Any], texts: int, labels: int) -> Floats:
+    """Targets of 0 and 1 as Platt (1999) smooths them: after N texts that were all right, the next one may still be
+    wrong, with probability 1 / (N + 2). Without it, a few such texts would make a model certain."""
+    wrong = 1 / (texts + 2)
+    return np.where(targets > 0, 1 - wrong, wrong / max(1, labels - 1))
+
+
+def lowest(smooth: Callable[[float], float], nats: Callable[[float], float]) -> float:
+    """The temperature of the lowest summed loss over smoothed targets; 1 unless it also has a lower loss, `nats`, over
+    the targets themselves. Golden-section search over the logarithm; the loss has one minimum."""
 
     def cost(log_temperature: float) -> float:
-        return nats(math.exp(log_temperature)) + 0.5 * (log_temperature / PRIOR) ** 2
+        return smooth(math.exp(log_temperature))
 
     low, high = math.log(LOWEST), math.log(HIGHEST)
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)

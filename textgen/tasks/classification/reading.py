@@ -26,10 +26,12 @@ from textgen.data.tokenizers import train_tokenizer
 from textgen.data.tokenizers.base import Tokenizer
 from textgen.errors import TextgenError, UsageError
 from textgen.options import named
+from textgen.tasks.classification.ngrams import NGRAMS, NgramTexts, class_weights
 from textgen.tasks.classification.options import ClassificationOptions
-from textgen.tasks.data import Encoded, hold_out, unknown_label
+from textgen.tasks.classification.splits import held_out_texts
+from textgen.tasks.data import Encoded, unknown_label
 
-LABEL_COLUMN = "label"
+LABEL_COLUMN, TEXT_COLUMN = "label", "text"
 LABELS = "labels.json"
 """The file of a model folder that names the labels."""
 
@@ -38,6 +40,20 @@ VOCABULARY = 30_000
 
 LONG_WORDS = 15
 """Above this average number of characters between spaces, the script does not separate words by spaces."""
+
+
+Label = str | tuple[str, ...]
+"""The label of a text, or its labels if a text may have several."""
+
+
+@dataclass(frozen=True)
+class LabelColumns:
+    """The columns of a table with the label of a text and the group it belongs to; None for the default, and for no
+    groups. With a `separator`, a cell holds several labels."""
+
+    label: str | None = None
+    separator: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,11 +65,13 @@ class Origin:
 
 
 class Labelled(NamedTuple):
-    """A text, its location, and its label. Its chunks must be read before the next text is requested."""
+    """A text, its location, its label or labels, and its group, if any. Its chunks must be read before the next text is
+    requested."""
 
     where: str
     chunks: Iterable[bytes]
-    label: str
+    label: Label
+    group: str | None = None
 
 
 class Unlabelled(NamedTuple):
@@ -103,40 +121,52 @@ def _folder_label(source: Source, path: str, several: bool) -> str:
 
 
 def read_labelled(
-    origins: Sequence[Origin], reading: SourceOptions, label_column: str | None = None
+    origins: Sequence[Origin], reading: SourceOptions, columns: str | LabelColumns | None = None
 ) -> Iterator[Labelled]:
-    """Every text with its label, in order. Raises TextgenError naming row and column of a missing text or label,
-    UsageError for a missing column."""
+    """Every text with its label, in order; `columns` may be the name of the label column. Raises TextgenError naming
+    row and column of a missing text or label, UsageError for a missing column, or if one is named without a table."""
+    columns = columns if isinstance(columns, LabelColumns) else LabelColumns(columns)
     for origin in origins:
         if origin.label is None:
-            yield from _rows(origin.source, reading, label_column)
+            yield from _rows(origin.source, reading, columns)
         else:
+            for name, value in (("label_separator", columns.separator), ("group_column", columns.group)):
+                if value is not None:
+                    raise UsageError(f"{named(name)} goes with a table; {origin.source.name!r} is plain text.")
             for where, chunks in _documents(origin.source, reading):
                 yield Labelled(where, chunks, origin.label)
 
 
-def _rows(source: Source, reading: SourceOptions, label_column: str | None) -> Iterator[Labelled]:
+def _rows(source: Source, reading: SourceOptions, asked: LabelColumns) -> Iterator[Labelled]:
     columns: list[str] = []
 
     def choose(header: Header) -> list[str]:
-        columns[:] = chosen_columns(header.columns, header.name, reading.text_column, label_column, header.texts)
+        columns[:] = chosen_columns(
+            header.columns, header.name, reading.text_column, asked.label, header.texts, asked.group
+        )
         if reading.text_column is None and len(header.columns) > len(columns):
             report_choice(header, columns[0])
         return columns
 
-    for where, (text, label) in read_records([source], choose, reading):
+    for where, (text, label, *group) in read_records([source], choose, reading):
         content = cell(text, columns[0], where)
         if not content.strip():
             raise TextgenError(f"{where} has no text (column {columns[0]!r} is empty).")
-        yield Labelled(where, [content], label_of(label, columns[1], where))
+        groups = [name_in(each, columns[2], where, "group") for each in group]
+        yield Labelled(where, [content], labels_of(label, columns[1], where, asked.separator), *groups)
 
 
 def chosen_columns(
-    columns: list[str], name: str, text: str | None, label: str | None, texts: Sequence[str] | None = None
+    columns: list[str],
+    name: str,
+    text: str | None,
+    label: str | None,
+    texts: Sequence[str] | None = None,
+    group: str | None = None,
 ) -> list[str]:
     """The text column and the label column of a table: those asked for; otherwise the one named `text`, or the only
-    other one (among `texts`, the columns that may hold text), and the one named `label`. Raises UsageError naming the
-    columns."""
+    other one (among `texts`, the columns that may hold text), and the one named `label`; then that of the groups, if
+    there are groups. Raises UsageError naming the columns."""
     if text is not None and text == label:
         raise UsageError(f"column {text!r} cannot hold both the text and the label.")
     if label is None and LABEL_COLUMN not in columns:
@@ -147,8 +177,15 @@ def chosen_columns(
         )
     label = label or LABEL_COLUMN
     require_columns(columns, [label], name)
-    others = [column for column in columns if column != label]
-    return [choose_column(others, _holding(others, texts), text, name), label]
+    if group is None:
+        others = [column for column in columns if column != label]
+        return [choose_column(others, _holding(others, texts), text, name), label]
+    if group in (text or TEXT_COLUMN, label):
+        raise UsageError(
+            f"column {group!r} cannot hold both the group and the {'label' if group == label else 'text'}."
+        )
+    require_columns(columns, [text or TEXT_COLUMN, group], name)
+    return [text or TEXT_COLUMN, label, group]
 
 
 def _holding(columns: list[str], texts: Sequence[str] | None) -> list[str]:
@@ -159,6 +196,17 @@ def _holding(columns: list[str], texts: Sequence[str] | None) -> list[str]:
 def label_of(value: Any, column: str, where: str) -> str:
     """The label in a cell (`textgen.data.tables.name_in`). Raises TextgenError naming row and column if it is empty."""
     return name_in(value, column, where, "label")
+
+
+def labels_of(value: Any, column: str, where: str, separator: str | None = None) -> Label:
+    """The label in a cell, or the labels in one that holds a list, or names between separators; there may be none.
+    Raises TextgenError naming row and column."""
+    if isinstance(value, (list, tuple)):
+        return tuple(dict.fromkeys(label_of(each, column, where) for each in value))
+    if separator is None:
+        return label_of(value, column, where)
+    names = ("" if value is None else str(value)).split(separator)
+    return tuple(dict.fromkeys(label_of(each, column, where) for each in names if each.strip()))
 
 
 def _documents(source: Source, reading: SourceOptions) -> Iterator[Unlabelled]:
@@ -255,34 +303,57 @@ class Lines:
 
 @dataclass(frozen=True)
 class LabelScan:
-    """The sorted labels, the index of each text's label (N,), the scan of the text itself, and its number of characters
-    and of words separated by spaces."""
+    """The sorted labels, the index of each text's label (N,), or which labels each text has (N, C), the scan of the
+    text itself, its number of characters and of words separated by spaces, and the group of each text, if any."""
 
     labels: tuple[str, ...]
     numbers: npt.NDArray[np.int64]
     scan: Scan
     characters: int
     words: int
+    groups: tuple[str, ...] = ()
+
+    @property
+    def several(self) -> bool:
+        """Whether a text may have several labels."""
+        return self.numbers.ndim == 2
+
+
+def encoded_label(label: Label, labels: Sequence[str]) -> Any:
+    """The index of a label, or for several ones a row (C,) with a 1 for each."""
+    if isinstance(label, str):
+        return labels.index(label)
+    return np.isin(labels, label).astype(np.int64)
 
 
 def scan_labels(texts: Iterable[Labelled], progress: Progress, known: Sequence[str] | None = None) -> LabelScan:
     """Read labelled texts once; `known` are the allowed labels, None for any.
 
-    Raises TextgenError for a label that is not known, with its row; without `known`, for fewer than two labels and for
-    a label of only one text.
+    Raises TextgenError for a label that is not known, with its row, and if some texts have one label and others a list;
+    without `known`, for fewer than two labels and for a label of only one text, unless texts have lists of labels.
     """
-    first: dict[str, tuple[int, str]] = {}
-    numbers: list[int] = []
+    first: dict[str, str] = {}
+    given: list[Label] = []
+    groups: list[str] = []
+    kinds: dict[bool, str] = {}
     characters = words = 0
 
     def chunks() -> Iterator[tuple[int, bytes]]:
         nonlocal characters, words
         done = 0
         for text in texts:
-            if known is not None and text.label not in known:
-                raise unknown_label(text.where, text.label, known)
-            number = len(numbers)
-            numbers.append(first.setdefault(text.label, (len(first), text.where))[0])
+            names = (text.label,) if isinstance(text.label, str) else text.label
+            kinds.setdefault(isinstance(text.label, str), text.where)
+            if len(kinds) == 2:
+                raise TextgenError(f"{kinds[False]} has a list of labels, but {kinds[True]} has one label.")
+            for name in names:
+                if known is not None and name not in known:
+                    raise unknown_label(text.where, name, known)
+                first.setdefault(name, text.where)
+            number = len(given)
+            given.append(text.label)
+            if text.group is not None:
+                groups.append(text.group)
             for chunk in text.chunks:
                 yield number, chunk
                 characters, words = characters + count_characters(chunk), words + len(chunk.split())
@@ -290,19 +361,25 @@ def scan_labels(texts: Iterable[Labelled], progress: Progress, known: Sequence[s
                 progress("reading", done, 0)
 
     scanned = scan(chunks())
-    if known is None:
-        _refuse_few(first, np.bincount(numbers, minlength=len(first)))
     labels = tuple(known) if known is not None else sorted_labels(first)
-    index = np.array([labels.index(label) for label in first], dtype=np.int64)
-    return LabelScan(labels, index[np.array(numbers, dtype=np.int64)], scanned, characters, words)
+    numbers = np.array([encoded_label(label, labels) for label in given], np.int64)
+    if known is None:
+        _refuse_few(first, numbers, labels)
+    return LabelScan(labels, numbers, scanned, characters, words, tuple(groups))
 
 
-def _refuse_few(first: Mapping[str, tuple[int, str]], counts: npt.NDArray[np.int64]) -> None:
-    """Raise TextgenError unless there are at least two labels, each of at least two texts."""
+def _refuse_few(first: Mapping[str, str], numbers: npt.NDArray[np.int64], labels: Sequence[str]) -> None:
+    """Raise TextgenError unless there are at least two labels, each of at least two texts; or if a text may have
+    several, at least one."""
+    if numbers.ndim == 2:
+        if not labels:
+            raise TextgenError("no text has a label; at least one label is needed.")
+        return
+    counts = np.bincount(numbers, minlength=len(labels))
     if len(first) == 1:
         raise TextgenError(f"every text has the label {next(iter(first))!r}; at least two labels are needed.")
-    for label, (number, where) in first.items():
-        if counts[number] == 1:
+    for label, where in first.items():
+        if counts[labels.index(label)] == 1:
             raise TextgenError(
                 f"only one text has the label {label!r} ({where}); a label needs one to train on and one to hold out."
             )
@@ -333,16 +410,20 @@ class LabelledCorpus:
     def read(cls, paths: Sequence[str], options: ClassificationOptions, progress: Progress) -> Self:
         """Find and read labelled texts once, and choose the held-out part and the tokenizer."""
         reading, column = reading_of(options), options.label_column
+        columns = LabelColumns(column, options.label_separator, options.group_column)
         origins = find_labelled(paths, options.text_column, column)
-        found = scan_labels(read_labelled(origins, reading, column), progress)
+        found = scan_labels(read_labelled(origins, reading, columns), progress)
         validation, found_validation, share = [], None, options.validation_split
         if options.validation_file is not None:
             validation, share = find_labelled([options.validation_file], options.text_column, column), 0.0
-            found_validation = scan_labels(read_labelled(validation, reading, column), progress, found.labels)
+            found_validation = scan_labels(read_labelled(validation, reading, columns), progress, found.labels)
+            if found_validation.several != found.several:
+                kinds = ("one label for each text", "lists of labels")[:: 1 if found.several else -1]
+                raise TextgenError(f"{options.validation_file!r} has {kinds[0]}, but the training part has {kinds[1]}.")
         given = given_tokenizer(options.tokenizer)
         kind = given.kind if given else options.tokenizer or _kind(found)
         size = given.vocab_size if given else options.vocab_size or VOCABULARY
-        held_out = hold_out(found.numbers, share, options.seed)
+        held_out = held_out_texts(found.numbers, found.groups, found.labels, share, options.seed)
         return cls(origins, validation, options, found, found_validation, held_out, kind, size, given)
 
     @property
@@ -352,14 +433,16 @@ class LabelledCorpus:
         read = [[each.scan.digest, each.scan.sizes, each.numbers.tolist()] for each in scans]
         given = list(self.given.files().values()) if self.given else None
         held_out = np.flatnonzero(self.held_out).tolist()
-        return [read, self.found.labels, held_out, self.kind, self.vocab_size, given]
+        ngrams = [self.options.class_weights] if self.has_ngrams else []
+        return [read, self.found.labels, held_out, self.kind, self.vocab_size, given, *ngrams]
 
     def texts(self) -> Iterator[tuple[str, Labelled]]:
         """Every text with its part."""
-        reading, column = reading_of(self.options), self.options.label_column
-        for held, text in zip(self.held_out, read_labelled(self.origins, reading, column), strict=True):
+        reading, options = reading_of(self.options), self.options
+        columns = LabelColumns(options.label_column, options.label_separator, options.group_column)
+        for held, text in zip(self.held_out, read_labelled(self.origins, reading, columns), strict=True):
             yield VALIDATION if held else TRAIN, text
-        for text in read_labelled(self.validation, reading, column) if self.validation else ():
+        for text in read_labelled(self.validation, reading, columns) if self.validation else ():
             yield VALIDATION, text
 
     def encode(self, progress: Progress) -> Encoded:
@@ -369,18 +452,32 @@ class LabelledCorpus:
         training = (text.chunks for part, text in self.texts() if part == TRAIN)
         tokenizer = self.given or train_tokenizer(self.kind, training, self.vocab_size)
         texts: dict[str, list[npt.NDArray[np.int32]]] = {TRAIN: [], VALIDATION: []}
-        labels: dict[str, list[int]] = {TRAIN: [], VALIDATION: []}
-        numbers = {label: number for number, label in enumerate(self.found.labels)}
-        boundary = np.array([tokenizer.boundary], np.int32)
+        labels: dict[str, list[Any]] = {TRAIN: [], VALIDATION: []}
+        boundary, learned = np.array([tokenizer.boundary], np.int32), NgramTexts()
         done = 0
         for part, text in self.texts():
-            ids = np.concatenate([boundary, *tokenizer.encode_pieces(text.chunks)])
+            chunks = learned.through(part, text.chunks) if self.has_ngrams else text.chunks
+            ids = np.concatenate([boundary, *tokenizer.encode_pieces(chunks)])
             texts[part].append(tokenizer.model_ids(ids))
-            labels[part].append(numbers[text.label])
+            labels[part].append(encoded_label(text.label, self.found.labels))
             done += len(ids)
             progress("encoding", done, total)
-        parts = {part: _arrays(texts[part], labels[part]) for part in texts}
-        return Encoded(parts, {"labels": list(self.found.labels), "bytes": total}, tokenizer)
+        shape = (-1, len(self.found.labels)) if self.found.several else (-1,)
+        arrays = {part: np.array(labels[part], np.int64).reshape(shape) for part in labels}
+        parts = {part: _arrays(texts[part], arrays[part]) for part in texts}
+        about = {"labels": list(self.found.labels), "bytes": total, "several": self.found.several}
+        if not self.has_ngrams:
+            return Encoded(parts, about, tokenizer)
+        progress("learning the n-grams", done, total)
+        weights = class_weights(self.options.class_weights, arrays[TRAIN], len(self.found.labels)).astype(np.float64)
+        content, scores = learned.fit(arrays, weights, refit=not self.validation)
+        parts = {part: {**parts[part], "scores": scores[part]} for part in parts}
+        return Encoded(parts, about, tokenizer, {NGRAMS: content})
+
+    @property
+    def has_ngrams(self) -> bool:
+        """Whether a linear model is learned; not for several labels of which rare ones count more."""
+        return self.options.ngrams and not (self.found.several and self.options.class_weights != "none")
 
 
 def _kind(found: LabelScan) -> str:
@@ -388,8 +485,11 @@ def _kind(found: LabelScan) -> str:
     return "word" if found.characters <= LONG_WORDS * found.words else "char"
 
 
-def _arrays(texts: Sequence[npt.NDArray[np.int32]], labels: Sequence[int]) -> dict[str, npt.NDArray[np.generic]]:
-    """The concatenated texts, the end of each, and the indices of their labels."""
+def _arrays(
+    texts: Sequence[npt.NDArray[np.int32]], labels: npt.NDArray[np.int64]
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The concatenated texts, the end of each, and the indices of their labels (N,), or their labels as 0 and 1
+    (N, C)."""
     ids = np.concatenate([np.zeros(0, np.int32), *texts])
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    return {"ids": ids, "ends": ends, "labels": np.array(labels, np.int64)}
+    return {"ids": ids, "ends": ends, "labels": labels.astype(np.uint8 if labels.ndim == 2 else np.int64)}

@@ -192,7 +192,7 @@ class ForecastModel:
         design, horizon = self.design, request.horizon
         self._require_known(rows, horizon)
         rows_ahead = [prepare_series(each.series, design, horizon) for each in rows]
-        loop, after = self._loop(rows_ahead, [len(each) for each in rows])
+        loop, after = self.loop(rows_ahead, [len(each) for each in rows])
         found: dict[int, Forecast] = {}
         for some in list(loop.read([start - 1 for start in after], 1 << 20)):
             scaled = loop.forecasts(some, horizon)
@@ -280,7 +280,7 @@ class ForecastModel:
         baselines in `methods` proceed. Only forecasts from the later step `start` of each on are scored, if given."""
 
         def scored(start: Sequence[int], request: ForecastRequest) -> BacktestReport:
-            loop, after = self._loop(rows, first)  # so that what is fitted at the first origin is not fitted later
+            loop, after = self.loop(rows, first)  # so that what is fitted at the first origin is not fitted later
             later = [begin + to - since for begin, to, since in zip(after, start, first, strict=True)]
             return loop.evaluate(later, request)
 
@@ -288,7 +288,7 @@ class ForecastModel:
             return scored(start, request)
         return with_baselines(scored, rows, first, request, methods, reached)
 
-    def _loop(self, rows: Sequence[PreparedSeries], first: Sequence[int]) -> tuple[SeriesLoop, list[int]]:
+    def loop(self, rows: Sequence[PreparedSeries], first: Sequence[int]) -> tuple[SeriesLoop, list[int]]:
         """The loop for forecasts of the steps from `first` of each series on, and where those are in its rows."""
         return CombinedLoop.over(self.stepper, rows, self.design, first, self.combination)
 
