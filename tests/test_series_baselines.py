@@ -137,13 +137,13 @@ def test_only_later_windows_are_scored_with_what_was_fitted_before(model, monkey
     forecaster = textgen.load(model[0])
     rows, asked = forecaster.read(model[1]), ForecastRequest(1, number=0)
     seen = []
-    loop = type(forecaster)._loop
+    loop = type(forecaster).loop
 
     def watched(self, rows, first):
         seen.append(first)
         return loop(self, rows, first)
 
-    monkeypatch.setattr(type(forecaster), "_loop", watched)
+    monkeypatch.setattr(type(forecaster), "loop", watched)
     every = forecaster.evaluate_rows(rows, [50], asked)
     some = forecaster.evaluate_rows(rows, [50], asked, start=[55])
     assert (every.windows, some.windows) == (10, 5) and seen == [[50], [50]]
