@@ -25,6 +25,7 @@ import torch
 
 import textgen
 from textgen.tasks.forecasting.baselines import TITLES, scored_steps
+from textgen.tasks.forecasting.combining import RECURRENT, SMOOTHED
 from textgen.tasks.forecasting.rolling import LAST, MODEL, SEASONAL, ForecastRequest
 
 CELLS = ("rnn", "lstm", "gru")
@@ -196,18 +197,19 @@ def peers_table(records, peers):
     error to the better of the two, and on how many rows it is better than both."""
     errors = {(each["series"], each["method"], each["horizon"]): each for each in peers}
     kept = {(each["series"], each["cell"]): each for each in records if "recent" in each}
-    rows = [row for row in ROWS if all((row.name, name, h) in errors for name in TITLES for h in row.horizons)]
+    rows = [row for row in ROWS if any((row.name, name, row.horizons[-1]) in errors for name in TITLES)]
     rows = [row for row in rows if any((row.name, cell) in kept for cell in CELLS)]
-    ratios = {cell: [] for cell in CELLS}
-    heading = ["series", "windows", "horizon", *TITLES.values(), *CELLS, *(f"{cell} / better" for cell in CELLS)]
+    ratios = {cell: [] for cell in CELLS if any((row.name, cell) in kept for row in rows)}
+    heading = ["series", "windows", "horizon", *TITLES.values(), *ratios, *(f"{cell} / better" for cell in ratios)]
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
     for row in rows:
-        found = [[errors[row.name, name, h] for h in row.horizons] for name in TITLES]
-        best = [min(each["scaled_mse"] for each in same) for same in zip(*found, strict=True)]
-        cells = [row.name, f"{found[0][0]['windows']:,}", " / ".join(map(str, row.horizons))]
-        cells += [root_text(row, each) for each in found]
+        found = [[errors.get((row.name, name, h)) for h in row.horizons] for name in TITLES]
+        best = [min(each["scaled_mse"] for each in same if each) for same in zip(*found, strict=True)]
+        windows = next(each[0]["windows"] for each in found if each[0])
+        cells = [row.name, f"{windows:,}", " / ".join(map(str, row.horizons))]
+        cells += [root_text(row, each) if all(each) else "not finished" for each in found]
         beside = []
-        for cell in CELLS:
+        for cell in ratios:
             own = kept[row.name, cell]["recent"] if (row.name, cell) in kept else None
             cells.append(root_text(row, own) if own else "")
             if own:
@@ -267,36 +269,21 @@ def cell_text(row, values):
     return " / ".join(f"{one:.{digits}f} ({two:.3f})" for one, two in values)
 
 
-def better(row, found, cell):
-    """At how many horizons a cell is better than every naive forecast."""
-    model, wins = found[cell]["model"], 0
-    for k in range(len(row.horizons)):
-        naive = [found[cell][name][k][0] for name in NAIVE.values() if name in found[cell]]
-        wins += model[k][0] < min(naive)
-    return wins
-
-
 def report(records):
-    """The markdown table of what was recorded."""
-    heading = ["series", "error", *NAIVE, "corrected forecast", *CELLS, "better than both", "seconds", "coverage"]
+    """The markdown table of what was recorded: the model, its parts, and the naive forecasts."""
+    kinds = {**NAIVE, "smoothed": SMOOTHED, "recurrent": RECURRENT, "model": MODEL}
+    heading = ["series", "error", "cell", *kinds, "seconds", "coverage"]
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
     for row, kind in [(row, kind) for row in ROWS for kind in ("", ", each")]:
-        found = {record["cell"]: record for record in records if record["series"] == row.name + kind}
-        if not found:
-            continue
-        some = next(iter(found.values()))
-        name = {"scaled": "MSE (MAE) of z-scores", "rse": "RSE (CORR)", "rmse": "RMSE"}[row.measure]
-        ahead = " / ".join(map(str, row.horizons)) if len(row.horizons) > 1 else "1"
-        cells = [row.name + (", a model each" if kind else ""), f"{name}, horizon {ahead}"]
-        cells += [cell_text(row, some.get(name)) for name in NAIVE.values()]
-        alone = "" if some["base"] is None else f": {some['base']:.3f}"
-        cells.append(" / ".join(dict.fromkeys(" and ".join(bases) for bases in some["bases"])) + alone)
-        cells += [cell_text(row, found[cell]["model"]) if cell in found else "" for cell in CELLS]
-        wins = [f"{cell} {better(row, found, cell)}/{len(row.horizons)}" for cell in CELLS if cell in found]
-        cells.append(", ".join(wins))
-        cells.append(" / ".join(f"{found[cell]['seconds']:.2g}" for cell in CELLS if cell in found))
-        cells.append(" / ".join(f"{found[cell]['coverage'][0]:.0%}" for cell in CELLS if cell in found))
-        lines.append("| " + " | ".join(cells) + " |")
+        for found in [record for record in records if record["series"] == row.name + kind]:
+            name = {"scaled": "MSE (MAE) of z-scores", "rse": "RSE (CORR)", "rmse": "RMSE"}[row.measure]
+            cells = [row.name + (", a model each" if kind else ""), name, found["cell"]]
+            parts = [] if row.measure == "rse" else [SMOOTHED, RECURRENT]
+            shown = [*NAIVE.values(), *parts, MODEL]
+            cells[1] += f", horizon {' / '.join(map(str, row.horizons))}"
+            cells += [cell_text(row, found.get(each) if each in shown else None) for each in kinds.values()]
+            cells += [f"{found['seconds']:.2g}", f"{found['coverage'][0]:.0%}"]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

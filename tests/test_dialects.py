@@ -739,7 +739,7 @@ def test_notes_and_warnings_are_shown_once_and_notes_not_when_quiet(tmp_path, mo
     Path("y.jsonl").write_text('{"text": "some words"}\n' * 20 + '{"Text": "x"}\n')
     warned = run("train", "y.jsonl", *plain[2:], "--quiet")
     assert warned.stderr == "Warning: 1 of 21 rows of 'y.jsonl' have no 'text' column; they have 'Text'.\n"
-    assert "--delimiter" in run("train", "--help-all").output and "--decimal" in run("predict", "--help").output
+    assert "--delimiter" in run("train", "--help-all").output and "--decimal" in run("predict", "--help-all").output
 
 
 def test_python_gets_warnings_of_its_own_kind(tmp_path):

@@ -255,7 +255,8 @@ def test_a_classifier_remembers_its_columns(judge, home):
     assert set(labels_of(judge, table)) == {"good", "poor"}
     told = score(judge, table)
     assert told == score(judge, table, "--text-column", "body", "--label-column", "stars")
-    assert textgen.load(judge).evaluate(table).to_json() == told
+    own = textgen.load(judge).evaluate(table).to_json()
+    assert own == {name: told[name] for name in own}
     assert "--text-column body" in run("predict", "-m", judge, table).err
     Path("lines.txt").write_text("a fine soup\n")
     assert run("predict", "-m", judge, "lines.txt").err == ""  # columns do not matter there

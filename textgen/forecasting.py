@@ -19,6 +19,7 @@ from textgen.data.parquet_table import is_table, with_index
 from textgen.errors import TextgenError, needed
 from textgen.loading import load
 from textgen.tasks import options_for
+from textgen.tasks.forecasting import ForecastingTask
 from textgen.tasks.forecasting.forecaster import ForecastModel
 from textgen.tasks.forecasting.options import chosen_baselines
 from textgen.tasks.forecasting.rolling import BacktestReport
@@ -32,7 +33,7 @@ LISTS = ("time_column", "target_column", "extra_column", "future_column", "stati
 class Forecaster:
     """A forecaster with `fit` and `predict`, for tables in memory.
 
-    Options are those of `textgen.train` with `task="forecast"`: `horizon`, `cell`, `season`, `max_steps`, `seed` and so
+    Options are those of `textgen.train` for this task: `horizon`, `cell`, `season`, `max_steps`, `seed` and so
     on. Without `output_dir`, the run folder is a temporary one, which is removed with the object.
 
     Attributes:
@@ -47,7 +48,7 @@ class Forecaster:
 
     def __init__(self, **options: Any) -> None:
         self.options = _with_lists(options)
-        options_for({**self.options, "task": "forecast"})  # raises UsageError for what is wrong
+        options_for({**self.options, "task": ForecastingTask.name})  # raises UsageError for what is wrong
         self.folder: Path | None = None
         self._model: ForecastModel | None = None
         self._kind = "pandas"
@@ -65,7 +66,7 @@ class Forecaster:
             place = tempfile.mkdtemp(prefix="textgen-")
             weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
             options["output_dir"] = str(Path(place) / "run")
-        self.folder = train(table, **{**options, "task": "forecast"})
+        self.folder = train(table, **{**options, "task": ForecastingTask.name})
         self._model = load(self.folder)
         self._kind, self._times = _kind_of(table), _times_of(table, self._model.design.columns.times)
         return self
