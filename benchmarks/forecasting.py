@@ -237,12 +237,10 @@ def written(row, errors):
 
 def relative(forecaster, rows, end, horizon):
     """Root relative squared error and mean correlation of the last step of each window, as Lai et al. 2018 count."""
-    from textgen.tasks.forecasting.rolling import SeriesLoop
-
-    recent = [each.since(end - forecaster.design.context) for each in rows]
-    first, ends = [forecaster.design.context - 1] * len(rows), [len(each) - horizon for each in recent]
+    loop, after = forecaster.loop(rows, [end] * len(rows))
+    recent, first = loop.rows, [start - 1 for start in after]
+    ends = [len(each) - horizon for each in recent]
     truth, model, naive = ([[] for _ in rows] for _ in range(3))
-    loop = SeriesLoop(forecaster.stepper, recent, forecaster.design)
     for origins in loop.read(first, 20_000, ends):
         ahead = loop.forecasts(origins, horizon)[:, -1]
         for place, (k, t) in enumerate(zip(origins.series, origins.steps, strict=True)):

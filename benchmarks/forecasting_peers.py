@@ -42,13 +42,15 @@ def prepared(row, folder):
     return design, rows, [len(each) for each in training.series]
 
 
-def errors_of(row, method, folder):
-    """The errors of one method at every horizon of a row, as records."""
+def errors_of(row, method, folder, fits):
+    """The errors of one method at every horizon of a row, as records; `fits` keeps those of series in several rows."""
     design, rows, first = prepared(row, folder)
     reports = {horizon: BacktestReport(ForecastRequest(horizon), design.season) for horizon in row.horizons}
     seconds = dict.fromkeys(reports, 0.0)
     for each, start in zip(rows, first, strict=True):
-        fitted = Fitted(method, each.series.values, start, design.season, 90.0)
+        fitted = fits.setdefault(
+            (row.file, each.series.name, method, start), Fitted(method, each.series.values, start, design.season, 90.0)
+        )
         for horizon, report in reports.items():
             began = time.process_time()
             steps = scored_steps(len(each), start, report.request)
@@ -79,11 +81,12 @@ def main():
     asked = parser.parse_args()
     records = [json.loads(line) for line in asked.record.read_text().splitlines()] if asked.record.exists() else []
     done = {(record["series"], record["method"]) for record in records}
+    fits = {}
     for method in asked.method or BASELINES:
         for row in ROWS:
             if (row.name, method) in done or (asked.only and asked.only not in row.name):
                 continue
-            found = errors_of(row, method, asked.folder)
+            found = errors_of(row, method, asked.folder, fits)
             with asked.record.open("a") as file:
                 file.writelines(json.dumps(record) + "\n" for record in found)
             print("\n".join(map(json.dumps, found)), flush=True)

@@ -28,7 +28,7 @@ from textgen.tasks.forecasting.combining import (
 )
 from textgen.tasks.forecasting.objective import TorchForecastStepper
 from textgen.tasks.forecasting.rolling import LAST, MODEL, SEASONAL, ForecastRequest, SeriesLoop
-from textgen.tasks.forecasting.weighting import TRUSTED, best_weights, fitted
+from textgen.tasks.forecasting.weighting import TRUSTED, best_weights, covering, fitted
 
 MANY = np.full((1, len(KINDS)), 1e9)
 OTHER_SERIES = ("short", "long")
@@ -152,6 +152,12 @@ def test_an_interval_is_stretched_to_what_it_covers(tmp_path):
         loop, after = CombinedLoop.over(stepper, data.rows, data.design, data.ends, each)
         covered.append(loop.evaluate(after, ForecastRequest(1, number=200)).errors[MODEL].mean("covered"))
     assert covered[0] < 0.5 and 0.84 < covered[1] < 0.96
+
+
+def test_a_few_values_widen_an_interval_and_never_narrow_it():
+    near, far = np.linspace(0.01, 0.5, 20), np.linspace(0.1, 3.0, 20)
+    assert covering(near, 5, 1.0) == 1.0 and covering(np.repeat(near, 10), 5, 1.0) < 0.5
+    assert covering(far, 5, 1.0) == pytest.approx(far[18]) and covering(far[:4], 5, 1.7) == 1.7
 
 
 @pytest.fixture(scope="module")

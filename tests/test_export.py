@@ -48,21 +48,17 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(place):
-    """A trained model of each tokenizer kind, and a classifier."""
+    """A trained model of each tokenizer kind, and two classifiers, one of them with a linear model of words."""
     (place / "story.txt").write_text(STORY * 60 + FILES["notes.txt"], encoding="utf-8", newline="")
     (place / "labels.csv").write_text(FILES["labels.csv"])
     made = {
         kind: textgen.train(place / "story.txt", tokenizer=kind, output_dir=str(place / kind), **SMALL, **more)
         for kind, more in KINDS.items()
     }
-    labels = {
-        "label_column": "label",
-        "tokenizer": "char",
-        "ngrams": False,
-        "output_dir": str(place / "labels"),
-        **SMALL,
-    }
-    return {**made, "labels": textgen.train(place / "labels.csv", **labels)}
+    for name, more in (("labels", {"ngrams": False}), ("words", {"ensemble": 2})):
+        options = {"label_column": "label", "tokenizer": "char", "output_dir": str(place / name), **SMALL, **more}
+        made[name] = textgen.train(place / "labels.csv", **options)
+    return made
 
 
 def module(folder, scratch, **options):
@@ -191,11 +187,45 @@ def test_pieces_are_whole_characters_and_the_text(folders, tmp_path):
 
 
 @needs_node
-def test_a_classifier_gives_the_same_probabilities(folders, tmp_path):
+@pytest.mark.parametrize("name", ["labels", "words"])
+def test_a_classifier_gives_the_same_probabilities(folders, tmp_path, name):
     texts = ["a fine day", "a dull day", "fine fine dull"]
-    found = in_node(tmp_path, module(folders["labels"], tmp_path), *(["classify", text] for text in texts))
-    for wanted, probabilities in zip(textgen.load(folders["labels"]).classify(texts), found, strict=True):
+    found = in_node(tmp_path, module(folders[name], tmp_path), *(["classify", text] for text in texts))
+    for wanted, probabilities in zip(textgen.load(folders[name]).classify(texts), found, strict=True):
         assert probabilities == pytest.approx(wanted.probabilities, abs=1e-6)
+
+
+@needs_node
+def test_words_are_those_of_python(tmp_path):
+    """In every script: a text whose words are read differently has other probabilities."""
+    texts = [
+        "Die Straße, GROẞE Straße",
+        "ΟΔΥΣΣΕΥΣ και Ὀδυσσεύς",
+        "İstanbul'da ılık",
+        "ﬁne ﬂat oﬃce",
+        "don't_stop 42½ ⅷ",
+        "ฉันรักเธอ",
+        "我愛你。",
+        "ひらがな カタカナ",
+        "नमस्ते दुनिया",
+        "e\u0301te\u0301",
+        "a\x1cb\x85c\u00a0d\ufeffe",
+        "disappointing" * 5,
+        "🦊🦊 𝒳𝒴 𐐀𐐨",
+        "--- ?! ---",
+    ]
+    rows = [{"text": text, "label": "odd" if k % 2 else "even"} for k, text in enumerate(texts) for _ in range(3)]
+    (tmp_path / "scripts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = textgen.train(
+        tmp_path / "scripts.jsonl", task="classify", tokenizer="byte", output_dir=str(tmp_path / "run"), **SMALL
+    )
+    model = textgen.load(run)
+    found = in_node(tmp_path, module(run, tmp_path), *(["classify", text] for text in texts))
+    for text, wanted, probabilities in zip(texts, model.classify(texts), found, strict=True):
+        assert probabilities == pytest.approx(wanted.probabilities, abs=1e-6), text
+        features = model.blend.ngrams.reading()
+        assert list(features.through([text.encode()])) and len(features.keys()) > 2, text
+    assert model.blend.weights[1] > 0
 
 
 def with_kept_settings(model, later):
@@ -365,6 +395,13 @@ def test_onnx_of_rounded_weights_is_numpys(dtype, tmp_path):
     ids = np.arange(3)
     found = session.run(["logits"], {"ids": ids, **begins(session, 3)})[0]
     np.testing.assert_allclose(found, stepper.step(ids, stepper.initial_state(3))[0], atol=1e-5)
+
+
+def test_onnx_of_a_model_without_labels_opens_no_model(folders, place, monkeypatch):
+    """Opening a forecaster needs torch; its graph does not."""
+    pytest.importorskip("onnx")
+    monkeypatch.setattr("textgen.export.stored.load", lambda folder: pytest.fail("the model was opened"))
+    assert export(folders["char"], place / "model.onnx")
 
 
 def test_onnx_of_classifiers(folders, place):

@@ -324,10 +324,10 @@ def test_a_damaged_file_is_named(folder, tmp_path, name, content):
         textgen.load(damaged(folder, tmp_path / "copy", name, content))
 
 
-def test_a_blend_cannot_be_exported(folder, tmp_path):
+def test_a_blend_cannot_be_exported_as_onnx(folder, tmp_path):
     with pytest.raises(TextgenError, match="linear model of words") as caught:
         export(folder, tmp_path / "model.onnx")
     assert "ngrams=False" in caught.value.hint
     with spelled_as(as_flags), pytest.raises(TextgenError) as caught:
-        export(folder, tmp_path / "model.html")
+        export(folder, tmp_path / "model.onnx")
     assert "--no-ngrams" in caught.value.hint and not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ neighbours, and its best settings do not depend on the unit."""
 import numpy as np
 import pytest
 
-from textgen.tasks.forecasting.smoothing import KEPT, Histories, Search, Settings, Smoothed, run
+from textgen.tasks.forecasting.smoothing import KEPT, Histories, Search, Settings, Smoothed, run, scores
 
 PERIODS = [(), (12,), (4, 12)]
 
@@ -130,12 +130,16 @@ def test_the_search_finds_what_made_a_series():
     assert chosen.seasonal[0, :KEPT].all()
 
 
-def test_a_short_series_has_no_season():
-    chosen, _ = Search(histories(noisy(30)), (12,), 1).best()
-    assert not chosen.seasonal.any()
+def test_a_season_needs_three_of_its_kind():
+    pattern = np.random.default_rng(0).normal(size=12)
+    for length, there in ((30, False), (48, True)):
+        chosen, _ = Search(histories(np.resize(pattern, length)), (12,), 1).best()
+        assert chosen.seasonal.any() == there
 
 
 def test_settings_that_explode_are_never_chosen():
     values = np.cumsum(np.random.default_rng(0).standard_cauchy(200))
     chosen, weights = Search(histories(values), (12,), 4).best()
     assert np.isfinite(last(histories(values), chosen, (12,), 50)).all() and np.isfinite(weights).all()
+    for level in (50.0, 1e300):
+        assert np.isinf(scores(histories(values), settings(level=level), (), 1)[0]).all()

@@ -25,7 +25,7 @@ from textgen.tasks.forecasting.rolling import BacktestReport
 from textgen.training.start import train
 from textgen.training.stored_data import data_of
 
-LISTS = ("time_column", "target_column", "extra_column")
+LISTS = ("time_column", "target_column", "extra_column", "future_column", "static_column")
 """Options that hold several columns; one may be given by itself."""
 
 
@@ -85,18 +85,21 @@ class Forecaster:
         number: int = 200,
         seed: int = 0,
         quantiles: Any = None,
+        future: Any = None,
     ) -> Any:
         """Forecast the next `horizon` steps (by default as in training) of each series, as a frame of the kind that
         `fit` was given.
 
         Its columns are `series`, `time`, `forecast`, `low` and `high`, and `q0.1` and so on for `quantiles`; `time`
         holds dates where the table did, and otherwise times as the table writes them. The forecasts continue the
-        training data or, if given, a newer `table`. `number` sample paths give the interval of `level` percent. Raises
+        training data or, if given, a newer `table`. `future` is a table with the next values of future columns, if the
+        end of that table does not have them. `number` sample paths give the interval of `level` percent. Raises
         TextgenError before `fit`, and for a table that cannot be read.
         """
         model = self.model
         request = model.request(horizon, 1, number, level, seed, quantiles)
-        found = model.predict_rows(model.kept() if table is None else model.read(table), request)
+        rows = model.kept() if table is None else model.read(table)
+        found = model.predict_rows(rows if future is None else model.with_future(rows, future), request)
         kind, times = self._kind, self._times
         if table is not None:
             kind, times = _kind_of(table), _times_of(table, model.design.columns.times)

@@ -24,7 +24,8 @@ from textgen.screen import encodings_said, reading_said
 from textgen.tasks import built_in_tasks
 
 COMMON = (
-    *("model", "as_json", "output", "plot", "threshold", "explain", "explain_html", "whole_files", "horizon", "level"),
+    *("model", "as_json", "output", "plot", "whole_files", "threshold", "explain", "explain_html"),
+    *("horizon", "level", "quantiles", "future", "samples"),
     *("encoding", "text_column", "threads", "overwrite"),
 )
 OPTIONS = {task.name: task.prediction for task in built_in_tasks() if task.prediction}

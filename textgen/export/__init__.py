@@ -43,11 +43,10 @@ def export(
         raise UsageError(f"{named('sequence')} is for ONNX, not for {form}.")
     if form == "onnx":
         from textgen.export.onnx import onnx, sequence_name
-        from textgen.export.stored import facts_of, read_model
-        from textgen.loading import load
+        from textgen.export.stored import facts_in, read_model
 
         graph, weights = read_model(folder)
-        facts = facts_of(load(folder))
+        facts = facts_in(folder)
         files = {output.name: onnx(graph, weights, dtype, facts=facts)}
         return {**files, sequence_name(output): onnx(graph, weights, dtype, True, facts)} if sequence else files
     from textgen.export.bundle import bundle

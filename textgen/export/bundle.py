@@ -25,6 +25,7 @@ from textgen.runtime.graph import StepGraph
 from textgen.runtime.int8 import Int8Rows
 from textgen.runtime.ops import Array
 from textgen.tasks.classification.model import Classifier
+from textgen.tasks.classification.ngrams import BEGINNINGS, Blend
 from textgen.tasks.forecasting.combining import KINDS, SMOOTHED, Smoother
 from textgen.tasks.forecasting.design import prepare_series
 from textgen.tasks.forecasting.forecaster import ForecastModel
@@ -52,6 +53,10 @@ def bundle(folder: Path, dtype: str | None = None) -> Bundle:
     manifest = storage.read_manifest(folder)
     config = read_config(folder, manifest)
     entries, block = _block(graph, weights, dtype)
+    model = load(folder)
+    linear: dict[str, Any] = {}
+    if isinstance(model, Classifier) and model.blend is not None:
+        linear, block = _linear(model.blend, block)
     card = storage.verified(folder, CARD, manifest).decode("utf-8", "replace") if CARD in manifest["files"] else ""
     description = {
         "format": FORMAT,
@@ -63,14 +68,27 @@ def bundle(folder: Path, dtype: str | None = None) -> Bundle:
         "card": card,
         "step": replace(graph, int8=()).to_json(),
         "weights": entries,
-        **_reading(folder),
+        **_reading(model, folder),
+        **linear,
     }
     return Bundle(description, block)
 
 
-def _reading(folder: Path) -> dict[str, Any]:
+def _linear(blend: Blend, block: bytes) -> tuple[dict[str, Any], bytes]:
+    """How a linear model of words is read and weighted, and the block with its features and their weights."""
+    known, weights = blend.ngrams.known, blend.ngrams.weights
+    begin = len(block) + -len(block) % ALIGNED
+    block = block.ljust(begin, b"\0") + known.astype("<u4").tobytes() + weights.astype("<f4").tobytes()
+    folded = {
+        letter: letter.casefold() for letter in map(chr, range(0x110000)) if letter.casefold() != letter.lower()
+    }  # where case folding is more than lower case
+    recurrent, own = blend.weights
+    stored = {"offset": begin, "features": len(known), "folded": folded, "beginnings": list(BEGINNINGS)}
+    return {"linear": {**stored, "weights": {"recurrent": recurrent, "linear": own}}}, block
+
+
+def _reading(model: Any, folder: Path) -> dict[str, Any]:
     """How text becomes tokens, and what is done with the outputs."""
-    model = load(folder)
     if isinstance(model, LanguageModel):
         generation = {
             "begin": list(model.begin),
@@ -91,6 +109,11 @@ def _forecasting(model: ForecastModel) -> dict[str, Any]:
     """What a forecaster needs beside its step: of each series the end of its training data, as the model reads it, and
     the calendar of the steps after it."""
     design = model.design
+    if design.columns.future:
+        raise TextgenError(
+            "a forecaster with future columns cannot be exported: a page cannot know their next values.",
+            hint="train without future_column, or use textgen predict.",
+        )
     return {
         "horizon": design.horizon,
         "reach": design.reach,

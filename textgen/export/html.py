@@ -20,7 +20,7 @@ PAGE = Path(__file__).parent / "page"
 
 def code() -> str:
     """The JavaScript that runs a model."""
-    return "\n".join((PAGE / name).read_text(encoding="utf-8") for name in ("runtime.js", "forecast.js"))
+    return "\n".join((PAGE / name).read_text(encoding="utf-8") for name in ("runtime.js", "words.js", "forecast.js"))
 
 
 def html(bundle: Bundle) -> bytes:

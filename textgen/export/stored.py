@@ -9,6 +9,7 @@ import numpy as np
 
 from textgen import storage
 from textgen.errors import TextgenError
+from textgen.loading import load
 from textgen.model import STEP, read_config, require_model, require_weights
 from textgen.options import named
 from textgen.runtime import Weights, read_step
@@ -16,6 +17,7 @@ from textgen.runtime.graph import StepGraph, TensorSpec
 from textgen.runtime.int8 import Int8Rows, suits
 from textgen.runtime.ops import Array
 from textgen.tasks.classification.model import Classifier
+from textgen.tasks.classification.reading import LABELS
 
 
 def read_model(folder: Path) -> tuple[StepGraph, Weights]:
@@ -32,13 +34,22 @@ def facts_of(model: Any) -> dict[str, Any]:
     """What turns the outputs of a classifier into probabilities of labels; nothing for another model."""
     if not isinstance(model, Classifier):
         return {}
-    if model.blend is not None:
-        raise TextgenError(
-            "this classifier adds the scores of a linear model of words, which an export cannot hold.",
-            hint=f"train one with {named('ngrams', False)} to export it.",
-        )
     facts = {"labels": list(model.labels), "pooling": model.pooling, "temperature": model.temperature}
     return {**facts, "multi_label": model.multi_label}
+
+
+def facts_in(folder: Path) -> dict[str, Any]:
+    """The same of a model folder; only a classifier is opened, since opening others may need more than is installed.
+    Raises TextgenError for one that also has a linear model, which is no part of the step."""
+    if LABELS not in storage.read_manifest(folder)["files"]:
+        return {}
+    model = load(folder)
+    if isinstance(model, Classifier) and model.blend is not None:
+        raise TextgenError(
+            "this classifier adds the scores of a linear model of words, which an ONNX file cannot hold.",
+            hint=f"export it as a page or as JavaScript, or train one with {named('ngrams', False)}.",
+        )
+    return facts_of(model)
 
 
 def in_dtype(weight: Array | Int8Rows, spec: TensorSpec, name: str, dtype: str | None) -> Array | Int8Rows:

@@ -858,6 +858,7 @@ export class Model {
     this.task = description.task;
     this.stepper = new Stepper(description.step, weightsOf(description.weights, buffer));
     this.tokenizer = description.tokenizer && new Tokenizer(description.tokenizer);
+    this.linear = description.linear && new LinearModel(description.linear, description.facts.labels.length, buffer);
     this.size = description.step.logits[1][1];
     this.begin = generation.begin || [];
     this.promptEnd = generation.prompt_end || [];
@@ -920,7 +921,12 @@ export class Model {
       if (!pooled || pooling === "last") pooled = Float64Array.from(outputs);
       else pooled.forEach((value, k) => (pooled[k] = pooling === "max" ? Math.max(value, outputs[k]) : value + outputs[k]));
     }
-    pooled = pooled.map((value) => value / ((pooling === "mean" ? ids.length : 1) * temperature));
+    if (pooling === "mean") pooled = pooled.map((value) => value / ids.length);
+    if (this.linear) {
+      const total = several ? 0 : logSum(pooled, 0, pooled.length, 1);
+      pooled = this.linear.blended(text, pooled.map((value) => value - total));
+    }
+    pooled = pooled.map((value) => value / temperature);
     if (several) return Object.fromEntries(labels.map((label, k) => [label, 1 / (1 + Math.exp(-pooled[k]))]));
     const total = logSum(pooled, 0, pooled.length, 1);
     return Object.fromEntries(labels.map((label, k) => [label, Math.exp(pooled[k] - total)]));

@@ -28,7 +28,7 @@ from textgen.tasks.forecasting.times import Places
 TITLES = dict(zip(BASELINES, ("AutoETS", "AutoARIMA"), strict=True))
 FEW = 500  # a series of fewer time steps is fitted again at every origin
 RECENT = 200  # the origins that are scored of a longer one
-LONGEST_FIT = 4_000  # the time steps that a longer one is fitted on, at most: the last ones before the first origin
+LONGEST_FIT = 2_000  # the time steps that a longer one is fitted on, at most: the last ones before the first origin
 LONGEST_SEASON = 24
 """AutoETS knows no longer season, and AutoARIMA takes hours for one; beyond, they are fitted without a season."""
 

@@ -56,10 +56,17 @@ class Columns:
     targets: tuple[str, ...]
     extras: tuple[str, ...]
     series: str | None
+    future: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
 
     def all(self) -> list[str]:
         """The names of all columns, in the order in which they are read."""
-        return [*self.times, *([self.series] if self.series is not None else []), *self.numbers]
+        return [*self.times, *([self.series] if self.series is not None else []), *self.numbers, *self.known]
+
+    @property
+    def known(self) -> list[str]:
+        """The columns that are known in advance: the future ones, then the static ones."""
+        return [*self.future, *self.static]
 
     @property
     def numbers(self) -> list[str]:
@@ -71,7 +78,8 @@ def choose_columns(header: Header, options: ForecastingOptions) -> Columns:
     """Choose the columns of a table by the options, otherwise by their names; otherwise the only one that holds dates,
     or one without a name, is the time. Raises UsageError naming the columns."""
     columns, name = header.columns, header.name
-    asked = [*options.time_column, *options.extra_column]
+    known = (options.future_column, options.static_column)
+    asked = [*options.time_column, *options.extra_column, *known[0], *known[1]]
     asked += [options.series_column] if options.series_column is not None else []
     targets = list(options.target_column)
     require_columns(columns, [*asked, *(targets if targets != [ALL] or ALL in columns else [])], name)
@@ -90,7 +98,8 @@ def choose_columns(header: Header, options: ForecastingOptions) -> Columns:
     if not targets:
         _refuse_no_header(header)
         raise _no_target(header, rest, times, options)
-    return Columns(tuple(times), tuple(targets), tuple(options.extra_column), options.series_column)
+    extras = tuple(options.extra_column)
+    return Columns(tuple(times), tuple(targets), extras, options.series_column, *map(tuple, known))
 
 
 def _no_target(header: Header, rest: Sequence[str], times: Sequence[str], options: ForecastingOptions) -> UsageError:

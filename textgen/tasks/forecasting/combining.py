@@ -197,7 +197,8 @@ class CombinedLoop(SeriesLoop):
         steps = origins.steps + np.array(self.offsets)[origins.series]
         found = {RECURRENT: super().forecasts(origins, horizon)}
         if self.combination.smooths:
-            found[SMOOTHED] = self.bounded(origins, self.smoother.forecasts(origins.series, steps, horizon))
+            smoothed = self.bounded(origins, self.smoother.forecasts(origins.series, steps, horizon))
+            found[SMOOTHED] = np.where(np.isnan(smoothed), found[RECURRENT], smoothed)  # it has left all numbers
         found |= {kind: np.empty((len(origins), horizon)) for kind in (LAST, SEASONAL)}
         for number in np.unique(origins.series):
             here, scaled = origins.series == number, self.rows[number].scaled

@@ -33,6 +33,7 @@ from textgen.tasks.forecasting.design import (
     arrays_of,
     bridged,
     design_of,
+    known_parts,
     prepare_series,
     split_series,
 )
@@ -70,14 +71,15 @@ def from_bytes(content: bytes, design: Design, path: str) -> dict[str, Series]:
             raise ValueError("its series are not those of the model")
         if len(arrays["values"]) != lengths.sum() or extras.shape != (lengths.sum(), len(design.extras)):
             raise ValueError("its arrays do not have the recorded lengths")
-        edges = np.cumsum([0, *lengths])
+        edges, known = np.cumsum([0, *lengths]), known_parts(arrays, len(design.known))
         found = {}
         for k, (name, scale) in enumerate(design.scales.items()):
             part = slice(edges[k], edges[k + 1])
             start = scale.end - design.clock.step * int(lengths[k])
             missing = arrays["missing"][part].astype(bool)
             values, least = arrays["values"][part], float(lowest[k])
-            found[name] = Series(name, start, values, missing, extras[part], clock=design.clock, lowest=least)
+            one = Series(name, start, values, missing, extras[part], clock=design.clock, lowest=least)
+            found[name] = replace(one, known=known[k])
         return found
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise storage.DamagedError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
@@ -99,6 +101,7 @@ def continued(series: Series, history: Mapping[str, Series], design: Design) -> 
         values=np.concatenate([before.values, after.values]),
         missing=np.concatenate([before.missing, after.missing]),
         extras=np.concatenate([before.extras, after.extras]),
+        known=np.concatenate([before.known[: len(before)], after.known]),
         clock=series.clock,
         trained=len(before),
     )
@@ -121,7 +124,9 @@ class SeriesData(ExampleData):
         apart = None
         if options.validation_file is not None:
             named = replace(options, target_column=list(table.columns.targets), time_column=list(table.columns.times))
-            apart = read_series(find_sources([options.validation_file]), named, reading, window, table.clock)
+            apart = read_series(
+                find_sources([options.validation_file]), named, reading, window, table.clock, table.words
+            )
         split = split_series(table, apart, options)
         design = design_of(table, split, options)
         parts = {TRAIN: arrays_of([one for one, _ in split]), VALIDATION: arrays_of([held for _, held in split])}
@@ -154,6 +159,7 @@ class SeriesData(ExampleData):
         """Every series, its held-out part included."""
         parts = [self.store.parts[part] for part in (TRAIN, VALIDATION)]
         edges = [np.cumsum([0, *part["lengths"]]) for part in parts]
+        known = [known_parts(part, len(self.design.known)) for part in parts]
         found = []
         for k, name in enumerate(self.design.scales):
             pieces = [
@@ -162,7 +168,9 @@ class SeriesData(ExampleData):
             ]
             values, missing, extras = (np.concatenate(piece) for piece in pieces)
             start, clock = int(parts[0]["starts"][k]), self.design.clock
-            found.append(Series(name, start, values, missing.astype(bool), extras, clock=clock))
+            one = Series(name, start, values, missing.astype(bool), extras, clock=clock)
+            beside = np.concatenate([known[0][k][: self.ends[k]], known[1][k]])
+            found.append(replace(one, known=beside))
         return found
 
     @cached_property
@@ -250,6 +258,7 @@ class SeriesData(ExampleData):
             f"corrects {' or '.join(bases)}",
             "in logarithms" if logs == len(design.scales) else f"{logs} in logarithms" if logs else "",
             f"horizon {plural(design.horizon, 'step')}",
+            f"knows {', '.join(design.columns.known)} in advance" if design.known else "",
             *self.notes,
         ]
 

@@ -20,6 +20,7 @@ from textgen.errors import TextgenError
 from textgen.formatting import plural
 from textgen.options import named
 from textgen.tasks.forecasting.columns import Columns
+from textgen.tasks.forecasting.known import Known, known_inputs, known_of
 from textgen.tasks.forecasting.options import ForecastingOptions
 from textgen.tasks.forecasting.reading import Series, Table, gap_limit, report_left_out
 from textgen.tasks.forecasting.scaling import (
@@ -143,7 +144,8 @@ def bridged(series: Series, later: Series, gap: int) -> Series:
     values = np.concatenate([np.full(gap, series.values[-1]), later.values])
     missing = np.concatenate([np.ones(gap, dtype=bool), later.missing])
     extras = np.concatenate([np.repeat(series.extras[-1:], gap, axis=0), later.extras])
-    return replace(later, start=series.start, values=values, missing=missing, extras=extras)
+    known = np.concatenate([np.repeat(series.known[len(series) - 1 : len(series)], gap, axis=0), later.known])
+    return replace(later, start=series.start, values=values, missing=missing, extras=extras, known=known)
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ class Design:
     transform: str
     longest_gap: int | None
     """Steps of the longest gap that is filled; None for `gap_limit`."""
+    known: tuple[Known, ...] = ()
+    """The columns that are known in advance."""
 
     def __post_init__(self) -> None:
         sizes = [self.season, self.horizon, *(self.season * k for k in self.lags.seasons)]
@@ -174,7 +178,7 @@ class Design:
     @property
     def width(self) -> int:
         """The number of model inputs at a time step."""
-        return self.lags.width + len(self.extras) + self.calendar.width
+        return self.lags.width + len(self.extras) + self.calendar.width + sum(each.width for each in self.known)
 
     @property
     def context(self) -> int:
@@ -216,7 +220,12 @@ class Design:
             columns = content["columns"]
             return cls(
                 Columns(
-                    tuple(columns["times"]), tuple(columns["targets"]), tuple(columns["extras"]), columns["series"]
+                    tuple(columns["times"]),
+                    tuple(columns["targets"]),
+                    tuple(columns["extras"]),
+                    columns["series"],
+                    tuple(columns.get("future", ())),
+                    tuple(columns.get("static", ())),
                 ),
                 Clock.from_json(content["clock"]),
                 int(content["season"]),
@@ -227,6 +236,7 @@ class Design:
                 {str(name): Scale.from_json(scale) for name, scale in content["scales"].items()},
                 str(content["transform"]),
                 None if content["longest_gap"] is None else int(content["longest_gap"]),
+                tuple(Known.from_json(each) for each in content.get("known", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise storage.DamagedError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
@@ -235,9 +245,9 @@ class Design:
 @dataclass(frozen=True)
 class PreparedSeries:
     """One series as the model reads it: `scaled` values (N,) and `inputs` (N, width) at each time step, `bases` (N,)
-    the naive forecasts of the next step, `calendar` (N + ahead, C) of the next steps, `extras` (N, E). `floor` (N,) is
-    the lowest scaled value of forecasts from each step: zero if no value up to that step, in training or since, is
-    negative; otherwise -inf."""
+    the naive forecasts of the next step, `calendar` (N + ahead, C) and all else that is known of the next steps,
+    `extras` (N, E). `floor` (N,) is the lowest scaled value of forecasts from each step: zero if no value up to that
+    step, in training or since, is negative; otherwise -inf."""
 
     series: Series
     scale: Scale
@@ -282,6 +292,7 @@ def prepare_series(series: Series, design: Design, ahead: int = 0) -> PreparedSe
     read = lagged(scaled, design.lags)
     times = series.start + design.clock.step * np.arange(1, len(series) + ahead + 1)
     calendar = design.calendar.features(series.clock.elapsed(times)).astype(np.float32)
+    calendar = np.concatenate([calendar, known_inputs(design.known, series.known, len(times))], axis=1)
     mean, spread = np.array(design.extras).reshape(-1, 2).T
     extras = np.clip((series.extras - mean) / spread, -FARTHEST, FARTHEST).astype(np.float32)
     of_values = features(read, units, design.lags, series.missing.astype(np.float64))
@@ -312,6 +323,7 @@ def design_of(table: Table, split: Sequence[tuple[Series, Series]], options: For
         scales,
         options.transform,
         options.seq_length,
+        tuple(known_of(table.columns.future, table.columns.static, table.words, [e.known[: len(e)] for e in training])),
     )
 
 
@@ -323,7 +335,26 @@ def arrays_of(series: Sequence[Series]) -> dict[str, Any]:
         "extras": np.concatenate([each.extras for each in series]),
         "lengths": np.array([len(each) for each in series], dtype=np.int64),
         "starts": np.array([each.start for each in series], dtype=np.int64),
+        **_known_arrays(series),
     }
+
+
+def _known_arrays(series: Sequence[Series]) -> dict[str, Any]:
+    """What is known in advance of several series, if anything is."""
+    if not series or not series[0].known.shape[1]:
+        return {}
+    lengths = np.array([len(each.known) for each in series], dtype=np.int64)
+    return {"known": np.concatenate([each.known for each in series]), "known_lengths": lengths}
+
+
+def known_parts(arrays: Mapping[str, Any], columns: int) -> list[Floats]:
+    """What is known in advance of each series, from the arrays of `arrays_of`. Raises ValueError for other arrays."""
+    if not columns:
+        return [np.zeros((0, 0))] * len(arrays["lengths"])
+    known, lengths = arrays["known"], arrays["known_lengths"]
+    if known.shape != (lengths.sum(), columns) or len(lengths) != len(arrays["lengths"]):
+        raise ValueError("its known values do not have the recorded lengths")
+    return np.split(known, np.cumsum(lengths)[:-1])
 
 
 @dataclass(frozen=True)

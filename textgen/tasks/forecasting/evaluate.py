@@ -22,7 +22,7 @@ from textgen.formatting import aligned, count, plural, table
 from textgen.options import named
 from textgen.screen import Output, rewrite_line, say, warn
 from textgen.storage import filesystem
-from textgen.storage.outputs import to_png
+from textgen.storage.outputs import refuse_same, to_png
 from textgen.tasks import Request
 from textgen.tasks.forecasting.baselines import Reached, require_baselines
 from textgen.tasks.forecasting.data import SeriesData
@@ -228,6 +228,7 @@ def predict(request: Request) -> None:
             hint=f"textgen predict -m {request.folder} TABLE.csv",
         )
     output, plot = request.outputs.get("output"), request.outputs.get("plot")
+    refuse_same({named(name): getattr(request.options, name) for name in ("output", "plot", "future")})
     if plot is not None:
         require("matplotlib")
     options: ForecastPrediction = request.options
@@ -245,6 +246,7 @@ def predict(request: Request) -> None:
         request.reading.asked("delimiter"),
         options.decimal,
         quantiles,
+        options.future,
     )
     continued = sum(each.history.trained > 0 for each in found)
     if continued:

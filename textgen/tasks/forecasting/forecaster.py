@@ -18,11 +18,14 @@ from textgen.errors import TextgenError, UsageError
 from textgen.generation.language_model import opened, stored_stepper
 from textgen.model import ModelConfig
 from textgen.model.stepper import Stepper
+from textgen.options import named
 from textgen.tasks.forecasting import data
+from textgen.tasks.forecasting.ahead import read_ahead
 from textgen.tasks.forecasting.baselines import Reached, with_baselines
 from textgen.tasks.forecasting.combining import COMBINATION_FILE, RECURRENT_ONLY, Combination, CombinedLoop
 from textgen.tasks.forecasting.data import continued
 from textgen.tasks.forecasting.design import DESIGN_FILE, LARGEST, Design, PreparedSeries, prepare_series
+from textgen.tasks.forecasting.known import require_ahead
 from textgen.tasks.forecasting.options import ForecastingOptions, chosen_baselines, chosen_quantiles
 from textgen.tasks.forecasting.reading import Series, read_series
 from textgen.tasks.forecasting.rolling import BacktestReport, ForecastRequest, SeriesLoop, interval
@@ -89,13 +92,16 @@ class ForecastModel:
             target_column=list(columns.targets),
             series_column=columns.series,
             extra_column=list(columns.extras),
+            future_column=list(columns.future),
+            static_column=list(columns.static),
             season=self.design.season,
             decimal=decimal,
         )
         sources = find_sources(corpora("corpus", corpus))
         reading = Reading.of(self.config.reading, {"encoding": encoding, "delimiter": delimiter}).options
         try:
-            table = read_series(sources, options, reading, self.design.longest_gap, self.design.clock)
+            words = {each.column: each.words for each in self.design.known}
+            table = read_series(sources, options, reading, self.design.longest_gap, self.design.clock, words)
         except UsageError as error:
             if error.column is None or error.column not in columns.all():
                 raise
@@ -115,19 +121,46 @@ class ForecastModel:
         delimiter: str | None = None,
         decimal: str | None = None,
         quantiles: Any = None,
+        future: Any = None,
     ) -> list[Forecast]:
         """Forecast `horizon` steps (by default as in training) after the last value of each series of some tables.
 
         `corpus` is a path, a table in memory as `textgen.train` takes it, or a list of those. `number` sample paths
         give the interval of `level` percent and the `quantiles`, such as [0.1, 0.5]; the same seed gives the same
-        paths. Raises TextgenError naming row and column of what cannot be read.
+        paths. The next values of future columns are in rows of `corpus` without a value to forecast, or in a further
+        table, `future`. Raises TextgenError naming row and column of what cannot be read.
 
         Example:
             >>> forecaster = textgen.load("runs/weather")                              # doctest: +SKIP
             >>> forecaster.predict("weather.csv", horizon=24)[0].values                   # doctest: +SKIP
         """
         request = self.request(horizon, 1, number, level, seed, quantiles)
-        return self.predict_rows(self.read(corpus, encoding, delimiter, decimal), request)
+        rows = self.read(corpus, encoding, delimiter, decimal)
+        if future is not None:
+            rows = self.with_future(rows, future, encoding, delimiter, decimal)
+        return self.predict_rows(rows, request)
+
+    def with_future(
+        self,
+        rows: Sequence[PreparedSeries],
+        future: Any,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        decimal: str | None = None,
+    ) -> list[PreparedSeries]:
+        """Series with the next values of future columns from another table, which has the columns of times, of series
+        and of these. Raises TextgenError naming row and column of what cannot be read."""
+        design = self.design
+        if not design.columns.future:
+            raise UsageError(f"{named('future')} gives the next values of future columns, and this model has none.")
+        sources = find_sources(corpora("future", future))
+        reading = Reading.of(self.config.reading, {"encoding": encoding, "delimiter": delimiter}).options
+        ahead = read_ahead(sources, design.columns, design.known, reading, design.clock, decimal)
+        return [
+            prepare_series(ahead[name].after(each.series, design.clock) if name in ahead else each.series, design)
+            for each in rows
+            for name in [each.series.name]
+        ]
 
     def kept(self) -> list[PreparedSeries]:
         """The end of each series of the training data, which the model keeps."""
@@ -157,8 +190,9 @@ class ForecastModel:
     def predict_rows(self, rows: Sequence[PreparedSeries], request: ForecastRequest) -> list[Forecast]:
         """Like `predict`, for series that are already read."""
         design, horizon = self.design, request.horizon
+        self._require_known(rows, horizon)
         rows_ahead = [prepare_series(each.series, design, horizon) for each in rows]
-        loop, after = self._loop(rows_ahead, [len(each) for each in rows])
+        loop, after = self.loop(rows_ahead, [len(each) for each in rows])
         found: dict[int, Forecast] = {}
         for some in list(loop.read([start - 1 for start in after], 1 << 20)):
             scaled = loop.forecasts(some, horizon)
@@ -168,6 +202,13 @@ class ForecastModel:
             for place, number in enumerate(some.series):
                 found[number] = self._forecast(rows[number], scaled[place], drawn[place], request)
         return [found[number] for number in sorted(found)]
+
+    def _require_known(self, rows: Sequence[PreparedSeries], horizon: int) -> None:
+        """Raise TextgenError if a future column has no value for a step to forecast."""
+        for each in rows if self.design.columns.future else ():
+            series, length = each.series, len(each)
+            labels = series.clock.labels(series.start + self.design.clock.step * np.arange(length, length + horizon))
+            require_ahead(self.design.known, series.name, series.known, length, labels)
 
     def _forecast(self, rows: PreparedSeries, scaled: Floats, drawn: Floats, request: ForecastRequest) -> Forecast:
         series, clock = rows.series, rows.series.clock
@@ -238,12 +279,12 @@ class ForecastModel:
         baselines in `methods` proceed."""
 
         def scored(first: Sequence[int], request: ForecastRequest) -> BacktestReport:
-            loop, after = self._loop(rows, first)
+            loop, after = self.loop(rows, first)
             return loop.evaluate(after, request)
 
         return with_baselines(scored, rows, first, request, methods, reached)
 
-    def _loop(self, rows: Sequence[PreparedSeries], first: Sequence[int]) -> tuple[SeriesLoop, list[int]]:
+    def loop(self, rows: Sequence[PreparedSeries], first: Sequence[int]) -> tuple[SeriesLoop, list[int]]:
         """The loop for forecasts of the steps from `first` of each series on, and where those are in its rows."""
         return CombinedLoop.over(self.stepper, rows, self.design, first, self.combination)
 

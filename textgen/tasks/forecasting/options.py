@@ -47,6 +47,14 @@ class ForecastingOptions(TrainOptions):
     extra_column: list[str] = option(
         [], "A further numeric input column; a forecast assumes that it keeps its last value.", metavar="NAME"
     )
+    future_column: list[str] = option(
+        [],
+        "An input that is known in advance: numbers, or words such as holidays; forecasts need its next values.",
+        metavar="NAME",
+    )
+    static_column: list[str] = option(
+        [], "An input with one value for each series: a number or a word, such as a region.", metavar="NAME"
+    )
     horizon: int = option(1, "Time steps to forecast.", low=1, high=100_000)
     season: int | None = option(
         None,
@@ -101,6 +109,9 @@ class ForecastEvaluation(ForecastOptions):
 class ForecastPrediction(ForecastOptions):
     """What is forecast, and where the forecasts are written."""
 
+    future: str | None = option(
+        None, "A table with the next values of future columns: times, series and these columns.", metavar="FILE"
+    )
     samples: int | None = option(
         None,
         "Write this many sample paths, a row for each time step of each, instead of forecasts.",
@@ -122,10 +133,11 @@ def check_series(options: ForecastingOptions) -> None:
     """Check the options for conflicts. Raises UsageError for a column named twice, or an option that only applies to
     text."""
     columns = [*options.time_column, *options.target_column, *options.extra_column]
+    columns += [*options.future_column, *options.static_column]
     columns += [options.series_column] if options.series_column is not None else []
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"column {twice!r} is named twice; a column is a time, a target, a series or an extra.")
+        raise UsageError(f"column {twice!r} is named twice; a column is a time, a target, a series or an input.")
     given = next((name for name in TEXT_ONLY if getattr(options, name) != getattr(TrainOptions, name)), None)
     if given is not None:
         raise UsageError(f"{named(given)} applies to text, not to time series.")

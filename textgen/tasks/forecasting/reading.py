@@ -28,6 +28,7 @@ from textgen.tasks.forecasting.columns import (
     refuse_duplicates,
     sort_rows,
 )
+from textgen.tasks.forecasting.known import Cell, Words, constant, filled, known_cell, known_values, words_of
 from textgen.tasks.forecasting.options import ForecastingOptions, check_series
 from textgen.tasks.forecasting.scaling import Floats, Mask
 from textgen.tasks.forecasting.times import ROWS, Clock, Integers, Places
@@ -54,14 +55,19 @@ class Series:
     clock: Clock = ROWS
     trained: int = 0
     lowest: float = math.inf
+    known: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    """The values (N + ahead, columns) of columns that are known in advance, beyond the end of the series as far as they
+    are given; see `textgen.tasks.forecasting.known`."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     def slice(self, start: int, end: int | None = None) -> Series:
-        """The steps from `start` to before `end`; the start time stays that of the whole."""
-        part = slice(start, end)
-        return replace(self, values=self.values[part], missing=self.missing[part], extras=self.extras[part])
+        """The steps from `start` to before `end`, with all that is known in advance; the start time stays that of the
+        whole."""
+        part, known = slice(start, end), self.known[start:]
+        values, missing = self.values[part], self.missing[part]
+        return replace(self, values=values, missing=missing, extras=self.extras[part], known=known)
 
 
 @dataclass
@@ -70,6 +76,7 @@ class _Rows:
 
     rows: list[int] = field(default_factory=list)
     values: list[list[float]] = field(default_factory=list)
+    known: list[list[Cell]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class Table:
     columns: Columns
     notes: tuple[str, ...] = ()
     """Notes on how its times were read."""
+    words: Words = field(default_factory=dict)
+    """The words of each column that is known in advance."""
 
     def require_step(self, clock: Clock, name: str, whose: str) -> None:
         """Raise TextgenError if this table, called `name`, has another time step than the given clock."""
@@ -95,9 +104,11 @@ def read_series(
     reading: SourceOptions,
     window: int | None = None,
     known: Clock | None = None,
+    words: Words | None = None,
 ) -> Table:
     """Every series of some tables. `window` is the longest gap to fill, in steps; by default it depends on the season
-    (see `gap_limit`). `known` is the clock of training, whose format and step are tried first. Raises TextgenError
+    (see `gap_limit`). `known` is the clock of training, whose format and step are tried first; `words`
+    are those of training. Raises TextgenError
     naming row and column of invalid numbers and times, duplicate times, and gaps that are too long."""
     check_series(options)
     chosen: list[Columns] = []
@@ -115,7 +126,7 @@ def read_series(
         unused[:] = [column for column in header.columns if column not in found.all()]
         return found.all()
 
-    gathered = _TableRows()
+    gathered = TableRows()
     for source in sources:
         rows = read_rows(source, reading, choose)
         head = list(islice(rows, HEAD_ROWS))
@@ -124,11 +135,11 @@ def read_series(
             gathered.add(chain(head, rows), chosen[0], form)
     if not gathered.where:
         raise no_content(sources, "rows")
-    return _regular(gathered, chosen[0], unused, options, window, known)
+    return _regular(gathered, chosen[0], unused, options, window, known, words)
 
 
 @dataclass
-class _TableRows:
+class TableRows:
     """The rows of some tables: their times, their locations, and their numbers by series."""
 
     times: list[object] = field(default_factory=list)
@@ -143,8 +154,10 @@ class _TableRows:
             key = name_in(cells[len(stamp)], str(columns.series), place, "series name") if named else ""
             group = self.groups.setdefault(key, _Rows())
             group.rows.append(len(self.where))
-            pairs = zip(rest, columns.numbers, strict=True)
+            pairs = zip(rest, columns.numbers, strict=False)
             group.values.append([form.number(cell, place, column) for cell, column in pairs])
+            beside = zip(rest[len(columns.numbers) :], columns.known, strict=True)
+            group.known.append([known_cell(cell, form, place, column) for cell, column in beside])
             self.times.append(join_time_columns(columns.times, stamp) if stamp else None)
             self.where.append(place)
 
@@ -152,11 +165,11 @@ class _TableRows:
 def _format_of(head: Sequence[Row], columns: Columns, name: str, asked: str | None, points: bool) -> NumberFormat:
     """The number format of a table, detected from its first rows; with a note if it has decimal commas. A table whose
     columns are separated by semicolons is not likely to have decimal `points`."""
-    first = len(columns.all()) - len(columns.numbers)
+    first = len(columns.all()) - len(columns.numbers) - len(columns.known)
     cells = (
         (f"{place}: column {column!r}", cell)
         for place, values in head
-        for cell, column in zip(values[first:], columns.numbers, strict=True)
+        for cell, column in zip(values[first:], columns.numbers, strict=False)
     )
     form = NumberFormat.of(cells, asked, points)
     if form.decimal == COMMA and asked is None:
@@ -165,14 +178,18 @@ def _format_of(head: Sequence[Row], columns: Columns, name: str, asked: str | No
 
 
 def _regular(
-    gathered: _TableRows,
+    gathered: TableRows,
     columns: Columns,
     unused: list[str],
     options: ForecastingOptions,
     window: int | None,
     known: Clock | None,
+    words: Words | None,
 ) -> Table:
     groups = gathered.groups
+    words = (
+        words_of(columns.known, [row for group in groups.values() for row in group.known]) if words is None else words
+    )
     _refuse_same_names(groups, columns)
     rows_of_series = [np.array(group.rows) for group in groups.values()]
     cells = TimeCells(gathered.times, gathered.where, rows_of_series, " ".join(columns.times))
@@ -187,16 +204,27 @@ def _regular(
         values = np.array(group.values)[places]
         where = [cells.where[row] for row in rows]
         offsets = _offsets(stamps[rows], clock, where, columns)
+        beside = _known_of(key, [group.known[place] for place in places], columns, words, where)
         for place, target in enumerate(columns.targets):
-            name = _name_of(key, target, columns)
+            name = name_of(key, target, columns)
             if np.isnan(values[:, place]).all():
                 what = f" for series {name!r}" if name != target else ""
                 empty.append(TextgenError(f"column {target!r} has no numbers{what}."))
                 continue
             grid = _Grid(offsets, where, int(stamps[rows[0]]), clock, limit)
-            series.append(grid.filled(name, target, values[:, place], values[:, len(columns.targets) :]))
+            one = grid.filled(name, target, values[:, place], values[:, len(columns.targets) :])
+            has_words = [words[column] is not None for column in columns.known]
+            series.append(replace(one, known=grid.known(one, beside, has_words)))
     report_left_out(empty, len(series))
-    return Table(series, clock, columns, (*moved, *found.notes))
+    return Table(series, clock, columns, (*moved, *found.notes), words)
+
+
+def _known_of(key: str, cells: Sequence[list[Cell]], columns: Columns, words: Words, where: list[str]) -> Floats:
+    """The values (N, columns) of the columns that are known in advance, in the rows of a series."""
+    for place, column in enumerate(columns.static, len(columns.future)):
+        only = constant(column, key or " ".join(columns.targets), [row[place] for row in cells], where)
+        cells = [[*row[:place], only, *row[place + 1 :]] for row in cells]
+    return known_values(columns.known, cells, words, where)
 
 
 def _timed(
@@ -223,7 +251,7 @@ def report_left_out(reasons: Sequence[TextgenError], left: int) -> None:
     warnings.warn(TextgenWarning(f"{len(reasons):,} of {len(reasons) + left:,} series left out: {shown}"), stacklevel=2)
 
 
-def _name_of(key: str, target: str, columns: Columns) -> str:
+def name_of(key: str, target: str, columns: Columns) -> str:
     """The name of a series: its column, its name in the series column, or both."""
     return key if key and len(columns.targets) == 1 else "/".join(filter(None, (key, target)))
 
@@ -233,7 +261,7 @@ def _refuse_same_names(groups: Iterable[str], columns: Columns) -> None:
     seen: dict[str, tuple[str, str]] = {}
     for key in groups:
         for target in columns.targets:
-            name = _name_of(key, target, columns)
+            name = name_of(key, target, columns)
             if name in seen:
                 before, column = seen[name]
                 raise TextgenError(
@@ -296,6 +324,15 @@ class _Grid:
             extra[:] = np.nan_to_num(extra[_last_known(np.isnan(extra))])  # zeros without any number
         start = self.start + int(self.offsets[known[0]]) * self.clock.step
         return Series(name, start, grid[_last_known(missing)], missing, beside, column, self.clock)
+
+    def known(self, series: Series, values: Floats, has_words: Sequence[bool]) -> Floats:
+        """The values (rows, columns) of columns that are known in advance, from the first step of a series to the last
+        row."""
+        places = self.offsets - (series.start - self.start) // self.clock.step
+        inside = places >= 0
+        found = np.full((max(len(series), int(places[-1]) + 1), values.shape[1]), np.nan)
+        found[places[inside]] = values[inside]
+        return filled(found, has_words, len(series))
 
 
 def _last_known(missing: Mask) -> Places:

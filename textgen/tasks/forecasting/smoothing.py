@@ -181,9 +181,11 @@ def run(histories: Histories, settings: Settings, periods: Sequence[int]) -> Ite
         yield step + 1, States(level, trend, carried, seasons), error
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def scores(histories: Histories, settings: Settings, periods: Sequence[int], horizon: int) -> tuple[Floats, Floats]:
     """The mean square error (S, C) of forecasts over the horizon after the steps that the first states come from, and
-    the number of independent forecasts (S,), which do not overlap, that it is the mean of.
+    the number of independent forecasts (S,), which do not overlap, that it is the mean of. Infinite for settings that
+    explode.
 
     One step ahead, all forecasts count; otherwise those from up to `MOST_ORIGINS` steps, half a horizon apart.
     """
@@ -317,6 +319,7 @@ class Smoothed:
     seasons: tuple[Floats, ...]
 
     @classmethod
+    @np.errstate(over="ignore", invalid="ignore")
     def of(cls, histories: Histories, settings: Settings, weights: Floats, periods: Sequence[int], start: int) -> Self:
         """Read series and remember every step from `start` on."""
         steps, lanes = len(histories.values) - start, len(settings)

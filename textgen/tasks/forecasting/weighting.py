@@ -201,11 +201,11 @@ def _stretches(loop: CombinedLoop, origins: Sequence[Origins]) -> tuple[list[flo
             room = np.where(away > 0, high[here] - centre[here], centre[here] - low[here])
             distances[k].append((np.abs(away) / np.maximum(room, np.finfo(np.float64).tiny))[known])
     each = [np.concatenate(found) if found else np.zeros(0) for found in distances]
-    general = _covering(np.concatenate(each), FEWEST_COVERED, 1.0)
-    return [_covering(found, ENOUGH_COVERED, general) for found in each], general
+    general = covering(np.concatenate(each), FEWEST_COVERED, 1.0)
+    return [covering(found, ENOUGH_COVERED, general) for found in each], general
 
 
-def _covering(distances: Floats, fewest: int, otherwise: float) -> float:
+def covering(distances: Floats, fewest: int, otherwise: float) -> float:
     """The distance within which `LEVEL` percent of new values are expected, given that many (n,)."""
     if len(distances) < fewest:
         return otherwise
