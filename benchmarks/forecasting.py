@@ -132,8 +132,8 @@ def scored(row, forecaster, rows, end, horizon):
 def recent(forecaster, rows, end, horizon):
     """The errors of the model on the origins that AutoETS and AutoARIMA are scored on, and how many these are."""
     request = ForecastRequest(horizon, number=100 if horizon <= 24 else 0)
-    first = [int(scored_steps(len(each), end, request)[0]) + 1 for each in rows]
-    report = forecaster.evaluate_rows(rows, first, request)
+    start = [int(scored_steps(len(each), end, request)[0]) + 1 for each in rows]
+    report = forecaster.evaluate_rows(rows, [end] * len(rows), request, start=start)
     return {"windows": report.windows, **report.errors[MODEL].to_json()}
 
 

@@ -72,20 +72,22 @@ def test_the_last_value_as_a_baseline_has_the_errors_of_the_last_value(tmp_path,
     assert set(last_value.read) == set(range(data.ends[0], 90 - horizon + 1, stride))
 
 
-def test_a_long_series_is_fitted_once_and_compared_on_its_last_windows(tmp_path, last_value, monkeypatch):
-    monkeypatch.setattr(baselines, "FEW", 100)
-    monkeypatch.setattr(baselines, "RECENT", 7)
-    monkeypatch.setattr(baselines, "LONGEST_FIT", 60)
+@pytest.mark.parametrize(("method", "title"), [("ets", "AutoETS"), ("arima", "AutoARIMA")])
+def test_a_long_series_is_fitted_once_and_compared_on_its_last_windows(
+    tmp_path, last_value, monkeypatch, method, title
+):
+    for name, value in (("FEW", 100), ("RECENT", 7), ("LONGEST_FIT", 60), ("READ", 50)):
+        monkeypatch.setattr(baselines, name, value)
     path = write(tmp_path / "x.csv", date=hours(300), y=wave(300, period=24))
     data = prepared(path, tmp_path, horizon=3)
-    report = compared(data, 3)
-    assert "AutoETS" not in report.errors and report.windows > 7
+    report = compared(data, 3, [method])
+    assert title not in report.errors and report.windows > 7
     recent = report.recent
     assert recent.windows == 7
-    assert without_coverage(recent.errors["AutoETS"]) == pytest.approx(without_coverage(recent.errors[LAST]))
-    assert last_value.fitted == [60]
-    assert last_value.read == [60 + 300 - 3 - 7 + k + 1 - data.ends[0] for k in range(7)]
-    assert set(report.to_json()["recent"]) >= {"windows", "model", "autoets"}
+    assert without_coverage(recent.errors[title]) == pytest.approx(without_coverage(recent.errors[LAST]))
+    assert last_value.fitted == [data.ends[0] if method == "ets" else 60]
+    assert last_value.read == [50 if method == "arima" else 300 - 3 - 7 + k + 1 for k in range(7)]
+    assert set(report.to_json()["recent"]) >= {"windows", "model", title.lower()}
 
 
 def test_origins_are_those_of_the_model():
@@ -129,6 +131,24 @@ def model(tmp_path_factory):
     table = write(folder / "sales.csv", month=months(60), sales=wave(60))
     sizes = {"hidden_size": 4, "max_steps": 2, "threads": 1, "device": "cpu", "cell": "gru"}
     return textgen.train(table, task="forecast", output_dir=str(folder / "run"), **sizes), table
+
+
+def test_only_later_windows_are_scored_with_what_was_fitted_before(model, monkeypatch):
+    forecaster = textgen.load(model[0])
+    rows, asked = forecaster.read(model[1]), ForecastRequest(1, number=0)
+    seen = []
+    loop = type(forecaster).loop
+
+    def watched(self, rows, first):
+        seen.append(first)
+        return loop(self, rows, first)
+
+    monkeypatch.setattr(type(forecaster), "loop", watched)
+    every = forecaster.evaluate_rows(rows, [50], asked)
+    some = forecaster.evaluate_rows(rows, [50], asked, start=[55])
+    assert (every.windows, some.windows) == (10, 5) and seen == [[50], [50]]
+    last = forecaster.evaluate_rows(rows, [50], asked, start=[59])
+    assert last.errors[LAST].to_json()["mae"] == pytest.approx(abs(np.diff(rows[0].series.values)[-1]))
 
 
 def test_without_statsforecast_one_sentence_says_what_to_install(model, monkeypatch, capsys):

@@ -20,7 +20,7 @@ import numpy as np
 from textgen.errors import needed
 from textgen.options import named
 from textgen.tasks.forecasting.design import PreparedSeries
-from textgen.tasks.forecasting.options import BASELINES
+from textgen.tasks.forecasting.options import ARIMA, BASELINES
 from textgen.tasks.forecasting.rolling import BacktestReport, Errors, ForecastRequest
 from textgen.tasks.forecasting.scaling import Floats
 from textgen.tasks.forecasting.times import Places
@@ -28,7 +28,12 @@ from textgen.tasks.forecasting.times import Places
 TITLES = dict(zip(BASELINES, ("AutoETS", "AutoARIMA"), strict=True))
 FEW = 500  # a series of fewer time steps is fitted again at every origin
 RECENT = 200  # the origins that are scored of a longer one
-LONGEST_FIT = 2_000  # the time steps that a longer one is fitted on, at most: the last ones before the first origin
+LONGEST_FIT = 2_000
+"""The most time steps, the last ones before the first origin, that AutoARIMA is fitted on with a season of more than
+`QUICK_SEASON`: a fit on 11,520 hours takes six minutes."""
+
+QUICK_SEASON = 12
+READ = 1_000  # the last values that a fitted AutoARIMA reads at an origin; more change nothing that is shown
 LONGEST_SEASON = 24
 """AutoETS knows no longer season, and AutoARIMA takes hours for one; beyond, they are fitted without a season."""
 
@@ -62,7 +67,8 @@ class Fitted:
     @property
     def begin(self) -> int:
         """The first step that is read."""
-        return max(0, self.first - LONGEST_FIT) if len(self.values) >= FEW else 0
+        slow = self.method == ARIMA and QUICK_SEASON < self.season <= LONGEST_SEASON and len(self.values) >= FEW
+        return max(0, self.first - LONGEST_FIT) if slow else 0
 
     @cached_property
     def model(self) -> Any:
@@ -73,8 +79,10 @@ class Fitted:
         """Forecasts of `horizon` steps after each of some steps (O,), the last ones that are known."""
         self.failed = 0
         found = np.full((3, len(steps), horizon), np.nan)
+        briefly = self.method == ARIMA and len(self.values) >= FEW
         for place, step in enumerate(steps):
-            found[:, place] = self._ahead(self.values[self.begin : step + 1], horizon)
+            begin = max(self.begin, step + 1 - READ) if briefly else self.begin
+            found[:, place] = self._ahead(self.values[begin : step + 1], horizon)
             if reached is not None:
                 reached()
         return Forecasts(found[0], found[1], found[2], self.failed)

@@ -274,14 +274,18 @@ class ForecastModel:
         request: ForecastRequest,
         methods: Sequence[str] = (),
         reached: Reached | None = None,
+        start: Sequence[int] | None = None,
     ) -> BacktestReport:
         """Like `evaluate`, for series that are already read, from step `first` of each. `reached` is called as the
-        baselines in `methods` proceed."""
+        baselines in `methods` proceed. Only forecasts from the later step `start` of each on are scored, if given."""
 
-        def scored(first: Sequence[int], request: ForecastRequest) -> BacktestReport:
-            loop, after = self.loop(rows, first)
-            return loop.evaluate(after, request)
+        def scored(start: Sequence[int], request: ForecastRequest) -> BacktestReport:
+            loop, after = self.loop(rows, first)  # so that what is fitted at the first origin is not fitted later
+            later = [begin + to - since for begin, to, since in zip(after, start, first, strict=True)]
+            return loop.evaluate(later, request)
 
+        if start is not None:
+            return scored(start, request)
         return with_baselines(scored, rows, first, request, methods, reached)
 
     def loop(self, rows: Sequence[PreparedSeries], first: Sequence[int]) -> tuple[SeriesLoop, list[int]]:

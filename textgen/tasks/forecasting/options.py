@@ -13,7 +13,8 @@ from textgen.storage.outputs import FORECASTS, PLOT
 from textgen.tasks import TrainOptions
 
 TRANSFORMS = ("auto", "none", "log")
-BASELINES = ("ets", "arima")
+ETS, ARIMA = "ets", "arima"
+BASELINES = (ETS, ARIMA)
 """Classical forecasters that evaluation can show beside the model: AutoETS and AutoARIMA."""
 
 TEXT_ONLY = ("init_from", "embedding_dropout")
