@@ -308,7 +308,8 @@ def tables(record):
             "| set | model | folds x seeds | accuracy | macro F1 | calibration error | CPU seconds | texts per second |"
         )
         print("|---|---|--:|--:|--:|--:|--:|--:|")
-        for name, model in dict.fromkeys((each["set"], each["model"]) for each in chosen):
+        found = dict.fromkeys((each["set"], each["model"]) for each in chosen)
+        for name, model in sorted(found, key=lambda pair: list(SETS).index(pair[0])):
             rows = [each for each in chosen if (each["set"], each["model"]) == (name, model)]
             mean, half = interval(rows)
             cells = [mean_of(rows, "macro_f1", 1), mean_of(rows, "calibration_error", 3), mean_of(rows, "seconds", 0)]
