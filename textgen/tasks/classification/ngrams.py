@@ -286,13 +286,13 @@ class NgramTexts:
         self._texts[part].append(features.keys())
 
     def fit(
-        self, true: Mapping[str, npt.NDArray[np.int64]], weights: Floats, refit: bool
+        self, true: Mapping[str, npt.NDArray[np.int64]], weights: Floats
     ) -> tuple[bytes, dict[str, npt.NDArray[np.float32]]]:
         """The content of `ngrams.safetensors`, and the scores (N, C) of the texts of each part. `true` are the indices
         of the labels of each part (N,), or which labels each text has (N, C), and `weights` those of the labels (C,).
 
         All scores come from models that were learned without the texts that they score, and only from training texts:
-        only these are like the scores of new texts. With `refit`, the stored model is learned from both parts.
+        only these are like the scores of new texts.
         """
         train, held_out, exclusive = self._texts[TRAIN], self._texts[VALIDATION], true[TRAIN].ndim == 1
         targets: dict[str, Floats] = {
@@ -310,9 +310,6 @@ class NgramTexts:
             other = Ngrams.fit([train[k] for k in inside], targets[TRAIN][inside], counts[TRAIN][inside], exclusive)
             scores[outside] = other.scores([train[k] for k in outside])
         later = model.scores(held_out) if held_out else scores[:0]
-        if refit and held_out:
-            every, weight = (np.concatenate([each[TRAIN], each[VALIDATION]]) for each in (targets, counts))
-            model = Ngrams.fit([*train, *held_out], every, weight, exclusive)
         return model.to_bytes(), {TRAIN: scores.astype(np.float32), VALIDATION: later.astype(np.float32)}
 
 

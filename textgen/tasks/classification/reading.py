@@ -470,7 +470,7 @@ class LabelledCorpus:
             return Encoded(parts, about, tokenizer)
         progress("learning the n-grams", done, total)
         weights = class_weights(self.options.class_weights, arrays[TRAIN], len(self.found.labels)).astype(np.float64)
-        content, scores = learned.fit(arrays, weights, refit=not self.validation)
+        content, scores = learned.fit(arrays, weights)
         parts = {part: {**parts[part], "scores": scores[part]} for part in parts}
         return Encoded(parts, about, tokenizer, {NGRAMS: content})
 
