@@ -146,6 +146,7 @@ def show_plan(session: Training, again: str | None) -> None:
     estimate, steps = session.estimate, planned(options.max_steps)
     device, folder = session.trainer.update.device, str(session.run.folder)
     shape = f"{config.cell} {config.num_layers} x {config.hidden_size}"
+    shape += f", {config.members} side by side" if config.members > 1 else ""
     epochs = f"{steps / session.trainer.objective.steps_per_epoch:.1f} epochs"
     took = f"about {duration(estimate.train_seconds)}" if estimate.train_seconds else ""
     took += ": more would not help" if estimate.ends_early else ""
