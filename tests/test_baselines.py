@@ -1,5 +1,5 @@
 """Laws of what `textgen evaluate` compares a classifier with: the same texts, a plain linear model trained on the
-training part alone, and a sentence where there is none."""
+training part alone, and a message if there is none."""
 
 import json
 import shutil

@@ -3,6 +3,7 @@ later; a model folder without them is the recurrent model alone."""
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from textgen import storage
 from textgen.cli import main
 from textgen.errors import TextgenError
 from textgen.storage import filesystem
+from textgen.tasks import options_for
+from textgen.tasks.forecasting import objective
 from textgen.tasks.forecasting.combining import (
     COMBINATION_FILE,
     KINDS,
@@ -125,6 +128,18 @@ def test_a_combined_forecast_is_the_weighted_mean_of_its_kinds(series):
     drawn, own = loop.paths(origins, 3, 50, 1), alone.paths(origins, 3, 50, 1)
     wide = (drawn[0] - found[0]) / (own[0] - kinds[RECURRENT][0])
     assert np.allclose(wide, 2.0) and np.allclose(drawn[1] - found[1], own[1] - kinds[RECURRENT][1])
+
+
+@pytest.mark.parametrize(("weights", "warned"), [((0.0, 0.0, 0.0, 1.0), True), ((0.0, 0.0, 1.0, 0.0), False)])
+def test_training_says_if_a_naive_forecast_is_better(tmp_path, monkeypatch, weights, warned):
+    path = write(tmp_path / "x.csv", month=months(90), y=np.arange(90) + wave(90, slope=0.0))
+    data = prepared(path, tmp_path, horizon=1)
+    task = data.objective(data.with_defaults(options_for({**SIZES, "task": "forecast"})))
+    monkeypatch.setattr(objective, "fitted", lambda *_: Combination({}, Share(weights)))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        task.evaluate(model_for(data), quick=False)
+    assert any("the last value forecast is better" in str(each.message) for each in said) == warned
 
 
 @pytest.mark.parametrize("name", ["gru", "rnn"])

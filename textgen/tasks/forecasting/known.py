@@ -50,7 +50,7 @@ class Known:
         return 1 if self.words is None else sum(self.seen)
 
     def inputs(self, values: Floats) -> Floats:
-        """The model inputs (N, width) of the values (N,) of this column; zeros where there is none."""
+        """The model inputs (N, width) of the values (N,) of this column; zeros where a value is missing."""
         if self.words is None:
             scaled = np.clip((values - self.centre) / self.spread, -FARTHEST, FARTHEST)
             return np.nan_to_num(scaled)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,16 +16,19 @@ from torch.nn.functional import softplus
 
 from textgen import storage
 from textgen.cells.engine import State
+from textgen.errors import TextgenWarning
 from textgen.model.stack import Model
 from textgen.model.weights import TorchRows
 from textgen.tasks.forecasting.combining import COMBINATION_FILE, RECURRENT, Combination, CombinedLoop
 from textgen.tasks.forecasting.design import Design, PreparedSeries, Windows
 from textgen.tasks.forecasting.rolling import (
     FREEDOM_AT_ZERO,
+    LAST,
     LEAST_FREEDOM,
     LEAST_SCALE,
     MODEL,
     SCALE_AT_ZERO,
+    SEASONAL,
     ForecastRequest,
     SeriesLoop,
 )
@@ -124,6 +128,11 @@ class ForecastingObjective(Objective):
         found = {method: math.sqrt(each.mean("scaled_square") or 0.0) for method, each in errors.items()}
         if combination is None:
             return ForecastMetrics(loss, found[MODEL], horizon)
+        naive = min((method for method in (LAST, SEASONAL) if method in found), key=lambda method: found[method])
+        if found[MODEL] > found[naive]:
+            errors_of = f"its error is {found[naive]:.4g} standard deviations, that of the model {found[MODEL]:.4g}"
+            message = f"on the held-out part, the {naive} forecast is better than this model: {errors_of}."
+            warnings.warn(TextgenWarning(message), stacklevel=2)
         return ForecastMetrics(loss, found[RECURRENT], horizon, combination, found[MODEL])
 
     def files(self, metrics: Metrics) -> dict[str, bytes]:

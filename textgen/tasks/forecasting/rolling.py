@@ -177,7 +177,8 @@ class SeriesLoop:
         for number in np.unique(origins.series):
             each, here = self.rows[number], origins.series == number
             steps, values = origins.steps[here], each.series.values
-            actual, known = _actual(each, steps, horizon)
+            places, known = following(each, steps, horizon)
+            actual = each.series.values[places]
             methods = {method: each.restored(scaled[here], steps) for method, scaled in found.items()}
             methods[LAST] = last_value(values, steps, horizon)
             if season > 1:
@@ -195,7 +196,8 @@ class SeriesLoop:
         for number in np.unique(origins.series):
             each, here = self.rows[number], origins.series == number
             steps = origins.steps[here]
-            actual, known = _actual(each, steps, request.horizon)
+            places, known = following(each, steps, request.horizon)
+            actual = each.series.values[places]
             errors = report.by_series[each.series.name][MODEL]
             errors.add_interval(actual, each.restored(low[here], steps), each.restored(high[here], steps), known)
             for quantile, values in zip(request.quantiles, at, strict=True):
@@ -265,10 +267,10 @@ class _Rolling:
         return np.concatenate([inputs, self._extras, self._calendar[self._place + self._ahead]], axis=1)
 
 
-def _actual(prepared: PreparedSeries, steps: Places, horizon: int) -> tuple[Floats, Mask]:
-    """The actual values (O, horizon) after some steps (O,), and which of them are known."""
+def following(prepared: PreparedSeries, steps: Places, horizon: int) -> tuple[Places, Mask]:
+    """The steps (O, horizon) that follow some steps (O,), and at which of them the value is known."""
     places = steps[:, None] + np.arange(1, horizon + 1)
-    return prepared.series.values[places], ~prepared.series.missing[places]
+    return places, ~prepared.series.missing[places]
 
 
 def interval(drawn: Floats, level: float) -> Floats:

@@ -30,9 +30,8 @@ from textgen.tasks.forecasting.combining import (
     Share,
 )
 from textgen.tasks.forecasting.design import Design, PreparedSeries
-from textgen.tasks.forecasting.rolling import LAST, MOST_ORIGINS, SEASONAL, Origins, interval
-from textgen.tasks.forecasting.scaling import Floats, Mask
-from textgen.tasks.forecasting.times import Places
+from textgen.tasks.forecasting.rolling import LAST, MOST_ORIGINS, SEASONAL, Origins, following, interval
+from textgen.tasks.forecasting.scaling import Floats
 
 TRUSTED = 20  # independent held-out forecasts whose errors count half
 USUAL_SIZES = np.array([0.1, 0.0, 0.5, 0.5])
@@ -101,7 +100,8 @@ def _moments(loop: CombinedLoop, origins: Sequence[Origins]) -> tuple[Floats, Fl
         kinds = loop.kinds(some, horizon)
         for k in np.unique(some.series):
             here = some.series == k
-            actual, known = _actual(loop.rows[k], some.steps[here], horizon)
+            places, known = following(loop.rows[k], some.steps[here], horizon)
+            actual = loop.rows[k].scaled[places]
             errors = np.stack([(kinds[kind][here] - actual)[known] for kind in KINDS])
             moments[k] += errors @ errors.T
             counted[k] += known.sum()
@@ -131,12 +131,6 @@ def _correlations(moments: Floats) -> tuple[Floats, Floats]:
     least = np.finfo(np.float64).tiny ** 0.5
     sizes = np.sqrt(np.maximum(np.diagonal(moments, axis1=1, axis2=2), least))
     return moments / (sizes[:, :, None] * sizes[:, None]), sizes
-
-
-def _actual(row: PreparedSeries, steps: Places, horizon: int) -> tuple[Floats, Mask]:
-    """The scaled values (O, horizon) after some steps (O,), and which of them are known."""
-    places = steps[:, None] + np.arange(1, horizon + 1)
-    return row.scaled[places], ~row.series.missing[places]
 
 
 def best_weights(moments: Floats, independent: Floats, usual_sizes: Floats = USUAL_SIZES) -> Floats:
@@ -196,7 +190,8 @@ def _stretches(loop: CombinedLoop, origins: Sequence[Origins]) -> tuple[list[flo
         low, high = interval(loop.paths(chosen, horizon, DRAWN, 0), LEVEL)
         for k in np.unique(chosen.series):
             here = chosen.series == k
-            actual, known = _actual(loop.rows[k], chosen.steps[here], horizon)
+            places, known = following(loop.rows[k], chosen.steps[here], horizon)
+            actual = loop.rows[k].scaled[places]
             away = actual - centre[here]
             room = np.where(away > 0, high[here] - centre[here], centre[here] - low[here])
             distances[k].append((np.abs(away) / np.maximum(room, np.finfo(np.float64).tiny))[known])
