@@ -3,6 +3,9 @@
 import csv
 
 import numpy as np
+from click.testing import CliRunner
+
+from textgen.cli import group
 
 WORDS = {"pos": ["fine", "good", "warm", "bright"], "neg": ["bad", "dull", "cold", "grim"]}
 TINY = {
@@ -28,3 +31,8 @@ def csv_of(rows, path, header=("text", "label")):
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows([header, *rows])
     return path
+
+
+def run(*arguments, stdin=None):
+    """The result of a command."""
+    return CliRunner().invoke(group, list(map(str, arguments)), input=stdin)

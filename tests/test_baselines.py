@@ -7,14 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from faults import Quick
 from hypothesis import given
 from hypothesis import strategies as st
-from sayings import TINY, csv_of, sayings
+from sayings import TINY, csv_of, run, sayings
 
 import textgen
-from textgen.cli import group
 from textgen.storage import filesystem
 from textgen.tasks.classification.baselines import LinearModel, most_frequent, texts_of
 from textgen.tasks.metrics import ClassificationMetrics
@@ -30,10 +28,6 @@ def quick_disk(monkeypatch):
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("baselines")
     return textgen.train(csv_of(sayings(80), root / "x.csv"), output_dir=str(root / "run"), **{**TINY, "max_steps": 20})
-
-
-def run(*arguments):
-    return CliRunner().invoke(group, list(map(str, arguments)))
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 99))

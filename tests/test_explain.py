@@ -7,14 +7,12 @@ import re
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from faults import Quick
 from hypothesis import given
 from hypothesis import strategies as st
-from sayings import TINY, csv_of, sayings
+from sayings import TINY, csv_of, run, sayings
 
 import textgen
-from textgen.cli import group
 from textgen.screen import Output
 from textgen.storage import filesystem
 from textgen.tasks.classification import explain as module
@@ -31,10 +29,6 @@ def quick_disk(monkeypatch):
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("explain")
     return textgen.train(csv_of(sayings(120), root / "x.csv"), output_dir=str(root / "run"), **TINY)
-
-
-def run(*arguments, stdin=None):
-    return CliRunner().invoke(group, list(map(str, arguments)), input=stdin)
 
 
 def made(parts, label="pos"):

@@ -6,15 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from faults import Quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from node import in_node, needs_node
-from sayings import TINY, csv_of
+from sayings import TINY, csv_of, run
 
 import textgen
-from textgen.cli import group
 from textgen.data.sources import SourceOptions
 from textgen.data.store import no_progress
 from textgen.errors import TextgenError, UsageError
@@ -62,10 +60,6 @@ def quick_disk(monkeypatch):
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("several")
     return textgen.train(jsonl_of(texts_with(160), root / "x.jsonl"), output_dir=str(root / "run"), **TINY)
-
-
-def run(*arguments):
-    return CliRunner().invoke(group, list(map(str, arguments)))
 
 
 def read(path, separator=None):

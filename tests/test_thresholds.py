@@ -4,14 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from faults import Quick
 from hypothesis import given
 from hypothesis import strategies as st
-from sayings import TINY, csv_of, sayings
+from sayings import TINY, csv_of, run, sayings
 
 import textgen
-from textgen.cli import group
 from textgen.errors import UsageError
 from textgen.storage import filesystem
 from textgen.tasks.classification.model import Prediction
@@ -27,10 +25,6 @@ def quick_disk(monkeypatch):
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("thresholds")
     return textgen.train(csv_of(sayings(80), root / "x.csv"), output_dir=str(root / "run"), **{**TINY, "max_steps": 20})
-
-
-def run(*arguments):
-    return CliRunner().invoke(group, list(map(str, arguments)))
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=5), st.floats(0, 1))
